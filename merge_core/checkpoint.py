@@ -1,0 +1,212 @@
+"""A checkpoint directory as a whole: its shards, its index, its config, checked against each other.
+
+Only headers are read here. Weights stay on disk until the engine streams them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from merge_core.dtypes import name_of
+from merge_core.errors import CheckpointError
+from merge_core.safetensors_header import TensorEntry, read_header
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MAX_JSON_BYTES = 256 << 20
+_MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sound safetensors checkpoint on this disk."""
+
+    directory: Path
+    tensors: Mapping[str, TensorEntry]
+    """Every tensor by name, in name order."""
+    shards: tuple[str, ...]
+    """Names of the weight files, in order."""
+    config: Mapping[str, Any]
+    """config.json as it is; empty when there is none."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(entry.numel for entry in self.tensors.values())
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of the dtype that holds most weights."""
+        weights: Counter[str] = Counter()
+        for entry in self.tensors.values():
+            weights[entry.dtype] += entry.numel
+        return name_of(weights.most_common(1)[0][0]) if weights else "float32"
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Read a checkpoint's headers and check them against its index and the files that are there.
+
+    Raises:
+        CheckpointError: no such directory, no safetensors weights (pickles are refused), a missing
+            or extra shard, a shard outside the directory, a tensor in two shards, an index that
+            disagrees with the headers, a damaged header, a config that is not JSON.
+    """
+    if not directory.is_dir():
+        raise CheckpointError("there is no such directory", where=str(directory))
+    index_path = directory / INDEX_NAME
+    shards = _indexed_shards(directory) if index_path.exists() else _unindexed_shards(directory)
+    tensors: dict[str, TensorEntry] = {}
+    for shard in shards:
+        for name, entry in read_header(directory / shard).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"tensor {name!r} is in two shards, {tensors[name].path.name} and {shard}",
+                    where=str(directory),
+                    mend="fetch or save the checkpoint again",
+                )
+            tensors[name] = entry
+    if index_path.exists():
+        _check_index(directory, tensors)
+    if not tensors:
+        raise CheckpointError("the checkpoint holds no tensors", where=str(directory))
+    config_path = directory / "config.json"
+    config = read_json(config_path) if config_path.exists() else {}
+    return Checkpoint(
+        directory, MappingProxyType(dict(sorted(tensors.items()))), shards, MappingProxyType(config)
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's file, with its size and depth bounded.
+
+    Raises:
+        CheckpointError: unreadable, too large, too deep, or not an object.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path.name} is too large", where=str(path.parent))
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path.parent)) from None
+    if not isinstance(value, dict) or _deeper_than(value, _MAX_DEPTH):
+        raise CheckpointError(f"{path.name} is not a plain JSON object", where=str(path.parent))
+    return value
+
+
+def _indexed_shards(directory: Path) -> tuple[str, ...]:
+    weight_map = _weight_map(directory)
+    shards = sorted(set(weight_map.values()))
+    root = directory.resolve()
+    for shard in shards:
+        if shard != os.path.basename(shard) or not shard.endswith(".safetensors"):  # noqa: PTH119
+            raise CheckpointError(
+                f"{INDEX_NAME} points to {shard[:120]!r}, which is not a file of this directory",
+                where=str(directory),
+                mend="do not trust this checkpoint; fetch it again from its publisher",
+            )
+        path = directory / shard
+        if not path.exists():
+            raise CheckpointError(
+                f"shard {shard} is missing", where=str(directory), mend="fetch it again"
+            )
+        _check_inside(root, path)
+    extra = sorted(p.name for p in directory.glob("model*.safetensors") if p.name not in shards)
+    if extra:
+        raise CheckpointError(
+            f"{extra[0]} is not named by {INDEX_NAME}",
+            where=str(directory),
+            mend="remove leftovers of an earlier save, or fetch the checkpoint again",
+        )
+    return tuple(shards)
+
+
+def _unindexed_shards(directory: Path) -> tuple[str, ...]:
+    found = sorted(path.name for path in directory.glob("*.safetensors"))
+    if SINGLE_NAME in found:
+        _check_inside(directory.resolve(), directory / SINGLE_NAME)
+        return (SINGLE_NAME,)
+    if len(found) == 1 and "-of-" not in found[0] and found[0] != "adapter_model.safetensors":
+        _check_inside(directory.resolve(), directory / found[0])
+        return (found[0],)
+    if found == ["adapter_model.safetensors"]:
+        raise CheckpointError(
+            "this is a LoRA adapter, not a full checkpoint",
+            where=str(directory),
+            mend="merge the adapter into its base first",
+        )
+    if found:
+        raise CheckpointError(
+            f"there are {len(found)} shards but no {INDEX_NAME}",
+            where=str(directory),
+            mend="fetch the index file again",
+        )
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{pickles[0]} is a pickle, which can run code when loaded; only safetensors are read",
+            where=str(directory),
+            mend="if you trust it, convert it once: load it with transformers and call"
+            " save_pretrained(DIRECTORY), which writes safetensors",
+        )
+    raise CheckpointError(
+        "no safetensors weights here",
+        where=str(directory),
+        mend="a checkpoint directory holds model.safetensors, or shards and their index",
+    )
+
+
+def _check_inside(root: Path, path: Path) -> None:
+    """Refuse links out of the checkpoint, but for the Hub cache's own snapshot -> blobs links."""
+    target = path.resolve()
+    hub_blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else None
+    if target.parent != root and (hub_blobs is None or target.parent != hub_blobs):
+        raise CheckpointError(
+            f"{path.name} is a link that leaves the checkpoint's directory",
+            where=str(path.parent),
+            mend="replace the link by the file, if you trust it",
+        )
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
+    index = read_json(directory / INDEX_NAME)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{INDEX_NAME} has no usable weight_map", where=str(directory))
+    return weight_map
+
+
+def _check_index(directory: Path, tensors: Mapping[str, TensorEntry]) -> None:
+    weight_map = _weight_map(directory)
+    for name in sorted(weight_map.keys() ^ tensors.keys()):
+        where = "is in no shard" if name in weight_map else f"is not in {INDEX_NAME}"
+        raise CheckpointError(
+            f"tensor {name[:120]!r} {where}", where=str(directory), mend="fetch it again"
+        )
+    for name, shard in weight_map.items():
+        if tensors[name].path.name != shard:
+            raise CheckpointError(
+                f"tensor {name[:120]!r} is in {tensors[name].path.name}, not in {shard} as"
+                f" {INDEX_NAME} says",
+                where=str(directory),
+                mend="fetch the checkpoint again",
+            )
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    if depth == 0:
+        return True
+    if isinstance(value, dict):
+        return any(_deeper_than(item, depth - 1) for item in value.values())
+    if isinstance(value, list):
+        return any(_deeper_than(item, depth - 1) for item in value)
+    return False

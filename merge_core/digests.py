@@ -1,0 +1,147 @@
+"""The one place that computes digests: of files, of values, and of what a model is.
+
+All digests are sha256 in hex, so a person can check any of them with `sha256sum`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from merge_core.records import FileDigest
+
+_CHUNK = 1 << 22
+
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+"""Names of the files that decide what a checkpoint computes. A model card does not."""
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name, directly in a checkpoint directory, is part of its identity."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in MODEL_FILES)
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, NaN refused."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_file(path: Path, listener: Callable[[int], None] | None = None) -> str:
+    """sha256 of a file's bytes, read in constant memory; `listener` gets the bytes just read."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+            if listener:
+                listener(count)
+    return digest.hexdigest()
+
+
+def model_digest(files: Iterable[FileDigest]) -> str:
+    """The identity of a checkpoint: sha256 over names and digests of its model files, in order."""
+    return digest_of(sorted([file.name, file.sha256] for file in files if is_model_file(file.name)))
+
+
+class DigestMemo:
+    """File digests remembered by (path, size, mtime, inode), shared by threads and processes.
+
+    A file that changed in any of these is hashed again. The memo is a cache: when it cannot be
+    opened or written the digest is computed all the same.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS digests"
+                    " (path TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, sha256 TEXT NOT NULL)"
+                )
+                connection.commit()
+                self._connection = connection
+            except (sqlite3.Error, OSError):
+                self._connection = None
+
+    def sha256(self, path: Path, listener: Callable[[int], None] | None = None) -> str:
+        """sha256 of a file, from memory when the file is unchanged."""
+        path = path.absolute()
+        before = _fingerprint(path)
+        known = self._recall(path, before)
+        if known is not None:
+            if listener:
+                listener(path.stat().st_size)
+            return known
+        digest = sha256_file(path, listener)
+        if _fingerprint(path) == before:
+            self.remember(path, digest)
+        return digest
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Note the digest of a file as it is now (the caller just computed it)."""
+        if self._connection is None:
+            return
+        path = path.absolute()
+        with self._lock:
+            try:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
+                    (str(path), _fingerprint(path), digest),
+                )
+                self._connection.commit()
+            except sqlite3.Error:
+                return
+
+    def _recall(self, path: Path, fingerprint: str) -> str | None:
+        if self._connection is None:
+            return None
+        with self._lock:
+            try:
+                row = self._connection.execute(
+                    "SELECT sha256 FROM digests WHERE path = ? AND fingerprint = ?",
+                    (str(path), fingerprint),
+                ).fetchone()
+            except sqlite3.Error:
+                return None
+        return str(row[0]) if row else None
+
+
+def _fingerprint(path: Path) -> str:
+    status = os.stat(path)  # noqa: PTH116 - follows links on purpose: Hub snapshots are links
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_dev}:{status.st_ino}"

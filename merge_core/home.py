@@ -1,0 +1,69 @@
+"""Where mergeflow keeps what it makes: one directory a user can move, back up or delete."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The data directory: published checkpoints, caches, the MLflow and Prefect databases."""
+
+    path: Path
+
+    @classmethod
+    def discover(cls) -> Home:
+        """`$MERGEFLOW_HOME`, else the nearest `.mergeflow` here or above, else `~/.mergeflow`.
+
+        Looking upwards is what git does: every command inside a project finds the same data.
+        """
+        named = os.environ.get("MERGEFLOW_HOME")
+        if named:
+            return cls(Path(named).expanduser().absolute())
+        here = Path.cwd()
+        for directory in (here, *here.parents):
+            if (directory / ".mergeflow").is_dir():
+                return cls(directory / ".mergeflow")
+        return cls(Path.home() / ".mergeflow")
+
+    @property
+    def objects(self) -> Path:
+        """Published checkpoints, `objects/<object id>/`, read-only."""
+        return self.path / "store" / "objects"
+
+    @property
+    def staging(self) -> Path:
+        """Merges in progress, one directory a plan; a killed merge resumes from here."""
+        return self.path / "store" / "staging"
+
+    @property
+    def cache(self) -> Path:
+        """Results of the pipeline's cached steps."""
+        return self.path / "cache"
+
+    @property
+    def digest_memo(self) -> Path:
+        """Remembered file digests, so that a large input is hashed once."""
+        return self.path / "digests.sqlite"
+
+    @property
+    def mlflow(self) -> Path:
+        """The embedded MLflow database and artifacts."""
+        return self.path / "mlflow"
+
+    @property
+    def prefect(self) -> Path:
+        """The embedded Prefect database and settings."""
+        return self.path / "prefect"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the servers and child processes that a run starts."""
+        return self.path / "logs"
+
+    @property
+    def scratch(self) -> Path:
+        """Working files of evaluations."""
+        return self.path / "scratch"

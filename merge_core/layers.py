@@ -1,0 +1,70 @@
+"""Layer indices and groups read from tensor names, for any architecture.
+
+A layer is the first whole number between dots: `model.layers.3.mlp.up_proj.weight` is layer 3 of
+the stack `model.layers`. Tensors without one (embeddings, final norm, head) belong to no layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+Group = Literal["embeddings", "attention", "mlp", "norms", "head", "other"]
+
+_LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
+_GROUPS: tuple[tuple[Group, re.Pattern[str]], ...] = (
+    ("norms", re.compile(r"(norm|ln_\d|ln_f|layernorm)[^.]*\.(weight|bias)$", re.I)),
+    ("head", re.compile(r"(^|\.)(lm_head|classifier|score|cls)(\.|$)")),
+    (
+        "attention",
+        re.compile(r"(^|\.)(self_attn|attn|attention|cross_attn|.*attention)(\.|$)", re.I),
+    ),
+    (
+        "mlp",
+        re.compile(r"(^|\.)(mlp|feed_forward|ffn|experts?|intermediate|output|fc\d)(\.|$)", re.I),
+    ),
+    ("embeddings", re.compile(r"(embed|wte|wpe|shared\.weight)", re.I)),
+)
+
+
+def layer_of(name: str) -> int | None:
+    """Index of the layer a tensor belongs to, or None."""
+    match = _LAYER.match(name)
+    return int(match.group(2)) if match else None
+
+
+def stack_of(name: str) -> tuple[str, int] | None:
+    """The stack's prefix and the layer's index: (`model.layers`, 3), or None."""
+    match = _LAYER.match(name)
+    return (match.group(1), int(match.group(2))) if match else None
+
+
+def layer_counts(names: Iterable[str]) -> dict[str, int]:
+    """Number of layers of each stack: the highest index plus one."""
+    counts: dict[str, int] = {}
+    for name in names:
+        stack = stack_of(name)
+        if stack:
+            counts[stack[0]] = max(counts.get(stack[0], 0), stack[1] + 1)
+    return counts
+
+
+def depth_of(name: str, counts: dict[str, int]) -> float:
+    """Position of a tensor in its stack from 0 (first layer) to 1 (last), as mergekit counts it.
+
+    Tensors outside the layers are at 0; the only layer of a stack of one is at 1.
+    """
+    stack = stack_of(name)
+    if stack is None:
+        return 0.0
+    layers = counts[stack[0]]
+    return stack[1] / (layers - 1) if layers > 1 else 1.0
+
+
+def group_of(name: str) -> Group:
+    """The kind of tensor: embeddings, attention, mlp, norms, head or other."""
+    for group, pattern in _GROUPS:
+        if pattern.search(name):
+            return group
+    return "other"

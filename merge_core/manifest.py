@@ -1,0 +1,98 @@
+"""What a finished checkpoint says of itself, and whether the disk still agrees.
+
+`mergeflow_manifest.json` names recipe, plan, inputs and the digests of the model files;
+`SHA256SUMS` covers every other file, the manifest included, and is checkable with `sha256sum -c`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from merge_core.digests import DigestMemo, model_digest
+from merge_core.errors import CheckpointError
+from merge_core.plan import ENGINE, Plan
+from merge_core.progress import Progress
+from merge_core.records import CheckpointManifest
+from merge_core.sources import hash_files
+
+MANIFEST_NAME = "mergeflow_manifest.json"
+SUMS_NAME = "SHA256SUMS"
+
+
+def seal(
+    plan: Plan, directory: Path, target: Path, progress: Progress | None = None
+) -> CheckpointManifest:
+    """Hash a complete checkpoint directory and write its manifest and SHA256SUMS into it.
+
+    Args:
+        target: where the directory will be published, with `{object_id}` for its own digest.
+    """
+    paths = sorted(
+        path for path in directory.iterdir() if path.name not in (MANIFEST_NAME, SUMS_NAME)
+    )
+    files = hash_files(paths, DigestMemo(None), "hash", progress)
+    body = {
+        "digest": model_digest(files),
+        "method": plan.recipe.merge_method,
+        "recipe_digest": plan.recipe.digest,
+        "plan_digest": plan.digest,
+        "inputs": [entry.model_dump() for entry in plan.inputs],
+        "parameters": plan.parameters,
+        "dtype": plan.dtype,
+        "engine": ENGINE,
+        "files": [file.model_dump() for file in files],
+    }
+    manifest = directory / MANIFEST_NAME
+    manifest.write_text(json.dumps(body, indent=2) + "\n", "utf-8")
+    sums = {file.name: file.sha256 for file in files}
+    sums[MANIFEST_NAME] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    text = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items()))
+    (directory / SUMS_NAME).write_text(text, "utf-8")
+    object_id = hashlib.sha256(text.encode()).hexdigest()
+    return CheckpointManifest.model_validate(
+        body | {"path": str(target).format(object_id=object_id), "object_id": object_id}
+    )
+
+
+def verify_manifest(manifest: CheckpointManifest, memo: DigestMemo) -> list[str]:
+    """What is wrong with a merged checkpoint on disk: nothing, when every byte is as it was.
+
+    Returns:
+        One sentence for each missing, extra or changed file; empty when all is well.
+    """
+    directory = Path(manifest.path)
+    if not directory.is_dir():
+        return [f"{directory} is gone"]
+    try:
+        sums = (directory / SUMS_NAME).read_bytes()
+    except OSError:
+        return [f"{SUMS_NAME} is missing"]
+    if hashlib.sha256(sums).hexdigest() != manifest.object_id:
+        return [f"{SUMS_NAME} has changed"]
+    lines = [line.split("  ", 1) for line in sums.decode().splitlines()]
+    expected = {name: sha256 for sha256, name in lines}
+    present = {path.name for path in directory.iterdir()} - {SUMS_NAME}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - present)]
+    for name in sorted(expected.keys() & present):
+        if memo.sha256(directory / name) != expected[name]:
+            problems.append(f"{name} has changed")
+    return problems
+
+
+def read_manifest(directory: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint that mergeflow made.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        body = json.loads((directory / MANIFEST_NAME).read_bytes())
+        sums = (directory / SUMS_NAME).read_bytes()
+        extra = {"path": str(directory), "object_id": hashlib.sha256(sums).hexdigest()}
+        return CheckpointManifest.model_validate(body | extra)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no usable manifest of a mergeflow checkpoint: {error}", where=str(directory)
+        ) from None

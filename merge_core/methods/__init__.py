@@ -1,0 +1,40 @@
+"""The registry of merge methods: a method is one class, registered here once."""
+
+from __future__ import annotations
+
+from merge_core.errors import RecipeError, did_you_mean
+from merge_core.methods.averaging import Linear, Passthrough
+from merge_core.methods.base import Method
+from merge_core.methods.deltas import ApplyTaskVector, ExtractTaskVector
+from merge_core.methods.spherical import Slerp
+from merge_core.methods.task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Linear(),
+        Slerp(),
+        TaskArithmetic(),
+        Ties(),
+        DareLinear(),
+        DareTies(),
+        Passthrough(),
+    )
+}
+"""Every method that a recipe may name."""
+
+_INTERNAL: dict[str, Method] = {
+    method.name: method for method in (ExtractTaskVector(), ApplyTaskVector())
+}
+
+
+def method_named(name: str, where: str = "merge_method") -> Method:
+    """The method of this name.
+
+    Raises:
+        RecipeError: there is none; the message proposes the closest.
+    """
+    method = METHODS.get(name) or _INTERNAL.get(name)
+    if method is None:
+        raise RecipeError(f"unknown method '{name}'; {did_you_mean(name, METHODS)}", where=where)
+    return method

@@ -1,0 +1,122 @@
+"""What a merge method is, and how the engine drives it block by block.
+
+A method is written once, as torch expressions over float64 blocks, for any device. The engine walks
+a tensor in blocks, first `passes` times to let the kernel observe (norms, order statistics), then
+once to combine. Blocks begin at multiples of `CHUNK`, so a reduction that adds up chunk by chunk
+gives the same bits for every block size and thread count.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from merge_core.parameters import Parameter, Scalar
+
+CHUNK = 1 << 16
+"""Elements in one step of a reduction; block sizes are multiples of it."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of elements of one tensor: `start` is the flat index of the first.
+
+    base and models are flat float64 tensors of equal length on the compute device.
+    """
+
+    start: int
+    base: torch.Tensor | None
+    models: Sequence[torch.Tensor]
+
+    @property
+    def task_vectors(self) -> list[torch.Tensor]:
+        """Each model minus the base: float64, exact for every pair of stored 16-bit values."""
+        assert self.base is not None
+        return [model - self.base for model in self.models]
+
+
+@dataclass(frozen=True)
+class TensorJob:
+    """What a kernel may know about its tensor before it sees any value."""
+
+    name: str
+    numel: int
+    model_parameters: tuple[Mapping[str, Scalar], ...]
+    """Resolved per-model parameters, in the order of the models."""
+    parameters: Mapping[str, Scalar]
+    """Resolved recipe-wide parameters."""
+    random_keys: tuple[int, ...]
+    """One 64-bit key for each model, from (seed, method, model digest, tensor name)."""
+
+    def numbers(self, name: str) -> list[float]:
+        """A per-model number of every model."""
+        return [float(parameters[name]) for parameters in self.model_parameters]
+
+
+class Kernel(ABC):
+    """The state of one method on one tensor."""
+
+    passes = 0
+    """How many times the blocks are shown to `observe` before `combine`."""
+
+    def observe(self, index: int, block: Block) -> None:
+        """See a block in pass `index`. Blocks come in order."""
+
+    def conclude(self, index: int) -> None:
+        """All blocks of pass `index` were seen."""
+
+    @abstractmethod
+    def combine(self, block: Block) -> torch.Tensor:
+        """The merged values of a block, float64."""
+
+
+class Method(ABC):
+    """A registered merge method. The docstring is its formula and its paper."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+    base: ClassVar[Literal["required", "optional"]] = "optional"
+    base_is_input: ClassVar[bool] = False
+    """Whether a listed base is one more model to combine, rather than skipped as the origin."""
+    fewest_models: ClassVar[int] = 1
+    most_models: ClassVar[int | None] = None
+    granularity: ClassVar[Literal["elementwise", "statistics"]] = "elementwise"
+    random: ClassVar[bool] = False
+
+    @abstractmethod
+    def kernel(self, job: TensorJob) -> Kernel:
+        """A fresh kernel for one tensor."""
+
+    @classmethod
+    def per_model(cls) -> tuple[Parameter, ...]:
+        """Parameters that each model may set for itself."""
+        return tuple(parameter for parameter in cls.parameters if parameter.per_model)
+
+    @classmethod
+    def recipe_wide(cls) -> tuple[Parameter, ...]:
+        """Parameters that are set once."""
+        return tuple(parameter for parameter in cls.parameters if not parameter.per_model)
+
+    @classmethod
+    def formula(cls) -> str:
+        """The method's docstring."""
+        return inspect.getdoc(cls) or ""
+
+
+class Sum:
+    """A float64 sum over a whole tensor, added up chunk by chunk in order."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def add(self, values: torch.Tensor) -> None:
+        """Add a block's values (float64, starting at a multiple of CHUNK)."""
+        for start in range(0, values.numel(), CHUNK):
+            self.value += float(values[start : start + CHUNK].sum())

@@ -1,0 +1,266 @@
+"""The plan of a merge: every output tensor with its inputs, parameters, method and exact place.
+
+Made from headers alone. A plan is a value: printable, hashable, and all that the engine needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.digests import digest_of
+from merge_core.dtypes import MERGEABLE, name_of
+from merge_core.errors import CompatibilityError
+from merge_core.layers import depth_of, layer_counts
+from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
+from merge_core.methods.base import Method
+from merge_core.methods.random_bits import random_key
+from merge_core.parameters import Parameter, Scalar, resolve
+from merge_core.recipe import Recipe
+from merge_core.records import MergeInput, SourceCheckpoint
+from merge_core.safetensors_header import TensorEntry
+
+ENGINE = "1"
+"""Raised when the same plan would give other bytes; part of every plan's digest."""
+
+COPY = "copy"
+"""In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
+
+_MANY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One output tensor: what it is made of, how, and where it goes."""
+
+    slot: Slot
+    method: str
+    """Name of the merge method, or `copy`."""
+    base: TensorEntry | None
+    inputs: tuple[TensorEntry, ...]
+    model_parameters: tuple[Mapping[str, Scalar], ...]
+    parameters: Mapping[str, Scalar]
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.slot.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the engine needs, and what identifies the result before it exists."""
+
+    recipe: Recipe
+    tensors: tuple[PlannedTensor, ...]
+    """In the order of their place in the output."""
+    shards: tuple[PlannedShard, ...]
+    inputs: tuple[MergeInput, ...]
+    digest: str
+    """sha256 over the recipe, the inputs' digests, the shard size and the engine's version."""
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of all weight files to write."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of weights that are read in one pass over every input."""
+        return sum(
+            entry.nbytes
+            for tensor in self.tensors
+            for entry in (*tensor.inputs, *((tensor.base,) if tensor.base else ()))
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in the result."""
+        return sum(tensor.slot.numel for tensor in self.tensors)
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of the dtype that most result weights are stored in."""
+        weights: dict[str, int] = {}
+        for tensor in self.tensors:
+            weights[tensor.slot.dtype] = weights.get(tensor.slot.dtype, 0) + tensor.slot.numel
+        return name_of(max(weights, key=lambda code: weights[code]))
+
+    def random_keys(self, tensor: PlannedTensor) -> tuple[int, ...]:
+        """One key for each input of a tensor: the same model twice gets two."""
+        digests = [entry.digest for entry in self.inputs if entry.role == "model"]
+        return tuple(
+            random_key(
+                str(self.recipe.seed),
+                tensor.method,
+                digest,
+                str(digests[:index].count(digest)),
+                tensor.name,
+            )
+            for index, digest in enumerate(digests)
+        )
+
+
+def plan_key(
+    recipe: Recipe,
+    sources: Mapping[str, SourceCheckpoint],
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> str:
+    """The digest of the plan that `make_plan` would make, without reading headers."""
+    return digest_of(
+        {
+            "recipe": recipe.digest,
+            "sources": {reference: sources[reference].digest for reference in recipe.references()},
+            "shard_bytes": shard_bytes,
+            "engine": ENGINE,
+        }
+    )
+
+
+def make_plan(
+    recipe: Recipe,
+    sources: Mapping[str, SourceCheckpoint],
+    *,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> Plan:
+    """Plan a merge from the headers of its checkpoints.
+
+    Args:
+        sources: a checkpoint for each of `recipe.references()`.
+        shard_bytes: upper bound of a weight file's data, in bytes.
+
+    Raises:
+        CheckpointError: an input is damaged.
+        CompatibilityError: the inputs do not have the same tensors with the same shapes.
+    """
+    checkpoints = {
+        reference: open_checkpoint(sources[reference].directory)
+        for reference in recipe.references()
+    }
+    check_same_tensors(recipe, checkpoints)
+    donor = checkpoints[recipe.donor]
+    order = sorted(donor.tensors.values(), key=lambda entry: (entry.path.name, entry.offset))
+    stored = recipe.stored_dtype
+    slots, shards = lay_out(
+        [
+            (
+                entry.name,
+                stored if stored and entry.dtype in MERGEABLE else entry.dtype,
+                entry.shape,
+            )
+            for entry in order
+        ],
+        shard_bytes,
+    )
+    return Plan(
+        recipe=recipe,
+        tensors=_planned_tensors(recipe, checkpoints, slots),
+        shards=shards,
+        inputs=_inputs(recipe, sources),
+        digest=plan_key(recipe, sources, shard_bytes),
+    )
+
+
+def check_same_tensors(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse checkpoints whose tensors differ in name or shape from the donor's.
+
+    Raises:
+        CompatibilityError: with the first few tensors that differ.
+    """
+    donor = checkpoints[recipe.donor].tensors
+    for reference in recipe.references():
+        tensors = checkpoints[reference].tensors
+        missing = sorted(donor.keys() - tensors.keys())
+        extra = sorted(tensors.keys() - donor.keys())
+        shapes = [
+            f"{name} is {list(tensors[name].shape)}, not {list(donor[name].shape)}"
+            for name in donor.keys() & tensors.keys()
+            if tensors[name].shape != donor[name].shape
+        ]
+        problems = (
+            [f"{name} is missing" for name in missing]
+            + [f"{name} is not in {recipe.donor}" for name in extra]
+            + sorted(shapes)
+        )
+        if problems:
+            more = f" and {len(problems) - _MANY} more" if len(problems) > _MANY else ""
+            raise CompatibilityError(
+                f"the tensors differ from those of {recipe.donor}:"
+                f" {'; '.join(problems[:_MANY])}{more}",
+                where=reference,
+                mend="merge checkpoints of one architecture and one base only",
+            )
+
+
+def _inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
+    base = (
+        [
+            MergeInput(
+                reference=recipe.base_model, digest=sources[recipe.base_model].digest, role="base"
+            )
+        ]
+        if recipe.base_model
+        else []
+    )
+    models = [
+        MergeInput(reference=entry.model, digest=sources[entry.model].digest, role="model")
+        for entry in recipe.inputs
+    ]
+    return (*base, *models)
+
+
+def _planned_tensors(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], slots: Sequence[Slot]
+) -> tuple[PlannedTensor, ...]:
+    method = recipe.method
+    base = checkpoints[recipe.base_model] if recipe.base_model else None
+    members = [checkpoints[entry.model] for entry in recipe.inputs]
+    counts = layer_counts(slot.name for slot in slots)
+    resolvers = [_resolver(method.per_model(), recipe.levels(entry)) for entry in recipe.inputs]
+    recipe_wide = _resolver(method.recipe_wide(), [recipe.parameters])
+    planned = []
+    for slot in slots:
+        name = slot.name
+        depth = depth_of(name, counts)
+        entries = tuple(member.tensors[name] for member in members)
+        planned.append(
+            PlannedTensor(
+                slot=slot,
+                method=method.name if slot.dtype in MERGEABLE else COPY,
+                base=base.tensors[name] if base and _reads_base(method, slot) else None,
+                inputs=entries,
+                model_parameters=tuple(resolver(name, depth) for resolver in resolvers),
+                parameters=recipe_wide(name, depth),
+            )
+        )
+    return tuple(planned)
+
+
+def _reads_base(method: Method, slot: Slot) -> bool:
+    return not method.base_is_input or slot.dtype not in MERGEABLE
+
+
+def _resolver(
+    parameters: Sequence[Parameter], levels: Sequence[Mapping[str, object]]
+) -> Callable[[str, float], Mapping[str, Scalar]]:
+    """A function from tensor to resolved parameters; constants are resolved once and shared."""
+    varying = [
+        parameter
+        for parameter in parameters
+        if any(isinstance(level.get(parameter.name), list | tuple) for level in levels)
+    ]
+    constant = {
+        parameter.name: resolve(parameter, levels, "", 0.0)
+        for parameter in parameters
+        if parameter not in varying
+    }
+    if not varying:
+        return lambda _name, _depth: constant
+
+    def resolved(name: str, depth: float) -> Mapping[str, Scalar]:
+        return constant | {
+            parameter.name: resolve(parameter, levels, name, depth) for parameter in varying
+        }
+
+    return resolved

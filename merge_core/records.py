@@ -1,0 +1,85 @@
+"""The small frozen values between steps: what caches store, MLflow records and the CLI prints.
+
+Never tensors. Each is JSON through pydantic and rejects unknown fields, so a record written by an
+incompatible version is recomputed rather than misread.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Base of every record: immutable, strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileDigest(Record):
+    """One file of a checkpoint: name relative to its directory, size in bytes, sha256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class SourceCheckpoint(Record):
+    """A checkpoint on this disk, found from a reference, identified by its content."""
+
+    reference: str
+    """As the user wrote it: a directory, `org/name@revision`, or `models:/name@alias`."""
+    path: str
+    """Absolute directory that holds the files."""
+    revision: str | None = None
+    """The Hub commit the files come from, if any."""
+    digest: str
+    """sha256 over the names and digests of the files that decide what the model computes
+    (weights, config, tokenizer, chat template): see `merge_core.digests.model_digest`."""
+    files: tuple[FileDigest, ...]
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def short(self) -> str:
+        """The first 12 hex digits of the digest, for people."""
+        return self.digest[:12]
+
+
+class MergeInput(Record):
+    """One ingredient of a merge, as the manifest names it."""
+
+    reference: str
+    digest: str
+    role: Literal["base", "model"]
+
+
+class CheckpointManifest(Record):
+    """What a merge wrote: where it is, what it is made of, and how to check it."""
+
+    path: str
+    digest: str
+    """The model digest, computed as for a `SourceCheckpoint`."""
+    object_id: str
+    """sha256 of the checkpoint's SHA256SUMS file: identifies every byte, the recipe included."""
+    files: tuple[FileDigest, ...]
+    method: str
+    recipe_digest: str
+    plan_digest: str
+    inputs: tuple[MergeInput, ...]
+    parameters: int
+    """Number of weights in the merged model."""
+    dtype: str
+    """Most common stored dtype, in torch's name (`bfloat16`)."""
+    engine: str
+    """Engine version; part of the plan digest."""
+
+    def as_source(self) -> SourceCheckpoint:
+        """The merged checkpoint as an input of a later step."""
+        return SourceCheckpoint(
+            reference=self.path, path=self.path, digest=self.digest, files=self.files
+        )

@@ -1,0 +1,158 @@
+"""A strict reader of safetensors headers: the only code that parses them.
+
+Format: 8 bytes little-endian header length N, N bytes of JSON, then the tensors' data. The
+reference reader accepts duplicate keys, unknown fields and gaps; files from strangers may carry
+any of these on purpose, so here every deviation is an error that names the file.
+Nothing is allocated in proportion to a number that the file merely claims.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge_core.dtypes import ITEM_SIZES
+from merge_core.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100 << 20
+"""The reference implementation's own limit."""
+MAX_RANK = 8
+MAX_ELEMENTS = 1 << 48
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor on disk: where its bytes are and how to read them."""
+
+    name: str
+    dtype: str
+    """Safetensors code, e.g. `BF16`."""
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    """Absolute position of the first byte in the file."""
+    nbytes: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.nbytes // ITEM_SIZES[self.dtype]
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of one safetensors file, in the order of their data.
+
+    Raises:
+        CheckpointError: anything about the header or the file's length is not as the format says.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            prefix = file.read(8)
+            if prefix.startswith(_PICKLE_MAGIC):
+                raise _damaged(path, "is a pickle or zip archive, not safetensors data")
+            if len(prefix) < 8:
+                raise _damaged(path, f"is {size} bytes long, too short for a header")
+            length = int.from_bytes(prefix, "little")
+            if length > MAX_HEADER_BYTES:
+                raise _damaged(path, f"claims a header of {length} bytes")
+            if 8 + length > size:
+                raise _damaged(
+                    path, f"is truncated: its header needs {8 + length} bytes, it has {size}"
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    fields = _parse(path, text)
+    fields.pop("__metadata__", None)
+    start = 8 + length
+    entries = [_entry(path, name, value, start) for name, value in fields.items()]
+    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+    _check_coverage(path, entries, start, size)
+    return {entry.name: entry for entry in entries}
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise _damaged(path, "has a header that is not a JSON object")
+    try:
+        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise _damaged(path, "has a header nested too deeply") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"has a header that is not valid JSON ({error})") from None
+    metadata = fields.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, "has __metadata__ that is not a map of strings")
+    assert isinstance(fields, dict)
+    return fields
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {key[:80]!r} appears twice")
+            seen.add(key)
+    return result
+
+
+def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
+    where = f"tensor {name[:80]!r}"
+    if not _NAME.fullmatch(name):
+        raise _damaged(path, f"{where} has an unusable name")
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise _damaged(path, f"{where} is not described by dtype, shape and data_offsets alone")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+        raise _damaged(path, f"{where} has the unknown dtype {str(dtype)[:40]!r}")
+    if not _is_counts(shape) or len(shape) > MAX_RANK:
+        raise _damaged(path, f"{where} has the impossible shape {str(shape)[:80]}")
+    if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(path, f"{where} has the impossible data_offsets {str(offsets)[:80]}")
+    elements = 1
+    for extent in shape:
+        elements *= extent
+        if elements > MAX_ELEMENTS:
+            raise _damaged(path, f"{where} has the impossible shape {str(shape)[:80]}")
+    nbytes = elements * ITEM_SIZES[dtype]
+    if offsets[1] - offsets[0] != nbytes:
+        raise _damaged(
+            path, f"{where} of {nbytes} bytes is given {offsets[1] - offsets[0]} bytes of data"
+        )
+    return TensorEntry(name, dtype, tuple(shape), path, start + offsets[0], nbytes)
+
+
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < (1 << 62) for item in value
+    )
+
+
+def _check_coverage(path: Path, entries: list[TensorEntry], start: int, size: int) -> None:
+    position = start
+    for entry in entries:
+        if entry.offset != position:
+            kind = "overlaps the one before" if entry.offset < position else "leaves a gap"
+            raise _damaged(path, f"tensor {entry.name[:80]!r} {kind} in the data")
+        position += entry.nbytes
+    if position > size:
+        raise _damaged(path, f"is truncated: its tensors need {position} bytes, it has {size}")
+    if position < size:
+        raise _damaged(path, f"has {size - position} bytes after its last tensor")
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} {what}",
+        where=str(path.parent),
+        mend="fetch this file again; compare its sha256 with the publisher's",
+    )

@@ -1,0 +1,127 @@
+"""Reads YAML written by people: safely, strictly, and with errors that name the place.
+
+Shared by recipes, pipelines and suites, so that all three refuse the same mistakes in the same
+words: duplicate keys, unknown keys ("did you mean"), values of the wrong kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from merge_core.errors import RecipeError, did_you_mean
+
+MAX_YAML_BYTES = 1 << 20
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_yaml(source: Path | str, where: str | None = None) -> dict[str, Any]:
+    """One YAML mapping from a file (`Path`) or a text (`str`).
+
+    Raises:
+        RecipeError: unreadable, over 1 MiB, not YAML, a key given twice, or not a mapping.
+    """
+    where = where or (str(source) if isinstance(source, Path) else "recipe")
+    text = _read(source) if isinstance(source, Path) else source
+    if len(text) > MAX_YAML_BYTES:
+        raise RecipeError("the file is larger than 1 MiB", where=where)
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 1}" if mark else where
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"this is not valid YAML: {problem}", where=line) from None
+    except RecursionError:
+        raise RecipeError("this is nested too deeply", where=where) from None
+    if not isinstance(value, dict):
+        raise RecipeError("this must be a mapping of keys to values", where=where)
+    return value
+
+
+def validated(model: type[M], value: Any, where: str) -> M:
+    """`value` as a `model`, or one error that lists every problem with its YAML path.
+
+    Raises:
+        RecipeError: the value does not fit the model.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems = [_sentence(model, item) for item in error.errors()]
+        if len(problems) == 1:
+            raise RecipeError(problems[0], where=where) from None
+        raise RecipeError(
+            f"{len(problems)} problems:" + "".join(f"\n  - {problem}" for problem in problems),
+            where=where,
+        ) from None
+
+
+def yaml_path(parts: tuple[int | str, ...]) -> str:
+    """`('models', 0, 'parameters')` as a person writes it: `models[0].parameters`."""
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not a text file", where=str(path)) from None
+
+
+def _sentence(model: type[BaseModel], item: Any) -> str:
+    path = yaml_path(item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, item["loc"][:-1])
+        return f"{path}: unknown key '{item['loc'][-1]}'; {did_you_mean(item['loc'][-1], known)}"
+    if item["type"] == "missing":
+        return f"{path}: this key is required"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}" if path else message
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    current: Any = model
+    for part in loc:
+        if isinstance(part, str) and isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(part)
+            current = _model_in(field.annotation) if field else None
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [field.alias or name for name, field in current.model_fields.items()]
+    return []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML's own rules forbid too."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
