@@ -80,7 +80,7 @@ def execute(
         except MergeflowError:
             staging.discard()
             raise
-        staging.publish(Path(manifest.path), read_only=out is None)
+        staging.publish(Path(manifest.path), read_only=out is None, replace=out is None)
     if out is None:
         _remember(home, plan, manifest)
     return manifest

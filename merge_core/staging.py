@@ -110,14 +110,15 @@ class Staging:
             os.close(descriptor)
         self._shards, self._journal = [], -1
 
-    def publish(self, target: Path, *, read_only: bool) -> None:
+    def publish(self, target: Path, *, read_only: bool, replace: bool) -> None:
         """Make the checkpoint durable and move it to `target` in one rename; remove the rest.
 
-        When `target` appeared meanwhile, with the same name and so the same content, this copy is
-        discarded.
+        Args:
+            read_only: take write permission from the files.
+            replace: put it in the place of an earlier, damaged copy of the same content.
 
         Raises:
-            OutputError: the place is taken by something else, or cannot be written.
+            OutputError: the place is taken, or cannot be written.
         """
         self.close_files()
         try:
@@ -127,9 +128,10 @@ class Staging:
                 _fsync(path)
             _fsync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not (read_only and target.exists()):
-                self.checkpoint.rename(target)
-                _fsync(target.parent)
+            if replace and target.exists():
+                target.rename(self._directory / "replaced")
+            self.checkpoint.rename(target)
+            _fsync(target.parent)
             shutil.rmtree(self._directory)
         except OSError as error:
             raise _output_error(error, target) from error

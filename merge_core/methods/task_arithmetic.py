@@ -103,7 +103,9 @@ class DareLinear(Method):
 class DareTies(Method):
     """DARE's random drop, then TIES' sign election.
 
-    As dare_linear, but each weight only adds the entries whose sign is that of the weighted sum.
+    tau_i = r_i * m_i * (theta_i - theta_0), m_i ~ Bernoulli(density_i), r_i as for dare_linear;
+    s = sign(sum_i w_i * tau_i), + where it is 0;
+    out = theta_0 + lambda * sum_agree w_i * tau_i, over the models whose entry has the sign s.
     """
 
     name = "dare_ties"

@@ -1,0 +1,266 @@
+"""A merge that is killed, starved or raced ends in a checkpoint or in something to resume."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge_core.digests import DigestMemo
+from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError, OutputError
+from merge_core.execution import execute
+from merge_core.home import Home
+from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
+from merge_core.plan import make_plan
+from merge_core.recipe import parse_recipe
+from merge_core.records import SourceCheckpoint
+from tests.support.checkpoints import run_recipe, write_checkpoint
+
+RECIPE = {
+    "merge_method": "ties",
+    "base_model": "base",
+    "models": [{"model": "a"}, {"model": "b"}],
+    "parameters": {"weight": 0.5, "density": 0.3},
+}
+
+CHILD = """
+import sys
+from pathlib import Path
+from merge_core.digests import DigestMemo
+from merge_core.execution import execute
+from merge_core.home import Home
+from merge_core.plan import make_plan
+from merge_core.recipe import parse_recipe
+from merge_core.sources import describe_source
+import tests.faults.test_interrupted_merge as here
+root, out = Path(sys.argv[1]), Path(sys.argv[2])
+zoo = {name: describe_source(name, root / name, DigestMemo(None)) for name in ("base", "a", "b")}
+plan = make_plan(parse_recipe(here.RECIPE), zoo, shard_bytes=400_000)
+print("ready", flush=True)
+execute(plan, zoo, home=Home(root / "home"), out=out, threads=2)
+print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+@pytest.fixture(scope="module")
+def zoo(root: Path) -> dict[str, SourceCheckpoint]:
+    zoo = {}
+    for seed, name in enumerate(("base", "a", "b")):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {
+            f"layers.{index}.weight": torch.randn(60_000, generator=generator).to(torch.bfloat16)
+            for index in range(40)
+        }
+        zoo[name] = write_checkpoint(root / name, tensors)
+    return zoo
+
+
+def start(root: Path, out: Path) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(root), str(out)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def test_a_merge_killed_at_any_moment_resumes_to_the_same_bytes(
+    root: Path, zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    whole = run_recipe(RECIPE, zoo, tmp_path / "whole", shard_bytes=400_000)
+    out = tmp_path / "out"
+    moments = random.Random(0)
+    resumed = 0
+    for _ in range(5):
+        child = start(root, out)
+        time.sleep(moments.uniform(0.0, 0.25))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if out.exists():
+            break
+        journal = tmp_path / ".out.mergeflow" / "journal"
+        resumed += journal.exists() and len(journal.read_text().splitlines()) > 1
+    if not out.exists():
+        run_recipe(RECIPE, zoo, out, shard_bytes=400_000)
+    assert resumed > 0, "no kill fell into the merge: the test shows nothing"
+    manifest = read_manifest(out)
+    assert manifest.object_id == whole.object_id
+    assert verify_manifest(manifest, DigestMemo(None)) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_resumed_merge_computes_only_what_is_not_in_the_journal(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from merge_core import engine
+
+    computed: list[str] = []
+    real = engine._Worker.compute
+
+    def counting(self: object, tensor: object, stop: object) -> None:
+        if len(computed) == 25:
+            raise OutputError("the disk is full")
+        computed.append(tensor.name)  # type: ignore[attr-defined]
+        real(self, tensor, stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine._Worker, "compute", counting)
+    with pytest.raises(OutputError):
+        run_recipe(RECIPE, zoo, tmp_path / "out", threads=1)
+    first = list(computed)
+    monkeypatch.setattr(engine._Worker, "compute", real)
+    again: list[str] = []
+
+    def watching(self: object, tensor: object, stop: object) -> None:
+        again.append(tensor.name)  # type: ignore[attr-defined]
+        real(self, tensor, stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine._Worker, "compute", watching)
+    run_recipe(RECIPE, zoo, tmp_path / "out", threads=1)
+    assert len(first) == 25
+    assert len(again) == 15
+    assert not set(first) & set(again)
+
+
+def test_two_processes_that_merge_the_same_end_with_one_checkpoint(
+    root: Path, zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    plan = make_plan(parse_recipe(RECIPE), zoo)
+    home = Home(tmp_path / "home")
+    script = (
+        CHILD.replace("out=out, ", "")
+        .replace(", shard_bytes=400_000", "")
+        .replace('Home(root / "home")', "Home(out)")
+    )
+    children = [
+        subprocess.Popen([sys.executable, "-c", script, str(root), str(home.path)])
+        for _ in range(2)
+    ]
+    assert [child.wait() for child in children] == [0, 0]
+    objects = list(home.objects.iterdir())
+    assert len(objects) == 1
+    assert verify_manifest(read_manifest(objects[0]), DigestMemo(None)) == []
+    assert list(home.staging.iterdir()) == []
+    known = execute(plan, zoo, home=home)
+    assert known.path == str(objects[0])
+    assert not os.access(objects[0] / "model.safetensors", os.W_OK) or os.geteuid() == 0
+    assert (objects[0] / "model.safetensors").stat().st_mode & 0o222 == 0
+
+
+def test_missing_or_changed_bytes_of_a_published_merge_are_rebuilt(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    plan = make_plan(parse_recipe(RECIPE), zoo)
+    home = Home(tmp_path / "home")
+    first = execute(plan, zoo, home=home)
+    weights = Path(first.path) / "model.safetensors"
+    weights.chmod(0o644)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert verify_manifest(first, DigestMemo(None)) == ["model.safetensors has changed"]
+    again = execute(plan, zoo, home=home)
+    assert again.object_id == first.object_id
+    assert verify_manifest(again, DigestMemo(None)) == []
+    weights.unlink()
+    assert verify_manifest(again, DigestMemo(None)) == ["model.safetensors is missing"]
+    assert verify_manifest(execute(plan, zoo, home=home), DigestMemo(None)) == []
+
+
+def test_an_output_that_exists_is_left_alone(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match="already exists"):
+        run_recipe(RECIPE, zoo, out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_disk_too_small_is_noticed_before_anything_is_written(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small:
+        f_bavail, f_frsize = 10, 4096
+
+    monkeypatch.setattr(os, "statvfs", lambda _path: Small)
+    with pytest.raises(OutputError, match=r"0\.00 GB free, the merge needs"):
+        run_recipe(RECIPE, zoo, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_in_an_input_names_the_tensor_and_leaves_nothing(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    sick = {
+        f"layers.{index}.weight": torch.ones(60_000, dtype=torch.bfloat16) for index in range(40)
+    }
+    sick["layers.7.weight"][59_999] = float("nan")
+    patient = zoo | {"a": write_checkpoint(tmp_path / "sick", sick)}
+    with pytest.raises(NonFiniteError, match=r"layers\.7\.weight holds NaN") as caught:
+        run_recipe(RECIPE, patient, tmp_path / "out")
+    assert "sick" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["sick"]
+
+
+def test_a_result_too_large_for_its_dtype_is_refused(tmp_path: Path) -> None:
+    big = torch.full((10,), 60_000.0, dtype=torch.float16)
+    zoo = {"a": write_checkpoint(tmp_path / "a", {"w": big})}
+    recipe = {"merge_method": "passthrough", "models": [{"model": "a", "parameters": {"scale": 2}}]}
+    with pytest.raises(NonFiniteError, match="float16 cannot hold"):
+        run_recipe(recipe, zoo, tmp_path / "out")
+
+
+def test_integer_tensors_are_copied_when_they_agree_and_refused_when_not(tmp_path: Path) -> None:
+    def model(name: str, ids: list[int]) -> SourceCheckpoint:
+        tensors = {"w": torch.ones(4), "ids": torch.tensor(ids), "flag": torch.tensor([True])}
+        return write_checkpoint(tmp_path / name, tensors)
+
+    zoo = {"a": model("a", [1, 2]), "b": model("b", [1, 2]), "c": model("c", [1, 3])}
+    same = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}
+    run_recipe(same, zoo, tmp_path / "out")
+    other = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "c"}]}
+    with pytest.raises(CompatibilityError, match="tensor ids holds int64 values that differ"):
+        run_recipe(other, zoo, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_an_input_that_shrinks_while_it_is_read_is_an_error(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    zeros = torch.zeros(60_000, dtype=torch.bfloat16)
+    tensors = {f"layers.{index}.weight": zeros.clone() for index in range(40)}
+    copy = write_checkpoint(tmp_path / "a", tensors)
+    plan = make_plan(parse_recipe(RECIPE), zoo | {"a": copy})
+    with (copy.directory / "model.safetensors").open("r+b") as file:
+        file.truncate(1_000_000)
+    with pytest.raises(CheckpointError, match="the file ended inside tensor"):
+        execute(plan, zoo | {"a": copy}, home=Home(tmp_path / "home"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_sums_file_is_checkable_with_sha256sum(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    run_recipe(RECIPE, zoo, tmp_path / "out")
+    result = subprocess.run(
+        ["sha256sum", "--check", "--strict", SUMS_NAME],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

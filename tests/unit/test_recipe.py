@@ -1,0 +1,207 @@
+"""What recipes may say, and what is said back when they say something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merge_core.errors import RecipeError
+from merge_core.layers import depth_of, layer_counts
+from merge_core.methods import METHODS
+from merge_core.parameters import gradient
+from merge_core.recipe import load_recipe, parse_recipe
+
+GOOD = """
+merge_method: ties
+base_model: org/base
+models:
+  - model: org/code@main
+    parameters: {weight: 0.5, density: [0.2, 0.5]}
+  - model: ./prose
+    parameters:
+      weight:
+        - filter: mlp
+          value: [0.1, 0.9]
+        - value: 0.3
+parameters: {normalize: true, lambda: 0.9}
+dtype: float32
+out_dtype: bfloat16
+"""
+
+
+def test_a_recipe_of_mergekit_is_read() -> None:
+    recipe = parse_recipe(GOOD)
+    assert recipe.references() == ["org/base", "org/code@main", "./prose"]
+    assert recipe.stored_dtype == "BF16"
+    assert recipe.donor == "org/base"
+    assert recipe.warnings() == []
+
+
+def bad(**changes: Any) -> dict[str, Any]:
+    recipe: dict[str, Any] = {
+        "merge_method": "task_arithmetic",
+        "base_model": "base",
+        "models": [{"model": "a", "parameters": {"weight": 0.5}}],
+    }
+    return {key: value for key, value in (recipe | changes).items() if value is not None}
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "unknown method": (
+        bad(merge_method="task_arithmatic"),
+        ["merge_method", "unknown method 'task_arithmatic'", "did you mean 'task_arithmetic'?"],
+    ),
+    "unknown key": (bad(modells=[]), ["modells: unknown key", "did you mean 'models'?"]),
+    "typo in a parameter": (
+        bad(models=[{"model": "a", "parameters": {"wieght": 1}}]),
+        ["models[0].parameters.wieght", "no parameter 'wieght'", "did you mean 'weight'?"],
+    ),
+    "typo in a recipe-wide parameter": (
+        bad(parameters={"lamda": 1}),
+        ["parameters.lamda", "did you mean 'lambda'?"],
+    ),
+    "recipe-wide parameter at a model": (
+        bad(models=[{"model": "a", "parameters": {"weight": 1, "lambda": 1}}]),
+        ["models[0].parameters.lambda", "no parameter 'lambda' here"],
+    ),
+    "weights for a model that is not listed": (
+        bad(parameters={"weight": {"b": 1}}),
+        ["parameters.weight", "model 'b', which is not listed"],
+    ),
+    "weights by model at the wrong place": (
+        bad(parameters={"weight": {"a": 1}}),
+        ["models[i].parameters.weight"],
+    ),
+    "missing weight": (
+        bad(models=[{"model": "a"}]),
+        ["models[0].parameters.weight", "needs 'weight' of 'a'"],
+    ),
+    "a filter without a rest": (
+        bad(models=[{"model": "a", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}]),
+        ["needs 'weight' of 'a'"],
+    ),
+    "a lone filter": (
+        bad(parameters={"weight": {"filter": "mlp", "value": 1}}),
+        ["a filter must be an entry of a list"],
+    ),
+    "weight as text": (
+        bad(models=[{"model": "a", "parameters": {"weight": "half"}}]),
+        ["weight must be a number, not 'half'"],
+    ),
+    "weight that is not finite": (
+        bad(models=[{"model": "a", "parameters": {"weight": float("nan")}}]),
+        ["must be a finite number"],
+    ),
+    "density above 1": (
+        bad(
+            merge_method="ties",
+            models=[{"model": "a", "parameters": {"weight": 1, "density": 20}}],
+        ),
+        ["models[0].parameters.density", "between 0 and 1, not 20"],
+    ),
+    "t outside the arc": (
+        bad(merge_method="slerp", models=[{"model": "a"}], parameters={"t": 1.5}),
+        ["parameters.t", "between 0 and 1"],
+    ),
+    "no t": (
+        bad(merge_method="slerp", models=[{"model": "a"}]),
+        ["parameters.t", "slerp needs 't'"],
+    ),
+    "no base": (bad(base_model=None), ["task_arithmetic needs base_model"]),
+    "no models": (bad(models=[]), ["list at least one model"]),
+    "only the base": (
+        bad(models=[{"model": "base", "parameters": {"weight": 1}}]),
+        ["needs a model besides the base"],
+    ),
+    "too many models": (
+        bad(merge_method="slerp", models=[{"model": "a"}, {"model": "b"}], parameters={"t": 0}),
+        ["slerp takes 1 model besides the base, not 2"],
+    ),
+    "a model twice": (
+        bad(parameters={"weight": 1}, models=[{"model": "a"}, {"model": "a"}]),
+        ["models[1].model", "'a' is listed twice"],
+    ),
+    "unknown dtype": (bad(dtype="bfloat"), ["dtype", "did you mean 'bfloat16'?"]),
+    "tokenizer of a stranger": (
+        bad(tokenizer_source="b"),
+        ["tokenizer_source", "'b' is not one of the checkpoints"],
+    ),
+    "a flag as text": (bad(parameters={"normalize": "yes"}), ["must be true or false"]),
+    "rescale in a strange way": (
+        bad(merge_method="dare_ties", parameters={"rescale": "l3"}),
+        ["rescale cannot be 'l3'"],
+    ),
+    "slices": (bad(slices=[]), ["layer stacking is not supported by this version"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", sorted(MISTAKES))
+def test_a_mistake_is_named_with_its_place(mistake: str) -> None:
+    recipe, parts = MISTAKES[mistake]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(recipe, where="my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml")
+    for part in parts:
+        assert part in message
+
+
+def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("merge_method: linear\nmodels: []\nmerge_method: ties\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:3.*'merge_method' is given twice"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "!!python/object/apply:os.system [true]", ""])
+def test_what_is_no_plain_yaml_mapping_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_recipe(text)
+
+
+def test_scales_above_one_and_crowds_are_warned_of() -> None:
+    models = [{"model": f"m{i}", "parameters": {"weight": 0.2}} for i in range(5)]
+    crowd = parse_recipe(bad(models=models))
+    assert ["5 models" in warning for warning in crowd.warnings()] == [True]
+    steep = parse_recipe(
+        bad(models=[{"model": "a", "parameters": {"weight": [0.5, 2.5]}}], parameters={"lambda": 3})
+    )
+    assert ["models[0].parameters.weight is 2.5" in w for w in steep.warnings()] == [True, False]
+    assert "parameters.lambda is 3" in steep.warnings()[1]
+
+
+def test_the_digest_is_of_the_meaning() -> None:
+    plain = parse_recipe(GOOD)
+    spaced = parse_recipe(GOOD.replace("dtype: float32", "dtype:    float32   # stored elsewhere"))
+    named = parse_recipe(GOOD + "name: nightly\n")
+    other = parse_recipe(GOOD.replace("0.9]", "0.8]"))
+    assert plain.digest == spaced.digest == named.digest
+    assert plain.digest != other.digest
+
+
+def test_gradients_interpolate_over_the_layers() -> None:
+    assert [gradient([0, 0.5, 1], t) for t in (0, 0.25, 0.5, 0.9, 1)] == [0, 0.25, 0.5, 0.9, 1]
+    counts = layer_counts(["model.layers.0.w", "model.layers.4.w", "vision.blocks.0.w", "head"])
+    assert counts == {"model.layers": 5, "vision.blocks": 1}
+    depths = [depth_of(f"model.layers.{layer}.w", counts) for layer in range(5)]
+    assert depths == [0, 0.25, 0.5, 0.75, 1]
+    assert depth_of("vision.blocks.0.w", counts) == 1
+    assert depth_of("head", counts) == 0
+
+
+@given(st.permutations(["merge_method", "base_model", "models", "parameters", "dtype"]))
+def test_the_order_of_keys_means_nothing(order: list[str]) -> None:
+    recipe = bad(parameters={"lambda": 0.5}, dtype="float32")
+    shuffled = {key: recipe[key] for key in order}
+    assert parse_recipe(shuffled).digest == parse_recipe(recipe).digest
+
+
+def test_every_method_explains_itself() -> None:
+    for method in METHODS.values():
+        assert "out =" in method.formula()
+        assert method.paper
+        assert all(parameter.help for parameter in method.parameters)
