@@ -110,19 +110,23 @@ class _Worker:
             model_parameters=tensor.model_parameters,
             parameters=tensor.parameters,
             random_keys=self._plan.random_keys(tensor),
+            shape=tensor.slot.shape,
+            has_base=tensor.base is not None,
         )
-        kernel = method_named(tensor.method).kernel(job)
+        method = method_named(tensor.method)
+        kernel = method.kernel(job)
+        step = job.row_step if method.granularity == "rowwise" else CHUNK
         for index in range(kernel.passes):
-            for block in self._blocks(tensor, stop, check=index == 0):
+            for block in self._blocks(tensor, step, stop, check=index == 0):
                 kernel.observe(index, block)
             kernel.conclude(index)
-        for block in self._blocks(tensor, stop, check=kernel.passes == 0):
+        for block in self._blocks(tensor, step, stop, check=kernel.passes == 0):
             self._write(tensor, block.start, self._rounded(tensor, kernel, block))
 
     def _blocks(
-        self, tensor: PlannedTensor, stop: threading.Event, *, check: bool
+        self, tensor: PlannedTensor, step: int, stop: threading.Event, *, check: bool
     ) -> Iterator[Block]:
-        for start, count in self._ranges(tensor, stop):
+        for start, count in self._ranges(tensor, step, stop):
             base = self._load(0, tensor.base, start, count) if tensor.base else None
             models = [
                 self._load(slot, entry, start, count)
@@ -133,14 +137,18 @@ class _Worker:
                     _check_finite(entry, values)
             yield Block(start, base, models)
 
-    def _ranges(self, tensor: PlannedTensor, stop: threading.Event) -> Iterator[tuple[int, int]]:
-        for start in range(0, tensor.slot.numel, self._block):
+    def _ranges(
+        self, tensor: PlannedTensor, step: int, stop: threading.Event
+    ) -> Iterator[tuple[int, int]]:
+        """Blocks of about the worker's size: multiples of `step` elements, but for the last."""
+        length = step * max(1, self._block // step)
+        for start in range(0, tensor.slot.numel, length):
             if stop.is_set():
                 return
-            yield start, min(self._block, tensor.slot.numel - start)
+            yield start, min(length, tensor.slot.numel - start)
 
     def _load(self, slot: int, entry: TensorEntry, start: int, count: int) -> torch.Tensor:
-        stored = self._reader.read(entry, start, count, self._buffer(slot, entry))
+        stored = self._reader.read(entry, start, count, self._buffer(slot, entry, count))
         return stored.to(self._device).to(torch.float64)
 
     def _rounded(self, tensor: PlannedTensor, kernel: Kernel, block: Block) -> torch.Tensor:
@@ -157,10 +165,10 @@ class _Worker:
 
     def _copy(self, tensor: PlannedTensor, stop: threading.Event) -> None:
         entries = _entries(tensor)
-        for start, count in self._ranges(tensor, stop):
-            first = self._reader.read(entries[0], start, count, self._buffer(0, entries[0]))
+        for start, count in self._ranges(tensor, CHUNK, stop):
+            first = self._reader.read(entries[0], start, count, self._buffer(0, entries[0], count))
             for entry in entries[1:]:
-                other = self._reader.read(entry, start, count, self._buffer(1, entry))
+                other = self._reader.read(entry, start, count, self._buffer(1, entry, count))
                 if other.dtype != first.dtype or not torch.equal(first, other):
                     raise CompatibilityError(
                         f"tensor {tensor.name} holds {name_of(entry.dtype)} values that differ from"
@@ -175,8 +183,8 @@ class _Worker:
         data = values.contiguous().view(torch.uint8).numpy().data
         self._staging.write(slot.shard, data, slot.offset + start * ITEM_SIZES[slot.dtype])
 
-    def _buffer(self, slot: int, entry: TensorEntry) -> bytearray:
-        size = self._block * ITEM_SIZES[entry.dtype]
+    def _buffer(self, slot: int, entry: TensorEntry, count: int) -> bytearray:
+        size = max(count, self._block) * ITEM_SIZES[entry.dtype]
         while len(self._buffers) <= slot:
             self._buffers.append(bytearray())
         if len(self._buffers[slot]) < size:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.digests import digest_of
 from merge_core.dtypes import MERGEABLE, name_of
-from merge_core.errors import CompatibilityError
+from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.layers import depth_of, layer_counts
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.methods.base import Method
@@ -220,21 +220,38 @@ def _planned_tensors(
     resolvers = [_resolver(method.per_model(), recipe.levels(entry)) for entry in recipe.inputs]
     recipe_wide = _resolver(method.recipe_wide(), [recipe.parameters])
     planned = []
+    checked: tuple[object, object] | None = None
     for slot in slots:
         name = slot.name
         depth = depth_of(name, counts)
-        entries = tuple(member.tensors[name] for member in members)
+        model_parameters = tuple(resolver(name, depth) for resolver in resolvers)
+        parameters = recipe_wide(name, depth)
+        if checked != (model_parameters, parameters):
+            _check_parameters(method, name, model_parameters, parameters)
+            checked = (model_parameters, parameters)
         planned.append(
             PlannedTensor(
                 slot=slot,
                 method=method.name if slot.dtype in MERGEABLE else COPY,
                 base=base.tensors[name] if base and _reads_base(method, slot) else None,
-                inputs=entries,
-                model_parameters=tuple(resolver(name, depth) for resolver in resolvers),
-                parameters=recipe_wide(name, depth),
+                inputs=tuple(member.tensors[name] for member in members),
+                model_parameters=model_parameters,
+                parameters=parameters,
             )
         )
     return tuple(planned)
+
+
+def _check_parameters(
+    method: Method,
+    tensor: str,
+    model_parameters: Sequence[Mapping[str, Scalar]],
+    parameters: Mapping[str, Scalar],
+) -> None:
+    try:
+        method.check(model_parameters, parameters)
+    except RecipeError as error:
+        raise RecipeError(error.what, where=f"tensor {tensor}", mend=error.mend) from None
 
 
 def _reads_base(method: Method, slot: Slot) -> bool:

@@ -5,20 +5,48 @@ from __future__ import annotations
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods.averaging import Linear, Passthrough
 from merge_core.methods.base import Method
+from merge_core.methods.data_free import (
+    ConsensusTaskArithmetic,
+    Emr,
+    MagMax,
+    MetaGpt,
+    NormalizedTaskArithmetic,
+)
 from merge_core.methods.deltas import ApplyTaskVector, ExtractTaskVector
-from merge_core.methods.spherical import Slerp
+from merge_core.methods.model_stock import ModelStock
+from merge_core.methods.outliers import Breadcrumbs, BreadcrumbsTies, Della, DellaLinear
+from merge_core.methods.overlap import NearSwap, Ram, RamPlus
+from merge_core.methods.sce import Sce
+from merge_core.methods.spherical import Karcher, MultiSlerp, NuSlerp, Slerp
 from merge_core.methods.task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Linear(),
+        Passthrough(),
         Slerp(),
+        NuSlerp(),
+        MultiSlerp(),
+        Karcher(),
         TaskArithmetic(),
+        NormalizedTaskArithmetic(),
+        MetaGpt(),
         Ties(),
         DareLinear(),
         DareTies(),
-        Passthrough(),
+        Breadcrumbs(),
+        BreadcrumbsTies(),
+        DellaLinear(),
+        Della(),
+        ModelStock(),
+        Sce(),
+        NearSwap(),
+        Ram(),
+        RamPlus(),
+        MagMax(),
+        Emr(),
+        ConsensusTaskArithmetic(),
     )
 }
 """Every method that a recipe may name."""

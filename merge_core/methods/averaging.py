@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from merge_core.errors import RecipeError
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.parameters import Parameter
+from merge_core.parameters import Parameter, Scalar
 
 
 class Linear(Method):
@@ -25,17 +27,21 @@ class Linear(Method):
     )
     base_is_input = True
 
+    def check(
+        self,
+        model_parameters: Sequence[Mapping[str, Scalar]],
+        parameters: Mapping[str, Scalar],
+    ) -> None:
+        total = sum(float(each["weight"]) for each in model_parameters)
+        if parameters["normalize"] and total == 0:
+            raise RecipeError(
+                "the weights add up to 0 and cannot be normalised",
+                mend="set normalize: false, or weights with another sum",
+            )
+
     def kernel(self, job: TensorJob) -> Kernel:
         weights = job.numbers("weight")
-        if job.parameters["normalize"]:
-            total = sum(weights)
-            if total == 0:
-                raise RecipeError(
-                    f"the weights of tensor {job.name} add up to 0 and cannot be normalised",
-                    mend="set normalize: false, or weights with another sum",
-                )
-            return _WeightedSum(weights, total)
-        return _WeightedSum(weights, 1.0)
+        return _WeightedSum(weights, sum(weights) if job.parameters["normalize"] else 1.0)
 
 
 class _WeightedSum(Kernel):

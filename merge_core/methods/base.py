@@ -52,6 +52,18 @@ class TensorJob:
     """Resolved recipe-wide parameters."""
     random_keys: tuple[int, ...]
     """One 64-bit key for each model, from (seed, method, model digest, tensor name)."""
+    shape: tuple[int, ...] = ()
+    has_base: bool = True
+
+    @property
+    def row(self) -> int:
+        """Elements of a row: the last extent; vectors and scalars are one row."""
+        return self.shape[-1] if len(self.shape) > 1 else max(1, self.numel)
+
+    @property
+    def row_step(self) -> int:
+        """Elements of the whole rows that make up about one `CHUNK`."""
+        return self.row * max(1, CHUNK // max(1, self.row))
 
     def numbers(self, name: str) -> list[float]:
         """A per-model number of every model."""
@@ -87,12 +99,24 @@ class Method(ABC):
     """Whether a listed base is one more model to combine, rather than skipped as the origin."""
     fewest_models: ClassVar[int] = 1
     most_models: ClassVar[int | None] = None
-    granularity: ClassVar[Literal["elementwise", "statistics"]] = "elementwise"
+    granularity: ClassVar[Literal["elementwise", "statistics", "rowwise"]] = "elementwise"
+    """rowwise: blocks are whole rows, and start at multiples of `TensorJob.row_step`."""
     random: ClassVar[bool] = False
 
     @abstractmethod
     def kernel(self, job: TensorJob) -> Kernel:
         """A fresh kernel for one tensor."""
+
+    def check(
+        self,
+        model_parameters: Sequence[Mapping[str, Scalar]],
+        parameters: Mapping[str, Scalar],
+    ) -> None:
+        """Refuse resolved parameters of a tensor that do not go together, while planning.
+
+        Raises:
+            RecipeError: what is wrong with them.
+        """
 
     @classmethod
     def per_model(cls) -> tuple[Parameter, ...]:
@@ -111,12 +135,24 @@ class Method(ABC):
 
 
 class Sum:
-    """A float64 sum over a whole tensor, added up chunk by chunk in order."""
+    """A float64 sum over a whole tensor, added up step by step in order.
 
-    def __init__(self) -> None:
+    step: elements of one step; blocks must start at multiples of it.
+    """
+
+    def __init__(self, step: int = CHUNK) -> None:
         self.value = 0.0
+        self._step = step
 
     def add(self, values: torch.Tensor) -> None:
-        """Add a block's values (float64, starting at a multiple of CHUNK)."""
-        for start in range(0, values.numel(), CHUNK):
-            self.value += float(values[start : start + CHUNK].sum())
+        """Add a block's values (float64)."""
+        for start in range(0, values.numel(), self._step):
+            self.value += float(values[start : start + self._step].sum())
+
+
+def add_up(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of equal-shaped tensors, in their order, as a new tensor."""
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    return total

@@ -1,4 +1,4 @@
-"""Sparsifying a task vector: exactly the largest entries (TIES), or a random share (DARE)."""
+"""Sparsifying a task vector: which of its entries stay, and how it gets its size back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 
 from merge_core.methods.base import Sum
-from merge_core.methods.random_bits import keep_mask
+from merge_core.methods.random_bits import BITS, keep_mask, random_integers
+from merge_core.methods.selection import LargestEntries
 
-_LOW_BITS = 15
-_COARSE_BINS = 1 << 16
-_FINE_BINS = 1 << _LOW_BITS
 _TINY_NORM = 1e-7
 
 
@@ -27,15 +25,22 @@ class Sparsifier(ABC):
         """All blocks of pass `index` were seen."""
 
     @abstractmethod
-    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor | None:
-        """Mask of the entries that stay, or None when all do."""
+    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        """Mask of the entries that stay, bool."""
+
+    def apply(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        """The block with zeros in place of the entries that go."""
+        return delta * self.keep(delta, start)
 
 
 class KeepAll(Sparsifier):
     """Density 1."""
 
-    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor | None:
-        return None
+    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        return torch.ones_like(delta, dtype=torch.bool)
+
+    def apply(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        return delta
 
 
 class KeepRandom(Sparsifier):
@@ -45,70 +50,90 @@ class KeepRandom(Sparsifier):
         self._density = density
         self._key = key
 
-    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor | None:
+    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor:
         return keep_mask(self._key, start, delta.numel(), self._density, delta.device)
 
 
 class KeepLargest(Sparsifier):
-    """Exactly k = max(1, int(density * n)) entries of largest magnitude stay.
+    """Exactly k = max(1, int(density * n)) entries of largest magnitude stay (TIES)."""
 
-    Magnitudes are compared as float32. The k-th largest is found without sorting and in constant
-    memory: non-negative floats order like their bit patterns, so a histogram over the upper 16 bits
-    finds its bin (pass 0) and one over the lower 15 bits its exact value (pass 1). Among entries
-    equal to it those with the lowest index stay; pass 2 finds the last of them.
-    """
-
-    passes = 3
+    passes = LargestEntries.passes
 
     def __init__(self, density: float, numel: int) -> None:
-        self._rank = min(numel, max(1, int(density * numel)))
-        self._counts = torch.zeros(_COARSE_BINS, dtype=torch.int64)
-        self._bin = 0
-        self._threshold = 0
-        self._ties_wanted = 0
-        self._ties_seen = 0
-        self._last_tie: int | None = None
-        self._unambiguous = False
+        self._largest = LargestEntries(min(numel, max(1, int(density * numel))))
 
     def observe(self, index: int, delta: torch.Tensor, start: int) -> None:
-        if index == 2 and (self._unambiguous or self._last_tie is not None):
-            return
-        bits = _magnitude_bits(delta)
-        if index == 0:
-            self._counts += torch.bincount(bits >> _LOW_BITS, minlength=_COARSE_BINS).cpu()
-        elif index == 1:
-            low = bits[(bits >> _LOW_BITS) == self._bin] & (_FINE_BINS - 1)
-            self._counts += torch.bincount(low, minlength=_FINE_BINS).cpu()
-        else:
-            self._find_last_tie(bits, start)
+        self._largest.observe(index, delta, start)
 
     def conclude(self, index: int) -> None:
-        if index == 0:
-            self._bin, self._rank = _descend(self._counts, self._rank)
-            self._counts = torch.zeros(_FINE_BINS, dtype=torch.int64)
-        elif index == 1:
-            low, self._ties_wanted = _descend(self._counts, self._rank)
-            self._threshold = (self._bin << _LOW_BITS) | low
-            self._unambiguous = self._ties_wanted == int(self._counts[low])
+        self._largest.conclude(index)
 
-    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor | None:
-        bits = _magnitude_bits(delta)
-        if self._unambiguous:
-            return bits >= self._threshold
-        keep = bits > self._threshold
-        assert self._last_tie is not None
-        reach = self._last_tie + 1 - start
-        if reach > 0:
-            keep[:reach] |= bits[:reach] == self._threshold
-        return keep
+    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        return self._largest.mask(delta, start)
 
-    def _find_last_tie(self, bits: torch.Tensor, start: int) -> None:
-        ties = bits == self._threshold
-        count = int(ties.sum())
-        if self._ties_seen + count >= self._ties_wanted:
-            position = ties.nonzero()[self._ties_wanted - self._ties_seen - 1]
-            self._last_tie = start + int(position)
-        self._ties_seen += count
+
+class KeepBand(Sparsifier):
+    """The int(gamma * n) largest entries go, the max(1, int(density * n)) next ones stay.
+
+    Model Breadcrumbs, arXiv:2312.06795.
+    """
+
+    passes = LargestEntries.passes
+
+    def __init__(self, density: float, gamma: float, numel: int) -> None:
+        kept = min(numel, max(1, int(density * numel)))
+        outliers = min(int(gamma * numel), numel - kept)
+        self._outliers = LargestEntries(outliers)
+        self._upper = LargestEntries(outliers + kept)
+
+    def observe(self, index: int, delta: torch.Tensor, start: int) -> None:
+        self._outliers.observe(index, delta, start)
+        self._upper.observe(index, delta, start)
+
+    def conclude(self, index: int) -> None:
+        self._outliers.conclude(index)
+        self._upper.conclude(index)
+
+    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        return self._upper.mask(delta, start) & ~self._outliers.mask(delta, start)
+
+
+class KeepByRank(Sparsifier):
+    """Each entry stays with a probability that grows with its magnitude's rank in its row (DELLA).
+
+    p = density - epsilon + 2 * epsilon * rank / (row - 1), rank from 0 for the smallest magnitude.
+    With `inverse` an entry that stays is divided by its p. Needs blocks of whole rows.
+    """
+
+    def __init__(
+        self, density: float, epsilon: float, row: int, key: int, *, inverse: bool
+    ) -> None:
+        self._inverse = inverse
+        self._low, self._spread = density - epsilon, 2 * epsilon
+        self._density = density
+        self._row = row
+        self._key = key
+
+    def keep(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        return self._drawn(self._probabilities(delta), delta, start)
+
+    def apply(self, delta: torch.Tensor, start: int) -> torch.Tensor:
+        probabilities = self._probabilities(delta)
+        kept = delta * self._drawn(probabilities, delta, start)
+        return kept / probabilities if self._inverse else kept
+
+    def _drawn(self, probabilities: torch.Tensor, delta: torch.Tensor, start: int) -> torch.Tensor:
+        limits = (probabilities * (1 << BITS)).to(torch.int64)
+        return random_integers(self._key, start, delta.numel(), delta.device) < limits
+
+    def _probabilities(self, delta: torch.Tensor) -> torch.Tensor:
+        rows = delta.view(-1, self._row).abs()
+        if self._row == 1:
+            return torch.full_like(delta, self._density)
+        order = rows.argsort(dim=1, stable=True)
+        ranks = torch.empty_like(order)
+        ranks.scatter_(1, order, torch.arange(self._row, device=rows.device).expand_as(order))
+        return (ranks.to(torch.float64) * (self._spread / (self._row - 1)) + self._low).view(-1)
 
 
 class Rescale:
@@ -118,12 +143,12 @@ class Rescale:
     "inverse_density" divides by the density (the DARE paper), "none" is 1.
     """
 
-    def __init__(self, kind: str, density: float) -> None:
+    def __init__(self, kind: str, density: float, step: int) -> None:
         self.kind = kind
         self.factor = 1.0
         if kind == "inverse_density" and density > 0:
             self.factor = 1.0 / density
-        self._before, self._after = Sum(), Sum()
+        self._before, self._after = Sum(step), Sum(step)
 
     @property
     def needs_pass(self) -> bool:
@@ -146,15 +171,3 @@ class Rescale:
             before, after = before**0.5, after**0.5
         if before >= _TINY_NORM and after >= _TINY_NORM:
             self.factor = before / after
-
-
-def _magnitude_bits(delta: torch.Tensor) -> torch.Tensor:
-    return delta.abs().to(torch.float32).view(torch.int32)
-
-
-def _descend(counts: torch.Tensor, rank: int) -> tuple[int, int]:
-    """The bin of the rank-th largest entry (rank from 1), and its rank within that bin."""
-    from_top = counts.flip(0).cumsum(0)
-    position = int((from_top < rank).sum())
-    above = int(from_top[position - 1]) if position else 0
-    return counts.numel() - 1 - position, rank - above

@@ -1,0 +1,102 @@
+"""SCE: select where models disagree most, weigh models by energy, elect signs."""
+
+from __future__ import annotations
+
+import torch
+
+from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, add_up
+from merge_core.methods.selection import LargestEntries
+from merge_core.methods.task_vector_sum import INT8_MASK
+from merge_core.parameters import Parameter
+
+_TINY = 1e-6
+
+
+class Sce(Method):
+    """Select, calculate, erase.
+
+    Keep the int(select_topk * nnz) entries whose variance over the models is largest (all at 1);
+    c_i = mean(tau_i^2) / sum_j mean(tau_j^2); s = sign(sum_i tau_i), + where it is 0;
+    out = theta_0 + sum_agree c_i * tau_i / sum_agree c_i.
+    """
+
+    name = "sce"
+    summary = "keep the entries of highest variance, weigh models by energy, elect signs"
+    paper = "Wan et al. 2024, FuseChat (arXiv:2408.07990)"
+    parameters = (
+        Parameter("select_topk", "share of the varying entries that is kept", 1.0, low=0, high=1),
+        INT8_MASK,
+    )
+    base = "required"
+    granularity = "statistics"
+
+    def kernel(self, job: TensorJob) -> Kernel:
+        return _Sce(float(job.parameters["select_topk"]), len(job.model_parameters), job.numel)
+
+
+class _Sce(Kernel):
+    """Passes: count varying entries; select by variance (three); measure energies."""
+
+    def __init__(self, topk: float, models: int, numel: int) -> None:
+        self._topk = topk
+        self._numel = max(1, numel)
+        self._varying = 0
+        self._selection: LargestEntries | None = None
+        self._energies = [Sum() for _ in range(models)]
+        self._shares: list[float] = []
+        self._selecting = 1 + LargestEntries.passes if topk < 1 else 0
+        self.passes = self._selecting + 1
+
+    def observe(self, index: int, block: Block) -> None:
+        deltas = block.task_vectors
+        if index == self._selecting:
+            for total, delta in zip(
+                self._energies, self._selected(deltas, block.start), strict=True
+            ):
+                total.add(delta * delta)
+        elif index == 0:
+            self._varying += int((_variance(deltas) != 0).sum())
+        elif self._selection is not None:
+            self._selection.observe(index - 1, _variance(deltas), block.start)
+
+    def conclude(self, index: int) -> None:
+        if index == self._selecting:
+            energies = [total.value / self._numel for total in self._energies]
+            self._shares = _shares(energies)
+        elif index == 0:
+            self._selection = LargestEntries(int(self._topk * self._varying))
+        elif self._selection is not None:
+            self._selection.conclude(index - 1)
+
+    def combine(self, block: Block) -> torch.Tensor:
+        deltas = self._selected(block.task_vectors, block.start)
+        positive = add_up(deltas) >= 0
+        mixed, divisor = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+        for delta, share in zip(deltas, self._shares, strict=True):
+            agree = torch.where(positive, delta > 0, delta < 0)
+            mixed += delta * agree * share
+            divisor += agree * share
+        assert block.base is not None
+        return block.base + mixed / divisor.clamp(min=_TINY)
+
+    def _selected(self, deltas: list[torch.Tensor], start: int) -> list[torch.Tensor]:
+        if self._selection is None:
+            return deltas
+        mask = self._selection.mask(_variance(deltas), start)
+        return [delta * mask for delta in deltas]
+
+
+def _variance(deltas: list[torch.Tensor]) -> torch.Tensor:
+    """Biased variance over the models, entry by entry."""
+    mean = add_up(deltas) / len(deltas)
+    total = torch.zeros_like(mean)
+    for delta in deltas:
+        total += (delta - mean) ** 2
+    return total / len(deltas)
+
+
+def _shares(energies: list[float]) -> list[float]:
+    total = sum(energies)
+    if abs(total) < _TINY:
+        return [1.0 / len(energies)] * len(energies)
+    return [energy / total for energy in energies]

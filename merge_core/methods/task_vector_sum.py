@@ -1,0 +1,123 @@
+"""The kernel of the task-arithmetic family: sparsify task vectors, agree on signs, add them up.
+
+The methods differ in how a task vector is sparsified and in whether signs are elected. The order of
+operations is mergekit's, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from merge_core.methods.base import CHUNK, Block, Kernel, TensorJob, add_up
+from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
+from merge_core.parameters import Parameter
+
+_TINY_SUM = 1e-8
+
+WEIGHT = Parameter("weight", "scale of this model's task vector", None, per_model=True)
+DENSITY = Parameter(
+    "density", "share of the task vector that is kept", 1.0, per_model=True, low=0, high=1
+)
+LAMBDA = Parameter("lambda", "scale of the merged task vector", 1.0)
+INT8_MASK = Parameter("int8_mask", "accepted for mergekit's sake; no effect", False, kind="flag")
+
+
+def normalize_parameter(default: bool) -> Parameter:
+    """Whether the sum is divided by the weights; the methods' defaults differ."""
+    return Parameter("normalize", "divide by the sum of the weights", default, kind="flag")
+
+
+def common_parameters(*, normalize: bool, rescale: bool) -> tuple[Parameter, ...]:
+    """What every sparsifying method takes besides its own; only two defaults differ."""
+    return (
+        normalize_parameter(normalize),
+        Parameter(
+            "rescale",
+            "restore a sparsified task vector's size: true or l1, l2, inverse_density, none",
+            rescale,
+            kind="choice",
+            choices=("l1", "l2", "inverse_density", "none"),
+        ),
+        LAMBDA,
+        INT8_MASK,
+    )
+
+
+def rescale_kind(job: TensorJob) -> str:
+    """The rescale setting as one of its words: true is l1, false is none."""
+    value = job.parameters["rescale"]
+    return {True: "l1", False: "none"}[value] if isinstance(value, bool) else str(value)
+
+
+class TaskVectorSum(Kernel):
+    def __init__(
+        self,
+        job: TensorJob,
+        keepers: list[Sparsifier],
+        *,
+        rescale: str,
+        consensus: bool,
+        step: int = CHUNK,
+    ) -> None:
+        self._weights = job.numbers("weight")
+        self._keepers = keepers
+        self._rescales = [
+            Rescale("none" if isinstance(keeper, KeepAll) else rescale, density, step)
+            for keeper, density in zip(keepers, job.numbers("density"), strict=True)
+        ]
+        self._join: Callable[[list[torch.Tensor]], torch.Tensor]
+        self._join = self._sum_agreeing if consensus else self._sum_all
+        self._normalize = bool(job.parameters["normalize"])
+        self._lambda = float(job.parameters["lambda"])
+        self._keeping_passes = max(keeper.passes for keeper in keepers)
+        self.passes = self._keeping_passes + any(rescale.needs_pass for rescale in self._rescales)
+
+    def observe(self, index: int, block: Block) -> None:
+        members = zip(block.task_vectors, self._keepers, self._rescales, strict=True)
+        for delta, keeper, rescale in members:
+            if index < keeper.passes:
+                keeper.observe(index, delta, block.start)
+            elif index == self._keeping_passes and rescale.needs_pass:
+                rescale.observe(delta, keeper.apply(delta, block.start))
+
+    def conclude(self, index: int) -> None:
+        for keeper, rescale in zip(self._keepers, self._rescales, strict=True):
+            if index < keeper.passes:
+                keeper.conclude(index)
+            elif index == self._keeping_passes and rescale.needs_pass:
+                rescale.conclude()
+
+    def combine(self, block: Block) -> torch.Tensor:
+        weighted = []
+        for delta, keeper, rescale, weight in zip(
+            block.task_vectors, self._keepers, self._rescales, self._weights, strict=True
+        ):
+            kept = keeper.apply(delta, block.start)
+            if rescale.factor != 1.0:
+                kept = kept * rescale.factor
+            weighted.append(kept * weight)
+        assert block.base is not None
+        return block.base + self._join(weighted) * self._lambda
+
+    def _sum_all(self, weighted: list[torch.Tensor]) -> torch.Tensor:
+        total = add_up(weighted)
+        divisor = sum(self._weights)
+        if self._normalize and abs(divisor) >= _TINY_SUM:
+            total /= divisor
+        return total
+
+    def _sum_agreeing(self, weighted: list[torch.Tensor]) -> torch.Tensor:
+        positive = add_up(weighted) >= 0
+        total = torch.zeros_like(weighted[0])
+        divisor = torch.zeros_like(weighted[0])
+        for values, weight in zip(weighted, self._weights, strict=True):
+            agree = torch.where(positive, values > 0, values < 0)
+            total += values * agree
+            if self._normalize:
+                divisor += agree * weight
+        if self._normalize:
+            divisor[divisor == 0] = 1.0
+            total /= divisor
+        return total
