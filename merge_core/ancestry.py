@@ -1,0 +1,153 @@
+"""Measures whether a checkpoint descends from a base, on a sample of the weights.
+
+A fine-tune stays near its base: most of its weights' direction is the base's. Two pre-training
+runs share nothing: in these dimensions their weights are nearly orthogonal, so the cosine is near
+0 and the difference is about sqrt(2) of the norm. Nothing real lies between, see docs/verify.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from merge_core.checkpoint import Checkpoint
+from merge_core.dtypes import MERGEABLE
+from merge_core.reading import BlockReader
+from merge_core.safetensors_header import TensorEntry
+from merge_core.workers import default_threads, ordered_map
+
+Kinship = Literal["identical", "near", "far", "unrelated"]
+
+UNRELATED_BELOW = 0.5
+"""Median cosine under which two checkpoints are of different training runs."""
+FAR_BELOW = 0.9
+"""Median cosine under which a common origin is doubtful."""
+FAR_ABOVE = 0.6
+"""Difference relative to the base's norm above which a task vector is suspiciously long."""
+
+_MAX_TENSORS = 64
+_RUNS = 4
+_RUN = 1 << 14
+_COMPARED = 1 << 20
+
+
+@dataclass(frozen=True)
+class Ancestry:
+    """How one checkpoint's sampled weights relate to another's."""
+
+    tensors: int
+    elements: int
+    relative_norm: float
+    """||θ - θ0|| / ||θ0||."""
+    cosine: float
+    """Of θ and θ0, over all sampled elements."""
+    median_cosine: float
+    """Of the sampled tensors' cosines: one retrained head or embedding does not move it."""
+
+    @property
+    def kinship(self) -> Kinship:
+        """What the numbers say; `identical` means equal in the sample."""
+        if self.relative_norm == 0.0:
+            return "identical"
+        if self.median_cosine < UNRELATED_BELOW:
+            return "unrelated"
+        if self.median_cosine < FAR_BELOW or self.relative_norm > FAR_ABOVE:
+            return "far"
+        return "near"
+
+
+def measure_ancestry(base: Checkpoint, model: Checkpoint, reader: BlockReader) -> Ancestry | None:
+    """Compare up to 64 tensors by up to 64 Ki elements each; None when nothing can be compared.
+
+    The sample is a function of the tensors' names and sizes. Matrices only, where there are any:
+    norms and biases start at 0 or 1 in every run and would make strangers look related. Elements
+    that are not finite in one of the two are left out.
+    """
+
+    def measure(pair: tuple[TensorEntry, TensorEntry]) -> tuple[float, float, float, float]:
+        parts = [_compare(*pair, reader, start, count) for start, count in _runs(pair[0])]
+        base_square, model_square, product, difference = map(sum, zip(*parts, strict=True))
+        return base_square, model_square, product, difference
+
+    pairs = _sampled_tensors(base, model)
+    squares = list(ordered_map(measure, pairs, default_threads()))
+    if not any(square[0] for square in squares):
+        return None
+    base_square, model_square, product, difference = map(sum, zip(*squares, strict=True))
+    return Ancestry(
+        tensors=len(squares),
+        elements=sum(count for entry, _ in pairs for _, count in _runs(entry)),
+        relative_norm=math.sqrt(difference / base_square),
+        cosine=_cosine(product, base_square, model_square),
+        median_cosine=statistics.median(_cosine(p, a, b) for a, b, p, _ in squares),
+    )
+
+
+def same_weights(one: Checkpoint, other: Checkpoint, reader: BlockReader) -> bool:
+    """Whether all tensors have the same names, types and bytes; stops at the first difference."""
+    if one.tensors.keys() != other.tensors.keys():
+        return False
+    for entry, twin in zip(one.tensors.values(), other.tensors.values(), strict=True):
+        if (entry.dtype, entry.shape) != (twin.dtype, twin.shape):
+            return False
+        for start in range(0, entry.numel, _COMPARED):
+            count = min(_COMPARED, entry.numel - start)
+            a, b = reader.read(entry, start, count), reader.read(twin, start, count)
+            if not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+                return False
+    return True
+
+
+def _sampled_tensors(base: Checkpoint, model: Checkpoint) -> list[tuple[TensorEntry, TensorEntry]]:
+    common = [
+        (entry, model.tensors[name])
+        for name, entry in base.tensors.items()
+        if name in model.tensors
+        and entry.shape == model.tensors[name].shape
+        and entry.dtype in MERGEABLE
+        and model.tensors[name].dtype in MERGEABLE
+        and entry.numel
+    ]
+    matrices = [pair for pair in common if len(pair[0].shape) >= 2]
+    chosen = sorted(matrices or common, key=lambda pair: _seed(pair[0].name))
+    return chosen[:_MAX_TENSORS]
+
+
+def _compare(
+    entry: TensorEntry, other: TensorEntry, reader: BlockReader, start: int, count: int
+) -> tuple[float, float, float, float]:
+    """||x||², ||y||², <x, y> and ||y - x||² of a run of the base's and the model's elements."""
+    x = reader.read(entry, start, count).double()
+    y = reader.read(other, start, count).double()
+    known = torch.isfinite(x) & torch.isfinite(y)
+    x, y = x[known], y[known]
+    delta = y - x
+    return float(x @ x), float(y @ y), float(x @ y), float(delta @ delta)
+
+
+def _runs(entry: TensorEntry) -> Iterator[tuple[int, int]]:
+    """Start and length of the sampled runs: all of a small tensor, else one in each quarter."""
+    if entry.numel <= _RUNS * _RUN:
+        yield 0, entry.numel
+        return
+    quarter = entry.numel // _RUNS
+    seed = _seed(entry.name)
+    for index in range(_RUNS):
+        yield index * quarter + (seed >> (32 * index)) % (quarter - _RUN + 1), _RUN
+
+
+def _seed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest(), "little")
+
+
+def _cosine(product: float, base: float, model: float) -> float:
+    """Two zero vectors point the same way; a zero vector and another are orthogonal."""
+    if base == 0.0 and model == 0.0:
+        return 1.0
+    return product / math.sqrt(base * model) if base and model else 0.0

@@ -1,0 +1,112 @@
+"""Finds NaN and infinity in a checkpoint by reading every weight once, about as fast as memory.
+
+In IEEE formats all exponent bits are set exactly for these values, so two maxima of the raw bits
+decide a block: as signed integers for the positive ones, as unsigned for the negative ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from merge_core.checkpoint import Checkpoint
+from merge_core.dtypes import ITEM_SIZES, MERGEABLE
+from merge_core.reading import BlockReader
+from merge_core.safetensors_header import TensorEntry
+from merge_core.workers import ordered_map
+
+BLOCK = 1 << 18
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """A tensor with values that are no numbers."""
+
+    tensor: str
+    nan: int
+    infinite: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.nan:,} NaN"] * bool(self.nan)
+        parts += [f"{self.infinite:,} infinite"] * bool(self.infinite)
+        return f"{self.tensor} ({', '.join(parts)})"
+
+
+@dataclass(frozen=True)
+class _Format:
+    integer: torch.dtype
+    signed: Any
+    unsigned: Any
+    infinity: int
+    """The bits of +infinity: all exponent bits, no others."""
+
+    @property
+    def negative_infinity(self) -> int:
+        return self.infinity | (1 << (8 * self.integer.itemsize - 1))
+
+
+_FORMATS = {
+    "BF16": _Format(torch.int16, np.int16, np.uint16, 0x7F80),
+    "F16": _Format(torch.int16, np.int16, np.uint16, 0x7C00),
+    "F32": _Format(torch.int32, np.int32, np.uint32, 0x7F800000),
+    "F64": _Format(torch.int64, np.int64, np.uint64, 0x7FF0000000000000),
+}
+
+
+def find_non_finite(
+    checkpoint: Checkpoint,
+    reader: BlockReader,
+    threads: int,
+    advance: Callable[[int], None] | None = None,
+) -> list[NonFinite]:
+    """Every float tensor that holds NaN or infinity, in name order; `advance` gets bytes read."""
+    counts: dict[str, tuple[int, int]] = {}
+
+    def scan(piece: tuple[TensorEntry, int, int]) -> tuple[TensorEntry, int, int, int]:
+        entry, first, last = piece
+        nan = infinite = 0
+        for start in range(first, last, BLOCK):
+            found = count_non_finite(
+                reader.read(entry, start, min(BLOCK, last - start)), entry.dtype
+            )
+            nan, infinite = nan + found[0], infinite + found[1]
+        return entry, last - first, nan, infinite
+
+    with closing(ordered_map(scan, _pieces(checkpoint), threads)) as scanned:
+        for entry, elements, nan, infinite in scanned:
+            if nan or infinite:
+                before = counts.get(entry.name, (0, 0))
+                counts[entry.name] = (before[0] + nan, before[1] + infinite)
+            if advance:
+                advance(elements * ITEM_SIZES[entry.dtype])
+    return [NonFinite(name, *counts[name]) for name in sorted(counts)]
+
+
+def count_non_finite(block: torch.Tensor, dtype: str) -> tuple[int, int]:
+    """How many NaNs and how many infinities a non-empty flat block of a float dtype code holds."""
+    form = _FORMATS[dtype]
+    signed = block.view(form.integer).numpy()
+    unsigned = signed.view(form.unsigned)
+    if int(signed.max()) < form.infinity and int(unsigned.max()) < form.negative_infinity:
+        return 0, 0
+    magnitude = signed & form.signed(np.iinfo(form.signed).max)
+    nan = int(np.count_nonzero(magnitude > form.infinity))
+    return nan, int(np.count_nonzero(magnitude == form.infinity))
+
+
+def scanned_bytes(checkpoint: Checkpoint) -> int:
+    """How many bytes `find_non_finite` reads."""
+    return sum(entry.nbytes for entry in checkpoint.tensors.values() if entry.dtype in MERGEABLE)
+
+
+def _pieces(checkpoint: Checkpoint) -> Iterator[tuple[TensorEntry, int, int]]:
+    entries = [entry for entry in checkpoint.tensors.values() if entry.dtype in MERGEABLE]
+    for entry in sorted(entries, key=lambda entry: (entry.path.name, entry.offset)):
+        for first in range(0, entry.numel, _PIECE):
+            yield entry, first, min(entry.numel, first + _PIECE)

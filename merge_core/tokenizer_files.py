@@ -1,0 +1,387 @@
+"""Tokenizers as their files define them, compared by meaning: which id stands for which token,
+how text is split. Formatting, padding settings and file-format versions make no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from merge_core.checkpoint import read_json
+from merge_core.digests import canonical_json, digest_of, sha256_file
+from merge_core.errors import CheckpointError
+from merge_core.findings import Finding, counted, some
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+"""Files that define a tokenizer, the one that says most first."""
+_BINARY = ("tokenizer.model", "spiece.model")
+_MAX_TEXT_BYTES = 256 << 20
+_ADDED_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+_DEFAULTS = {"ByteLevel": {"use_regex": True}, "Metaspace": {"split": True}}
+"""Settings that older files leave out, by the type of the step they belong to."""
+_MEND = (
+    "merge models that share the base's tokenizer: choose a fine-tune that kept it, or leave this"
+    " model out"
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What a checkpoint's tokenizer files say."""
+
+    origin: str
+    """The file it was read from."""
+    ids: Mapping[str, int] | None
+    """Every token, added ones included; None when the format only allows comparing bytes."""
+    merges: tuple[tuple[str, str], ...]
+    """BPE merges in rank order."""
+    scores: tuple[float, ...]
+    """Unigram scores by id."""
+    added: Mapping[str, Mapping[str, bool]]
+    """Flags of the added tokens."""
+    steps: Mapping[str, Any]
+    """How text becomes pieces: normalizer, pre_tokenizer, the model's settings."""
+    framing: Mapping[str, Any]
+    """What is put around and taken out: post_processor, decoder."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each binary tokenizer file that is there."""
+
+    @property
+    def digest(self) -> str:
+        """Equal exactly for tokenizers that turn any text into the same ids."""
+        if self.ids is None:
+            return digest_of(dict(self.files))
+        added = {token: dict(flags) for token, flags in self.added.items()}
+        parts = [dict(self.ids), self.merges, self.scores, added, self.steps, self.framing]
+        return digest_of(parts)
+
+
+def read_tokenizer(directory: Path) -> Tokenizer | None:
+    """A checkpoint's tokenizer; None when it has none of the known files.
+
+    Raises:
+        CheckpointError: a tokenizer file that is damaged or of an unknown form.
+    """
+    binaries = {name: sha256_file(directory / name) for name in _BINARY if _has(directory, name)}
+    if _has(directory, "tokenizer.json"):
+        return _from_tokenizer_json(directory / "tokenizer.json", binaries)
+    if _has(directory, "vocab.json"):
+        ids = _ids(read_json(directory / "vocab.json"), directory / "vocab.json")
+        return _plain("vocab.json", ids, _merges_txt(directory / "merges.txt"), binaries)
+    if _has(directory, "vocab.txt"):
+        lines = _text(directory / "vocab.txt").splitlines()
+        return _plain("vocab.txt", {token: i for i, token in enumerate(lines)}, (), binaries)
+    if binaries:
+        return Tokenizer(next(iter(binaries)), None, (), (), {}, {}, {}, binaries)
+    return None
+
+
+def compare_tokenizers(
+    base_name: str,
+    base: Tokenizer | None,
+    name: str,
+    model: Tokenizer | None,
+    *,
+    may_differ: bool = False,
+) -> list[Finding]:
+    """What stands in the way of using the base's tokenizer for a merge with this model.
+
+    `may_differ`: the recipe merges the vocabularies, so every difference is only information.
+    """
+    if base is None or model is None:
+        findings = _one_is_missing(base_name, base, name, model)
+    elif base.ids is not None and model.ids is not None:
+        findings = _compare_known(base_name, base, name, model)
+    else:
+        findings = _compare_bytes(base_name, base, name, model)
+    if may_differ:
+        return [finding.model_copy(update={"severity": "info"}) for finding in findings]
+    return findings
+
+
+def _compare_known(base_name: str, base: Tokenizer, name: str, model: Tokenizer) -> list[Finding]:
+    assert base.ids is not None
+    assert model.ids is not None
+    findings = _compare_ids(base_name, base.ids, name, model.ids)
+    if any(finding.severity == "error" for finding in findings):
+        return findings
+    splitting = _compare_splitting(base, model)
+    if splitting:
+        findings.append(
+            Finding(
+                severity="error",
+                code="tokenizer-splits-differently",
+                subject=name,
+                message=f"its tokenizer has the tokens of {base_name} but splits text differently:"
+                f" {'; '.join(splitting)}",
+                mend=_MEND,
+                where=model.origin,
+            )
+        )
+    flags = [
+        token
+        for token in base.added
+        if model.added.get(token, base.added[token]) != base.added[token]
+    ]
+    if flags:
+        findings.append(_detail(name, f"added tokens have other flags: {some(map(repr, flags))}"))
+    if base.origin == model.origin and base.framing != model.framing:
+        findings.append(_framing_finding(base_name, base, name, model))
+    return findings
+
+
+def _framing_finding(base_name: str, base: Tokenizer, name: str, model: Tokenizer) -> Finding:
+    if base.framing["post_processor"] == model.framing["post_processor"]:
+        return _detail(name, f"its decoder differs from that of {base_name}")
+    return Finding(
+        severity="warning",
+        code="tokenizer-frames-differently",
+        subject=name,
+        message=f"its tokenizer puts other special tokens around a text than that of {base_name}"
+        " (post_processor)",
+        mend="the merged model takes the base's; check whether prompts begin with the token that"
+        " the models were trained with",
+        where="tokenizer.json",
+    )
+
+
+def _compare_ids(
+    base_name: str, base: Mapping[str, int], name: str, model: Mapping[str, int]
+) -> list[Finding]:
+    moved = [token for token in base if token in model and model[token] != base[token]]
+    absent = [token for token in base if token not in model]
+    new = [token for token in model if token not in base]
+    taken = set(base.values())
+    clashing = [token for token in new if model[token] in taken]
+    if moved or clashing:
+        examples = [f"{token!r} is id {model[token]}, there {base[token]}" for token in moved[:2]]
+        meaning = {number: token for token, number in base.items()}
+        examples += [
+            f"id {model[token]} is {token!r}, there {meaning[model[token]]!r}"
+            for token in clashing[:2]
+        ]
+        return [
+            Finding(
+                severity="error",
+                code="vocabulary-differs",
+                subject=name,
+                message=f"its vocabulary is not that of {base_name}:"
+                f" {counted(len(moved), 'token')} with another id, {len(new):,} only here,"
+                f" {len(absent):,} only there (for example {'; '.join(examples[:3])})",
+                mend=_MEND,
+                where="tokenizer",
+            )
+        ]
+    findings = []
+    if new:
+        tokens = some(f"{token!r} (id {model[token]})" for token in new)
+        findings.append(
+            Finding(
+                severity="warning",
+                code="tokens-added",
+                subject=name,
+                message=f"it has {counted(len(new), 'token')} that {base_name} lacks: {tokens}; the"
+                " merged model will not know them",
+                mend="merge with the base's tokenizer only if answers do not need these tokens",
+                where="tokenizer",
+            )
+        )
+    if absent:
+        tokens = some(f"{token!r} (id {base[token]})" for token in absent)
+        findings.append(
+            Finding(
+                severity="warning",
+                code="tokens-missing",
+                subject=name,
+                message=f"it lacks {counted(len(absent), 'token')} that {base_name} has: {tokens};"
+                " its embeddings of them were not trained",
+                mend="nothing, if prompts do not use these tokens",
+                where="tokenizer",
+            )
+        )
+    return findings
+
+
+def _compare_splitting(base: Tokenizer, model: Tokenizer) -> list[str]:
+    differences = []
+    if base.merges != model.merges:
+        both = zip(base.merges, model.merges, strict=False)
+        changed = sum(a != b for a, b in both) + abs(len(base.merges) - len(model.merges))
+        at = next(
+            (rank for rank, pair in enumerate(model.merges) if pair != _get(base.merges, rank)),
+            len(model.merges),
+        )
+        differences.append(
+            f"{changed:,} of {max(len(base.merges), len(model.merges)):,} merges,"
+            f" the first at rank {at}"
+        )
+    if base.scores != model.scores:
+        differences.append("the scores of its pieces")
+    if base.origin == model.origin:
+        for step in base.steps:
+            if base.steps[step] != model.steps.get(step):
+                differences.append(
+                    f"{step} {_brief(model.steps.get(step))}, there {_brief(base.steps[step])}"
+                )
+    return differences
+
+
+def _compare_bytes(base_name: str, base: Tokenizer, name: str, model: Tokenizer) -> list[Finding]:
+    shared = [file for file in base.files if file in model.files]
+    if not shared:
+        return [
+            Finding(
+                severity="warning",
+                code="tokenizer-not-comparable",
+                subject=name,
+                message=f"its tokenizer is in {model.origin}, that of {base_name} in {base.origin};"
+                " nothing here can compare the two",
+                mend="save both with the same version of transformers (AutoTokenizer, then"
+                " save_pretrained), which writes tokenizer.json",
+            )
+        ]
+    if all(base.files[file] == model.files[file] for file in shared):
+        return []
+    return [
+        Finding(
+            severity="error",
+            code="vocabulary-differs",
+            subject=name,
+            message=f"its {shared[0]} is not that of {base_name}",
+            mend=_MEND,
+            where=shared[0],
+        )
+    ]
+
+
+def _one_is_missing(
+    base_name: str, base: Tokenizer | None, name: str, model: Tokenizer | None
+) -> list[Finding]:
+    if base is None and model is None:
+        return []
+    without, other = (name, base_name) if model is None else (base_name, name)
+    return [
+        Finding(
+            severity="warning",
+            code="tokenizer-missing",
+            subject=name,
+            message=f"{without} has no tokenizer files, so they cannot be compared with those of"
+            f" {other}",
+            mend=f"copy the tokenizer files that {without} was trained with into its directory",
+        )
+    ]
+
+
+def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
+    content = read_json(path)
+    model = content.get("model")
+    if not isinstance(model, dict):
+        raise CheckpointError(
+            "tokenizer.json has no model",
+            where=str(path.parent),
+            mend="fetch this file again, or save the tokenizer again",
+        )
+    vocabulary: Any = model.get("vocab", {})
+    scores: tuple[float, ...] = ()
+    if isinstance(vocabulary, list):
+        pairs = [item for item in vocabulary if isinstance(item, list) and len(item) == 2]
+        scores = tuple(float(item[1]) for item in pairs)
+        vocabulary = {str(item[0]): i for i, item in enumerate(pairs)}
+    ids = _ids(vocabulary, path)
+    added: dict[str, dict[str, bool]] = {}
+    for token in content.get("added_tokens") or []:
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise CheckpointError("tokenizer.json has unusable added_tokens", where=str(path))
+        added[token["content"]] = {flag: bool(token.get(flag)) for flag in _ADDED_FLAGS}
+        ids |= _ids({token["content"]: token.get("id")}, path)
+    settings = {k: v for k, v in model.items() if k not in ("vocab", "merges", "dropout")}
+    steps = {
+        "normalizer": _settled(content.get("normalizer")),
+        "pre_tokenizer": _settled(content.get("pre_tokenizer")),
+        "model": _settled(settings),
+    }
+    framing = {
+        "post_processor": _settled(content.get("post_processor")),
+        "decoder": _settled(content.get("decoder")),
+    }
+    merges = tuple(_pair(merge, path) for merge in model.get("merges") or [])
+    return Tokenizer("tokenizer.json", ids, merges, scores, added, steps, framing, binaries)
+
+
+def _plain(
+    origin: str, ids: dict[str, int], merges: tuple[tuple[str, str], ...], files: Mapping[str, str]
+) -> Tokenizer:
+    return Tokenizer(origin, ids, merges, (), {}, {}, {}, files)
+
+
+def _settled(value: Any) -> Any:
+    """A step without its unset settings, with defaults that older files leave out filled in."""
+    if isinstance(value, list):
+        return [_settled(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    known = {
+        key: _settled(item)
+        for key, item in value.items()
+        if item not in (None, False, "") and key != "trim_offsets"
+    }
+    return {**_DEFAULTS.get(str(known.get("type")), {}), **known}
+
+
+def _ids(vocabulary: Any, path: Path) -> dict[str, int]:
+    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
+        raise CheckpointError(
+            f"{path.name} has a vocabulary that does not map tokens to ids",
+            where=str(path.parent),
+            mend="fetch this file again, or save the tokenizer again",
+        )
+    return dict(vocabulary)
+
+
+def _pair(merge: Any, path: Path) -> tuple[str, str]:
+    """A merge in either form: `"a b"` of older files, `["a", "b"]` of newer ones."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
+        raise CheckpointError(f"{path.name} has an unusable merge", where=str(path.parent))
+    return parts[0], parts[1]
+
+
+def _merges_txt(path: Path) -> tuple[tuple[str, str], ...]:
+    if not path.exists():
+        return ()
+    lines = [line for line in _text(path).split("\n") if line and not line.startswith("#version")]
+    return tuple(_pair(line, path) for line in lines)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_TEXT_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _has(directory: Path, name: str) -> bool:
+    return (directory / name).exists()
+
+
+def _get(merges: tuple[tuple[str, str], ...], rank: int) -> tuple[str, str] | None:
+    return merges[rank] if rank < len(merges) else None
+
+
+def _brief(value: Any) -> str:
+    text = canonical_json(value).decode()
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _detail(name: str, message: str) -> Finding:
+    return Finding(severity="info", code="tokenizer-details-differ", subject=name, message=message)

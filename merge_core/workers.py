@@ -1,0 +1,45 @@
+"""Runs the same work on many pieces in a few threads, with results in order and bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def default_threads() -> int:
+    """Processors this process may use, at most 16: more only wait for memory."""
+    return min(16, len(os.sched_getaffinity(0)))
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int
+) -> Generator[R, None, None]:
+    """`function` of each item, in the items' order, computed by `threads` threads.
+
+    At most `2 * threads` items are in work or waiting to be taken. Inside, torch uses one thread
+    for each worker, so that sums do not depend on the machine's number of processors. Wrap the
+    generator in `contextlib.closing` when the caller may leave early: that waits for the workers.
+    """
+    torch_threads = torch.get_num_threads()
+    remaining = iter(items)
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for item in itertools.islice(remaining, 2 * threads):
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+            for item in itertools.islice(remaining, 1):
+                waiting.append(pool.submit(function, item))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(torch_threads)

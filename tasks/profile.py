@@ -1,0 +1,26 @@
+"""Profile: how the models' task vectors compare, before any of them is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from merge_core.profile import TaskVectorProfile, profile_task_vectors
+from merge_core.records import SourceCheckpoint
+from tasks.caching import content_task
+from tasks.progress import prefect_progress
+
+
+@content_task("profile", version=1, retries=0)
+def profile_task(
+    key: str,
+    base: SourceCheckpoint,
+    models: Sequence[SourceCheckpoint],
+    densities: Sequence[float] = (0.1, 0.2, 0.5),
+) -> TaskVectorProfile:
+    """The profile of each model's difference from the base.
+
+    `key` is `merge_core.profile.profile_key` of the same arguments.
+    """
+    return profile_task_vectors(
+        base, models, densities=densities, progress=prefect_progress("profile")
+    )

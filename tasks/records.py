@@ -1,0 +1,132 @@
+"""The frozen values of the later steps: evaluation, decision, registration, outcome."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
+
+Verdict = Literal["promoted", "fell_back", "inconclusive"]
+Scale = Literal["ratio", "power_of_two"]
+Outcome = Literal["held", "regressed", "unclear"]
+
+
+class TaskScore(Record):
+    """One lm-eval task's result on one checkpoint, with what a paired test needs.
+
+    `values[i] / weights[i]` is not the score of document i in general: the task's score is
+    `sum(values) / sum(weights)`. For accuracy, values are 0/1 and weights 1; for bits per byte,
+    values are -log2 likelihoods in bits and weights are byte counts. For perplexities (`scale` is
+    `power_of_two`) the score is 2 to the power of that ratio.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    score: float
+    doc_ids: tuple[str, ...]
+    """lm-eval's `doc_hash` for each document, in the order of `values`."""
+    values: tuple[float, ...]
+    weights: tuple[float, ...]
+    scale: Scale = "ratio"
+
+
+class EvaluationReport(Record):
+    """lm-eval on one checkpoint with one suite."""
+
+    checkpoint_digest: str
+    reference: str
+    suite: str
+    suite_digest: str
+    lm_eval_version: str
+    transformers_version: str
+    device: str
+    scores: tuple[TaskScore, ...]
+    truncated: int = 0
+    """Documents whose prompt lost its beginning to fit the model's context. (Texts scored whole,
+    as for bits per byte, are never cut: lm-eval scores long ones window by window.)"""
+
+    def score(self, task: str) -> TaskScore:
+        """The score of one task; KeyError if the suite has no such task."""
+        for score in self.scores:
+            if score.task == task:
+                return score
+        raise KeyError(task)
+
+
+class TaskComparison(Record):
+    """Merged against baseline on one task, on the same documents.
+
+    Improvements are oriented: positive is better, in the metric's own unit. The interval is a
+    paired bootstrap over documents.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    baseline: float
+    candidate: float
+    improvement: float
+    low: float
+    high: float
+    max_regression: float
+    documents: int = 0
+    outcome: Outcome
+
+
+class Decision(Record):
+    """The verdict on a merged checkpoint, with its reasons in words."""
+
+    verdict: Verdict
+    promote: bool
+    reasons: tuple[str, ...]
+    comparisons: tuple[TaskComparison, ...]
+    gain: float
+    """Mean over the tasks of the improvement relative to the baseline's score."""
+    gain_low: float
+    gain_high: float
+    min_gain: float
+    confidence: float
+    documents: int
+    candidate_digest: str
+    baseline_digest: str
+
+
+class RegisteredVersion(Record):
+    """One version of a registered model in MLflow."""
+
+    name: str
+    version: str
+    digest: str
+    alias: str | None = None
+    run_id: str | None = None
+    logged_model_id: str | None = None
+
+
+class Registration(Record):
+    """What the register step left in MLflow."""
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    base: RegisteredVersion
+    candidate: RegisteredVersion
+    champion: RegisteredVersion
+    """The version that holds the alias after this run."""
+
+
+class MergeOutcome(Record):
+    """The answer of a merge run: which checkpoint to serve, and why."""
+
+    state: Literal["Promoted", "FellBack"]
+    serve: str
+    """Directory of the checkpoint to serve."""
+    serve_digest: str
+    champion: str | None = None
+    """`models:/NAME/VERSION` that holds the alias, when a model is registered."""
+    merged: CheckpointManifest
+    base: SourceCheckpoint
+    decision: Decision
+    scores: dict[str, dict[str, float]] = {}
+    """Score by checkpoint (`base`, each expert's name, `merged`) and task."""
+    registration: Registration | None = None

@@ -1,0 +1,31 @@
+"""Verify: do the checkpoints belong in one merge? The flow shows the report and acts on errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from merge_core.compatibility import CompatibilityReport, verify
+from merge_core.records import SourceCheckpoint
+from tasks.caching import content_task
+from tasks.progress import prefect_progress
+
+
+@content_task("verify", version=1, retries=0)
+def verify_task(
+    key: str,
+    base: SourceCheckpoint | None,
+    models: Sequence[SourceCheckpoint],
+    scan_weights: bool = True,
+    tokenizer_may_differ: bool = False,
+) -> CompatibilityReport:
+    """The compatibility report of base and models; its errors are in it, not raised.
+
+    `key` is `merge_core.compatibility.verify_key` of the same arguments.
+    """
+    return verify(
+        base,
+        models,
+        scan_weights=scan_weights,
+        tokenizer_may_differ=tokenizer_may_differ,
+        progress=prefect_progress("verify"),
+    )

@@ -1,0 +1,132 @@
+"""The verify and profile pages say what the reports say; the picture is a small, whole PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from merge_core.compatibility import verify, verify_key
+from merge_core.profile import QUANTILES, Section, TaskVectorProfile, profile_key
+from tasks.profile import profile_task
+from tasks.profile_plot import profile_figure_png
+from tasks.reference_names import distinct_names
+from tasks.verify import verify_task
+from tasks.verify_tables import compatibility_markdown, profile_markdown
+from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
+
+
+def section(name: str, models: int) -> Section:
+    pairs = len(list(itertools.combinations(range(models), 2)))
+    return Section(
+        name=name,
+        tensors=9,
+        parameters=1000,
+        base_norm=10.0,
+        norms=tuple(0.5 + 0.1 * index for index in range(models)),
+        changed=(0.9,) * models,
+        cosines=(0.25,) * pairs,
+        conflicts=(0.4,) * pairs,
+        any_conflict=0.6 if pairs else 0.0,
+        magnitudes=((1e-4, 2e-4, 3e-4, 4e-4),) * models,
+        thresholds=((3e-4, 2e-4, 1e-4),) * models,
+        kept=((0.5, 0.7, 0.9),) * models,
+    )
+
+
+def profile(models: int, layers: int, groups: tuple[str, ...]) -> TaskVectorProfile:
+    return TaskVectorProfile(
+        base="org/base",
+        models=tuple(f"/data/runs/expert-{index}" for index in range(models)),
+        densities=(0.1, 0.2, 0.5),
+        quantiles=QUANTILES,
+        overall=section("all", models),
+        layers=tuple(section(f"model.layers.{index}", models) for index in range(layers)),
+        groups=tuple(section(name, models) for name in groups),
+        tensors=(),
+    )
+
+
+def columns(markdown: str) -> set[int]:
+    """Numbers of columns of all table lines, a table at a time equal when the table is whole."""
+    lines = [line for line in markdown.split("\n") if line.startswith("|")]
+    return {len(re.split(r"(?<!\\)\|", line)) for line in lines}
+
+
+def test_the_page_of_compatible_models_shows_each_and_says_so(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", base_weights())
+    model = write_llama(tmp_path / "expert", fine_tuned(base_weights(), 1))
+    page = compatibility_markdown(verify(base, [model]))
+    assert page.startswith("## These can be merged\n")
+    assert "| expert | model | LlamaForCausalLM (llama) | 3,120 | float32 |" in page
+    assert "fine-tune of the base |" in page
+    assert "### Good to know" in page
+    assert len(columns(page)) == 1
+
+
+def test_the_page_of_a_wrong_base_leads_with_the_error_and_what_to_do(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", base_weights())
+    trap = write_llama(tmp_path / "a|b", base_weights(7), template="other")
+    page = compatibility_markdown(verify(base, [trap], scan_weights=False))
+    assert page.startswith("## These cannot be merged: 1 error\n")
+    assert page.index("### Errors") < page.index("### Warnings")
+    assert "*What to do:* name the checkpoint it was fine-tuned from" in page
+    assert "Weights were sampled, not all read." in page
+    assert "unrelated to the base" in page
+    assert len(columns(page)) == 1
+
+
+def test_the_profile_page_holds_numbers_for_every_part_and_the_picture() -> None:
+    shown = profile(2, 3, ("embeddings", "mlp"))
+    page = profile_markdown(shown, profile_figure_png(shown))
+    assert "## Task vectors of expert-0, expert-1" in page
+    assert "| expert-1 | 0.6 | 6.00% | 90.0% | 1.00e-04 | 50.0% | 70.0% | 90.0% |" in page
+    assert "| expert-0, expert-1 | +0.250 | 40.0% |" in page
+    assert "| model.layers.2 | 1,000 | 5.00% | 6.00% | +0.250 | 60.0% |" in page
+    (encoded,) = re.findall(r"\(data:image/png;base64,([A-Za-z0-9+/=]+)\)", page)
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (1200, 816)
+
+
+def test_the_profile_page_of_one_model_has_no_pairs() -> None:
+    page = profile_markdown(profile(1, 2, ("mlp",)))
+    assert "signs in conflict" not in page
+    assert "data:image" not in page
+
+
+@pytest.mark.parametrize(
+    ("models", "layers", "groups"),
+    [
+        (1, 4, ("embeddings", "mlp")),
+        (2, 80, ("embeddings", "mlp", "head")),
+        (3, 0, ("mlp", "norms")),
+        (6, 28, ("embeddings", "mlp", "head")),
+        (14, 2, ("mlp",)),
+    ],
+)
+def test_the_picture_is_small_whatever_the_model(
+    models: int, layers: int, groups: tuple[str, ...]
+) -> None:
+    png = profile_figure_png(profile(models, layers, groups))
+    assert len(png) < 120_000
+    Image.open(io.BytesIO(png)).verify()
+
+
+def test_short_names_tell_every_checkpoint_from_the_others() -> None:
+    assert distinct_names(["/a/one", "/a/two"]) == ["one", "two"]
+    assert distinct_names(["/a/x/step-1", "/a/y/step-1/"]) == ["x/step-1", "y/step-1"]
+    assert distinct_names(["org/name@main"]) == ["name@main"]
+    assert distinct_names(["same", "same"]) == ["same", "same"]
+
+
+def test_the_steps_return_the_library_s_reports(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", base_weights())
+    model = write_llama(tmp_path / "expert", fine_tuned(base_weights(), 1))
+    report = verify_task.fn(verify_key(base, [model]), base, [model])
+    assert report == verify(base, [model])
+    measured = profile_task.fn(profile_key(base, [model]), base, [model])
+    assert measured.models == ("expert",)
