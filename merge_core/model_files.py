@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from merge_core.checkpoint import read_json
+from merge_core.expansion import output_layers
 from merge_core.plan import Plan
 from merge_core.records import SourceCheckpoint
 
@@ -32,13 +33,14 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def write_model_files(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
     """Complete a directory of weights to a checkpoint that transformers loads."""
     donor = sources[plan.recipe.donor].directory
-    _write_config(donor, directory, plan.dtype)
+    _write_config(plan, sources, directory)
     _copy(donor, directory, ("generation_config.json",))
     _copy(sources[plan.recipe.tokenizer_donor].directory, directory, _TOKENIZER_FILES)
     (directory / RECIPE_NAME).write_text(recipe_yaml(plan), "utf-8")
@@ -89,17 +91,52 @@ Check the files with `sha256sum -c SHA256SUMS`.
 """
 
 
-def _write_config(donor: Path, directory: Path, dtype: str) -> None:
-    source = donor / "config.json"
+def _write_config(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
+    source = sources[plan.recipe.donor].directory / "config.json"
     if not source.exists():
         return
-    config: dict[str, Any] = read_json(source)
-    keys = [key for key in _DTYPE_KEYS if key in config] or ["dtype"]
-    if all(config.get(key) == dtype for key in keys):
+    original = read_json(source)
+    config: dict[str, Any] = json.loads(json.dumps(original))
+    config |= dict.fromkeys([key for key in _DTYPE_KEYS if key in config] or ["dtype"], plan.dtype)
+    if plan.recipe.slices:
+        _restack(config, plan, sources)
+    if config == original:
         shutil.copyfile(source, directory / "config.json")
+    else:
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _restack(config: dict[str, Any], plan: Plan, sources: Mapping[str, SourceCheckpoint]) -> None:
+    """Give the config the number of layers of the result, and each layer its source's settings.
+
+    A list with one item for each layer (transformers' `layer_types`) is stacked as the layers are.
+    """
+    layers = output_layers(plan.recipe)
+    configs = {
+        reference: read_json(sources[reference].directory / "config.json")
+        for reference, _ in layers
+    }
+    for path in ((), ("text_config",)):
+        section = _at(config, path)
+        count_key = next((key for key in _LAYER_COUNT_KEYS if key in section), None)
+        if count_key is None:
+            continue
+        before = section[count_key]
+        for key, value in section.items():
+            if isinstance(value, list) and len(value) == before > 1:
+                section[key] = [
+                    _at(configs[reference], path).get(key, value)[layer]
+                    for reference, layer in layers
+                ]
+        section[count_key] = len(layers)
         return
-    config |= dict.fromkeys(keys, dtype)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    section: Any = config
+    for key in path:
+        section = section.get(key, {})
+    return section if isinstance(section, dict) else {}
 
 
 def _copy(source: Path, directory: Path, names: tuple[str, ...]) -> None:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoint import open_checkpoint
 from merge_core.digests import digest_of
 from merge_core.dtypes import MERGEABLE, name_of
-from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.layers import depth_of, layer_counts
+from merge_core.errors import RecipeError
+from merge_core.expansion import Expansion, expand
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.methods.base import Method
 from merge_core.methods.random_bits import random_key
 from merge_core.parameters import Parameter, Scalar, resolve
-from merge_core.recipe import Recipe
+from merge_core.recipe import Part, Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.safetensors_header import TensorEntry
 
@@ -27,7 +28,7 @@ ENGINE = "1"
 COPY = "copy"
 """In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
 
-_MANY = 5
+_Resolver = Callable[[str, float], Mapping[str, Scalar]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class PlannedTensor:
     """Name of the merge method, or `copy`."""
     base: TensorEntry | None
     inputs: tuple[TensorEntry, ...]
+    models: tuple[int, ...]
+    """For each input the position of its model among the plan's combined models."""
     model_parameters: tuple[Mapping[str, Scalar], ...]
     parameters: Mapping[str, Scalar]
 
@@ -89,7 +92,8 @@ class Plan:
 
     def random_keys(self, tensor: PlannedTensor) -> tuple[int, ...]:
         """One key for each input of a tensor: the same model twice gets two."""
-        digests = [entry.digest for entry in self.inputs if entry.role == "model"]
+        combined = [entry.digest for entry in self.inputs if entry.role == "model"]
+        digests = [combined[model] for model in tensor.models]
         return tuple(
             random_key(
                 str(self.recipe.seed),
@@ -138,108 +142,76 @@ def make_plan(
         reference: open_checkpoint(sources[reference].directory)
         for reference in recipe.references()
     }
-    check_same_tensors(recipe, checkpoints)
-    donor = checkpoints[recipe.donor]
-    order = sorted(donor.tensors.values(), key=lambda entry: (entry.path.name, entry.offset))
+    expansions = expand(recipe, checkpoints)
     stored = recipe.stored_dtype
     slots, shards = lay_out(
         [
             (
-                entry.name,
-                stored if stored and entry.dtype in MERGEABLE else entry.dtype,
-                entry.shape,
+                each.name,
+                stored if stored and each.pattern.dtype in MERGEABLE else each.pattern.dtype,
+                each.pattern.shape,
             )
-            for entry in order
+            for each in expansions
         ],
         shard_bytes,
     )
     return Plan(
         recipe=recipe,
-        tensors=_planned_tensors(recipe, checkpoints, slots),
+        tensors=_planned_tensors(recipe, expansions, slots),
         shards=shards,
         inputs=_inputs(recipe, sources),
         digest=plan_key(recipe, sources, shard_bytes),
     )
 
 
-def check_same_tensors(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Refuse checkpoints whose tensors differ in name or shape from the donor's.
-
-    Raises:
-        CompatibilityError: with the first few tensors that differ.
-    """
-    donor = checkpoints[recipe.donor].tensors
-    for reference in recipe.references():
-        tensors = checkpoints[reference].tensors
-        missing = sorted(donor.keys() - tensors.keys())
-        extra = sorted(tensors.keys() - donor.keys())
-        shapes = [
-            f"{name} is {list(tensors[name].shape)}, not {list(donor[name].shape)}"
-            for name in donor.keys() & tensors.keys()
-            if tensors[name].shape != donor[name].shape
-        ]
-        problems = (
-            [f"{name} is missing" for name in missing]
-            + [f"{name} is not in {recipe.donor}" for name in extra]
-            + sorted(shapes)
-        )
-        if problems:
-            more = f" and {len(problems) - _MANY} more" if len(problems) > _MANY else ""
-            raise CompatibilityError(
-                f"the tensors differ from those of {recipe.donor}:"
-                f" {'; '.join(problems[:_MANY])}{more}",
-                where=reference,
-                mend="merge checkpoints of one architecture and one base only",
-            )
-
-
 def _inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
-    base = (
-        [
-            MergeInput(
-                reference=recipe.base_model, digest=sources[recipe.base_model].digest, role="base"
-            )
-        ]
-        if recipe.base_model
-        else []
-    )
-    models = [
-        MergeInput(reference=entry.model, digest=sources[entry.model].digest, role="model")
-        for entry in recipe.inputs
-    ]
-    return (*base, *models)
+    def entry(reference: str, role: Literal["base", "model"]) -> MergeInput:
+        return MergeInput(reference=reference, digest=sources[reference].digest, role=role)
+
+    base = [entry(recipe.base_model, "base")] if recipe.base_model else []
+    return (*base, *(entry(reference, "model") for reference in recipe.input_references()))
 
 
 def _planned_tensors(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], slots: Sequence[Slot]
+    recipe: Recipe, expansions: Sequence[Expansion], slots: Sequence[Slot]
 ) -> tuple[PlannedTensor, ...]:
     method = recipe.method
-    base = checkpoints[recipe.base_model] if recipe.base_model else None
-    members = [checkpoints[entry.model] for entry in recipe.inputs]
-    counts = layer_counts(slot.name for slot in slots)
-    resolvers = [_resolver(method.per_model(), recipe.levels(entry)) for entry in recipe.inputs]
-    recipe_wide = _resolver(method.recipe_wide(), [recipe.parameters])
+    by_name = {each.name: each for each in expansions}
+    digests = recipe.input_references()
+    resolvers = {id(part): _resolvers(recipe, part) for part in (e.part for e in expansions)}
     planned = []
     checked: tuple[object, object] | None = None
     for slot in slots:
-        name = slot.name
-        depth = depth_of(name, counts)
-        model_parameters = tuple(resolver(name, depth) for resolver in resolvers)
-        parameters = recipe_wide(name, depth)
+        each = by_name[slot.name]
+        per_model, recipe_wide = resolvers[id(each.part)]
+        model_parameters = tuple(
+            resolver(entry.name, each.depth)
+            for resolver, entry in zip(per_model, each.inputs, strict=True)
+        )
+        parameters = recipe_wide(slot.name, each.depth)
         if checked != (model_parameters, parameters):
-            _check_parameters(method, name, model_parameters, parameters)
+            _check_parameters(method, slot.name, model_parameters, parameters)
             checked = (model_parameters, parameters)
         planned.append(
             PlannedTensor(
                 slot=slot,
                 method=method.name if slot.dtype in MERGEABLE else COPY,
-                base=base.tensors[name] if base and _reads_base(method, slot) else None,
-                inputs=tuple(member.tensors[name] for member in members),
+                base=each.base if _reads_base(method, slot) else None,
+                inputs=each.inputs,
+                models=tuple(digests.index(m.model) for m in recipe.inputs(each.part)),
                 model_parameters=model_parameters,
                 parameters=parameters,
             )
         )
     return tuple(planned)
+
+
+def _resolvers(recipe: Recipe, part: Part) -> tuple[list[_Resolver], _Resolver]:
+    method = recipe.method
+    per_model = [
+        _resolver(method.per_model(), recipe.levels(part, member)) for member in recipe.inputs(part)
+    ]
+    return per_model, _resolver(method.recipe_wide(), recipe.levels(part))
 
 
 def _check_parameters(
@@ -258,9 +230,7 @@ def _reads_base(method: Method, slot: Slot) -> bool:
     return not method.base_is_input or slot.dtype not in MERGEABLE
 
 
-def _resolver(
-    parameters: Sequence[Parameter], levels: Sequence[Mapping[str, object]]
-) -> Callable[[str, float], Mapping[str, Scalar]]:
+def _resolver(parameters: Sequence[Parameter], levels: Sequence[Mapping[str, object]]) -> _Resolver:
     """A function from tensor to resolved parameters; constants are resolved once and shared."""
     varying = [
         parameter

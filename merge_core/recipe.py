@@ -7,8 +7,9 @@ error names its place. Arithmetic is always float64; `dtype` and `out_dtype` nam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -22,7 +23,7 @@ from merge_core.records import Record
 from merge_core.yaml_files import load_yaml, validated
 
 _MANY_MODELS = 4
-_LATER = {"slices": "layer stacking", "modules": "merging by module", "tokenizer": "token sources"}
+_LATER = {"modules": "merging by module", "tokenizer": "token sources"}
 
 
 class ModelEntry(Record):
@@ -32,12 +33,49 @@ class ModelEntry(Record):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class SliceSource(Record):
+    """One model's share of a slice: layers from `layer_range[0]` up to, not including, `[1]`."""
+
+    model: str = Field(min_length=1)
+    layer_range: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Slice(Record):
+    """A run of output layers, made of equally long runs of its sources' layers."""
+
+    sources: tuple[SliceSource, ...] = Field(min_length=1)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model in one part of a recipe."""
+
+    model: str
+    parameters: Mapping[str, Any]
+    layers: tuple[int, int] | None
+    """The range of its layers that goes into a slice; None for the whole model."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A recipe is one part, or one for each slice."""
+
+    where: str
+    """YAML path of its members."""
+    members: tuple[Member, ...]
+    parameters: Mapping[str, Any]
+
+
 class Recipe(Record):
     """A checked merge recipe. Make one with `load_recipe` or `parse_recipe`."""
 
     merge_method: str
     base_model: str | None = None
     models: tuple[ModelEntry, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    """In place of models: the result's layers, stacked from runs of layers (a frankenmerge)."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     dtype: str | None = None
     out_dtype: str | None = None
@@ -58,11 +96,33 @@ class Recipe(Record):
         return digest_of(self.model_dump(exclude={"name"}, exclude_defaults=True))
 
     @property
-    def inputs(self) -> tuple[ModelEntry, ...]:
-        """The models that are combined: a listed base is one of them only where it is an input."""
+    def parts(self) -> tuple[Part, ...]:
+        """The recipe in its common form, whether it lists models or slices."""
+        if not self.slices:
+            members = tuple(Member(entry.model, entry.parameters, None) for entry in self.models)
+            return (Part("models", members, {}),)
+        return tuple(
+            Part(
+                f"slices[{index}].sources",
+                tuple(
+                    Member(source.model, source.parameters, source.layer_range)
+                    for source in each.sources
+                ),
+                each.parameters,
+            )
+            for index, each in enumerate(self.slices)
+        )
+
+    def inputs(self, part: Part) -> tuple[Member, ...]:
+        """The models that a part combines: a listed base only where the method takes it as one."""
         if self.method.base_is_input:
-            return self.models
-        return tuple(entry for entry in self.models if entry.model != self.base_model)
+            return part.members
+        return tuple(member for member in part.members if member.model != self.base_model)
+
+    def input_references(self) -> list[str]:
+        """Every checkpoint that is combined in some part, each once."""
+        listed = [member.model for part in self.parts for member in self.inputs(part)]
+        return list(dict.fromkeys(listed))
 
     @property
     def stored_dtype(self) -> str | None:
@@ -73,7 +133,7 @@ class Recipe(Record):
     @property
     def donor(self) -> str:
         """The reference that config and layout come from: the base, else the first model."""
-        return self.base_model or self.models[0].model
+        return self.references()[0]
 
     @property
     def tokenizer_donor(self) -> str:
@@ -84,42 +144,52 @@ class Recipe(Record):
 
     def references(self) -> list[str]:
         """Every checkpoint that must be read, the base first, each once."""
-        listed = [self.base_model] if self.base_model else []
-        return list(dict.fromkeys([*listed, *(entry.model for entry in self.models)]))
+        listed = [member.model for part in self.parts for member in part.members]
+        return list(dict.fromkeys([*((self.base_model,) if self.base_model else ()), *listed]))
 
-    def levels(self, entry: ModelEntry) -> list[Mapping[str, Any]]:
-        """Where a per-model parameter is looked up, the most specific first."""
-        return [entry.parameters, self.parameters]
+    def levels(self, part: Part, member: Member | None = None) -> list[Mapping[str, Any]]:
+        """Where a parameter is looked up, the most specific first."""
+        own = [member.parameters] if member else []
+        return [*own, part.parameters, self.parameters]
 
     def warnings(self) -> list[str]:
         """What is allowed but often a mistake, in words."""
         found = []
-        if len(self.inputs) > _MANY_MODELS:
-            found.append(
-                f"{len(self.inputs)} models are merged; interference grows with their number"
-            )
+        crowd = max(len(self.inputs(part)) for part in self.parts)
+        if crowd > _MANY_MODELS:
+            found.append(f"{crowd} models are merged; interference grows with their number")
         found += [
             f"{where} is {value:g}: a scale above 1 often leaves the loss basin"
             for where, value in self._scales()
             if abs(value) > 1
         ]
         if self.merge_method == "task_arithmetic" and any(
-            "density" in level for entry in self.inputs for level in self.levels(entry)
+            "density" in level
+            for part in self.parts
+            for member in self.inputs(part)
+            for level in self.levels(part, member)
         ):
             found.append("density has no effect in task_arithmetic; use ties or dare_linear")
         return found
 
     def _scales(self) -> list[tuple[str, float]]:
-        if self.method.base != "required" or self.merge_method == "slerp":
+        names = {parameter.name for parameter in self.method.parameters} & {"weight", "lambda"}
+        if self.method.base != "required":
             return []
-        places = [
-            (f"models[{index}].parameters.weight", entry.parameters.get("weight"))
-            for index, entry in enumerate(self.models)
+        levels: list[tuple[str, Mapping[str, Any]]] = []
+        for part in self.parts:
+            levels += [
+                (f"{part.where}[{index}].parameters", member.parameters)
+                for index, member in enumerate(part.members)
+            ]
+            levels.append((f"{part.where.rpartition('.')[0]}.parameters", part.parameters))
+        levels.append(("parameters", self.parameters))
+        return [
+            (f"{where}.{name}", number)
+            for where, level in levels
+            for name in sorted(names)
+            for number in _largest_number(level.get(name))
         ]
-        places += [
-            (f"parameters.{name}", self.parameters.get(name)) for name in ("weight", "lambda")
-        ]
-        return [(where, number) for where, value in places for number in _largest_number(value)]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -158,71 +228,88 @@ def _check(recipe: Recipe) -> None:
         code_of(recipe.dtype, "dtype")
     if recipe.out_dtype:
         code_of(recipe.out_dtype, "out_dtype")
-    _check_models(recipe, method)
-    listed = [entry.model for entry in recipe.models]
-    check_settings(
-        recipe.parameters, method.parameters, "parameters", method=method.name, models=listed
-    )
-    for index, entry in enumerate(recipe.models):
-        check_settings(
-            entry.parameters,
-            method.per_model(),
-            f"models[{index}].parameters",
-            method=method.name,
-            models=listed,
-        )
-    _check_required(recipe, method)
-    _check_tokenizer_source(recipe)
-
-
-def _check_models(recipe: Recipe, method: Method) -> None:
-    if not recipe.models:
-        raise RecipeError("list at least one model under models", where="models")
-    seen: set[str] = set()
-    for index, entry in enumerate(recipe.models):
-        if entry.model in seen:
-            raise RecipeError(
-                f"'{entry.model}' is listed twice",
-                where=f"models[{index}].model",
-                mend="list it once, with the sum of the weights",
-            )
-        seen.add(entry.model)
+    if bool(recipe.models) == bool(recipe.slices):
+        raise RecipeError("list the models under models, or layers under slices", where="models")
     if method.base == "required" and recipe.base_model is None:
         raise RecipeError(
             f"{method.name} needs base_model: the checkpoint that the models were fine-tuned from",
             where="base_model",
         )
-    count = len(recipe.inputs)
+    listed = recipe.references()
+    check_settings(
+        recipe.parameters, method.parameters, "parameters", method=method.name, models=listed
+    )
+    for part in recipe.parts:
+        place = f"{part.where.rpartition('.')[0]}.parameters"
+        check_settings(part.parameters, method.parameters, place, method=method.name, models=listed)
+        for index, member in enumerate(part.members):
+            check_settings(
+                member.parameters,
+                method.per_model(),
+                f"{part.where}[{index}].parameters",
+                method=method.name,
+                models=listed,
+            )
+        _check_members(recipe, part)
+        _check_required(recipe, part)
+    _check_tokenizer_source(recipe)
+
+
+def _check_members(recipe: Recipe, part: Part) -> None:
+    method = recipe.method
+    seen: set[str] = set()
+    for index, member in enumerate(part.members):
+        if member.model in seen:
+            raise RecipeError(
+                f"'{member.model}' is listed twice",
+                where=f"{part.where}[{index}].model",
+                mend="list it once, with the sum of the weights",
+            )
+        seen.add(member.model)
+    besides = " besides the base" if method.base == "required" else ""
+    count = len(recipe.inputs(part))
     if count < method.fewest_models:
-        besides = " besides the base" if method.base == "required" else ""
-        raise RecipeError(f"{method.name} needs a model{besides}", where="models")
+        least = "a model" if method.fewest_models == 1 else f"{method.fewest_models} models"
+        raise RecipeError(f"{method.name} needs {least}{besides}", where=part.where)
     if method.most_models is not None and count > method.most_models:
-        besides = " besides the base" if method.base == "required" else ""
+        plural = "" if method.most_models == 1 else "s"
         raise RecipeError(
-            f"{method.name} takes {method.most_models} model{besides}, not {count}", where="models"
+            f"{method.name} takes {method.most_models} model{plural}{besides}, not {count}",
+            where=part.where,
+        )
+    lengths = {last - first for first, last in (m.layers for m in part.members if m.layers)}
+    if len(lengths) > 1 or any(length <= 0 for length in lengths):
+        raise RecipeError(
+            "the layer ranges of a slice must be equally long and not empty",
+            where=part.where,
+            mend="layer_range: [first, last] covers the layers first up to, not including, last",
         )
 
 
-def _check_required(recipe: Recipe, method: Method) -> None:
+def _check_required(recipe: Recipe, part: Part) -> None:
+    method = recipe.method
     for parameter in method.parameters:
-        if parameter.default is not None:
-            continue
-        if parameter.name in recipe.parameters and _is_total(recipe.parameters[parameter.name]):
+        name = parameter.name
+        if parameter.default is not None or _given(name, recipe.levels(part)):
             continue
         if not parameter.per_model:
             raise RecipeError(
-                f"{method.name} needs '{parameter.name}': {parameter.help}",
-                where=f"parameters.{parameter.name}",
+                f"{method.name} needs '{name}': {parameter.help}",
+                where=f"parameters.{name}",
                 mend="set it; filters need a last entry without a filter",
             )
-        for index, entry in enumerate(recipe.models):
-            value = entry.parameters.get(parameter.name)
-            if entry in recipe.inputs and (value is None or not _is_total(value)):
+        for index, member in enumerate(part.members):
+            if member in recipe.inputs(part) and not _given(name, [member.parameters]):
                 raise RecipeError(
-                    f"{method.name} needs '{parameter.name}' of '{entry.model}': {parameter.help}",
-                    where=f"models[{index}].parameters.{parameter.name}",
+                    f"{method.name} needs '{name}' of '{member.model}': {parameter.help}",
+                    where=f"{part.where}[{index}].parameters.{name}",
                     mend="set it here, or for all models under parameters",
                 )
+
+
+def _given(name: str, levels: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether some level has a value of a parameter for every tensor."""
+    return any(name in level and _is_total(level[name]) for level in levels)
 
 
 def _check_tokenizer_source(recipe: Recipe) -> None:

@@ -112,7 +112,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["parameters.t", "slerp needs 't'"],
     ),
     "no base": (bad(base_model=None), ["task_arithmetic needs base_model"]),
-    "no models": (bad(models=[]), ["list at least one model"]),
+    "no models": (bad(models=[]), ["list the models under models, or layers under slices"]),
     "only the base": (
         bad(models=[{"model": "base", "parameters": {"weight": 1}}]),
         ["needs a model besides the base"],
@@ -135,7 +135,42 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         bad(merge_method="dare_ties", parameters={"rescale": "l3"}),
         ["rescale cannot be 'l3'"],
     ),
-    "slices": (bad(slices=[]), ["layer stacking is not supported by this version"]),
+    "modules": (bad(modules={}), ["merging by module is not supported by this version"]),
+    "models and slices": (
+        bad(slices=[{"sources": [{"model": "a", "layer_range": [0, 2]}]}]),
+        ["models, or layers under slices"],
+    ),
+    "ranges of different lengths": (
+        bad(
+            models=None,
+            parameters={"weight": 1},
+            slices=[
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 2]},
+                        {"model": "b", "layer_range": [0, 3]},
+                    ]
+                }
+            ],
+        ),
+        ["slices[0].sources", "equally long"],
+    ),
+    "a typo in a slice": (
+        bad(models=None, slices=[{"sources": [{"model": "a", "layers": [0, 2]}]}]),
+        ["slices[0].sources[0].layers: unknown key", "slices[0].sources[0].layer_range"],
+    ),
+    "a typo in a slice's parameters": (
+        bad(
+            models=None,
+            slices=[
+                {
+                    "sources": [{"model": "a", "layer_range": [0, 2], "parameters": {"weight": 1}}],
+                    "parameters": {"lamda": 1},
+                }
+            ],
+        ),
+        ["slices[0].parameters.lamda", "did you mean 'lambda'?"],
+    ),
 }  # fmt: skip
 
 
