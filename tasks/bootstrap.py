@@ -1,0 +1,92 @@
+"""Paired bootstrap over documents: how far two checkpoints' scores on the same documents differ.
+
+Both checkpoints are resampled with the same documents, so what makes a document hard for either
+cancels. Percentile intervals (Efron 1979; Koehn 2004 for paired use on corpus scores).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.records import Scale, TaskScore
+
+Floats = NDArray[np.float64]
+
+_BLOCK = 1 << 21
+"""Document draws held at once: about 80 MB."""
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """Two checkpoints on one task: the same documents in one order, whatever order they came in."""
+
+    ids: tuple[str, ...]
+    candidate: Floats
+    """[documents, 2]: values and weights."""
+    baseline: Floats
+    scale: Scale
+
+
+def pair(candidate: TaskScore, baseline: TaskScore) -> PairedScores | None:
+    """Match documents by id; None when the two were not scored on the same documents.
+
+    Documents that are equal have equal ids and are matched in the order of their values.
+    """
+    ids, values = _sorted(candidate)
+    other_ids, other_values = _sorted(baseline)
+    if ids != other_ids or not ids or candidate.scale != baseline.scale:
+        return None
+    return PairedScores(ids, values, other_values, candidate.scale)
+
+
+def resampled_improvements(
+    paired: PairedScores, *, higher_is_better: bool, resamples: int, seed: int
+) -> Floats:
+    """Improvement of the candidate in each of `resamples` redrawn sets of documents.
+
+    The draws depend on the seed and on which documents there are, not on the task or the order of
+    documents: two metrics of the same documents are redrawn together, as they are correlated.
+    """
+    count = len(paired.ids)
+    digest = hashlib.sha256("\n".join(paired.ids).encode()).digest()
+    source = np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([seed, int.from_bytes(digest[:16], "big")]))
+    )
+    sign = 1.0 if higher_is_better else -1.0
+    both = np.concatenate([paired.candidate, paired.baseline], axis=1)
+    improvements = np.empty(resamples)
+    block = max(1, _BLOCK // count)
+    for start in range(0, resamples, block):
+        drawn = source.integers(0, count, size=(min(block, resamples - start), count))
+        totals = np.stack([column[drawn].sum(axis=1) for column in both.T])
+        improvements[start : start + len(drawn)] = sign * (
+            _scores(totals[0], totals[1], paired.scale)
+            - _scores(totals[2], totals[3], paired.scale)
+        )
+    return improvements
+
+
+def interval(values: Floats, confidence: float) -> tuple[float, float]:
+    """The central share of resampled values."""
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _sorted(score: TaskScore) -> tuple[tuple[str, ...], Floats]:
+    order = sorted(
+        range(len(score.doc_ids)),
+        key=lambda i: (score.doc_ids[i], score.values[i], score.weights[i]),
+    )
+    columns = [[score.values[i] for i in order], [score.weights[i] for i in order]]
+    return tuple(score.doc_ids[i] for i in order), np.array(columns, dtype=np.float64).T
+
+
+def _scores(values: Floats, weights: Floats, scale: Scale) -> Floats:
+    # A redraw of documents that all weigh nothing has no score; it counts as zero for both.
+    ratio = np.divide(values, weights, out=np.zeros_like(values), where=weights > 0)
+    return np.exp2(ratio) if scale == "power_of_two" else ratio

@@ -1,0 +1,165 @@
+"""A child process that cannot outlive its work: killed with its parent, at a deadline, as a group.
+
+The parent gives one JSON job on the child's standard input and reads JSON messages, one a line,
+from a pipe. Standard output and error of the child go to a log file, so nothing a library prints
+can be mistaken for a message or reach the user's terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class ChildEnd:
+    """How a child ended."""
+
+    code: int | None
+    """Exit status, negative for a signal; None when the deadline passed and it was killed."""
+    seconds: float
+
+    @property
+    def timed_out(self) -> bool:
+        return self.code is None
+
+
+def run_child(
+    module: str,
+    job: Mapping[str, Any],
+    *,
+    log: Path,
+    timeout: float,
+    environment: Mapping[str, str],
+    on_message: Callable[[dict[str, Any]], None],
+) -> ChildEnd:
+    """Run `python -m module` on a job until it ends or `timeout` seconds have passed.
+
+    `environment` replaces this process's. The child leads its own process group, and the whole
+    group is gone when this returns or raises. The child dies too when this process dies, by SIGKILL
+    included (on Linux at once; elsewhere as soon as it runs any python).
+    """
+    started = time.monotonic()
+    receiver, sender = os.pipe()
+    try:
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", module, str(sender), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**environment, "PYTHONPATH": _import_path(environment)},
+                pass_fds=[sender],
+                start_new_session=True,
+            )
+    except BaseException:
+        os.close(receiver)
+        raise
+    finally:
+        os.close(sender)
+    try:
+        _hand_over(child, job)
+        exited = _listen(child, receiver, started + timeout, on_message)
+    finally:
+        code = _end_group(child)
+        os.close(receiver)
+    return ChildEnd(code=code if exited else None, seconds=time.monotonic() - started)
+
+
+def take_job() -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
+    """In the child, first of all: tie its life to the parent's; return the job and `send`."""
+    sender, parent = int(sys.argv[1]), int(sys.argv[2])
+    _die_with(parent)
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_watch_lifeline, daemon=True).start()
+    lock = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        line = json.dumps(message, allow_nan=False).encode() + b"\n"
+        with lock:
+            while line:
+                line = line[os.write(sender, line) :]
+
+    return job, send
+
+
+def _die_with(parent: int) -> None:
+    """Linux kills this process when the thread that started it ends; that thread waits for it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _watch_lifeline() -> None:
+    """Standard input ends when the parent is gone: take the whole group along, on any system."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _import_path(environment: Mapping[str, str]) -> str:
+    known = environment.get("PYTHONPATH")
+    return f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
+
+
+def _hand_over(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(job).encode() + b"\n")
+        child.stdin.flush()
+
+
+def _listen(
+    child: subprocess.Popen[bytes],
+    receiver: int,
+    deadline: float,
+    on_message: Callable[[dict[str, Any]], None],
+) -> bool:
+    """Pass messages on until the child exits (True) or the deadline passes (False)."""
+    rest = b""
+    silent = False
+    while (left := deadline - time.monotonic()) > 0:
+        if silent:
+            time.sleep(min(left, 0.02))
+        elif select.select([receiver], [], [], min(left, 0.5))[0]:
+            chunk = os.read(receiver, 1 << 20)
+            silent = not chunk
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                on_message(json.loads(line))
+            continue
+        if _has_exited(child):
+            return True
+    return False
+
+
+def _has_exited(child: subprocess.Popen[bytes]) -> bool:
+    """Whether it ended. It stays unreaped, so its process group's number is not given away."""
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> int:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    code = child.wait()
+    if child.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+    return code

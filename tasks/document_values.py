@@ -1,0 +1,69 @@
+"""From lm-eval's logged samples to a value and a weight for each document.
+
+`sum(values) / sum(weights)` is the task's score (or its binary logarithm, for perplexities), which
+is what a paired bootstrap can resample. A model that answers NaN gets a bad score, never a crash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.records import Scale
+
+WORST_BITS = 256.0
+"""Most bits that one byte, word or answer can cost. A likelihood of NaN, or of zero, costs this:
+worse than anything a working model does (random bytes cost 8), and still an ordinary number."""
+
+_BITS_PER = ("bits_per_byte", "byte_perplexity", "word_perplexity")
+_NATS_PER_BIT = math.log(2)
+
+
+class UnusableMetricError(ValueError):
+    """The metric is not a mean over documents, so documents cannot be compared pairwise."""
+
+
+def metric_scale(metric: str) -> Scale:
+    """How `sum(values) / sum(weights)` becomes the score lm-eval reports."""
+    return "power_of_two" if metric.endswith("perplexity") else "ratio"
+
+
+def document_value(
+    metric: str, higher_is_better: bool, sample: Mapping[str, Any]
+) -> tuple[float, float]:
+    """The value and weight of one logged sample.
+
+    Likelihood metrics: bits, and bytes, words or 1. All others: the document's own score, and 1.
+    A document whose answer likelihoods are not finite counts as wrong: the likeliest of several
+    NaN is an accident of order.
+    """
+    result = sample[metric]
+    if metric in _BITS_PER and isinstance(result, tuple | list):
+        nats, units = float(result[0]), float(result[1])
+        return _bits(nats, units), units
+    if metric == "perplexity" and isinstance(result, int | float):
+        return _bits(float(result), 1.0), 1.0
+    if isinstance(result, bool | int | float) or hasattr(result, "item"):
+        value = float(result)
+        if math.isfinite(value) and _likelihoods_are_finite(sample.get("filtered_resps", ())):
+            return value, 1.0
+        return (0.0 if higher_is_better else WORST_BITS), 1.0
+    raise UnusableMetricError(
+        f"metric '{metric}' is not one number for each document (lm-eval combines it over all of"
+        " them), so two checkpoints cannot be compared document by document"
+    )
+
+
+def _bits(nats: float, units: float) -> float:
+    bits = -nats / _NATS_PER_BIT
+    worst = WORST_BITS * units
+    return min(bits, worst) if math.isfinite(bits) else worst
+
+
+def _likelihoods_are_finite(answers: Sequence[Any]) -> bool:
+    return all(
+        math.isfinite(answer[0])
+        for answer in answers
+        if isinstance(answer, tuple | list) and answer and isinstance(answer[0], float)
+    )

@@ -1,0 +1,243 @@
+"""Evaluate a checkpoint: lm-eval on one suite, in a process of its own that can be killed.
+
+The result keeps a value for each document, because the decision compares checkpoints pairwise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from merge_core.digests import digest_of
+from merge_core.errors import MergeflowError, RecipeError, StepError
+from merge_core.progress import Progress, ProgressEvent
+from merge_core.records import SourceCheckpoint
+from tasks.caching import content_task
+from tasks.child_process import ChildEnd, run_child
+from tasks.records import EvaluationReport, TaskScore
+from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
+
+_QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Left by torchrun and the like; lm-eval would wait for processes that are not there."""
+
+
+def evaluate_checkpoint(
+    checkpoint: SourceCheckpoint,
+    suite: Suite,
+    *,
+    device: str = "auto",
+    scratch: Path,
+    progress: Progress | None = None,
+) -> EvaluationReport:
+    """Score a checkpoint on every task of a suite.
+
+    `device` is auto, cpu, cuda or cuda:N. Working files go below `scratch` and are removed
+    afterwards, except for the log of an evaluation that failed. A suite whose data is on this disk
+    is evaluated with the network switched off.
+
+    Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
+    fails, dies or takes longer than the suite allows; no process is left behind in any case.
+    """
+    digest = suite_digest(suite)
+    scratch.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
+    log = working / "lm-eval.log"
+    messages: dict[str, Any] = {}
+
+    def listen(message: dict[str, Any]) -> None:
+        messages.update(message)
+        if progress and "done" in message:
+            stage = f"evaluate {checkpoint.reference}"
+            progress(ProgressEvent(stage, message["done"], message["total"], "documents"))
+
+    try:
+        end = run_child(
+            "tasks.lm_eval_process",
+            _job(checkpoint, suite, device),
+            log=log,
+            timeout=suite.timeout_minutes * 60,
+            environment=_environment(suite, working),
+            on_message=listen,
+        )
+    finally:
+        shutil.rmtree(working / "cache", ignore_errors=True)
+    problem = messages.get("problem")
+    if "result" not in messages and (problem is None or problem["bug"]):
+        raise _breakdown(checkpoint, suite, end, messages, log)
+    shutil.rmtree(working, ignore_errors=True)
+    if problem:
+        raise _mistake(suite, problem)
+    result = messages["result"]
+    return EvaluationReport(
+        checkpoint_digest=checkpoint.digest,
+        reference=checkpoint.reference,
+        suite=suite.name,
+        suite_digest=digest,
+        lm_eval_version=version("lm-eval"),
+        transformers_version=version("transformers"),
+        device=result["device"],
+        scores=tuple(_task_score(score) for score in result["scores"]),
+        truncated=result["truncated"],
+    )
+
+
+def evaluation_key(
+    checkpoint: SourceCheckpoint,
+    suite: Suite,
+    device_kind: str = "auto",
+    lm_eval_version: str | None = None,
+    transformers_version: str | None = None,
+) -> str:
+    """The cache key of one evaluation: everything that can change a score.
+
+    The kind of device is part of it (`cuda:1` counts as `cuda`): sums differ in their last digits,
+    and only evaluations made alike are compared. Versions default to what is installed.
+    """
+    return digest_of(
+        {
+            "checkpoint": checkpoint.digest,
+            "suite": suite_digest(suite),
+            "device": resolved_device_kind(device_kind),
+            "lm_eval": lm_eval_version or version("lm-eval"),
+            "transformers": transformers_version or version("transformers"),
+            "torch": version("torch"),
+        }
+    )
+
+
+def resolved_device_kind(device: str) -> str:
+    """`cpu` or `cuda`: what `device` means on this machine."""
+    if device == "auto":
+        if "+cpu" in version("torch"):
+            return "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.partition(":")[0]
+
+
+@content_task("evaluate", version=1, retries=0)
+def evaluate_task(
+    key: str,
+    checkpoint: SourceCheckpoint,
+    suite: Suite,
+    scratch: Path,
+    device: str = "auto",
+) -> EvaluationReport:
+    """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
+    from tasks.progress import prefect_progress
+
+    return evaluate_checkpoint(
+        checkpoint,
+        suite,
+        device=device,
+        scratch=scratch,
+        progress=prefect_progress(f"evaluate {checkpoint.short}"),
+    )
+
+
+def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, Any]:
+    directories = task_directories(suite)
+    own = suite.include_directory
+    everywhere = directories is None
+    return {
+        "checkpoint": str(checkpoint.directory.absolute()),
+        "directory": suite.directory,
+        "include": [str(path) for path in directories or ([own] if own else [])],
+        "defaults": everywhere,
+        "tasks": [task.model_dump() for task in suite.tasks],
+        "settings": suite.settings.model_dump(),
+        "device": device,
+    }
+
+
+def _environment(suite: Suite, working: Path) -> dict[str, str]:
+    # Threads that wait for work by spinning halve the speed of evaluations that run side by side.
+    kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
+        name: value for name, value in os.environ.items() if name not in _LAUNCHER
+    }
+    if not is_self_contained(suite):
+        return kept | _QUIET
+    # A private cache: prepared data of another suite, or of an older file, can never be read.
+    return (
+        kept
+        | _QUIET
+        | _OFFLINE
+        | {"HF_HOME": str(working / "cache")}
+        | {"HF_DATASETS_CACHE": str(working / "cache" / "datasets")}
+    )
+
+
+def _task_score(score: dict[str, Any]) -> TaskScore:
+    ratio = sum(score["values"]) / sum(score["weights"])
+    return TaskScore(**score, score=2.0**ratio if score["scale"] == "power_of_two" else ratio)
+
+
+def _mistake(suite: Suite, problem: dict[str, Any]) -> MergeflowError:
+    """Something the evaluation process understood: a person has to change a name or a value."""
+    if problem["place"] is None:
+        where = f"evaluate with suite '{suite.name}'"
+        return StepError(problem["what"], where=where, mend=problem["mend"])
+    where = f"suite '{suite.name}' in {suite.directory}: {problem['place']}"
+    return RecipeError(problem["what"], where=where, mend=problem["mend"])
+
+
+def _breakdown(
+    checkpoint: SourceCheckpoint, suite: Suite, end: ChildEnd, messages: dict[str, Any], log: Path
+) -> StepError:
+    """lm-eval failed, died or was killed: what is known, and where to read on."""
+    problem = messages.get("problem")
+    less_memory = "lower settings.batch_size or settings.max_length in the suite"
+    shown = "".join(f"\n    | {line}" for line in _last_lines(log))
+    if end.timed_out:
+        done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
+        what = (
+            f"was killed: not finished in {suite.timeout_minutes:g} minutes ({done} documents done)"
+        )
+        mend = "raise timeout_minutes or lower settings.limit in the suite, or use a faster device"
+    elif problem:
+        what, shown = f"failed: {problem['what'][:600]}", ""
+        mend = "read the log; it ends in a traceback"
+        if "memory" in what.lower():
+            mend = less_memory
+        elif "ConnectionError" in what or "LocalEntryNotFound" in what:
+            mend = "the suite's data is on the Hub: let this machine reach it once, or use a suite"
+            mend += " whose data is beside it"
+    elif end.code == -signal.SIGKILL:
+        what = "was killed from outside, most likely because memory ran out"
+        mend = less_memory
+    else:
+        what = f"ended with exit status {end.code} and no result"
+        mend = "read the log"
+    return StepError(
+        f"lm-eval {what}{shown}\n  whole log: {log}",
+        where=f"evaluate {checkpoint.reference} with suite '{suite.name}'",
+        mend=mend,
+    )
+
+
+def _last_lines(log: Path, count: int = 4) -> list[str]:
+    """The last lines that say something: no progress bars, no blank lines, no source echo."""
+    try:
+        text = log.read_bytes()[-65536:].decode(errors="replace")
+    except OSError:
+        return []
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    said = [
+        line
+        for line in lines
+        if line.strip(" ^~") and "it/s]" not in line and "?it" not in line and "s/it]" not in line
+    ]
+    return [line[:300] for line in said[-count:]]

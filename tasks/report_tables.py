@@ -1,0 +1,144 @@
+"""Base, experts and merged side by side, with the decision: one table wherever it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from tasks.reasons import number
+from tasks.records import Decision, EvaluationReport
+
+_HEADLINES = {
+    "promoted": "Promoted: the merged checkpoint replaces the base",
+    "fell_back": "Fell back: the base stays",
+    "inconclusive": "Inconclusive",
+}
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One task: everyone's score and what it means for the merged checkpoint."""
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    base: float
+    experts: tuple[float, ...]
+    merged: float
+    improvement: float
+    low: float
+    high: float
+    outcome: str
+    best_expert_gain_kept: float | None
+    """Merged's improvement over base as a share of the best expert's; None if none improves."""
+
+
+def comparison_rows(
+    decision: Decision,
+    base: EvaluationReport,
+    experts: Sequence[EvaluationReport],
+    candidate: EvaluationReport,
+) -> list[ComparisonRow]:
+    """One row for each task, in the suite's order."""
+    rows = []
+    for comparison in decision.comparisons:
+        task = comparison.task
+        sign = 1 if comparison.higher_is_better else -1
+        scores = tuple(expert.score(task).score for expert in experts)
+        before = base.score(task).score
+        best = max((sign * (score - before) for score in scores), default=0.0)
+        rows.append(
+            ComparisonRow(
+                task=task,
+                metric=comparison.metric,
+                higher_is_better=comparison.higher_is_better,
+                base=before,
+                experts=scores,
+                merged=candidate.score(task).score,
+                improvement=comparison.improvement,
+                low=comparison.low,
+                high=comparison.high,
+                outcome=comparison.outcome,
+                best_expert_gain_kept=comparison.improvement / best if best > 0 else None,
+            )
+        )
+    return rows
+
+
+def column_names(experts: Sequence[EvaluationReport]) -> list[str]:
+    """Short, distinct names: as little of the end of each expert's reference as it takes."""
+    parts = [PurePath(expert.reference.rstrip("/")).parts or ("expert",) for expert in experts]
+    names: list[str] = []
+    for mine in parts:
+        for length in range(1, len(mine) + 1):
+            tail = mine[-length:]
+            if sum(other[-length:] == tail for other in parts) == 1:
+                break
+        names.append(str(PurePath(*tail)))
+    return names
+
+
+def decision_markdown(
+    decision: Decision,
+    base: EvaluationReport,
+    experts: Sequence[EvaluationReport],
+    candidate: EvaluationReport,
+) -> str:
+    """The decision with its reasons, then the scores side by side."""
+    headline = _HEADLINES[decision.verdict]
+    if decision.verdict == "inconclusive":
+        headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
+    names = column_names(experts)
+    head = ["task", "metric", "base", *names, "merged", "change", "interval", "outcome"]
+    kept = bool(experts)
+    if kept:
+        head.append("of the best expert's gain")
+    lines = [
+        f"## {headline}",
+        "",
+        *(f"* {_plain(reason)}" for reason in decision.reasons),
+        "",
+        _line(head),
+        _line(["---", "---", *["---:"] * (len(names) + 4), "---", *(["---:"] if kept else [])]),
+    ]
+    for row in comparison_rows(decision, base, experts, candidate):
+        share = row.best_expert_gain_kept
+        lines.append(
+            _line(
+                [
+                    row.task,
+                    f"{row.metric} {'↑' if row.higher_is_better else '↓'}",
+                    *(f"{score:.4g}" for score in (row.base, *row.experts)),
+                    f"**{row.merged:.4g}**",
+                    _signed(row.improvement),
+                    f"{_signed(row.low)} to {_signed(row.high)}",
+                    row.outcome,
+                    *([f"{100 * share:.0f} %" if share is not None else "-"] if kept else []),
+                ]
+            )
+        )
+    confidence = f"{100 * decision.confidence:g}"
+    lines += [
+        "",
+        f"Change and its {confidence} % interval (paired bootstrap over {decision.documents}"
+        f" documents): positive is better. Suite `{candidate.suite}`, lm-eval"
+        f" {candidate.lm_eval_version} on {candidate.device}. Merged"
+        f" `{candidate.checkpoint_digest[:12]}`, base `{base.checkpoint_digest[:12]}`.",
+    ]
+    cut = [r for r in (base, *experts, candidate) if r.truncated]
+    if cut:
+        lines += ["", f"{cut[0].truncated} documents were longer than the context and were cut."]
+    return "\n".join(lines) + "\n"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "-" if value < 0 else "") + number(abs(value))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

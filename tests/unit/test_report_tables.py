@@ -1,0 +1,74 @@
+"""The decision table: what a person sees in Prefect and in the terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.decide import PromotionRule, decide
+from tasks.report_tables import column_names, comparison_rows, decision_markdown
+from tests.unit.test_decide import accuracy_task, bits_task, report
+
+BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
+CODER = report("code-expert", bits_task("code", -0.4), accuracy_task("quiz", 180))
+PROSE = report("prose-expert", bits_task("code", 0.3), accuracy_task("quiz", 190))
+MERGED = report("merged", bits_task("code", -0.2), accuracy_task("quiz", 240))
+DECISION = decide(MERGED, BASE, PromotionRule(), [CODER, PROSE])
+
+
+def test_a_row_has_everyones_score_and_the_share_of_the_best_experts_gain():
+    code, quiz = comparison_rows(DECISION, BASE, [CODER, PROSE], MERGED)
+    assert code.base == BASE.score("code").score
+    assert code.experts == (CODER.score("code").score, PROSE.score("code").score)
+    assert code.merged == MERGED.score("code").score
+    assert code.best_expert_gain_kept == pytest.approx(0.5, abs=0.01)
+    assert quiz.best_expert_gain_kept is None, "no expert is better than the base"
+
+
+def test_the_markdown_is_one_well_formed_table_with_the_reasons_above_it():
+    text = decision_markdown(DECISION, BASE, [CODER, PROSE], MERGED)
+    assert text.startswith("## Promoted")
+    assert all(f"* {reason}" in text for reason in DECISION.reasons)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 2
+    assert len({line.count("|") for line in table}) == 1
+    assert "code-expert" in table[0]
+    assert "↓" in table[2]
+    assert "↑" in table[3]
+
+
+def test_without_experts_the_table_has_no_expert_columns():
+    text = decision_markdown(DECISION, BASE, [], MERGED)
+    assert "expert" not in text
+
+
+def test_a_fall_back_says_that_the_base_stays():
+    worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
+    text = decision_markdown(decide(worse, BASE, PromotionRule()), BASE, [], worse)
+    assert text.startswith("## Fell back: the base stays")
+    assert "regressed" in text
+
+
+def test_cut_documents_are_mentioned():
+    cut = MERGED.model_copy(update={"truncated": 3})
+    assert "3 documents were longer" in decision_markdown(DECISION, BASE, [], cut)
+
+
+def test_names_that_would_break_the_table_are_escaped():
+    odd = report("a|b", *CODER.scores)
+    table = decision_markdown(DECISION, BASE, [odd], MERGED)
+    assert "a\\|b" in table
+
+
+@pytest.mark.parametrize(
+    ("references", "expected"),
+    [
+        (["/zoo/code-expert", "/zoo/prose-expert"], ["code-expert", "prose-expert"]),
+        (["/a/run/final", "/b/run/final"], ["a/run/final", "b/run/final"]),
+        (["org/model@main"], ["model@main"]),
+        (["/same", "/same"], ["/same", "/same"]),
+        (["models/x/"], ["x"]),
+    ],
+)
+def test_experts_get_the_shortest_names_that_differ(references, expected):
+    experts = [report("e", *BASE.scores, reference=reference) for reference in references]
+    assert column_names(experts) == expected
