@@ -1,0 +1,172 @@
+"""Versions of the registered model and the `champion` alias: what is served, moved last of all.
+
+The base is a version too, so falling back is an alias move. A candidate that regressed stays
+visible as a version, tagged with its verdict, without the alias.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from merge_core.records import SourceCheckpoint
+from tasks.records import Decision, RegisteredVersion
+from tasks.registry_client import TAG, Registry, process_tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+"""The alias that says which version to serve."""
+
+_MAX_TAG_VALUE = 5000
+
+
+def ensure_registered_model(registry: Registry, name: str) -> None:
+    """Create the registered model unless it exists."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry.client.create_registered_model(
+            name,
+            tags={TAG + "model": "true"},
+            description=f"Checkpoints merged by mergeflow. `models:/{name}@{CHAMPION}` is the one"
+            " to serve: the last merge that passed its evaluation, else the base.",
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def ensure_base_version(
+    registry: Registry, name: str, base: SourceCheckpoint, model_id: str
+) -> ModelVersion:
+    """The version of the base checkpoint, the one to fall back to."""
+    tags = {
+        "digest": base.digest,
+        "role": "base",
+        "reference": base.reference,
+        "path": base.path,
+    }
+    return _ensure_version(
+        registry,
+        name,
+        model_id,
+        tags,
+        description=f"Base checkpoint `{base.reference}`, digest {base.short}: the fallback.",
+        rewrite=False,
+    )
+
+
+def ensure_candidate_version(
+    registry: Registry,
+    name: str,
+    merged: SourceCheckpoint,
+    model_id: str,
+    run_id: str,
+    decision: Decision,
+    facts: Mapping[str, str],
+) -> ModelVersion:
+    """The version of a merged checkpoint, tagged with its verdict and the reasons.
+
+    Args:
+        facts: more tags: method, recipe, plan and base digests.
+    """
+    reasons = "; ".join(decision.reasons)
+    verdict = decision.verdict.replace("_", " ")
+    tags = {
+        "digest": merged.digest,
+        "role": "merged",
+        "path": merged.path,
+        "verdict": decision.verdict,
+        "reasons": reasons,
+        "run_id": run_id,
+        **facts,
+    }
+    description = f"{facts.get('method', 'merge')}, digest {merged.short}: **{verdict}**. {reasons}"
+    return _ensure_version(
+        registry, name, model_id, tags, description=description, rewrite=True, run_id=run_id
+    )
+
+
+def champion_version(registry: Registry, name: str) -> str | None:
+    """The version that holds the alias, or None when no version does."""
+    aliases = registry.client.get_registered_model(name).aliases
+    return str(aliases[CHAMPION]) if CHAMPION in aliases else None
+
+
+def give_alias(registry: Registry, name: str, version: str, run_id: str) -> None:
+    """Move the alias to a version, noting on the run which version held it before.
+
+    Does nothing when the version already holds it.
+    """
+    before = champion_version(registry, name)
+    if before == version:
+        return
+    registry.client.set_tag(run_id, TAG + "previous_champion", before or "none")
+    registry.client.set_registered_model_alias(name, CHAMPION, version)
+
+
+def as_record(version: ModelVersion, model_id: str, champion: str | None) -> RegisteredVersion:
+    """An MLflow model version as the record that flows on."""
+    return RegisteredVersion(
+        name=version.name,
+        version=str(version.version),
+        digest=version.tags[TAG + "digest"],
+        alias=CHAMPION if str(version.version) == champion else None,
+        run_id=version.tags.get(TAG + "run_id") or version.run_id or None,
+        logged_model_id=model_id,
+    )
+
+
+def find_version(registry: Registry, name: str, digest: str) -> ModelVersion | None:
+    """The oldest version of a registered model that has this checkpoint digest."""
+    found = registry.client.search_model_versions(
+        f"name = '{name}' and tags.`{TAG}digest` = '{digest}'"
+    )
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def _ensure_version(
+    registry: Registry,
+    name: str,
+    model_id: str,
+    tags: Mapping[str, str],
+    *,
+    description: str,
+    rewrite: bool,
+    run_id: str | None = None,
+) -> ModelVersion:
+    """Find a version by digest or create it; with `rewrite`, bring its description up to date."""
+    client = registry.client
+    wanted = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
+    version = find_version(registry, name, tags["digest"])
+    if version is None:
+        with process_tracking_uri(registry):
+            client.create_model_version(
+                name,
+                source=f"models:/{model_id}",
+                run_id=run_id,
+                tags=wanted,
+                description=description,
+                model_id=model_id,
+            )
+        version = find_version(registry, name, tags["digest"])
+        assert version is not None, "a version that was just created is found by its digest"
+    _link(registry, model_id, name, str(version.version))
+    for key, value in wanted.items():
+        if version.tags.get(key) != value and (rewrite or key not in version.tags):
+            client.set_model_version_tag(name, version.version, key, value)
+    if rewrite and version.description != description:
+        client.update_model_version(name, version.version, description)
+    return client.get_model_version(name, version.version)
+
+
+def _link(registry: Registry, model_id: str, name: str, version: str) -> None:
+    """Let MLflow's page of a LoggedModel show its version (a server notes this by itself)."""
+    tags = registry.client.get_logged_model(model_id).tags
+    noted = json.loads(tags.get("mlflow.modelVersions", "[]"))
+    if not any(item["name"] == name and str(item["version"]) == version for item in noted):
+        noted.append({"name": name, "version": version})
+        registry.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(noted)})

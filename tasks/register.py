@@ -1,0 +1,214 @@
+"""Register a merge in MLflow: record it, register base and merged, move `champion` last.
+
+Every step is found again by tags or completed, so that a registration may be interrupted anywhere
+and run again: it ends in the same runs, models and versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel
+
+from merge_core.errors import StepError
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.promotion import (
+    as_record,
+    champion_version,
+    ensure_base_version,
+    ensure_candidate_version,
+    ensure_registered_model,
+    give_alias,
+)
+from tasks.records import Decision, EvaluationReport, Registration
+from tasks.registry_client import (
+    Registry,
+    RegistryUnreachableError,
+    ensure_experiment,
+    open_registry,
+)
+from tasks.registry_models import ensure_logged_model
+from tasks.registry_runs import (
+    MergeFacts,
+    ensure_merge_run,
+    finish,
+    is_recorded,
+    record_evaluation,
+    record_merge,
+)
+from tasks.retries import only_on
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+def register_merge(
+    *,
+    tracking_uri: str,
+    experiment: str,
+    model_name: str,
+    recipe_yaml: str,
+    recipe_digest: str,
+    manifest: CheckpointManifest,
+    base: SourceCheckpoint,
+    models: Sequence[SourceCheckpoint],
+    reports: Sequence[EvaluationReport],
+    decision: Decision,
+    compatibility: BaseModel | None = None,
+    profile: BaseModel | None = None,
+    pipeline_name: str | None = None,
+    prefect_run: Mapping[str, Any] | None = None,
+    artifacts: Mapping[str, str | bytes] | None = None,
+) -> Registration:
+    """Record a merge with its evidence, register base and merged, and let `champion` follow.
+
+    `champion` goes to the merged version when the decision promotes it, and to the base version
+    otherwise, also when an earlier merge held it. Running the same registration again completes
+    what is missing and changes nothing else.
+
+    Args:
+        tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.
+        reports: evaluations of base, merged and experts, in the order to show them.
+        artifacts: more files for the merge run, by relative name.
+
+    Raises:
+        RegistryUnreachableError: the server did not answer.
+        StepError: MLflow refused.
+    """
+    facts = MergeFacts(
+        model_name=model_name,
+        recipe_yaml=recipe_yaml,
+        recipe_digest=recipe_digest,
+        manifest=manifest,
+        base=base,
+        models=models,
+        reports=reports,
+        decision=decision,
+        compatibility=compatibility,
+        profile=profile,
+        pipeline_name=pipeline_name,
+        prefect_run=prefect_run,
+        artifacts=artifacts or {},
+    )
+    experts = _checked_experts(facts)
+    with open_registry(tracking_uri, writing=True) as registry:
+        experiment_id = ensure_experiment(registry, experiment)
+        model_ids = {
+            checkpoint.digest: ensure_logged_model(
+                registry, experiment_id, checkpoint, registered=checkpoint.digest == base.digest
+            )
+            for checkpoint in (base, *experts)
+        }
+        run = ensure_merge_run(registry, experiment_id, facts)
+        model_ids[manifest.digest] = ensure_logged_model(
+            registry,
+            experiment_id,
+            manifest.as_source(),
+            name=manifest.method,
+            run_id=run.info.run_id,
+            registered=True,
+        )
+        if not is_recorded(run):
+            _record(registry, run, facts, model_ids)
+        return _promote(registry, facts, run, model_ids)
+
+
+def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[str, str]) -> None:
+    """Write everything about the merge; an interrupted record shows as failed until completed."""
+    try:
+        record_merge(registry, run, facts, model_ids)
+        for report in facts.reports:
+            record_evaluation(registry, run, facts, report, model_ids[report.checkpoint_digest])
+        finish(registry, run.info.run_id)
+    except Exception:
+        with contextlib.suppress(Exception):
+            registry.client.set_terminated(run.info.run_id, "FAILED")
+        raise
+
+
+def _promote(
+    registry: Registry, facts: MergeFacts, run: Run, model_ids: Mapping[str, str]
+) -> Registration:
+    """Register both versions; the alias is the very last write."""
+    name, manifest, decision = facts.model_name, facts.manifest, facts.decision
+    base_model, merged_model = model_ids[facts.base.digest], model_ids[manifest.digest]
+    ensure_registered_model(registry, name)
+    base = ensure_base_version(registry, name, facts.base, base_model)
+    candidate = ensure_candidate_version(
+        registry,
+        name,
+        manifest.as_source(),
+        merged_model,
+        run.info.run_id,
+        decision,
+        {
+            "method": manifest.method,
+            "recipe_digest": facts.recipe_digest,
+            "plan_digest": manifest.plan_digest,
+            "object_id": manifest.object_id,
+            "base_digest": facts.base.digest,
+            "pipeline": facts.pipeline_name or "",
+        },
+    )
+    served = candidate if decision.promote else base
+    give_alias(registry, name, str(served.version), run.info.run_id)
+    champion = champion_version(registry, name)
+    base_record = as_record(base, base_model, champion)
+    candidate_record = as_record(candidate, merged_model, champion)
+    return Registration(
+        tracking_uri=registry.address,
+        experiment_id=run.info.experiment_id,
+        run_id=run.info.run_id,
+        base=base_record,
+        candidate=candidate_record,
+        champion=candidate_record if decision.promote else base_record,
+    )
+
+
+def _checked_experts(facts: MergeFacts) -> list[SourceCheckpoint]:
+    """The models besides the base, each once, after a look whether all the evidence is there."""
+    if not facts.model_name.strip() or set(facts.model_name) & set("/:"):
+        raise StepError(
+            f"'{facts.model_name}' cannot be the name of a registered model",
+            where="register",
+            mend="use a name without '/' and ':'",
+        )
+    given = {checkpoint.digest: checkpoint for checkpoint in (facts.base, *facts.models)}
+    for item in facts.manifest.inputs:
+        if item.digest not in given:
+            raise StepError(
+                f"the merge lists an input that was not handed over: {item.reference}",
+                where="register",
+                mend="pass the source checkpoint of every input in `models`",
+            )
+    evaluated = {report.checkpoint_digest for report in facts.reports}
+    strange = evaluated - set(given) - {facts.manifest.digest}
+    if strange:
+        raise StepError(
+            f"an evaluation belongs to no checkpoint of this merge: {min(strange)[:12]}",
+            where="register",
+            mend="pass reports of the base, the merged checkpoint and the listed models only",
+        )
+    for checkpoint, name in ((facts.base.digest, "base"), (facts.manifest.digest, "merged")):
+        if checkpoint not in evaluated:
+            raise StepError(
+                f"there is no evaluation of the {name} checkpoint",
+                where="register",
+                mend="evaluate base and merged on the same suite before registering",
+            )
+    return list(given.values())[1:]
+
+
+register_task = task(
+    name="register",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=only_on(RegistryUnreachableError),
+)(register_merge)
+"""The pipeline's last step: never cached, safe to repeat, retried when the server is away."""

@@ -1,0 +1,318 @@
+"""The connection to MLflow: where it is, kept quiet, clear when away, one writer at a time.
+
+MLflow is imported inside functions only: it takes seconds, and most commands never need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from merge_core.errors import MergeflowError, StepError
+from merge_core.home import Home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TAG = "mergeflow."
+"""Prefix of every tag written here; `search` by it finds everything mergeflow recorded."""
+
+_SQLITE = "sqlite:///"
+_DATABASE = "mlflow.db"
+_DATABASES = ("postgresql", "mysql", "mssql", "databricks")
+_ANSWER_SECONDS = 5.0
+_PROCESS_LOCK = threading.RLock()
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+_SECRET_PARAMETER = re.compile(
+    r"([?&])[^=&#]*(?:passw|secret|token|key|signature|credential)[^=&#]*=[^&#]*&?", re.IGNORECASE
+)
+
+
+class RegistryUnreachableError(StepError):
+    """The MLflow server did not answer: worth another try, unlike every other failure here."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """An open connection: MLflow's client and the address it was opened with."""
+
+    client: MlflowClient
+    tracking_uri: str
+
+    @property
+    def address(self) -> str:
+        """The tracking address as it may be shown and stored: without credentials."""
+        return strip_credentials(self.tracking_uri)
+
+
+def default_tracking_uri(home: Home) -> str:
+    """`$MLFLOW_TRACKING_URI` when set, else the embedded SQLite database in the data directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{home.mlflow / _DATABASE}"
+
+
+def is_server(tracking_uri: str) -> bool:
+    """Whether the address is that of an MLflow server (rather than a local database)."""
+    return urlsplit(tracking_uri).scheme in ("http", "https")
+
+
+def strip_credentials(uri: str) -> str:
+    """The address without user, password and secret-looking query parameters."""
+    return _SECRET_PARAMETER.sub(r"\1", _USER.sub("", uri)).rstrip("?&")
+
+
+@contextlib.contextmanager
+def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Registry]:
+    """Connect to MLflow; a local database is created on first use.
+
+    With `writing`, registrations into one local database take turns (a lock file beside it), so
+    that two runs never create the same thing twice.
+
+    Raises:
+        RegistryUnreachableError: the server did not answer.
+        StepError: MLflow refused, with what it said.
+        MergeflowError: the address is not one that can work.
+    """
+    database = _sqlite_path(tracking_uri)
+    if is_server(tracking_uri):
+        _require_answer(tracking_uri)
+    elif database is not None:
+        _require_database(database, writing)
+    elif not urlsplit(tracking_uri).scheme.startswith(_DATABASES):
+        raise MergeflowError(
+            "this is not an address MLflow can register models at",
+            where=strip_credentials(tracking_uri) or "tracking address",
+            mend="use an MLflow server (http://host:5000) or a database (sqlite:////abs/mlflow.db)",
+        )
+    mlflow = quiet_mlflow()
+    address = strip_credentials(tracking_uri)
+    try:
+        with contextlib.ExitStack() as stack:
+            if writing:
+                stack.enter_context(_one_writer(database))
+            if database is not None and not database.exists():
+                _create_database(database)
+            client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+            yield Registry(client, tracking_uri)
+    except mlflow.exceptions.MlflowException as error:
+        said = str(error).replace(tracking_uri, address)
+        cause = error if address == tracking_uri else None  # never show credentials in a traceback
+        if is_server(tracking_uri) and _is_network_failure(error):
+            raise _unreachable(address, said) from cause
+        raise StepError(
+            f"MLflow refused: {said}",
+            where=address,
+            mend="what was recorded so far is kept: mend the cause and run again to complete it",
+        ) from cause
+
+
+def ensure_experiment(registry: Registry, name: str) -> str:
+    """The id of the experiment of this name, created when missing, marked as mergeflow's."""
+    client = registry.client
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = _artifact_root(registry.tracking_uri)
+        return str(client.create_experiment(name, location, tags={TAG + "experiment": "true"}))
+    if experiment.lifecycle_stage != "active":
+        raise MergeflowError(
+            f"the MLflow experiment '{name}' was deleted",
+            where=registry.address,
+            mend="restore it (`mlflow experiments restore`), or register under another experiment",
+        )
+    if TAG + "experiment" not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, TAG + "experiment", "true")
+    return str(experiment.experiment_id)
+
+
+def mergeflow_experiments(registry: Registry) -> list[str]:
+    """Ids of every experiment that mergeflow has registered something in."""
+    found: list[str] = []
+    token = None
+    while True:
+        page = registry.client.search_experiments(
+            filter_string=f"tags.`{TAG}experiment` = 'true'", page_token=token
+        )
+        found += [experiment.experiment_id for experiment in page]
+        token = page.token
+        if not token:
+            return found
+
+
+@contextlib.contextmanager
+def process_tracking_uri(registry: Registry) -> Iterator[None]:
+    """Make a local database MLflow's process-wide one for a moment; a server needs nothing.
+
+    MLflow's SQL registry resolves a version's `models:/ID` source through the process-wide
+    address, whatever client asks. Setting it also writes the environment: both are put back.
+    """
+    if is_server(registry.tracking_uri):
+        yield
+        return
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    with _PROCESS_LOCK:
+        before, variable = utils._tracking_uri, os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(registry.tracking_uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
+            if variable is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = variable
+
+
+def quiet_mlflow() -> Any:
+    """Import MLflow without telemetry, links printed to stdout, or migration logs."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    noisy = "MLFLOW_LOGGING_LEVEL" not in os.environ
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    import mlflow
+
+    if noisy:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+def _sqlite_path(tracking_uri: str) -> Path | None:
+    if not tracking_uri.startswith(_SQLITE):
+        return None
+    path = Path(tracking_uri.removeprefix(_SQLITE).partition("?")[0])
+    if not path.is_absolute():
+        raise MergeflowError(
+            "a relative database path depends on where the command is run",
+            where=tracking_uri,
+            mend="write four slashes and the absolute path: sqlite:////data/mlflow/mlflow.db",
+        )
+    return path
+
+
+def _require_database(database: Path, writing: bool) -> None:
+    """Fail at once on a missing or damaged file: MLflow retries for minutes."""
+    if not database.exists():
+        if writing:
+            return
+        raise MergeflowError(
+            "there is no MLflow database here, so nothing has been registered yet",
+            where=str(database),
+            mend="run a pipeline first, or name another tracking address",
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as file:
+            file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        raise StepError(
+            f"the MLflow database cannot be opened: {error}", where=str(database)
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise StepError(
+            f"the MLflow database is damaged: {error}",
+            where=str(database),
+            mend="restore it from a backup, or move it away to start an empty one",
+        ) from error
+
+
+def _require_answer(tracking_uri: str) -> None:
+    """Fail in seconds, not after MLflow's minutes of retries, when nobody listens there."""
+    import requests
+
+    parts = urlsplit(tracking_uri)
+    host = parts.netloc.rpartition("@")[2]
+    address = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/health", "", ""))
+    try:
+        requests.get(address, timeout=_ANSWER_SECONDS, stream=True).close()
+    except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
+        return  # somebody is there; MLflow's own client has the settings to get through
+    except requests.exceptions.RequestException as error:
+        raise _unreachable(strip_credentials(tracking_uri), type(error).__name__) from None
+
+
+def _unreachable(address: str, said: str) -> RegistryUnreachableError:
+    return RegistryUnreachableError(
+        f"the MLflow server does not answer ({said})",
+        where=address,
+        mend="start it, or check the address; a registration resumes where it stopped",
+    )
+
+
+def _is_network_failure(error: BaseException) -> bool:
+    import requests
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    return "API request to" in str(error) or status in (502, 503, 504)
+
+
+@contextlib.contextmanager
+def _one_writer(database: Path | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_PROCESS_LOCK)
+        if database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(database.with_name(database.name + ".lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel, also when we are killed
+        yield
+
+
+def _create_database(database: Path) -> None:
+    """Build the schema beside its place and rename: a killed first run leaves no half database.
+
+    MLflow replays every migration of its history, hundreds of small commits; until the file is
+    complete and in its place nobody needs them to reach the disk one by one.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    fresh = database.with_name(f".{database.name}.new")
+    for leftover in (fresh, fresh.with_name(fresh.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+
+    place = str(fresh.parent.resolve() / fresh.name)
+
+    def hurry(connection: Any, _record: object) -> None:
+        if any(row[2] == place for row in connection.execute("PRAGMA database_list")):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hurry)
+    try:
+        root = _artifact_root(f"{_SQLITE}{database}")
+        store = SqlAlchemyStore(f"{_SQLITE}{fresh}", root)  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+    finally:
+        event.remove(Engine, "connect", hurry)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.rename(database)
+
+
+def _artifact_root(tracking_uri: str) -> str | None:
+    """Where a new experiment keeps artifacts: beside a local database, else the server's choice."""
+    database = _sqlite_path(tracking_uri)
+    if database is not None:
+        return (database.parent / "artifacts").as_uri()
+    if not is_server(tracking_uri) and not tracking_uri.startswith("databricks"):
+        raise MergeflowError(
+            "a bare database address says nothing about where artifacts go",
+            where=strip_credentials(tracking_uri),
+            mend="run `mlflow server` on this database and use its http address, or create the"
+            " experiment there first",
+        )
+    return None

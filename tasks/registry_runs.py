@@ -1,0 +1,353 @@
+"""The MLflow run of a merge and its evaluation child runs: what was done, and the scores.
+
+A run is found again by the key of what it records, and written to completion however often a
+writer was interrupted: every write here may be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel
+
+from merge_core.digests import digest_of
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.records import Decision, EvaluationReport
+from tasks.registry_client import TAG, Registry, strip_credentials
+from tasks.registry_environment import code_commit, environment
+from tasks.report_tables import column_names, decision_markdown
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_MAX_PARAMS = 200
+_MAX_PARAM_VALUE = 500
+_MAX_TAG_VALUE = 5000
+
+
+@dataclass(frozen=True)
+class MergeFacts:
+    """Everything that is recorded about one merge and the decision on it."""
+
+    model_name: str
+    recipe_yaml: str
+    recipe_digest: str
+    manifest: CheckpointManifest
+    base: SourceCheckpoint
+    models: Sequence[SourceCheckpoint]
+    reports: Sequence[EvaluationReport]
+    decision: Decision
+    compatibility: BaseModel | None = None
+    profile: BaseModel | None = None
+    pipeline_name: str | None = None
+    prefect_run: Mapping[str, Any] | None = None
+    artifacts: Mapping[str, str | bytes] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Identifies the registration: the same merge with the same evidence and decision."""
+        return digest_of(
+            {
+                "model": self.model_name,
+                "plan": self.manifest.plan_digest,
+                "merged": self.manifest.digest,
+                "base": self.base.digest,
+                "reports": [report.model_dump(mode="json") for report in self.reports],
+                "decision": self.decision.model_dump(mode="json"),
+                "pipeline": self.pipeline_name,
+            }
+        )
+
+    def decision_page(self) -> str:
+        """The decision with its reasons and everyone's scores side by side, as markdown."""
+        reports = {report.checkpoint_digest: report for report in self.reports}
+        merged = reports.pop(self.manifest.digest)
+        base = reports.pop(self.base.digest, merged)
+        return decision_markdown(self.decision, base, list(reports.values()), merged)
+
+    def role(self, digest: str) -> str:
+        """`merged`, `base`, or `expert/NAME` with as short a name as tells the experts apart."""
+        if digest == self.manifest.digest:
+            return "merged"
+        if digest == self.base.digest:
+            return "base"
+        known = {self.manifest.digest, self.base.digest}
+        experts = [report for report in self.reports if report.checkpoint_digest not in known]
+        names = [_slug(name) for name in column_names(experts)]
+        for expert, name in zip(experts, names, strict=True):
+            if expert.checkpoint_digest == digest:
+                return f"expert/{name if names.count(name) == 1 else digest[:12]}"
+        raise KeyError(digest)
+
+
+def ensure_merge_run(registry: Registry, experiment_id: str, facts: MergeFacts) -> Run:
+    """The run that records this merge: found by its key, else created with its searchable tags."""
+    same = f"tags.`{TAG}registration` = '{facts.key}'"
+    name = f"{facts.manifest.method}-{facts.manifest.digest[:8]}"
+    run = _ensure_run(registry, experiment_id, same, name, _run_tags(facts))
+    flow_run = (facts.prefect_run or {}).get("flow_run_id")
+    if flow_run and run.data.tags.get(TAG + "prefect_last_flow_run_id") != str(flow_run):
+        registry.client.set_tag(run.info.run_id, TAG + "prefect_last_flow_run_id", str(flow_run))
+    return run
+
+
+def is_recorded(run: Run) -> bool:
+    """Whether a run's record was finished, so that nothing is left to write."""
+    return str(run.data.tags.get(TAG + "recorded")) == "true"
+
+
+def record_merge(
+    registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[str, str]
+) -> None:
+    """Write parameters, metrics, artifacts, inputs and output of a merge run.
+
+    Args:
+        model_ids: LoggedModel ids by digest, of every input and of the merged checkpoint.
+    """
+    from mlflow.entities import LoggedModelOutput, Param, RunTag
+
+    client, run_id = registry.client, run.info.run_id
+    params = {k: v for k, v in _params(facts).items() if k not in run.data.params}
+    tags = _input_tags(facts.manifest)
+    client.log_batch(
+        run_id,
+        metrics=_entities(_metrics(facts), run.info.start_time),
+        params=[Param(key, value) for key, value in params.items()],
+        tags=[RunTag(key, value[:_MAX_TAG_VALUE]) for key, value in tags.items()],
+    )
+    _log_inputs(registry, run, [model_ids[item.digest] for item in facts.manifest.inputs])
+    output = model_ids[facts.manifest.digest]
+    made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
+    if output not in made:
+        client.log_outputs(run_id, [LoggedModelOutput(output, 0)])
+    _log_files(registry, run_id, _merge_files(facts))
+
+
+def record_evaluation(
+    registry: Registry, parent: Run, facts: MergeFacts, report: EvaluationReport, model_id: str
+) -> str:
+    """The child run of one evaluation: scores on the model, per-document values as an artifact."""
+    from mlflow.entities import Param
+
+    client, experiment_id = registry.client, parent.info.experiment_id
+    tags = {
+        "mlflow.parentRunId": parent.info.run_id,
+        TAG + "kind": "evaluation",
+        TAG + "digest": report.checkpoint_digest,
+        TAG + "role": facts.role(report.checkpoint_digest),
+        TAG + "suite": report.suite,
+        TAG + "suite_digest": report.suite_digest,
+    }
+    keys = ("mlflow.parentRunId", TAG + "digest", TAG + "suite_digest")
+    same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in keys)
+    run = _ensure_run(registry, experiment_id, same, f"evaluate {tags[TAG + 'role']}", tags)
+    if not is_recorded(run):
+        params = {
+            "suite": report.suite,
+            "suite_digest": report.suite_digest,
+            "checkpoint": report.reference,
+            "lm_eval": report.lm_eval_version,
+            "transformers": report.transformers_version,
+            "device": report.device,
+        }
+        metrics: dict[str, float] = {"truncated_documents": report.truncated}
+        for score in report.scores:
+            metrics[f"{_slug(score.task)}/{_slug(score.metric)}"] = score.score
+            metrics[f"{_slug(score.task)}/documents"] = len(score.doc_ids)
+        client.log_batch(
+            run.info.run_id,
+            metrics=_entities(metrics, run.info.start_time, model_id),
+            params=[
+                Param(key, value[:_MAX_PARAM_VALUE])
+                for key, value in params.items()
+                if key not in run.data.params
+            ],
+        )
+        _log_inputs(registry, run, [model_id])
+        _log_files(registry, run.info.run_id, {"evaluation.json": _json(report)})
+        finish(registry, run.info.run_id)
+    return str(run.info.run_id)
+
+
+def finish(registry: Registry, run_id: str) -> None:
+    """Mark a run's record as complete; the tag comes last, it is what a later call trusts."""
+    registry.client.set_terminated(run_id, "FINISHED")
+    registry.client.set_tag(run_id, TAG + "recorded", "true")
+
+
+def _ensure_run(
+    registry: Registry, experiment_id: str, same: str, name: str, tags: Mapping[str, str]
+) -> Run:
+    """The oldest run that meets the condition `same`, else a new one with these tags."""
+    run = _find(registry, experiment_id, same)
+    if run is None:
+        created = registry.client.create_run(experiment_id, run_name=name, tags=dict(tags))
+        run = _find(registry, experiment_id, same) or created
+        if run.info.run_id != created.info.run_id:
+            registry.client.delete_run(created.info.run_id)  # another writer was faster
+    return run
+
+
+def _find(registry: Registry, experiment_id: str, condition: str) -> Run | None:
+    found = registry.client.search_runs(
+        [experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    return registry.client.get_run(found[0].info.run_id) if found else None
+
+
+def _run_tags(facts: MergeFacts) -> dict[str, str]:
+    manifest, decision = facts.manifest, facts.decision
+    tags = {
+        "kind": "merge",
+        "registration": facts.key,
+        "model": facts.model_name,
+        "recipe_digest": facts.recipe_digest,
+        "plan_digest": manifest.plan_digest,
+        "object_id": manifest.object_id,
+        "digest": manifest.digest,
+        "base_digest": facts.base.digest,
+        "method": manifest.method,
+        "verdict": decision.verdict,
+        "promote": str(decision.promote).lower(),
+        "engine": manifest.engine,
+        "pipeline": facts.pipeline_name or "",
+        "suite": ", ".join(sorted({report.suite for report in facts.reports})),
+    }
+    for key, value in (facts.prefect_run or {}).items():
+        if isinstance(value, str | int):
+            tags[f"prefect_{key}"] = strip_credentials(str(value))
+    named = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
+    named["mlflow.note.content"] = facts.decision_page()[:_MAX_TAG_VALUE]
+    commit = code_commit()
+    if commit:
+        named["mlflow.source.git.commit"] = commit
+    return named
+
+
+def _input_tags(manifest: CheckpointManifest) -> dict[str, str]:
+    """One tag for each ingredient, found by its digest; one used in two roles names both."""
+    noted: dict[str, dict[str, Any]] = {}
+    for index, item in enumerate(manifest.inputs):
+        known = noted.setdefault(item.digest, {"index": index, **item.model_dump()})
+        if item.role not in known["role"].split("+"):
+            known["role"] += f"+{item.role}"
+    return {f"{TAG}input.{digest[:12]}": json.dumps(known) for digest, known in noted.items()}
+
+
+def _params(facts: MergeFacts) -> dict[str, str]:
+    decision, manifest = facts.decision, facts.manifest
+    params = {
+        "engine": manifest.engine,
+        "dtype": manifest.dtype,
+        "parameters": str(manifest.parameters),
+        "promote.min_gain": repr(decision.min_gain),
+        "promote.confidence": repr(decision.confidence),
+    }
+    for comparison in decision.comparisons:
+        key = f"promote.max_regression.{_slug(comparison.task)}.{_slug(comparison.metric)}"
+        params[key] = repr(comparison.max_regression)
+    params.update(_flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
+    if len(params) > _MAX_PARAMS:
+        left = len(params) - _MAX_PARAMS
+        params = dict(list(params.items())[:_MAX_PARAMS])
+        params["recipe.more"] = f"{left} more values: see recipe.yaml"
+    return {key[:250]: value[:_MAX_PARAM_VALUE] for key, value in params.items()}
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, str]:
+    """`{"a": {"b": [1, 2]}}` as `{"prefix.a.b": "[1, 2]"}`; lists of mappings are numbered."""
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        parts = enumerate(value)
+    else:
+        return {prefix: value if isinstance(value, str) else json.dumps(value, default=str)}
+    flat: dict[str, str] = {}
+    for key, item in parts:
+        flat.update(_flatten(f"{prefix}.{_slug(str(key))}", item))
+    return flat
+
+
+def _metrics(facts: MergeFacts) -> dict[str, float]:
+    decision = facts.decision
+    metrics = {
+        "gain": decision.gain,
+        "gain_low": decision.gain_low,
+        "gain_high": decision.gain_high,
+        "documents": float(decision.documents),
+        "promoted": float(decision.promote),
+    }
+    for comparison in decision.comparisons:
+        name = f"{_slug(comparison.task)}/{_slug(comparison.metric)}"
+        metrics[f"improvement/{name}"] = comparison.improvement
+        metrics[f"improvement_low/{name}"] = comparison.low
+        metrics[f"improvement_high/{name}"] = comparison.high
+    for report in facts.reports:
+        role = facts.role(report.checkpoint_digest)
+        for score in report.scores:
+            metrics[f"{role}/{_slug(score.task)}/{_slug(score.metric)}"] = score.score
+    return metrics
+
+
+def _merge_files(facts: MergeFacts) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = {
+        "recipe.yaml": facts.recipe_yaml,
+        "manifest.json": _json(facts.manifest),
+        "decision.json": _json(facts.decision),
+        "decision.md": facts.decision_page(),
+        "environment.json": json.dumps(environment(), indent=1),
+    }
+    if facts.compatibility is not None:
+        files["reports/compatibility.json"] = _json(facts.compatibility)
+    if facts.profile is not None:
+        files["reports/task_vectors.json"] = _json(facts.profile)
+    for report in facts.reports:
+        role = facts.role(report.checkpoint_digest).replace("/", "-")
+        files[f"reports/evaluation-{role}.json"] = _json(
+            report, exclude={"scores": {"__all__": {"doc_ids", "values", "weights"}}}
+        )
+    return files | dict(facts.artifacts)
+
+
+def _log_inputs(registry: Registry, run: Run, model_ids: Iterable[str]) -> None:
+    from mlflow.entities import LoggedModelInput
+
+    known = {item.model_id for item in run.inputs.model_inputs} if run.inputs else set()
+    missing = [LoggedModelInput(model) for model in dict.fromkeys(model_ids) if model not in known]
+    if missing:
+        registry.client.log_inputs(run.info.run_id, models=missing)
+
+
+def _log_files(registry: Registry, run_id: str, files: Mapping[str, str | bytes]) -> None:
+    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
+        root = Path(scratch)
+        for name, content in files.items():
+            path = root / name
+            if not path.resolve().is_relative_to(root.resolve()):
+                raise ValueError(f"artifact name leaves its directory: {name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        registry.client.log_artifacts(run_id, str(root))
+
+
+def _entities(metrics: Mapping[str, float], when: int, model_id: str | None = None) -> list[Any]:
+    """MLflow metrics at one fixed time, so that writing them again changes nothing."""
+    from mlflow.entities import Metric
+
+    return [Metric(key, value, when, 0, model_id=model_id) for key, value in metrics.items()]
+
+
+def _json(record: BaseModel, exclude: Any = None) -> str:
+    return record.model_dump_json(indent=1, exclude=exclude)
+
+
+def _slug(name: str) -> str:
+    """A name MLflow takes as part of a key."""
+    return re.sub(r"[^A-Za-z0-9_.\- ]+", "_", name)
