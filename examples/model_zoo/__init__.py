@@ -1,0 +1,8 @@
+"""A model zoo trained on this machine: a tiny base, its experts, and the traps around them.
+
+`build_zoo(directory)` trains it once from the text every Python has and finds it again after.
+"""
+
+from examples.model_zoo.zoo import Zoo, build_zoo
+
+__all__ = ["Zoo", "build_zoo"]

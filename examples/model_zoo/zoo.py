@@ -1,0 +1,149 @@
+"""Where a model zoo is: built once for a directory, then found there again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from examples.model_zoo.settings import SCALES, ScaleName, Settings
+from merge_core.errors import OutputError
+from merge_core.progress import Progress
+
+MANIFEST = "zoo.json"
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Where everything of a built zoo is."""
+
+    directory: Path
+
+    @property
+    def base(self) -> Path:
+        """Pre-trained on both domains."""
+        return self.directory / "base"
+
+    @property
+    def code_expert(self) -> Path:
+        return self.directory / "code-expert"
+
+    @property
+    def prose_expert(self) -> Path:
+        return self.directory / "prose-expert"
+
+    @property
+    def other_run(self) -> Path:
+        """The wrong-base trap: same shape and tokenizer, pre-trained from another seed."""
+        return self.directory / "other-run"
+
+    @property
+    def other_tokenizer(self) -> Path:
+        """Same shape, but its tokens mean something else."""
+        return self.directory / "other-tokenizer"
+
+    @property
+    def suite(self) -> Path:
+        return self.directory / "suite"
+
+    def run(self, domain: str) -> Path:
+        """The fine-tuning run of "code" or "prose", with its `checkpoint-N` directories."""
+        return self.directory / "runs" / domain
+
+    def checkpoints(self, domain: str) -> tuple[Path, ...]:
+        """The checkpoints of that run, first to last; the last is the expert."""
+        found = self.run(domain).glob("checkpoint-*")
+        return tuple(sorted(found, key=lambda path: int(path.name.rpartition("-")[2])))
+
+
+def build_zoo(
+    directory: Path, *, progress: Progress | None = None, scale: ScaleName = "demo"
+) -> Zoo:
+    """The zoo of this scale in `directory`: found there if whole, trained there if not.
+
+    A build is made beside `directory` and renamed into place, so an interrupted one leaves
+    nothing that could be taken for a zoo. A directory that is something else is refused.
+    """
+    directory = directory.absolute()
+    settings = SCALES[scale]
+    if is_whole(directory, settings):
+        return Zoo(directory)
+    if directory.exists() and not _is_replaceable(directory):
+        raise OutputError(
+            "it exists and is not a model zoo",
+            where=str(directory),
+            mend="name a directory that does not exist yet, or an earlier zoo",
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _only_builder(directory):
+        if not is_whole(directory, settings):  # another process may have built it meanwhile
+            # Imported late: to find a built zoo must not cost the import of torch.
+            from examples.model_zoo.build import build
+
+            staging = directory.with_name(f".{directory.name}.building")
+            shutil.rmtree(staging, ignore_errors=True)
+            build(Zoo(staging), settings, progress)
+            _write_manifest(staging, settings)
+            if directory.exists():
+                shutil.rmtree(directory)
+            staging.rename(directory)
+    return Zoo(directory)
+
+
+def is_whole(directory: Path, settings: Settings) -> bool:
+    """Whether the zoo of these settings is there, with every file as it was written."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        return manifest["identity"] == _identity(settings) and all(
+            _sha256(directory / name) == digest for name, digest in manifest["files"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _is_replaceable(directory: Path) -> bool:
+    return directory.is_dir() and ((directory / MANIFEST).exists() or not any(directory.iterdir()))
+
+
+def _write_manifest(directory: Path, settings: Settings) -> None:
+    files = {
+        path.relative_to(directory).as_posix(): _sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {
+        "identity": _identity(settings),
+        "scale": settings.name,
+        "python": platform.python_version(),
+        "files": files,
+    }
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _identity(settings: Settings) -> str:
+    """What a zoo is kept by: its settings, and the interpreter whose text it was trained on."""
+    facts = {"settings": asdict(settings), "python": platform.python_version()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _only_builder(directory: Path) -> Iterator[None]:
+    """Hold the build to one process; the kernel lets go of the lock when that process ends."""
+    lock = os.open(directory.with_name(f".{directory.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
