@@ -34,10 +34,10 @@ class ContentKey(CachePolicy):
 
     def compute_key(
         self,
-        task_ctx: TaskRunContext,  # noqa: ARG002 - the signature is Prefect's
+        task_ctx: TaskRunContext,
         inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
     ) -> str:
         """`step-vN-key`, a readable file name in the result storage."""
         return f"{self.step}-v{self.version}-{inputs['key']}"

@@ -39,11 +39,13 @@ def evaluate_checkpoint(
     *,
     device: str = "auto",
     scratch: Path,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
 
-    `device` is auto, cpu, cuda or cuda:N. Working files go below `scratch` and are removed
+    `device` is auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all. Working
+    files go below `scratch` and are removed
     afterwards, except for the log of an evaluation that failed. A suite whose data is on this disk
     is evaluated with the network switched off.
 
@@ -68,7 +70,7 @@ def evaluate_checkpoint(
             _job(checkpoint, suite, device),
             log=log,
             timeout=suite.timeout_minutes * 60,
-            environment=_environment(suite, working),
+            environment=_environment(suite, working, threads),
             on_message=listen,
         )
     finally:
@@ -135,6 +137,7 @@ def evaluate_task(
     suite: Suite,
     scratch: Path,
     device: str = "auto",
+    threads: int | None = None,
 ) -> EvaluationReport:
     """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
@@ -144,6 +147,7 @@ def evaluate_task(
         suite,
         device=device,
         scratch=scratch,
+        threads=threads,
         progress=prefect_progress(f"evaluate {checkpoint.short}"),
     )
 
@@ -163,11 +167,13 @@ def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, A
     }
 
 
-def _environment(suite: Suite, working: Path) -> dict[str, str]:
+def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, str]:
     # Threads that wait for work by spinning halve the speed of evaluations that run side by side.
     kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
         name: value for name, value in os.environ.items() if name not in _LAUNCHER
     }
+    if threads is not None:
+        kept["OMP_NUM_THREADS"] = str(threads)
     if not is_self_contained(suite):
         return kept | _QUIET
     # A private cache: prepared data of another suite, or of an older file, can never be read.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 
 Verdict = Literal["promoted", "fell_back", "inconclusive"]
@@ -127,6 +129,6 @@ class MergeOutcome(Record):
     merged: CheckpointManifest
     base: SourceCheckpoint
     decision: Decision
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Score by checkpoint (`base`, each expert's name, `merged`) and task."""
     registration: Registration | None = None

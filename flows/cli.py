@@ -1,0 +1,85 @@
+"""The command `mergeflow`: one entry, one place where errors become messages and exit codes.
+
+0: done, or promoted. 3: the pipeline fell back to the base. 2: the input has to be mended.
+1: a step failed for another reason, or there is a bug.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from flows import cli_library, cli_pipeline
+from merge_core.errors import MergeflowError, StepError
+
+PROMOTED, FAILED, BAD_INPUT, FELL_BACK = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="mergeflow",
+    help="Merge fine-tuned language models: verified, evaluated, promoted only if better.",
+    epilog="First steps: `mergeflow demo`, then `mergeflow run configs/pipelines/zoo-good.yaml`."
+    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 1 failure.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli_pipeline.add_commands(app)
+cli_library.add_commands(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mergeflow {version('mergeflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of `mergeflow` itself."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Errors have been explained on stderr."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except MergeflowError as error:
+        from flows.console import explain
+
+        explain(error)
+        return FAILED if isinstance(error, StepError) else BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; running the same command again continues\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILED
+    except Exception as error:
+        from flows.console import explain_bug
+
+        explain_bug(error)
+        return FAILED
+    return PROMOTED
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

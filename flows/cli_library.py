@@ -1,0 +1,321 @@
+"""Commands that need the library alone: they start fast, without Prefect, MLflow or lm-eval."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.options import AsJson, Device, OutDirectory, RecipeFile, Threads, read_bytes
+
+if TYPE_CHECKING:
+    from flows.console import Terminal
+    from merge_core.records import CheckpointManifest
+
+task_vector_app = typer.Typer(
+    help="Task vectors as files: what a fine-tune learned, apart from its base.",
+    no_args_is_help=True,
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to the program."""
+    app.command(epilog="Example: `mergeflow merge recipe.yaml merged/ --threads 4`")(merge)
+    app.command(epilog="Example: `mergeflow plan recipe.yaml --tensors`")(plan)
+    app.command(epilog="Example: `mergeflow verify recipe.yaml --json`")(verify)
+    app.command(epilog="Example: `mergeflow profile recipe.yaml --plot vectors.png`")(profile)
+    app.command(epilog="Example: `mergeflow methods ties`")(methods)
+    app.add_typer(task_vector_app, name="task-vector")
+
+
+def merge(
+    recipe: RecipeFile,
+    out: OutDirectory,
+    device: Device = "auto",
+    threads: Threads = None,
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest weight file, e.g. 5GB or 500MB.")
+    ] = "5GB",
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random methods; overrides the recipe's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge checkpoints into a new directory, without evaluation or registry."""
+    from flows.console import Terminal
+    from merge_core.compatibility import raise_for_errors
+    from merge_core.compatibility import verify as examine
+    from merge_core.execution import refuse_existing
+    from merge_core.home import Home
+    from merge_core.merge import merge as run_merge
+    from merge_core.recipe import load_recipe, parse_recipe
+    from tasks.locate import base_and_models, fetch_all
+
+    shard_bytes = read_bytes(shard_size)
+    terminal = Terminal(machine=as_json)
+    loaded = load_recipe(recipe)
+    if seed is not None:
+        loaded = parse_recipe(loaded.model_dump(exclude_defaults=True) | {"seed": seed})
+    refuse_existing(out)
+    home = Home.discover()
+    started = time.monotonic()
+    for warning in loaded.warnings():
+        terminal.warn(warning)
+    with terminal.progress() as progress:
+        sources = fetch_all(loaded.references(), home, recipe.absolute().parent, progress=progress)
+        base, models = base_and_models(loaded, sources)
+        report = examine(base, models, scan_weights=False)
+        for finding in report.warnings:
+            terminal.warn(str(finding))
+        raise_for_errors(report)
+        manifest = run_merge(
+            loaded,
+            sources,
+            home=home,
+            out=out,
+            device=device,
+            threads=threads,
+            shard_bytes=shard_bytes,
+            check=False,
+            progress=progress,
+        )
+    _give_manifest(terminal, manifest, time.monotonic() - started)
+
+
+def plan(
+    recipe: RecipeFile,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="List every tensor with its parameters and place.")
+    ] = False,
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest weight file, e.g. 5GB or 500MB.")
+    ] = "5GB",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a merge would do, from the headers of its checkpoints alone."""
+    from flows.console import Terminal
+    from flows.plan_view import plan_json, show_plan
+    from merge_core.home import Home
+    from merge_core.plan import make_plan
+    from merge_core.recipe import load_recipe
+    from merge_core.records import SourceCheckpoint
+    from tasks.locate import locate_all
+
+    terminal = Terminal(machine=as_json)
+    loaded = load_recipe(recipe)
+    preflight = locate_all(loaded.references(), Home.discover(), recipe.absolute().parent)
+    remote = [location.reference for location in preflight.locations if location.listing]
+    if remote:
+        terminal.say(f"on the Hub, not downloaded yet: {', '.join(remote)}; their headers fit")
+        return
+    # A plan is made of headers; digests, which need every byte, are left to the merge.
+    sources = {
+        location.reference: SourceCheckpoint(
+            reference=location.reference, path=str(location.directory), digest="", files=()
+        )
+        for location in preflight.locations
+    }
+    made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
+    for warning in loaded.warnings():
+        terminal.warn(warning)
+    if as_json:
+        terminal.give(plan_json(made, tensors=tensors))
+    else:
+        show_plan(terminal, made, tensors=tensors)
+
+
+def verify(
+    recipe: RecipeFile,
+    scan: Annotated[
+        bool, typer.Option(help="Read every weight in search of NaN and infinity.")
+    ] = True,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
+    from flows.console import Terminal
+    from flows.report_view import show_compatibility
+    from merge_core.compatibility import verify as examine
+    from merge_core.home import Home
+    from merge_core.recipe import load_recipe
+    from tasks.locate import base_and_models, fetch_all
+
+    terminal = Terminal(machine=as_json)
+    loaded = load_recipe(recipe)
+    with terminal.progress() as progress:
+        sources = fetch_all(
+            loaded.references(), Home.discover(), recipe.absolute().parent, progress=progress
+        )
+        base, models = base_and_models(loaded, sources)
+        report = examine(base, models, scan_weights=scan, threads=threads, progress=progress)
+    for warning in loaded.warnings():
+        terminal.warn(warning)
+    if as_json:
+        terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
+    else:
+        show_compatibility(terminal, report)
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+def profile(
+    recipe: RecipeFile,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Also draw the profile into this file.")
+    ] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the task vectors of a recipe's models: norms, cosines, sign conflicts, layers."""
+    from flows.console import Terminal
+    from flows.report_view import show_profile
+    from merge_core.errors import RecipeError
+    from merge_core.home import Home
+    from merge_core.profile import profile_task_vectors
+    from merge_core.recipe import load_recipe
+    from tasks.locate import fetch_all
+
+    terminal = Terminal(machine=as_json)
+    loaded = load_recipe(recipe)
+    if loaded.base_model is None:
+        raise RecipeError(
+            "a task vector is a difference from a base, and this recipe has no base_model",
+            where=str(recipe),
+            mend="name the checkpoint that the models were fine-tuned from as base_model",
+        )
+    with terminal.progress() as progress:
+        sources = fetch_all(
+            loaded.references(), Home.discover(), recipe.absolute().parent, progress=progress
+        )
+        base = sources.pop(loaded.base_model)
+        measured = profile_task_vectors(
+            base, list(sources.values()), threads=threads, progress=progress
+        )
+    if plot is not None:
+        from tasks.profile_plot import profile_figure_png
+
+        plot.write_bytes(profile_figure_png(measured))
+    if as_json:
+        terminal.give(measured.model_dump(mode="json"))
+    else:
+        show_profile(terminal, measured)
+
+
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this method in full.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the merge methods, or explain one: formula, parameters, paper."""
+    from flows.console import Terminal
+    from flows.method_view import method_json, show_method, show_methods
+    from merge_core.methods import METHODS, method_named
+
+    terminal = Terminal(machine=as_json)
+    if name is None:
+        if as_json:
+            terminal.give([method_json(method) for method in METHODS.values()])
+        else:
+            show_methods(terminal, METHODS.values())
+        return
+    method = method_named(name, where="NAME")
+    if as_json:
+        terminal.give(method_json(method))
+    else:
+        show_method(terminal, method)
+
+
+@task_vector_app.command(epilog="Example: `mergeflow task-vector extract base/ expert/ vector/`")
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="What the expert was trained from.")],
+    expert: Annotated[str, typer.Argument(metavar="EXPERT", help="The fine-tuned checkpoint.")],
+    out: OutDirectory,
+    dtype: Annotated[str, typer.Option(help="Stored type: float32, bfloat16 or float16.")] = (
+        "float32"
+    ),
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write expert minus base as a directory of deltas."""
+    from flows.console import Terminal
+    from merge_core.execution import refuse_existing
+    from merge_core.home import Home
+    from merge_core.task_vectors import extract_task_vector
+    from tasks.locate import fetch_all
+
+    terminal = Terminal(machine=as_json)
+    refuse_existing(out)
+    home = Home.discover()
+    started = time.monotonic()
+    with terminal.progress() as progress:
+        sources = fetch_all([base, expert], home, progress=progress)
+        manifest = extract_task_vector(
+            sources[base],
+            sources[expert],
+            out,
+            home=home,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            progress=progress,
+        )
+    _give_manifest(terminal, manifest, time.monotonic() - started)
+
+
+@task_vector_app.command(
+    epilog="Example: `mergeflow task-vector apply base/ vector/ less-of-it/ --scale -0.5`"
+)
+def apply(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint to change.")],
+    vector: Annotated[Path, typer.Argument(metavar="VECTOR", help="An extracted task vector.")],
+    out: OutDirectory,
+    scale: Annotated[float, typer.Option(help="Negative removes what the expert learned.")] = 1.0,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Allow another base than the vector's own.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write base plus scale times a task vector as a checkpoint."""
+    from flows.console import Terminal
+    from merge_core.execution import refuse_existing
+    from merge_core.home import Home
+    from merge_core.task_vectors import apply_task_vector
+    from tasks.locate import fetch_all
+
+    terminal = Terminal(machine=as_json)
+    refuse_existing(out)
+    home = Home.discover()
+    started = time.monotonic()
+    with terminal.progress() as progress:
+        source = fetch_all([base], home, progress=progress)[base]
+        manifest = apply_task_vector(
+            source,
+            vector,
+            out,
+            home=home,
+            scale=scale,
+            any_base=any_base,
+            device=device,
+            threads=threads,
+            progress=progress,
+        )
+    _give_manifest(terminal, manifest, time.monotonic() - started)
+
+
+def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: float) -> None:
+    from flows.console import seconds, shown_path, size
+
+    if terminal.machine:
+        terminal.give(manifest.model_dump(mode="json"))
+        return
+    written = sum(file.size for file in manifest.files)
+    terminal.say(f"{shown_path(manifest.path)}  ({manifest.method}, {seconds(duration)})")
+    terminal.say(f"  {manifest.parameters:,} parameters in {manifest.dtype}, {size(written)}")
+    terminal.say(f"  digest {manifest.digest}")
+    terminal.say(f"  check  cd {shown_path(manifest.path)} && sha256sum -c --quiet SHA256SUMS")

@@ -1,0 +1,236 @@
+"""What a person sees while a command works: one line a step, progress bars, one clear error.
+
+On a terminal progress is a live bar with bytes, rate and time left; elsewhere it is a plain line
+every few seconds, so that a log stays readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from merge_core.errors import MergeflowError
+from merge_core.home import Home
+from merge_core.progress import Progress, ProgressEvent
+
+_PLAIN_AFTER = 5.0
+_PIPE_WIDTH = 160
+LOGGER = "mergeflow"
+"""Logger of flows and tasks: a record of `mergeflow.steps` has `step`, `subject` and `outcome`."""
+
+
+class Terminal:
+    """Where a command writes: results on stdout; progress and notes beside them, out of the way.
+
+    With `machine`, stdout carries nothing but one JSON value at the end.
+    """
+
+    def __init__(self, *, machine: bool = False) -> None:
+        self.machine = machine
+        self.results = _console()
+        self.notes = _console(stderr=machine)
+        self._live = Console(stderr=True)
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """A line for people, with rich's markup taken literally."""
+        self.notes.print(escape(text), style=style)
+
+    def warn(self, text: str) -> None:
+        """Something that is allowed but may not be meant, on stderr."""
+        _console(stderr=True).print(f"[yellow]warning:[/] {escape(text)}")
+
+    def give(self, value: Any) -> None:
+        """The result of a command for a machine, as JSON on stdout."""
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A listener that shows progress while the block runs."""
+        if self._live.is_terminal and os.environ.get("TERM") != "dumb":
+            with _live_bars(self._live) as listener:
+                yield listener
+        else:
+            yield _PlainLines()
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[None]:
+        """Show each pipeline step as a line while the block runs."""
+        handler = _StepLines(self)
+        logger = logging.getLogger(LOGGER)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+def explain(error: MergeflowError) -> None:
+    """A user's error on stderr: what, where, what to do."""
+    _console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def explain_bug(error: BaseException) -> None:
+    """An error that is ours, on stderr, with its traceback in a log file."""
+    log = Home.discover().logs / "crash.log"
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(sys.argv[1:])}\n")
+            file.write("".join(traceback.format_exception(error)))
+    _console(stderr=True).print(
+        f"[bold red]error:[/] this is a bug in mergeflow: {type(error).__name__}:"
+        f" {escape(str(error)[:300])}\n  what to do: report it with the end of {escape(str(log))}"
+    )
+
+
+def literal(value: float | bool | str) -> str:
+    """A parameter's value as it is written in a recipe."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def seconds(duration: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `3 min 05 s`."""
+    if duration < 10:
+        return f"{duration:.1f} s"
+    if duration < 60:
+        return f"{duration:.0f} s"
+    return f"{int(duration) // 60} min {int(duration) % 60:02d} s"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: `2.5 GB`."""
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def shown_path(path: str | Path) -> str:
+    """A path relative to the current directory where that is shorter."""
+    with contextlib.suppress(ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return str(path)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Pipes and files get wide lines: nothing is cut for a terminal that is not there."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, width=width, soft_wrap=True, highlight=False)
+
+
+class _StepLines(logging.Handler):
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.INFO)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        subject, outcome = getattr(record, "subject", ""), getattr(record, "outcome", "")
+        step = getattr(record, "step", None)
+        if record.name == f"{LOGGER}.progress":
+            return  # for logs that nobody watches; here progress is shown as it happens
+        if step is None:
+            noted = record.levelno >= logging.WARNING
+            self._terminal.say(f"    {record.getMessage()}", style="yellow" if noted else "dim")
+            return
+        style = {"failed": "red"}.get(outcome)
+        self._terminal.say(f"  {step:<10}{subject:<30}{outcome}", style=style)
+
+
+class _PlainLines:
+    """Progress for logs and pipes: a line after five seconds of a stage, then ever less often."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        now = time.monotonic()
+        started = self._started.setdefault(event.stage, now)
+        if now < self._due.setdefault(event.stage, started + _PLAIN_AFTER):
+            return
+        self._due[event.stage] = started + 2 * (now - started)
+        sys.stderr.write(f"    {event.stage}: {_how_far(event, now - started)}\n")
+        sys.stderr.flush()
+
+
+def _how_far(event: ProgressEvent, elapsed: float) -> str:
+    percent = 100.0 * event.done / max(event.total, 1)
+    rate = event.done / elapsed if elapsed else 0.0
+    left = (event.total - event.done) / rate if rate else 0.0
+    remaining = f", {seconds(left)} left" if event.done < event.total and rate else ""
+    if event.unit == "bytes":
+        return f"{percent:.0f} % of {size(event.total)}, {size(rate)}/s{remaining}"
+    return f"{event.done:,} of {event.total:,} {event.unit}, {rate:,.0f}/s{remaining}"
+
+
+class _ByKind(ProgressColumn):
+    """One column for bytes, another for counted things."""
+
+    def __init__(self, of_bytes: ProgressColumn, of_things: ProgressColumn) -> None:
+        super().__init__()
+        self._of_bytes, self._of_things = of_bytes, of_things
+
+    def render(self, task: Task) -> Text:
+        column = self._of_bytes if task.fields["unit"] == "bytes" else self._of_things
+        return Text.assemble(column.render(task))
+
+
+class _ThingsPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+
+
+@contextlib.contextmanager
+def _live_bars(console: Console) -> Iterator[Progress]:
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        _ByKind(DownloadColumn(), MofNCompleteColumn()),
+        _ByKind(TransferSpeedColumn(), _ThingsPerSecond()),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+    )
+    known: dict[str, TaskID] = {}
+
+    def listen(event: ProgressEvent) -> None:
+        if event.stage not in known:
+            known[event.stage] = bars.add_task(event.stage, total=event.total, unit=event.unit)
+        bars.update(known[event.stage], completed=event.done, total=event.total)
+        if event.done >= event.total:
+            bars.remove_task(known.pop(event.stage))
+
+    with bars:
+        yield listen

@@ -1,0 +1,69 @@
+"""The merge flow: from a pipeline to a promoted checkpoint, or back to the base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import merge_steps as step
+from flows.pipeline import Pipeline
+from merge_core.errors import MergeflowError
+from merge_core.home import Home
+from tasks.locate import base_and_models
+from tasks.records import MergeOutcome
+from tasks.references import expand_variables
+from tasks.suite import load_suite
+
+
+def _run_name() -> str:
+    return Pipeline.model_validate(runtime.flow_run.parameters["pipeline"]).run_name
+
+
+@flow(name="merge", flow_run_name=_run_name)
+def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
+    """Resolve, verify, profile, merge, evaluate, decide, register.
+
+    Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, or `Failed` with a message
+    that says what a person has to mend.
+
+    Args:
+        beside: directory that relative checkpoint paths start from; by default the current one.
+    """
+    try:
+        outcome = _run(pipeline, Home.discover(), Path(beside) if beside else None)
+    except MergeflowError as error:
+        return Failed(message=str(error), data=error)
+    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+
+
+def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
+    recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
+    step.check_rule(pipeline.promote, suite)
+    sources = step.resolve(pipeline, home, beside)
+    base, models = base_and_models(recipe, sources)
+    compatibility = step.verify(pipeline, base, models)
+    profile = step.profile(pipeline, base, models) if base else None
+    manifest = step.merge(pipeline, sources, home)
+    baseline = sources[recipe.donor]
+    experts = [source for source in sources.values() if source != baseline]
+    scores = step.evaluate(pipeline, suite, baseline, experts, manifest, home)
+    decision = step.decide(pipeline, scores)
+    registration = step.register(
+        pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
+    )
+    served = manifest.as_source() if decision.promote else baseline
+    champion = registration.champion if registration else None
+    return MergeOutcome(
+        state="Promoted" if decision.promote else "FellBack",
+        serve=served.path,
+        serve_digest=served.digest,
+        champion=f"models:/{champion.name}/{champion.version}" if champion else None,
+        merged=manifest,
+        base=baseline,
+        decision=decision,
+        scores=scores.by_name(),
+        registration=registration,
+    )

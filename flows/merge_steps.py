@@ -1,0 +1,238 @@
+"""The merge flow's steps: what each is cached by, what it shows, what is checked of a cache hit.
+
+A hit is a claim about the disk. Where it names files they are looked at, and the step is done again
+when they are missing or changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from prefect import runtime
+
+from flows.artifacts import as_graph, publish_report, with_warnings
+from flows.pipeline import Pipeline
+from flows.steps import device_slot, run_step, run_together
+from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
+from merge_core.digests import DigestMemo
+from merge_core.errors import RecipeError, did_you_mean
+from merge_core.home import Home
+from merge_core.manifest import verify_manifest
+from merge_core.model_files import RECIPE_NAME
+from merge_core.plan import plan_key
+from merge_core.profile import TaskVectorProfile, profile_key
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.workers import default_threads
+from tasks.decide import PromotionRule, decide_task, decision_key
+from tasks.evaluate import evaluate_task, evaluation_key
+from tasks.lineage import lineage, lineage_mermaid, render_lineage
+from tasks.locate import changed_files, location_key
+from tasks.merge import merge_task
+from tasks.profile import profile_task
+from tasks.profile_plot import profile_figure_png
+from tasks.records import Decision, EvaluationReport, Registration
+from tasks.reference_names import distinct_names
+from tasks.register import register_task
+from tasks.registry_client import default_tracking_uri
+from tasks.report_tables import decision_markdown
+from tasks.resolve import preflight_task, resolve_task
+from tasks.suite import Suite
+from tasks.verify import verify_task
+from tasks.verify_tables import compatibility_markdown, profile_markdown
+
+_log = logging.getLogger("mergeflow")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The evaluations of one run."""
+
+    base: EvaluationReport
+    experts: tuple[EvaluationReport, ...]
+    merged: EvaluationReport
+
+    def by_name(self) -> dict[str, dict[str, float]]:
+        """Score by checkpoint and task, in the order to show them."""
+        names = distinct_names([expert.reference for expert in self.experts])
+        reports = [self.base, *self.experts, self.merged]
+        return {
+            name: {score.task: score.score for score in report.scores}
+            for name, report in zip(["base", *names, "merged"], reports, strict=True)
+        }
+
+
+def check_rule(rule: PromotionRule, suite: Suite) -> None:
+    """Find a rule for a task that does not exist now, rather than after the evaluations.
+
+    Raises:
+        RecipeError: `promote.per_task` names a task that the suite does not have.
+    """
+    tasks = [task.task for task in suite.tasks]
+    for name in rule.per_task:
+        if name not in tasks:
+            raise RecipeError(
+                f"suite '{suite.name}' has no task '{name}'; {did_you_mean(name, tasks)}",
+                where=f"promote.per_task.{name}",
+            )
+
+
+def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
+    """Every checkpoint of the recipe on this disk, by reference, the base first."""
+    references = pipeline.recipe.references()
+    uri = pipeline.register_as.tracking_uri or ""
+    found = run_step(preflight_task, references, home.path, beside, uri, subject="headers")
+    memo = DigestMemo(home.digest_memo)
+    names = distinct_names(references)
+    sources = {}
+    for location, name in zip(found.locations, names, strict=True):
+        key = location_key(location)
+        source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
+        if changed_files(source, memo):
+            again = resolve_task.with_options(refresh_cache=True)
+            source = run_step(again, key, location, home.digest_memo, subject=name)
+        sources[location.reference] = source
+    return sources
+
+
+def verify(
+    pipeline: Pipeline, base: SourceCheckpoint | None, models: Sequence[SourceCheckpoint]
+) -> CompatibilityReport:
+    """The compatibility report; its errors end the run."""
+    scan = pipeline.execution.scan_weights
+    key = verify_key(base, models, scan_weights=scan)
+    report = run_step(
+        verify_task, key, base, models, scan_weights=scan, subject=f"{len(models)} models"
+    )
+    # What the recipe says is not part of the report's key: it changes with every weight.
+    warnings = pipeline.recipe.warnings()
+    markdown = with_warnings(compatibility_markdown(report), warnings)
+    publish_report(pipeline.name, "compatibility", markdown)
+    for warning in [*warnings, *map(str, report.warnings)]:
+        _log.warning("warning: %s", warning)
+    raise_for_errors(report)
+    rows = zip(distinct_names([row.reference for row in report.rows]), report.rows, strict=True)
+    _log.info("%s", "; ".join(f"{name}: {row.verdict}" for name, row in rows))
+    return report
+
+
+def profile(
+    pipeline: Pipeline, base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
+) -> TaskVectorProfile:
+    """The profile of the task vectors, with its plot on the run's page."""
+    key = profile_key(base, models)
+    measured = run_step(profile_task, key, base, models, subject=f"{len(models)} task vectors")
+    page = profile_markdown(measured, profile_figure_png(measured))
+    publish_report(pipeline.name, "task-vectors", page)
+    names = distinct_names(measured.models)
+    for (i, j), cosine, conflict in zip(
+        measured.pairs, measured.overall.cosines, measured.overall.conflicts, strict=True
+    ):
+        _log.info(
+            "task vectors of %s and %s: cosine %s, %.0f %% of signs in conflict",
+            names[i],
+            names[j],
+            "undefined" if cosine is None else f"{cosine:+.2f}",
+            100 * conflict,
+        )
+    return measured
+
+
+def merge(
+    pipeline: Pipeline, sources: Mapping[str, SourceCheckpoint], home: Home
+) -> CheckpointManifest:
+    """The merged checkpoint in the store, every byte of it as its manifest says."""
+    recipe, how = pipeline.recipe, pipeline.execution
+    key = plan_key(recipe, sources)
+    arguments = (key, recipe, dict(sources), home.path, how.device, how.threads)
+    with device_slot(how.device):
+        manifest = run_step(merge_task, *arguments, subject=recipe.merge_method)
+        problems = verify_manifest(manifest, DigestMemo(home.digest_memo))
+        if problems:
+            _log.warning("the merged weights are not as they were (%s): merging again", problems[0])
+            again = merge_task.with_options(refresh_cache=True)
+            manifest = run_step(again, *arguments, subject=recipe.merge_method)
+    return manifest
+
+
+def evaluate(
+    pipeline: Pipeline,
+    suite: Suite,
+    base: SourceCheckpoint,
+    experts: Sequence[SourceCheckpoint],
+    manifest: CheckpointManifest,
+    home: Home,
+) -> Scores:
+    """Scores of base, experts and merged, each found by the checkpoint's content where known."""
+
+    device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
+    threads = max(1, default_threads() // parallel) if parallel > 1 else None
+
+    def score(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
+        key = evaluation_key(checkpoint, suite, device)
+        named = checkpoint.model_copy(update={"reference": name})
+        with device_slot(device):
+            report = run_step(
+                evaluate_task, key, named, suite, home.scratch, device, threads, subject=name
+            )
+        # The same content may have been scored under another name.
+        return report.model_copy(update={"reference": checkpoint.reference})
+
+    judged = experts if pipeline.evaluate.experts else ()
+    checkpoints = [base, *judged, manifest.as_source()]
+    names = ["base", *distinct_names([expert.reference for expert in judged]), "merged"]
+    jobs = [partial(score, *job) for job in zip(checkpoints, names, strict=True)]
+    first, *others, last = run_together(jobs, parallel)
+    return Scores(base=first, experts=tuple(others), merged=last)
+
+
+def decide(pipeline: Pipeline, scores: Scores) -> Decision:
+    """The verdict, with everyone's scores side by side on the run's page."""
+    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
+    decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
+    page = decision_markdown(decision, scores.base, scores.experts, scores.merged)
+    publish_report(pipeline.name, "decision", page)
+    return decision
+
+
+def register(
+    pipeline: Pipeline,
+    home: Home,
+    manifest: CheckpointManifest,
+    base: SourceCheckpoint,
+    experts: Sequence[SourceCheckpoint],
+    scores: Scores,
+    decision: Decision,
+    compatibility: CompatibilityReport,
+    profile: TaskVectorProfile | None,
+) -> Registration | None:
+    """The record in MLflow and the alias: the last step, never cached, safe to repeat."""
+    name = pipeline.register_as.model
+    if name is None:
+        return None
+    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    registration = run_step(
+        register_task,
+        subject=name,
+        tracking_uri=uri,
+        experiment=pipeline.register_as.experiment,
+        model_name=name,
+        recipe_yaml=(Path(manifest.path) / RECIPE_NAME).read_text("utf-8"),
+        recipe_digest=pipeline.recipe.digest,
+        manifest=manifest,
+        base=base,
+        models=experts,
+        reports=[scores.base, *scores.experts, scores.merged],
+        decision=decision,
+        compatibility=compatibility,
+        profile=profile,
+        pipeline_name=pipeline.name,
+        prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
+    )
+    ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
+    page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
+    publish_report(pipeline.name, "lineage", page)
+    return registration

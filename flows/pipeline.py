@@ -1,0 +1,237 @@
+"""A pipeline: one merge, how it is judged, when it is promoted, where it is registered.
+
+The one model behind the YAML file, the command line and Prefect's parameter form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from merge_core.errors import RecipeError
+from merge_core.home import Home
+from merge_core.recipe import Recipe, load_recipe, parse_recipe
+from merge_core.yaml_files import load_yaml, validated
+from tasks.decide import PromotionRule
+from tasks.references import expand_variables, parse_reference
+from tasks.suite import load_suite
+
+_DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+
+
+def _device(value: str) -> str:
+    import re
+
+    if not re.fullmatch(_DEVICE, value):
+        raise ValueError(f"'{value}' is no device; use auto, cpu, cuda or cuda:N")
+    return value
+
+
+Device = Annotated[str, AfterValidator(_device), Field(json_schema_extra={"pattern": _DEVICE})]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Evaluate(_Section):
+    """How checkpoints are scored."""
+
+    suite: str = Field(
+        title="Suite",
+        description="A suite directory, its suite.yaml, or the name of a shipped suite. A path is"
+        " looked for beside the pipeline file, then in the current directory.",
+        min_length=1,
+        json_schema_extra={"position": 0},
+    )
+    experts: bool = Field(
+        default=True,
+        title="Evaluate the experts too",
+        description="Also score every model that is merged, to see what was kept of each.",
+        json_schema_extra={"position": 1},
+    )
+    device: Device = Field(
+        default="auto",
+        title="Device",
+        description="auto, cpu, cuda or cuda:N.",
+        json_schema_extra={"position": 2},
+    )
+    parallel: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        title="Evaluations at a time",
+        description="How many checkpoints are scored side by side on the CPU. Each takes the memory"
+        " of a whole model. A GPU scores one at a time.",
+        json_schema_extra={"position": 3},
+    )
+
+
+class Register(_Section):
+    """Where the result is recorded."""
+
+    model: str | None = Field(
+        default=None,
+        title="Registered model",
+        description="Name in MLflow's model registry; empty: the merge is not registered.",
+        pattern=_NAME,
+        json_schema_extra={"position": 0},
+    )
+    experiment: str = Field(
+        default="mergeflow",
+        title="Experiment",
+        description="MLflow experiment that holds the runs.",
+        min_length=1,
+        max_length=200,
+        json_schema_extra={"position": 1},
+    )
+    tracking_uri: str | None = Field(
+        default=None,
+        title="MLflow address",
+        description="http://host:5000, or sqlite:////absolute/mlflow.db. Empty:"
+        " MLFLOW_TRACKING_URI, else the embedded database.",
+        json_schema_extra={"position": 2},
+    )
+
+
+class Execution(_Section):
+    """How the merge itself is computed. Nothing here changes the values of the result."""
+
+    device: Device = Field(
+        default="auto",
+        title="Device",
+        description="auto, cpu, cuda or cuda:N.",
+        json_schema_extra={"position": 0},
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        title="Threads",
+        description="Empty: one for each processor, at most 16.",
+        json_schema_extra={"position": 1},
+    )
+    scan_weights: bool = Field(
+        default=True,
+        title="Look for NaN first",
+        description="Read all inputs once before the merge, so that a broken checkpoint is named"
+        " in the report. The merge itself refuses NaN in any case.",
+        json_schema_extra={"position": 2},
+    )
+
+
+class Pipeline(_Section):
+    """Which checkpoints, which merge, which evaluation, which rule, which registered model."""
+
+    name: str = Field(
+        title="Name",
+        description="Shown in the run list; letters, digits, dot, dash and underscore.",
+        pattern=_NAME,
+        json_schema_extra={"position": 0},
+    )
+    description: str = Field(
+        default="",
+        title="Description",
+        description="What this pipeline is for, for people.",
+        max_length=2000,
+        json_schema_extra={"position": 1},
+    )
+    recipe: Recipe = Field(
+        title="Recipe",
+        description="The merge, in mergekit's notation. In a file: the recipe itself, or the path"
+        " of a recipe file.",
+        json_schema_extra={"position": 2},
+    )
+    evaluate: Evaluate = Field(title="Evaluate", json_schema_extra={"position": 3})
+    promote: PromotionRule = Field(
+        default_factory=PromotionRule,
+        title="Promote",
+        description="The rule that the merged checkpoint has to pass; else the base is kept.",
+        json_schema_extra={"position": 4},
+    )
+    register_as: Register = Field(
+        default_factory=Register,
+        alias="register",
+        title="Register",
+        json_schema_extra={"position": 5},
+    )
+    execution: Execution = Field(
+        default_factory=Execution,
+        title="Execution",
+        json_schema_extra={"position": 6},
+    )
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _checked_recipe(cls, value: Any) -> Any:
+        """Every way in, forms included, goes through the recipe's own checks."""
+        if isinstance(value, Recipe):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("must be a recipe: a mapping with merge_method and models")
+        try:
+            return parse_recipe(value)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def run_name(self) -> str:
+        """Name of a run of this pipeline: the same for the same recipe."""
+        return f"{self.name}-{self.recipe.digest[:8]}"
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline from a file, with the directory that its checkpoint paths start from."""
+
+    pipeline: Pipeline
+    beside: Path
+    """Directory of the recipe: the recipe's own file when it has one, else the pipeline's."""
+
+
+def load_pipeline(path: Path) -> LoadedPipeline:
+    """Read a pipeline file.
+
+    Raises:
+        RecipeError: unreadable, not YAML, or with a mistake; names the YAML path of each.
+    """
+    values = load_yaml(path)
+    beside = path.absolute().parent
+    recipe = values.get("recipe")
+    if isinstance(recipe, str):
+        recipe_path = beside / Path(recipe).expanduser()
+        if not recipe_path.is_file():
+            raise RecipeError(
+                f"there is no recipe file {recipe_path}",
+                where=f"{path}: recipe",
+                mend="paths in a pipeline file start from its own directory",
+            )
+        values["recipe"] = load_recipe(recipe_path)
+        recipe_beside = recipe_path.parent
+    else:
+        recipe_beside = beside
+        if isinstance(recipe, dict):
+            values["recipe"] = parse_recipe(recipe, where=f"{path}: recipe")
+    pipeline = validated(Pipeline, values, str(path))
+    suite = beside / Path(expand_variables(pipeline.evaluate.suite, Home.discover())).expanduser()
+    if suite.exists():
+        evaluate = pipeline.evaluate.model_copy(update={"suite": str(suite)})
+        pipeline = pipeline.model_copy(update={"evaluate": evaluate})
+    return LoadedPipeline(pipeline, recipe_beside)
+
+
+def check_places(loaded: LoadedPipeline) -> None:
+    """Find a mistyped path or suite at once, before any server is started.
+
+    Raises:
+        RecipeError: no such suite, or one with a mistake in it.
+        CheckpointError: a reference that leads nowhere.
+    """
+    home = Home.discover()
+    load_suite(expand_variables(loaded.pipeline.evaluate.suite, home))
+    for reference in loaded.pipeline.recipe.references():
+        parse_reference(reference, loaded.beside, home)

@@ -1,0 +1,104 @@
+"""A merge plan as people and programs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from flows.console import Terminal, literal, size
+from merge_core.dtypes import name_of
+from merge_core.parameters import Scalar
+from merge_core.plan import Plan, PlannedTensor
+
+
+def show_plan(terminal: Terminal, plan: Plan, *, tensors: bool) -> None:
+    """What is read, what is computed, what is written."""
+    recipe = plan.recipe
+    terminal.say(f"{recipe.merge_method}: {recipe.method.summary}", style="bold")
+    for entry in plan.inputs:
+        terminal.say(f"  {entry.role:<6}{entry.reference}")
+    terminal.say(
+        f"  reads {size(plan.input_bytes)}, writes {size(plan.output_bytes)} in"
+        f" {len(plan.shards)} file{'s' if len(plan.shards) > 1 else ''}"
+    )
+    terminal.say(f"  {len(plan.tensors)} tensors, {plan.parameters:,} parameters, {plan.dtype}")
+    terminal.say(f"  recipe {recipe.digest}")
+    terminal.say()
+    terminal.results.print(_tensor_table(plan) if tensors else _settings_table(plan))
+
+
+def plan_json(plan: Plan, *, tensors: bool) -> dict[str, Any]:
+    """A plan for programs."""
+    value: dict[str, Any] = {
+        "method": plan.recipe.merge_method,
+        "recipe_digest": plan.recipe.digest,
+        "inputs": [{"reference": i.reference, "role": i.role} for i in plan.inputs],
+        "parameters": plan.parameters,
+        "dtype": plan.dtype,
+        "bytes_read": plan.input_bytes,
+        "bytes_written": plan.output_bytes,
+        "shards": [{"name": shard.name, "bytes": shard.nbytes} for shard in plan.shards],
+        "tensors": len(plan.tensors),
+    }
+    if tensors:
+        value["tensors"] = [
+            {
+                "name": tensor.name,
+                "method": tensor.method,
+                "dtype": tensor.slot.dtype,
+                "shape": list(tensor.slot.shape),
+                "shard": plan.shards[tensor.slot.shard].name,
+                "offset": tensor.slot.offset,
+                "model_parameters": [dict(values) for values in tensor.model_parameters],
+                "parameters": dict(tensor.parameters),
+            }
+            for tensor in plan.tensors
+        ]
+    return value
+
+
+def _settings_table(plan: Plan) -> Table:
+    """Tensors counted by what is done to them: one row for each distinct setting."""
+    groups: dict[str, list[PlannedTensor]] = {}
+    for tensor in plan.tensors:
+        groups.setdefault(_settings(tensor), []).append(tensor)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("tensors", justify="right")
+    table.add_column("for example", no_wrap=True)
+    table.add_column("settings")
+    for settings, members in groups.items():
+        table.add_row(str(len(members)), members[0].name, settings)
+    return table
+
+
+def _tensor_table(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("tensor", "shape", "stored as", "file", "settings"):
+        table.add_column(column, no_wrap=column != "settings")
+    for tensor in plan.tensors:
+        slot = tensor.slot
+        table.add_row(
+            tensor.name,
+            "x".join(map(str, slot.shape)) or "scalar",
+            name_of(slot.dtype),
+            plan.shards[slot.shard].name,
+            _settings(tensor),
+        )
+    return table
+
+
+def _settings(tensor: PlannedTensor) -> str:
+    """`weight 0.5, 0.5; normalize false`: per model in the order of the models, then overall."""
+    names = tensor.model_parameters[0] if tensor.model_parameters else {}
+    parts = [
+        f"{name} " + ", ".join(literal(values[name]) for values in tensor.model_parameters)
+        for name in names
+    ]
+    parts += _overall(tensor.parameters)
+    return "; ".join([tensor.method, *parts])
+
+
+def _overall(parameters: Mapping[str, Scalar]) -> list[str]:
+    return [f"{name} {literal(value)}" for name, value in parameters.items()]

@@ -1,0 +1,215 @@
+"""The Prefect API for one command: the user's server when there is one, else our own for a while.
+
+Our own server is a child process with its database under the mergeflow home, so runs made without
+any server can be looked at later with `prefect server start` (see `mergeflow env`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from merge_core.errors import StepError
+from merge_core.home import Home
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 8.0
+_DRAIN_SECONDS = 5.0
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""No telemetry, no questions: nothing leaves this machine that the pipeline does not ask for."""
+
+_CLIENT = {
+    # Prefect's own log goes to the server and to our log file; the console has one line a step.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "mergeflow",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+_UNUSED_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "TRIGGERS",
+    "FOREMAN",
+    "PAUSE_EXPIRATIONS",
+    "CANCELLATION_CLEANUP",
+    "CLEANUP_RECONCILER",
+    "DB_VACUUM",
+)
+
+
+@contextlib.contextmanager
+def prefect_session(home: Home) -> Iterator[PrefectSession]:
+    """Prefect for the block, with step results kept under `home.cache`.
+
+    With `PREFECT_API_URL` set, that server is used as it is. Otherwise one is started on a free
+    port of the loopback interface, and stopped at the end of the block, after everything sent to
+    it has been written down. It takes seconds to start: do other work (Prefect may be imported
+    now), then call `ready()` before the first flow.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        with _client(home, {}), _drained():
+            yield PrefectSession(given, None)
+        return
+    server = _Server(home)
+    try:
+        settings = {"PREFECT_HOME": str(home.prefect), "PREFECT_API_URL": server.api_url}
+        with _client(home, settings), _drained():
+            yield PrefectSession(server.api_url, server)
+    finally:
+        server.stop()
+
+
+class PrefectSession:
+    """Where the runs of this command are recorded."""
+
+    def __init__(self, api_url: str, server: _Server | None) -> None:
+        self.api_url = api_url
+        self._server = server
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is our own and ends with this command."""
+        return self._server is not None
+
+    def ready(self) -> None:
+        """Return when flows can run.
+
+        Raises:
+            StepError: our server did not start; the message names its log.
+        """
+        if self._server is not None:
+            self._server.wait_until_healthy()
+
+
+class _Server:
+    """The child process that serves Prefect's API, from start to stop."""
+
+    def __init__(self, home: Home) -> None:
+        home.prefect.mkdir(parents=True, exist_ok=True)
+        home.logs.mkdir(parents=True, exist_ok=True)
+        self.log = home.logs / "prefect-server.log"
+        # The socket listens before the child exists: no port is guessed, no request is refused.
+        with socket.socket() as listener, self.log.open("ab") as output:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.api_url = f"{address}/api"
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(home),
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
+
+    def wait_until_healthy(self) -> None:
+        """Return when the API answers.
+
+        Raises:
+            StepError: the child ended or stayed silent.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while self._child.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                left = max(1.0, deadline - time.monotonic())
+                with urllib.request.urlopen(f"{self.api_url}/health", timeout=left) as answer:
+                    if answer.status == 200:
+                        return
+            time.sleep(0.05)
+        raise StepError(
+            "the Prefect server did not start",
+            where=str(self.log),
+            mend="read the end of this log; or set PREFECT_API_URL to a server that runs already",
+        )
+
+    def stop(self) -> None:
+        """End the child: in order when it listens, at once when it does not."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._child.terminate()
+        try:
+            self._child.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+
+    def _environment(self, home: Home) -> dict[str, str]:
+        root = str(Path(__file__).resolve().parent.parent)
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
+        return {
+            **inherited,
+            **QUIET,
+            **services,
+            # In memory, a killed run's hold on the GPU would outlive it for ever.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+            "PYTHONPATH": os.pathsep.join(path),
+            "PREFECT_HOME": str(home.prefect),
+            "PREFECT_UI_API_URL": self.api_url,
+            "PREFECT__SERVER_FINAL": "1",
+        }
+
+
+@contextlib.contextmanager
+def _client(home: Home, settings: dict[str, str]) -> Iterator[None]:
+    """Prefect's client settings, for imports of Prefect before and inside the block."""
+    home.cache.mkdir(parents=True, exist_ok=True)
+    changed = {**QUIET, **_CLIENT, "PREFECT_LOCAL_STORAGE_PATH": str(home.cache), **settings}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        from prefect.context import refresh_global_settings_context
+        from prefect.logging.configuration import setup_logging
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        refresh_global_settings_context()
+        setup_logging()  # does nothing new when Prefect was imported just now
+        logging.getLogger("mergeflow").setLevel(logging.INFO)
+        # A heartbeat's thread adds a second to every run and tells nobody anything here: the
+        # command that would be found dead is the one whose terminal the user looks at.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if "prefect.context" in sys.modules:
+            refresh_global_settings_context()
+
+
+@contextlib.contextmanager
+def _drained() -> Iterator[None]:
+    """Send every event and log line before the server that takes them is stopped."""
+    try:
+        yield
+    finally:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        EventsWorker.drain_all(timeout=_DRAIN_SECONDS)
+        APILogWorker.drain_all(timeout=_DRAIN_SECONDS)

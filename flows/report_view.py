@@ -1,0 +1,88 @@
+"""Reports of the pipeline's steps as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from flows.console import Terminal
+from merge_core.compatibility import CompatibilityReport
+from merge_core.profile import Section, TaskVectorProfile
+from tasks.records import EvaluationReport
+from tasks.reference_names import distinct_names
+from tasks.report_tables import column_names
+
+_SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+
+def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
+    """One row for each checkpoint, then what was found, the gravest first."""
+    names = distinct_names([row.reference for row in report.rows])
+    table = _table("checkpoint", "digest", "verdict")
+    for row, name in zip(report.rows, names, strict=True):
+        table.add_row(escape(name), row.digest[:12], row.verdict)
+    terminal.results.print(table)
+    for finding in report.findings:
+        style = _SEVERITIES[finding.severity]
+        terminal.results.print(f"[{style}]{finding.severity}:[/] {escape(str(finding))}")
+    first = next((row for row in report.rows if row.architecture), None)
+    if report.ok and first is not None:
+        extent = "every weight" if report.scanned else "a sample of the weights"
+        terminal.say(
+            f"these can be merged: {first.architecture}, {first.parameters:,} parameters,"
+            f" {first.dtype}; {extent} read"
+        )
+    else:
+        terminal.say("these cannot be merged", style="bold red")
+
+
+def show_profile(terminal: Terminal, profile: TaskVectorProfile) -> None:
+    """Task vectors overall and by part of the model."""
+    names = distinct_names(profile.models)
+    table = _table("part", *(f"norm {name}" for name in names))
+    for first, second in profile.pairs:
+        table.add_column(f"cosine {names[first]}, {names[second]}", justify="right")
+        table.add_column("signs in conflict", justify="right")
+    for section in (profile.overall, *profile.groups, *profile.layers):
+        table.add_row(*_profile_row(section))
+    terminal.results.print(table)
+    terminal.say(
+        f"norms are relative to the base's; base {profile.base}; signs: of the weights that both"
+        " changed, the share moved in opposite directions"
+    )
+
+
+def show_scores(terminal: Terminal, reports: Sequence[EvaluationReport]) -> None:
+    """One row for each task, one column for each checkpoint."""
+    table = _table("task", "metric", *column_names(reports))
+    for score in reports[0].scores:
+        table.add_row(
+            score.task,
+            _metric(score.metric, score.higher_is_better),
+            *(f"{report.score(score.task).score:.4f}" for report in reports),
+        )
+    terminal.results.print(table)
+
+
+def _profile_row(section: Section) -> list[str]:
+    cells = [section.name, *(f"{norm:.2%}" for norm in section.relative_norms)]
+    for cosine, conflict in zip(section.cosines, section.conflicts, strict=True):
+        cells += ["-" if cosine is None else f"{cosine:+.3f}", f"{conflict:.0%}"]
+    return cells
+
+
+def _metric(name: str, higher_is_better: bool) -> str:
+    return f"{name} {'↑' if higher_is_better else '↓'}"
+
+
+def _table(*columns: str) -> Table:
+    """The one look of tables here; text left, numbers right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    texts = {"checkpoint", "digest", "verdict", "part", "task", "metric"}
+    for column in columns:
+        table.add_column(
+            escape(column), justify="left" if column in texts else "right", no_wrap=True
+        )
+    return table

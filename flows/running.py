@@ -1,0 +1,72 @@
+"""Running a pipeline for a person at a terminal: steps as they happen, then the outcome."""
+
+from __future__ import annotations
+
+from prefect import tags
+from rich.markup import escape
+from rich.table import Table
+
+from flows.console import Terminal, shown_path
+from flows.merge import merge_pipeline
+from flows.pipeline import LoadedPipeline
+from tasks.progress import listening
+from tasks.records import MergeOutcome
+
+_OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
+
+
+def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
+    """Run a pipeline in the current Prefect session.
+
+    Raises:
+        MergeflowError: what ended the run, for a person to mend.
+    """
+    pipeline = loaded.pipeline
+    suite = pipeline.evaluate.suite.rstrip("/").rpartition("/")[2]
+    with (
+        terminal.steps(),
+        terminal.progress() as progress,
+        listening(progress),
+        tags(pipeline.recipe.merge_method, suite),
+    ):
+        state = merge_pipeline(pipeline, str(loaded.beside), return_state=True)
+    outcome: MergeOutcome = state.result()
+    return outcome
+
+
+def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
+    """The scores side by side, the verdict with its reasons, and which checkpoint to serve."""
+    terminal.say()
+    terminal.notes.print(_scores(outcome))
+    terminal.say()
+    promoted = outcome.state == "Promoted"
+    headline = "the merged checkpoint is better" if promoted else "the base stays"
+    terminal.say(f"{outcome.state}: {headline}", style="bold green" if promoted else "bold yellow")
+    for reason in outcome.decision.reasons:
+        terminal.say(f"  - {reason}")
+    terminal.say(f"  serve     {shown_path(outcome.serve)}")
+    registration = outcome.registration
+    if registration is not None:
+        champion = registration.champion
+        what = "merged" if champion.digest == outcome.merged.digest else "base"
+        terminal.say(
+            f"  champion  models:/{champion.name}@champion is version {champion.version}, the"
+            f" {what} checkpoint ({champion.digest[:12]})"
+        )
+
+
+def _scores(outcome: MergeOutcome) -> Table:
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    table.add_column("task", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    for name in (*outcome.scores, "change"):
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    for comparison in outcome.decision.comparisons:
+        task, style = comparison.task, _OUTCOME_STYLES[comparison.outcome]
+        table.add_row(
+            escape(task),
+            f"{comparison.metric} {'↑' if comparison.higher_is_better else '↓'}",
+            *(f"{scores[task]:.3f}" for scores in outcome.scores.values()),
+            f"[{style}]{comparison.improvement:+.3f}[/]",
+        )
+    return table

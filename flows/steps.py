@@ -1,0 +1,94 @@
+"""Running one step of a flow: named on the run page, one line in the log, errors as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from prefect import Task, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from tasks.child_process import kill_children
+from tasks.evaluate import resolved_device_kind
+
+R = TypeVar("R")
+
+_log = logging.getLogger("mergeflow.steps")
+_LEASE_SECONDS = 60.0
+"""After this time the slot of a run that was killed is free again."""
+
+
+def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: Any) -> R:
+    """Call a task and return its result; what it raised is raised here.
+
+    Args:
+        subject: what the step works on, for the run page and the log.
+    """
+    named = task.with_options(task_run_name=f"{task.name} {subject}".strip())
+    started = time.monotonic()
+    state = named(*arguments, **options, return_state=True)
+    cached = state.name == "Cached"
+    outcome = "cached" if cached else f"{time.monotonic() - started:.1f} s"
+    if not state.is_completed():
+        outcome = "failed"
+    _log.info(
+        "%s %s: %s",
+        task.name,
+        subject,
+        outcome,
+        extra={"step": task.name, "subject": subject, "outcome": outcome},
+    )
+    result: R = state.result()
+    return result
+
+
+def run_together(jobs: Sequence[Callable[[], R]], parallel: int) -> list[R]:
+    """Results of jobs in their order, `parallel` at a time, each inside the current flow run.
+
+    An interrupt kills the child processes that the jobs wait for, rather than wait for them too.
+    """
+    if parallel == 1:
+        return [job() for job in jobs]
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        futures = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
+        return [future.result() for future in futures]
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kill_children()
+        raise
+    finally:
+        pool.shutdown()
+
+
+@contextlib.contextmanager
+def device_slot(device: str) -> Iterator[None]:
+    """Hold the one slot of this machine's GPU while the block runs; nothing for the CPU.
+
+    The limit is created when missing, with one slot; a person may raise it on the server.
+    """
+    if resolved_device_kind(device) != "cuda":
+        yield
+        return
+    name = f"gpu:{socket.gethostname()}"
+    _ensure_limit(name)
+    with concurrency(name, occupy=1, lease_duration=_LEASE_SECONDS):
+        yield
+
+
+def _ensure_limit(name: str) -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            limit = GlobalConcurrencyLimitCreate(name=name, limit=1)
+            with contextlib.suppress(ObjectAlreadyExists):  # another run was faster
+                client.create_global_concurrency_limit(limit)

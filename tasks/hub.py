@@ -1,0 +1,328 @@
+"""Checkpoints on the Hugging Face Hub: what a repository holds, checked before any weight comes.
+
+The headers of remote safetensors files are read with ranged requests, so a merge of checkpoints
+that do not fit together is refused within seconds instead of after a download.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_core.checkpoint import read_json
+from merge_core.digests import MODEL_FILES, is_model_file
+from merge_core.errors import CheckpointError, OutputError, StepError
+from merge_core.preflight import CheckpointFacts
+from merge_core.progress import Progress, ProgressEvent
+from merge_core.records import Record, SourceCheckpoint
+from tasks.references import HubReference
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_CONFIG = "config.json"
+_POLL_SECONDS = 0.5
+
+
+class HubUnreachableError(StepError):
+    """The Hub did not answer, or asked for patience: worth another try."""
+
+
+class HubFile(Record):
+    """One file of a repository. `sha256` is known for files in large file storage."""
+
+    name: str
+    size: int
+    sha256: str | None = None
+
+
+class HubListing(Record):
+    """A repository at one commit: its model files, without their content."""
+
+    repository: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What downloading all of it takes."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of its safetensors files."""
+        return [file.name for file in self.files if file.name.endswith(".safetensors")]
+
+
+def list_repository(reference: HubReference) -> HubListing:
+    """Resolve a branch or tag to its commit and list the model files there.
+
+    Raises:
+        CheckpointError: no such repository or revision, no access, or no safetensors weights.
+        HubUnreachableError: the Hub did not answer.
+    """
+    from huggingface_hub import constants
+
+    where = _name(reference)
+    with _explained(where):
+        api = _api()
+        resolved = api.resolve_revision(
+            reference.repository,
+            revision=reference.revision or "main",
+            cache_dir=constants.HF_HUB_CACHE,
+        )
+        commit = resolved.resolved
+        tree = list(api.list_repo_tree(reference.repository, revision=commit, recursive=False))
+    names = [entry.path for entry in tree]
+    files = tuple(
+        HubFile(
+            name=entry.path,
+            size=entry.size,
+            sha256=entry.lfs.sha256 if getattr(entry, "lfs", None) else None,
+        )
+        for entry in tree
+        if hasattr(entry, "size") and is_model_file(entry.path)
+    )
+    listing = HubListing(repository=reference.repository, commit=commit, files=files)
+    if not listing.shards:
+        raise _no_weights(where, [name for name in names if name.endswith(_PICKLES)])
+    return listing
+
+
+def remote_facts(reference: str, listing: HubListing) -> CheckpointFacts:
+    """Config and tensor headers of a repository, by one ranged request for each shard.
+
+    Raises:
+        CheckpointError: a file is not what its format says.
+        HubUnreachableError: the Hub did not answer.
+    """
+    from huggingface_hub import hf_hub_download
+
+    headers: dict[str, tuple[str, tuple[int, ...]]] = {}
+    config = None
+    with _explained(f"{listing.repository}@{listing.commit[:12]}"):
+        api = _api()
+        for shard in listing.shards:
+            header = api.parse_safetensors_file_metadata(
+                listing.repository, shard, revision=listing.commit
+            )
+            headers |= {
+                name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in header.tensors.items()
+            }
+        if any(file.name == _CONFIG for file in listing.files):
+            config = hf_hub_download(
+                listing.repository, _CONFIG, revision=listing.commit, endpoint=api.endpoint
+            )
+    return CheckpointFacts(reference, headers, read_json(Path(config)) if config else {})
+
+
+def download(listing: HubListing, progress: Progress | None = None) -> Path:
+    """Fetch the model files of a repository into the Hub's own cache; what is there is kept.
+
+    Raises:
+        OutputError: the disk has no room for what is missing.
+        HubUnreachableError: the Hub stopped answering.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    where = f"{listing.repository}@{listing.commit[:12]}"
+    blobs = cache / f"models--{listing.repository.replace('/', '--')}" / "blobs"
+    missing = _missing_bytes(listing, blobs.parent / "snapshots" / listing.commit)
+    _check_room(cache, missing, where)
+    with _explained(where), _watched(blobs, missing, f"download {where}", progress):
+        snapshot = snapshot_download(
+            listing.repository,
+            revision=listing.commit,
+            allow_patterns=list(MODEL_FILES),
+            endpoint=_api().endpoint,
+        )
+    return Path(snapshot)
+
+
+def downloaded(reference: HubReference) -> Path:
+    """The snapshot of an earlier download, without asking the Hub.
+
+    Raises:
+        CheckpointError: it was never, or not completely, downloaded.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    with _explained(_name(reference)):
+        return Path(
+            snapshot_download(
+                reference.repository,
+                revision=reference.revision,
+                allow_patterns=list(MODEL_FILES),
+                cache_dir=constants.HF_HUB_CACHE,
+                local_files_only=True,
+            )
+        )
+
+
+def is_offline() -> bool:
+    """Whether the user switched the network off for the Hub's client (HF_HUB_OFFLINE=1)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def check_download(listing: HubListing, source: SourceCheckpoint) -> None:
+    """Compare what was downloaded with the digests that the Hub publishes.
+
+    Raises:
+        CheckpointError: a file's content is not what the Hub says.
+    """
+    published = {file.name: file.sha256 for file in listing.files if file.sha256}
+    for file in source.files:
+        if published.get(file.name, file.sha256) != file.sha256:
+            raise CheckpointError(
+                f"{file.name} is not what the Hub published (sha256 {file.sha256[:12]}...,"
+                f" expected {published[file.name]})",
+                where=source.reference,
+                mend=f"remove {source.directory / file.name} and its blob, and run again",
+            )
+
+
+def _api() -> HfApi:
+    """The client for `$HF_ENDPOINT`, else the public Hub; progress and errors are told by us."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="mergeflow")
+
+
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """The Hub client's errors as ours, without their text, which may quote requests."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            "access to this repository must be asked for",
+            where=where,
+            mend="accept its conditions on the Hub, then `hf auth login` or set HF_TOKEN",
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(
+            "there is no such repository on the Hub, and no such directory here",
+            where=where,
+            mend="check the spelling; for a private repository `hf auth login` or set HF_TOKEN;"
+            " write ./NAME for a local directory",
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(
+            "the repository has no such branch, tag or commit", where=where
+        ) from None
+    except errors.RevisionResolutionError:
+        raise _unreachable(where, "no answer") from None
+    except errors.HFValidationError:
+        raise CheckpointError("this is not a repository name", where=where) from None
+    except (errors.SafetensorsParsingError, errors.NotASafetensorsRepoError):
+        raise CheckpointError(
+            "a weight file is damaged or not safetensors", where=where, mend="tell its publisher"
+        ) from None
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        if isinstance(error, errors.OfflineModeIsEnabled) or is_offline():
+            raise CheckpointError(
+                "not downloaded yet, and the network is switched off (HF_HUB_OFFLINE)",
+                where=where,
+                mend="unset HF_HUB_OFFLINE once to download it",
+            ) from None
+        raise _unreachable(where, "no answer") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status == 429 or status >= 500 or status == 0:
+            raise _unreachable(where, f"status {status}" if status else "no answer") from None
+        raise CheckpointError(f"the Hub refused with status {status}", where=where) from None
+    except OSError as error:
+        raise _unreachable(where, type(error).__name__) from None
+    except Exception as error:
+        if _is_transport_failure(error):
+            raise _unreachable(where, type(error).__name__) from None
+        raise
+
+
+def _is_transport_failure(error: BaseException) -> bool:
+    """Whether the HTTP client lost its connection (its exceptions share a base of this name)."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
+def _missing_bytes(listing: HubListing, snapshot: Path) -> int:
+    return sum(file.size for file in listing.files if not (snapshot / file.name).exists())
+
+
+def _check_room(cache: Path, needed: int, where: str) -> None:
+    existing = next(place for place in (cache, *cache.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OutputError(
+            f"the download needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free",
+            where=where,
+            mend="make room, or set HF_HOME to a larger disk",
+        )
+
+
+@contextlib.contextmanager
+def _watched(blobs: Path, total: int, stage: str, progress: Progress | None) -> Iterator[None]:
+    """Report how much a download has written, by the growth of the files it writes to."""
+    if progress is None or total == 0:
+        yield
+        return
+    before = _bytes_in(blobs)
+    done = threading.Event()
+
+    def report(emit: Progress) -> None:
+        while not done.wait(_POLL_SECONDS):
+            emit(ProgressEvent(stage, min(_bytes_in(blobs) - before, total), total))
+
+    watcher = threading.Thread(target=report, args=(progress,), daemon=True)
+    watcher.start()
+    try:
+        yield
+        progress(ProgressEvent(stage, total, total))
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _bytes_in(directory: Path) -> int:
+    total = 0
+    for path in directory.glob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _no_weights(where: str, pickles: list[str]) -> CheckpointError:
+    if pickles:
+        return CheckpointError(
+            f"{pickles[0]} is a pickle, which can run code when loaded; only safetensors are read",
+            where=where,
+            mend="look for a revision with safetensors, or convert it once: load it with"
+            " transformers and call save_pretrained(DIRECTORY)",
+        )
+    return CheckpointError("the repository holds no safetensors weights", where=where)
+
+
+def _unreachable(where: str, said: str) -> HubUnreachableError:
+    return HubUnreachableError(
+        f"there is no such directory here, and the Hub does not answer ({said})",
+        where=where,
+        mend="try again later; with HF_HUB_OFFLINE=1 and a commit (NAME@COMMIT), what was"
+        " downloaded before is used",
+    )
+
+
+def _name(reference: HubReference) -> str:
+    return f"{reference.repository}@{reference.revision or 'main'}"

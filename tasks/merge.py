@@ -1,0 +1,34 @@
+"""The merge step: `merge_core.merge` into the content-addressed store, as a cached Prefect task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from merge_core.home import Home
+from merge_core.merge import merge
+from merge_core.recipe import Recipe
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.caching import content_task
+from tasks.progress import prefect_progress
+
+
+@content_task("merge", version=1, retries=0)
+def merge_task(
+    key: str,
+    recipe: Recipe,
+    sources: Mapping[str, SourceCheckpoint],
+    home: Path,
+    device: str = "auto",
+    threads: int | None = None,
+) -> CheckpointManifest:
+    """Merge and publish. Compatibility was verified by the step before; NaN is refused here too."""
+    return merge(
+        recipe,
+        sources,
+        home=Home(home),
+        device=device,
+        threads=threads,
+        check=False,
+        progress=prefect_progress("merge"),
+    )

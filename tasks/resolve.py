@@ -1,0 +1,57 @@
+"""The resolve step: references of a recipe become checkpoints on this disk, known by content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from merge_core.digests import DigestMemo
+from merge_core.home import Home
+from merge_core.records import SourceCheckpoint
+from tasks.caching import content_task
+from tasks.hub import HubUnreachableError
+from tasks.locate import Location, Preflight, fetch, locate_all
+from tasks.progress import prefect_progress
+from tasks.registry_client import RegistryUnreachableError
+
+
+def _network_failed(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Retry what another moment can mend; a mistake or a refusal is shown at once."""
+    try:
+        state.result()
+    except (HubUnreachableError, RegistryUnreachableError):
+        return True
+    except Exception:
+        return False
+    return False
+
+
+_RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [2, 10, 30],
+    "retry_condition_fn": _network_failed,
+}
+
+
+@task(name="preflight", cache_policy=NO_CACHE, persist_result=False, **_RETRIES)
+def preflight_task(
+    references: Sequence[str], home: Path, beside: Path | None = None, tracking_uri: str = ""
+) -> Preflight:
+    """`locate_all` as a step. Never cached: branches and aliases move."""
+    return locate_all(references, Home(home), beside, tracking_uri)
+
+
+@content_task("resolve", version=1, **_RETRIES)
+def resolve_task(
+    key: str,
+    location: Location,
+    digest_memo: Path,
+) -> SourceCheckpoint:
+    """`fetch` as a cached step; the flow checks a hit against the disk."""
+    memo = DigestMemo(digest_memo)
+    return fetch(location, memo, prefect_progress(f"resolve {location.reference}"))

@@ -1,0 +1,87 @@
+"""The embedded Prefect server ends with the command that started it, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from flows.prefect_session import PrefectSession, prefect_session
+from merge_core.errors import StepError
+from merge_core.home import Home
+from tests.support.processes import is_alive, wait_until
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+from merge_core.home import Home
+from flows.prefect_session import prefect_session
+with prefect_session(Home(Path(sys.argv[1]))) as session:
+    session.ready()
+    print(session._server._child.pid, session.api_url, flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def command_with_server(home: Home) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """A process in a session: itself, its server's pid, and the API's address."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(home.path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert process.stdout is not None
+        pid, address = process.stdout.readline().split()
+        yield process, int(pid), address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
+def test_no_server_outlives_its_command(
+    prefect: PrefectSession, prefect_home: Home, ending: signal.Signals
+) -> None:
+    with command_with_server(prefect_home) as (process, server, address):
+        assert is_alive(server)
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            assert answer.status == 200
+        process.send_signal(ending)
+        process.wait(30)
+        assert wait_until(lambda: not is_alive(server), 20)
+
+
+def test_a_server_that_cannot_start_is_told_with_its_log(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    home.prefect.mkdir(parents=True)
+    (home.prefect / "prefect.db").mkdir()
+    with (
+        prefect_session(home) as session,
+        pytest.raises(StepError, match="did not start") as caught,
+    ):
+        session.ready()
+    assert "prefect-server.log" in str(caught.value)
+    assert (home.logs / "prefect-server.log").stat().st_size > 0
+
+
+def test_a_server_that_runs_already_is_used_and_left_running(
+    prefect: PrefectSession, home: Home
+) -> None:
+    with prefect_session(home) as session:
+        session.ready()
+        assert session.api_url == prefect.api_url
+        assert not session.embedded
+    with urllib.request.urlopen(f"{prefect.api_url}/health") as answer:
+        assert answer.status == 200

@@ -1,0 +1,292 @@
+"""The merge flow on real models: what runs, what is cached, how it ends. One home for the module:
+the tests follow each other as a user's runs would, and each leaves the home as complete as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from examples.model_zoo import Zoo
+from flows import cli
+from flows.merge import merge_pipeline
+from flows.pipeline import load_pipeline
+from flows.prefect_session import PrefectSession
+from merge_core.errors import CompatibilityError
+from merge_core.home import Home
+from tasks.records import MergeOutcome
+from tasks.registry_client import default_tracking_uri, open_registry
+
+ALL_CACHED = {"preflight headers", "register zoo"}
+"""The steps that are done on every run: they look at the world outside."""
+LENIENT = {"max_regression": 0.1, "min_gain": -0.1, "min_documents": 10}
+"""A tiny model's multiple choice is noise; what is tested here is the flow, not the model."""
+
+
+@dataclass
+class Bench:
+    """A home with pipelines that share it."""
+
+    home: Home
+    zoo: Zoo
+    directory: Path
+    first: MergeOutcome | None = None
+
+    def pipeline(self, weight: float = 0.5, expert: str = "code-expert", **changes: Any) -> Path:
+        """A pipeline file: base plus two experts at `weight`, the first being `expert`."""
+        values: dict[str, Any] = {
+            "name": "zoo",
+            "recipe": {
+                "merge_method": "task_arithmetic",
+                "base_model": str(self.zoo.base),
+                "models": [
+                    {"model": str(self.zoo.directory / name), "parameters": {"weight": weight}}
+                    for name in (expert, "prose-expert")
+                ],
+            },
+            "evaluate": {"suite": str(self.directory / "suite")},
+            "promote": LENIENT,
+            "register": {"model": "zoo"},
+        } | changes
+        path = self.directory / "pipeline.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    def run(self, path: Path) -> State[MergeOutcome]:
+        """Run a pipeline file as a flow; its final state."""
+        loaded = load_pipeline(path)
+        return merge_pipeline(loaded.pipeline, str(loaded.beside), return_state=True)
+
+    def outcome(self, path: Path) -> MergeOutcome:
+        """Run a pipeline file; its outcome."""
+        outcome: MergeOutcome = self.run(path).result()
+        return outcome
+
+
+class Steps(logging.Handler):
+    """The steps that a run did, apart from those found in the cache."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.ran: set[str] = set()
+        self.cached: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "mergeflow.steps":
+            name = f"{record.step} {record.subject}"  # type: ignore[attr-defined]
+            (self.cached if record.outcome == "cached" else self.ran).add(name)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def steps() -> Iterator[Steps]:
+    """What the flow runs of this test did."""
+    handler = Steps()
+    logging.getLogger("mergeflow").addHandler(handler)
+    yield handler
+    logging.getLogger("mergeflow").removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A home and a suite of two quick tasks."""
+    directory = tmp_path_factory.mktemp("bench")
+    shutil.copytree(tiny_zoo.suite, directory / "suite")
+    suite = yaml.safe_load((directory / "suite" / "suite.yaml").read_text())
+    suite["tasks"] = [task for task in suite["tasks"] if task["task"].endswith("bpb")]
+    (directory / "suite" / "suite.yaml").write_text(yaml.safe_dump(suite))
+    return Bench(Home(directory / "home"), tiny_zoo, directory)
+
+
+@pytest.fixture
+def bench(
+    shared: Bench, prefect: PrefectSession, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    """The shared home, in use."""
+    monkeypatch.setenv("MERGEFLOW_HOME", str(shared.home.path))
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: str(shared.home.cache)}):
+        yield shared
+
+
+@pytest.fixture
+def promoted(bench: Bench) -> MergeOutcome:
+    """The outcome of the good pipeline's first run, done by whichever test comes first."""
+    if bench.first is None:
+        bench.first = bench.outcome(bench.pipeline())
+    return bench.first
+
+
+def champion_digest(home: Home) -> str:
+    with open_registry(default_tracking_uri(home)) as registry:
+        version = registry.client.get_model_version_by_alias("zoo", "champion")
+        return str(version.tags["mergeflow.digest"])
+
+
+def markdown_of(state: State[Any]) -> dict[str, str]:
+    """Text of each report on a run's page, by its key."""
+    flow_run = state.state_details.flow_run_id
+    assert flow_run is not None
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run]))
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=wanted)
+    return {str(artifact.key): str(artifact.data) for artifact in found}
+
+
+def test_a_good_merge_is_promoted_registered_and_served(
+    bench: Bench, promoted: MergeOutcome
+) -> None:
+    assert promoted.state == "Promoted"
+    assert promoted.serve == promoted.merged.path
+    assert Path(promoted.serve, "model.safetensors").is_file()
+    assert champion_digest(bench.home) == promoted.merged.digest
+    assert list(promoted.scores) == ["base", "code-expert", "prose-expert", "merged"]
+
+
+def test_the_run_ends_in_a_named_state_with_reports_on_its_page(
+    bench: Bench, promoted: MergeOutcome
+) -> None:
+    path = bench.pipeline()
+    state = bench.run(path)
+    assert state.name == "Promoted"
+    assert state.is_completed()
+    reports = markdown_of(state)
+    assert "fine-tune of the base" in reports["zoo-compatibility"]
+    assert "data:image/png;base64," in reports["zoo-task-vectors"]
+    assert "code-expert" in reports["zoo-decision"]
+    assert promoted.decision.reasons[0] in reports["zoo-decision"]
+    assert "```mermaid" in reports["zoo-lineage"]
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(state.state_details.flow_run_id)
+    assert run.name == load_pipeline(path).pipeline.run_name
+
+
+def test_a_second_run_finds_everything_in_its_caches(
+    bench: Bench, promoted: MergeOutcome, steps: Steps
+) -> None:
+    again = bench.outcome(bench.pipeline())
+    assert steps.ran == ALL_CACHED
+    assert again == promoted
+
+
+def test_one_changed_weight_redoes_the_merge_and_its_evaluation_only(
+    bench: Bench, promoted: MergeOutcome, steps: Steps
+) -> None:
+    bench.outcome(bench.pipeline(weight=0.4))
+    assert steps.ran - ALL_CACHED == {"merge task_arithmetic", "evaluate merged", "decide zoo"}
+    assert {"verify 2 models", "profile 2 task vectors", "evaluate base"} <= steps.cached
+
+
+def test_a_collapsed_merge_falls_back_and_the_base_is_the_champion(
+    bench: Bench, promoted: MergeOutcome
+) -> None:
+    assert champion_digest(bench.home) != promoted.base.digest
+    state = bench.run(bench.pipeline(weight=12.0))
+    outcome: MergeOutcome = state.result()
+    assert state.name == outcome.state == "FellBack"
+    assert outcome.serve == str(bench.zoo.base)
+    assert champion_digest(bench.home) == outcome.base.digest
+    assert "a scale above 1" in markdown_of(state)["zoo-compatibility"]
+    bench.outcome(bench.pipeline())
+    assert champion_digest(bench.home) == promoted.merged.digest
+
+
+def test_deleted_weights_are_merged_again_and_nothing_else(
+    bench: Bench, promoted: MergeOutcome, steps: Steps
+) -> None:
+    remove_readonly(Path(promoted.merged.path))
+    again = bench.outcome(bench.pipeline())
+    assert steps.ran - ALL_CACHED == {"merge task_arithmetic"}
+    assert again == promoted
+    assert Path(promoted.merged.path, "model.safetensors").is_file()
+
+
+def test_a_flipped_bit_in_the_merged_weights_is_found_and_mended(
+    bench: Bench, promoted: MergeOutcome, steps: Steps
+) -> None:
+    weights = Path(promoted.merged.path, "model.safetensors")
+    sound = weights.read_bytes()
+    weights.chmod(0o644)
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    bench.outcome(bench.pipeline())
+    assert steps.ran - ALL_CACHED == {"merge task_arithmetic"}
+    assert weights.read_bytes() == sound
+
+
+def test_a_stranger_among_the_models_ends_the_run_before_the_merge(
+    bench: Bench, promoted: MergeOutcome, steps: Steps
+) -> None:
+    objects = sorted(bench.home.objects.iterdir())
+    state = bench.run(bench.pipeline(expert="other-run"))
+    assert state.is_failed()
+    assert "not a fine-tune" in str(state.message)
+    assert "what to do:" in str(state.message)
+    with pytest.raises(CompatibilityError):
+        state.result()
+    assert "merge task_arithmetic" not in steps.ran | steps.cached
+    assert sorted(bench.home.objects.iterdir()) == objects
+    assert champion_digest(bench.home) == promoted.merged.digest
+    assert "cannot be merged" in markdown_of(state)["zoo-compatibility"]
+
+
+def test_a_rule_for_a_task_that_is_not_there_is_told_before_any_work(
+    bench: Bench, steps: Steps
+) -> None:
+    rule = LENIENT | {"per_task": {"zoo_code_bbp": 1}}
+    state = bench.run(bench.pipeline(promote=rule))
+    assert state.is_failed()
+    assert "did you mean 'zoo_code_bpb'?" in str(state.message)
+    assert not steps.ran
+
+
+def test_the_command_line_ends_with_the_outcome_as_exit_code(
+    bench: Bench, promoted: MergeOutcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["run", str(bench.pipeline()), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "Promoted"
+    assert cli.run(["run", str(bench.pipeline(weight=12.0))]) == 3
+    assert "FellBack: the base stays" in capsys.readouterr().out
+    assert cli.run(["run", str(bench.pipeline(expert="other-run"))]) == 2
+    captured = capsys.readouterr()
+    assert "not a fine-tune" in captured.err
+    assert "Traceback" not in captured.err + captured.out
+    assert cli.run(["run", str(bench.pipeline())]) == 0
+
+
+def test_the_champion_is_a_checkpoint_for_other_commands(
+    bench: Bench, promoted: MergeOutcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["lineage", "models:/zoo@champion"]) == 0
+    assert promoted.merged.digest in capsys.readouterr().out
+    recipe = bench.directory / "stacked.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "merge_method": "linear",
+                "models": [
+                    {"model": model, "parameters": {"weight": 1}}
+                    for model in ("models:/zoo@champion", str(bench.zoo.base))
+                ],
+            }
+        )
+    )
+    out = bench.directory / "stacked"
+    assert cli.run(["merge", str(recipe), str(out), "--json"]) == 0
+    inputs = json.loads(capsys.readouterr().out)["inputs"]
+    assert inputs[0]["digest"] == promoted.merged.digest
+
+
+def remove_readonly(directory: Path) -> None:
+    """Remove a published checkpoint, which is read-only."""
+    directory.chmod(0o755)
+    shutil.rmtree(directory)
