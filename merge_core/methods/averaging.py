@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from merge_core.errors import RecipeError
-from merge_core.methods.base import Block, Kernel, Method, TensorJob
+from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob
 from merge_core.parameters import Parameter, Scalar
 
 
@@ -33,7 +33,7 @@ class Linear(Method):
         parameters: Mapping[str, Scalar],
     ) -> None:
         total = sum(float(each["weight"]) for each in model_parameters)
-        if parameters["normalize"] and total == 0:
+        if parameters["normalize"] and abs(total) < TINY_SUM:
             raise RecipeError(
                 "the weights add up to 0 and cannot be normalised",
                 mend="set normalize: false, or weights with another sum",

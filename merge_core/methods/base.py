@@ -21,6 +21,9 @@ from merge_core.parameters import Parameter, Scalar
 CHUNK = 1 << 16
 """Elements in one step of a reduction; block sizes are multiples of it."""
 
+TINY_SUM = 1e-8
+"""A sum of weights below this is 0: 0.1 + 0.2 - 0.3 is not, in floating point."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -57,13 +60,13 @@ class TensorJob:
 
     @property
     def row(self) -> int:
-        """Elements of a row: the last extent; vectors and scalars are one row."""
-        return self.shape[-1] if len(self.shape) > 1 else max(1, self.numel)
+        """Elements of a row: the last extent; vectors and scalars are one row. Never 0."""
+        return max(1, self.shape[-1] if len(self.shape) > 1 else self.numel)
 
     @property
     def row_step(self) -> int:
         """Elements of the whole rows that make up about one `CHUNK`."""
-        return self.row * max(1, CHUNK // max(1, self.row))
+        return self.row * max(1, CHUNK // self.row)
 
     def numbers(self, name: str) -> list[float]:
         """A per-model number of every model."""

@@ -17,7 +17,7 @@ class ModelStock(Method):
     """out = t * mean_i(theta_i) + (1-t) * theta_0,  t = N*cos(O) / (1 + (N-1)*cos(O)).
 
     cos(O) is the mean cosine between pairs of task vectors: of whole tensors, or of each row with
-    `filter_wise`.
+    `filter_wise`. Where the task vectors cancel out and t has no value, out = theta_0.
     """
 
     name = "model_stock"
@@ -43,7 +43,8 @@ class _Whole(TaskVectorGram):
             for i, j in combinations(range(count), 2)
         ]
         cosine = sum(cosines) / len(cosines)
-        ratio = count * cosine / (1 + (count - 1) * cosine)
+        denominator = 1 + (count - 1) * cosine
+        ratio = count * cosine / denominator if abs(denominator) >= _TINY else 0.0
         return [ratio / count] * count
 
 
@@ -62,5 +63,7 @@ class _ByRow(Kernel):
             dot = (vectors[i] * vectors[j]).sum(dim=1, keepdim=True)
             cosine += (dot / (lengths[i] * lengths[j]).clamp(min=_TINY)).clamp(-1.0, 1.0)
         cosine /= len(pairs)
-        ratio = count * cosine / (1 + (count - 1) * cosine)
+        denominator = 1 + (count - 1) * cosine
+        defined = denominator.abs() >= _TINY
+        ratio = torch.where(defined, count * cosine / torch.where(defined, denominator, 1.0), 0.0)
         return block.base + (add_up(vectors) * (ratio / count)).view(-1)

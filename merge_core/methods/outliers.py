@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
 from merge_core.methods.base import Kernel, Method, TensorJob
-from merge_core.methods.sparsify import KeepAll, KeepBand, KeepByRank, Sparsifier
+from merge_core.methods.sparsify import KeepAll, KeepBand, KeepByRank, KeepRandom, Sparsifier
 from merge_core.methods.task_vector_sum import (
     DENSITY,
     WEIGHT,
@@ -130,7 +130,9 @@ def _drawn_sum(job: TensorJob, *, consensus: bool) -> Kernel:
     inverse = kind == "inverse_density"
     settings = zip(job.numbers("density"), job.numbers("epsilon"), job.random_keys, strict=True)
     keepers: list[Sparsifier] = [
-        KeepByRank(density, epsilon, job.row, key, inverse=inverse) if density < 1 else KeepAll()
+        KeepByRank(density, epsilon, job.row, key, inverse=inverse)
+        if 0 < density < 1
+        else (KeepAll() if density > 0 else KeepRandom(0.0, key))
         for density, epsilon, key in settings
     ]
     return TaskVectorSum(

@@ -8,6 +8,7 @@ from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.parameters import Parameter
 
 _TINY_DISTANCE = 1e-6
+_TINY_COUNT = 1e-9
 _CHANGED = Parameter("epsilon", "a change above this counts", 1e-5, low=0)
 
 
@@ -122,7 +123,7 @@ class _RamPlus(_Ram):
 
     def conclude(self, index: int) -> None:
         self._factors = [
-            1.0 + self._r * min(self._alpha, shared / max(unique, self._epsilon))
+            1.0 + self._r * min(self._alpha, shared / max(unique, self._epsilon, _TINY_COUNT))
             for shared, unique in zip(self._shared, self._unique, strict=True)
         ]
 

@@ -75,7 +75,7 @@ class _Sce(Kernel):
         for delta, share in zip(deltas, self._shares, strict=True):
             agree = torch.where(positive, delta > 0, delta < 0)
             mixed += delta * agree * share
-            divisor += agree * share
+            divisor += agree.to(divisor.dtype) * share
         assert block.base is not None
         return block.base + mixed / divisor.clamp(min=_TINY)
 
@@ -87,12 +87,13 @@ class _Sce(Kernel):
 
 
 def _variance(deltas: list[torch.Tensor]) -> torch.Tensor:
-    """Biased variance over the models, entry by entry."""
-    mean = add_up(deltas) / len(deltas)
+    """Biased variance over the models, entry by entry; exactly 0 where all are equal."""
+    offsets = [delta - deltas[0] for delta in deltas]
+    mean = add_up(offsets) / len(offsets)
     total = torch.zeros_like(mean)
-    for delta in deltas:
-        total += (delta - mean) ** 2
-    return total / len(deltas)
+    for offset in offsets:
+        total += (offset - mean) ** 2
+    return total / len(offsets)
 
 
 def _shares(energies: list[float]) -> list[float]:

@@ -55,12 +55,15 @@ class KeepRandom(Sparsifier):
 
 
 class KeepLargest(Sparsifier):
-    """Exactly k = max(1, int(density * n)) entries of largest magnitude stay (TIES)."""
+    """Exactly k = max(1, int(density * n)) entries of largest magnitude stay (TIES).
+
+    None at density 0.
+    """
 
     passes = LargestEntries.passes
 
     def __init__(self, density: float, numel: int) -> None:
-        self._largest = LargestEntries(min(numel, max(1, int(density * numel))))
+        self._largest = LargestEntries(_kept(density, numel))
 
     def observe(self, index: int, delta: torch.Tensor, start: int) -> None:
         self._largest.observe(index, delta, start)
@@ -75,13 +78,13 @@ class KeepLargest(Sparsifier):
 class KeepBand(Sparsifier):
     """The int(gamma * n) largest entries go, the max(1, int(density * n)) next ones stay.
 
-    Model Breadcrumbs, arXiv:2312.06795.
+    None at density 0. Model Breadcrumbs, arXiv:2312.06795.
     """
 
     passes = LargestEntries.passes
 
     def __init__(self, density: float, gamma: float, numel: int) -> None:
-        kept = min(numel, max(1, int(density * numel)))
+        kept = _kept(density, numel)
         outliers = min(int(gamma * numel), numel - kept)
         self._outliers = LargestEntries(outliers)
         self._upper = LargestEntries(outliers + kept)
@@ -171,3 +174,7 @@ class Rescale:
             before, after = before**0.5, after**0.5
         if before >= _TINY_NORM and after >= _TINY_NORM:
             self.factor = before / after
+
+
+def _kept(density: float, numel: int) -> int:
+    return min(numel, max(1, int(density * numel))) if density > 0 else 0

@@ -6,19 +6,25 @@ Weights are `weight` of each model; everything follows from the tensors' Gram ma
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from merge_core.errors import MergeflowError
-from merge_core.methods.base import Block, Kernel, Method, TensorJob
+from merge_core.errors import MergeflowError, RecipeError
+from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob
 from merge_core.methods.gram import GramKernel, Matrix, ModelGram, TaskVectorGram, norms
-from merge_core.parameters import Parameter
+from merge_core.parameters import Parameter, Scalar
 
 _TINY_NORM = 1e-8
 _NEARLY_PARALLEL = 0.9995
 _NUSLERP_TINY_NORM = 1e-7
-_NUSLERP_TINY_SINE = 1e-8
+_LINE = 1e-14
+"""1 - cos^2 below which NuSlerp's arc is a line: what is left of it is rounding of the cosine."""
+_LEAST_MEAN = 1e-7
+"""Length of a mean of unit vectors below which dot products cannot tell it from 0."""
+_OPPOSITE = 1e-6
+"""Distance of an angle from pi below which its direction is rounding."""
 _TINY_WEIGHT_SUM = 1e-6
 
 
@@ -88,6 +94,18 @@ class MultiSlerp(Method):
     )
     granularity = "statistics"
 
+    def check(
+        self,
+        model_parameters: Sequence[Mapping[str, Scalar]],
+        parameters: Mapping[str, Scalar],
+    ) -> None:
+        total = sum(float(each["weight"]) for each in model_parameters)
+        if parameters["normalize_weights"] and abs(total) < TINY_SUM:
+            raise RecipeError(
+                "the weights add up to 0 and cannot be normalised",
+                mend="set normalize_weights: false, or weights with another sum",
+            )
+
     def kernel(self, job: TensorJob) -> Kernel:
         weights = np.asarray(job.numbers("weight"))
         if job.parameters["normalize_weights"]:
@@ -148,12 +166,11 @@ def _arc(
     """NuSlerp's two factors for each angle; where the vectors are parallel the arc is a line."""
     norm0 = square0.sqrt().clamp(min=_NUSLERP_TINY_NORM)
     norm1 = square1.sqrt().clamp(min=_NUSLERP_TINY_NORM)
-    angle = (dot / (norm0 * norm1)).clamp(-1.0, 1.0).acos()
-    sine = angle.sin()
-    line = sine.abs() < _NUSLERP_TINY_SINE
-    safe = torch.where(line, torch.ones_like(sine), sine)
-    first = torch.where(line, 1.0 - t, ((1.0 - t) * angle).sin() / safe)
-    second = torch.where(line, t, (t * angle).sin() / safe)
+    cosine = (dot / (norm0 * norm1)).clamp(-1.0, 1.0)
+    line = 1.0 - cosine * cosine <= _LINE
+    angle = torch.where(line, 0.0, cosine).acos()
+    first = torch.where(line, 1.0 - t, ((1.0 - t) * angle).sin() / angle.sin())
+    second = torch.where(line, t, (t * angle).sin() / angle.sin())
     return first, second
 
 
@@ -229,8 +246,8 @@ def _multislerp(weights: Matrix, eps: float, gram: Matrix, tensor: str) -> list[
     scales = 1.0 / (lengths + eps)
     units = gram * np.outer(scales, scales)
     mean_norm = math.sqrt(max(0.0, float(weights @ units @ weights)))
-    if mean_norm < eps:
-        if len(weights) == 2:
+    if mean_norm < max(eps, _LEAST_MEAN):
+        if len(weights) == 2 or not lengths.any():
             return [float(weight) for weight in weights]
         raise MergeflowError(
             f"the directions of tensor {tensor} cancel out and have no spherical mean",
@@ -288,7 +305,7 @@ class _Karcher(ModelGram):
             return math.sqrt(max(0.0, float(vector @ units @ vector)))
 
         mean = shares.copy()
-        if length(mean) < self._tolerance:
+        if length(mean) <= max(self._tolerance, _LEAST_MEAN):
             mean = np.zeros_like(shares)
             mean[int(np.argmax(shares > 0))] = 1.0
         mean /= length(mean)
@@ -297,13 +314,13 @@ class _Karcher(ModelGram):
             for index in np.flatnonzero(shares):
                 cosine = float(np.clip(units[index] @ mean, -1.0, 1.0))
                 angle = math.acos(cosine)
-                if angle < self._tolerance or math.sin(angle) == 0.0:
+                if angle <= self._tolerance or math.pi - angle < _OPPOSITE:
                     continue
                 unit = np.zeros_like(mean)
                 unit[index] = 1.0
                 tangent += shares[index] * (angle / math.sin(angle)) * (unit - cosine * mean)
             step = length(tangent)
-            if step < self._tolerance:
+            if step <= self._tolerance:
                 break
             mean = math.cos(step) * mean + math.sin(step) * tangent / step
             mean /= length(mean)

@@ -10,11 +10,9 @@ from collections.abc import Callable
 
 import torch
 
-from merge_core.methods.base import CHUNK, Block, Kernel, TensorJob, add_up
+from merge_core.methods.base import CHUNK, TINY_SUM, Block, Kernel, TensorJob, add_up
 from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
 from merge_core.parameters import Parameter
-
-_TINY_SUM = 1e-8
 
 WEIGHT = Parameter("weight", "scale of this model's task vector", None, per_model=True)
 DENSITY = Parameter(
@@ -104,7 +102,7 @@ class TaskVectorSum(Kernel):
     def _sum_all(self, weighted: list[torch.Tensor]) -> torch.Tensor:
         total = add_up(weighted)
         divisor = sum(self._weights)
-        if self._normalize and abs(divisor) >= _TINY_SUM:
+        if self._normalize and abs(divisor) >= TINY_SUM:
             total /= divisor
         return total
 
@@ -116,8 +114,8 @@ class TaskVectorSum(Kernel):
             agree = torch.where(positive, values > 0, values < 0)
             total += values * agree
             if self._normalize:
-                divisor += agree * weight
+                divisor += agree.to(divisor.dtype) * weight
         if self._normalize:
-            divisor[divisor == 0] = 1.0
+            divisor[divisor.abs() < TINY_SUM] = 1.0
             total /= divisor
         return total

@@ -10,76 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.methods.random_bits import keep_mask, random_key
-from merge_core.records import SourceCheckpoint
 from tests.conformance import oracle
+from tests.conformance.nasty import (
+    NAMES,
+    Oracle,
+    Zoo,
+    assert_equals_oracle,
+    entry,
+    every_tensor,
+    merge_nasty,
+    values,
+)
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-MANTISSA = {torch.bfloat16: 7, torch.float16: 10, torch.float32: 23}
-SMALLEST = {torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24, torch.float32: 2.0**-149}
-NAMES = ("base", "a", "b", "c")
-
-
-def tensors(model: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The cases that break merges: ties, zeros, conflicts, vectors, scalars, nothing at all."""
-    seed = NAMES.index(model)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.Generator().manual_seed(100)
-    base = torch.randn(300, 517, generator=noise)
-    delta = 0.05 * torch.randn(300, 517, generator=generator) * (model != "base")
-    ternary = torch.randint(-1, 2, (64, 100), generator=generator) * 0.25 * (model != "base")
-    conflict = 0.125 * (1 if seed % 2 else -1) * (model != "base") * torch.ones(40, 50)
-    return {
-        "embed.weight": (base + delta).to(dtype),
-        "layers.0.ties.weight": (torch.ones(64, 100) + ternary).to(dtype),
-        "layers.0.zeros.weight": torch.zeros(33, 7, dtype=dtype),
-        "layers.1.conflict.weight": (torch.ones(40, 50) + conflict).to(dtype),
-        "layers.1.vector.bias": torch.randn(1001, generator=generator).to(dtype),
-        "layers.2.one.weight": torch.randn(1, generator=generator).to(dtype),
-        "layers.2.empty.weight": torch.empty(0, 5, dtype=dtype),
-        "layers.2.same.weight": base[:20].to(dtype),
-        "norm.scalar": torch.tensor(1.5 + seed).to(dtype),
-        "long.weight": torch.cat([(base + delta).ravel()] * 2).to(dtype),
-    }
-
-
-@pytest.fixture(scope="module", params=sorted(DTYPES))
-def zoo(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, SourceCheckpoint]:
-    root = tmp_path_factory.mktemp(request.param)
-    dtype = DTYPES[request.param]
-    return {name: write_checkpoint(root / name, tensors(name, dtype)) for name in NAMES}
-
-
-def entry(model: str, **parameters: object) -> dict[str, object]:
-    return {"model": model, "parameters": parameters}
-
-
-def values(zoo: dict[str, SourceCheckpoint], name: str) -> dict[str, np.ndarray]:
-    loaded = load_file(zoo[name].directory / "model.safetensors")
-    return {key: tensor.to(torch.float64).numpy() for key, tensor in loaded.items()}
-
-
-def assert_equals_oracle(
-    out: Path, expected: dict[str, np.ndarray], dtype: torch.dtype | None = None
-) -> None:
-    merged = load_file(out / "model.safetensors")
-    assert merged.keys() == expected.keys()
-    for name, tensor in merged.items():
-        assert dtype is None or tensor.dtype == dtype
-        exact = expected[name]
-        assert tuple(tensor.shape) == exact.shape
-        unit = np.maximum(
-            2.0 ** (np.floor(np.log2(np.maximum(np.abs(exact), 1e-300))) - MANTISSA[tensor.dtype]),
-            SMALLEST[tensor.dtype],
-        )
-        error = np.abs(tensor.to(torch.float64).numpy() - exact)
-        excess = error - (0.5 * unit + 1e-6 * np.abs(exact))
-        assert not (excess > 0).any(), f"{name}: off by {error.max()} at {error.argmax()}"
-
-
-CASES: dict[str, tuple[dict[str, object], object]] = {
+CASES: dict[str, tuple[dict[str, object], Oracle]] = {
     "linear": (
         {"models": [entry("a", weight=0.3), entry("b", weight=0.9), entry("c", weight=-0.1)]},
         lambda m: oracle.linear([m["a"], m["b"], m["c"]], [0.3, 0.9, -0.1]),
@@ -176,23 +120,16 @@ CASES: dict[str, tuple[dict[str, object], object]] = {
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_a_deterministic_method_equals_its_oracle(
-    case: str, zoo: dict[str, SourceCheckpoint], tmp_path: Path
-) -> None:
+def test_a_deterministic_method_equals_its_oracle(case: str, zoo: Zoo, tmp_path: Path) -> None:
     recipe, expected = CASES[case]
-    run_recipe({"merge_method": case.split(",")[0].split()[0], **recipe}, zoo, tmp_path / "out")
-    loaded = {name: values(zoo, name) for name in NAMES}
-    exact = {
-        key: expected({name: loaded[name][key] for name in NAMES})  # type: ignore[operator]
-        for key in loaded["base"]
-    }
-    assert_equals_oracle(tmp_path / "out", exact)
+    merge_nasty({"merge_method": case.split(",")[0].split()[0], **recipe}, zoo, tmp_path / "out")
+    assert_equals_oracle(tmp_path / "out", every_tensor(zoo, expected))
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
 @pytest.mark.parametrize("rescale", ["l1", "l2", "inverse_density", "none"])
 def test_dare_equals_its_oracle_under_the_same_mask(
-    method: str, rescale: str, zoo: dict[str, SourceCheckpoint], tmp_path: Path
+    method: str, rescale: str, zoo: Zoo, tmp_path: Path
 ) -> None:
     recipe = {
         "merge_method": method,
@@ -201,7 +138,7 @@ def test_dare_equals_its_oracle_under_the_same_mask(
         "parameters": {"rescale": rescale},
         "seed": 7,
     }
-    run_recipe(recipe, zoo, tmp_path / "out")
+    merge_nasty(recipe, zoo, tmp_path / "out")
     loaded = {name: values(zoo, name) for name in NAMES}
     exact = {}
     for key, base in loaded["base"].items():
@@ -224,9 +161,7 @@ def test_dare_equals_its_oracle_under_the_same_mask(
     assert_equals_oracle(tmp_path / "out", exact)
 
 
-def test_parameters_follow_gradients_and_filters(
-    zoo: dict[str, SourceCheckpoint], tmp_path: Path
-) -> None:
+def test_parameters_follow_gradients_and_filters(zoo: Zoo, tmp_path: Path) -> None:
     weight = [
         {"filter": "ties", "value": 2.0},
         {"filter": "vector", "value": [0, 1]},
@@ -237,7 +172,7 @@ def test_parameters_follow_gradients_and_filters(
         "base_model": "base",
         "models": [entry("a", weight=weight), entry("b", weight=[0.0, 1.0])],
     }
-    run_recipe(recipe, zoo, tmp_path / "out")
+    merge_nasty(recipe, zoo, tmp_path / "out")
     loaded = {name: values(zoo, name) for name in NAMES}
     depth = {"layers.1.": 0.5, "layers.2.": 1.0}
     exact = {}
@@ -249,13 +184,10 @@ def test_parameters_follow_gradients_and_filters(
     assert_equals_oracle(tmp_path / "out", exact)
 
 
-def test_out_dtype_is_what_is_stored(zoo: dict[str, SourceCheckpoint], tmp_path: Path) -> None:
+def test_out_dtype_is_what_is_stored(zoo: Zoo, tmp_path: Path) -> None:
     recipe = {"merge_method": "linear", "models": [entry("a"), entry("b")], "dtype": "float32"}
-    run_recipe(recipe | {"out_dtype": "bfloat16"}, zoo, tmp_path / "out")
-    loaded = {name: values(zoo, name) for name in NAMES}
-    exact = {
-        key: oracle.linear([loaded["a"][key], loaded["b"][key]], [1, 1]) for key in loaded["base"]
-    }
+    merge_nasty(recipe | {"out_dtype": "bfloat16"}, zoo, tmp_path / "out")
+    exact = every_tensor(zoo, lambda m: oracle.linear([m["a"], m["b"]], [1, 1]))
     assert_equals_oracle(tmp_path / "out", exact, torch.bfloat16)
 
 

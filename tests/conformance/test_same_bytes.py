@@ -11,17 +11,23 @@ from safetensors.torch import load_file
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
-RECIPES = {
+TWO = [{"model": "a"}, {"model": "b"}]
+RECIPES: dict[str, dict[str, object]] = {
     "slerp": {"models": [{"model": "a"}], "parameters": {"t": 0.3}},
-    "ties": {
-        "models": [{"model": "a"}, {"model": "b"}],
-        "parameters": {"weight": 0.5, "density": 0.3, "rescale": True},
+    "ties": {"models": TWO, "parameters": {"weight": 0.5, "density": 0.3, "rescale": True}},
+    "dare_ties": {"models": TWO, "parameters": {"weight": 0.5, "density": 0.3}},
+    "della": {"models": TWO, "parameters": {"weight": 0.5, "density": 0.3}},
+    "nuslerp": {
+        "models": TWO,
+        "parameters": {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True},
     },
-    "dare_ties": {
-        "models": [{"model": "a"}, {"model": "b"}],
-        "parameters": {"weight": 0.5, "density": 0.3},
-    },
+    "multislerp": {"models": TWO, "parameters": {"weight": 0.5}},
+    "sce": {"models": TWO, "parameters": {"select_topk": 0.2}},
 }
+"""One method at least of each way of going through a tensor, and of each kind of state."""
+
+SHAPES = [(140_001,), (65_536,), (65_537,), (3,), (0,), (201, 517), (2, 70_000), (40, 5, 131)]
+"""Around the ends of steps and blocks; rows that do not divide a step, and one longer than it."""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +37,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SourceCheckpoint]
     for seed, name in enumerate(("base", "a", "b")):
         generator = torch.Generator().manual_seed(seed)
         tensors = {
-            f"layers.{index}.weight": torch.randn(size, generator=generator).to(torch.bfloat16)
-            for index, size in enumerate((700_001, 65_536, 65_537, 3, 0, 200_000))
+            f"layers.{index}.weight": torch.randn(shape, generator=generator).to(torch.bfloat16)
+            for index, shape in enumerate(SHAPES)
         }
         zoo[name] = write_checkpoint(root / name, tensors, shards=2)
     return zoo
@@ -45,8 +51,7 @@ def test_threads_blocks_and_shards_do_not_change_a_byte(
     recipe = {"merge_method": method, "base_model": "base", **RECIPES[method]}
     variants: list[dict[str, int]] = [
         {"threads": 1},
-        {"threads": 4},
-        {"threads": 2, "block_elements": 1},
+        {"threads": 4, "block_elements": 1},
         {"threads": 3, "block_elements": 200_000},
         {"threads": 1, "block_elements": 1 << 22},
     ]

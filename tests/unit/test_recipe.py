@@ -198,6 +198,15 @@ def test_what_is_no_plain_yaml_mapping_is_refused(text: str) -> None:
         parse_recipe(text)
 
 
+@pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-5", "0.00001", "1.e-5", ".1e-4"])
+def test_numbers_are_numbers_however_they_are_written(text: str) -> None:
+    recipe = parse_recipe(
+        f"{{merge_method: ram, base_model: base, models: [{{model: a}}], parameters:"
+        f" {{epsilon: {text}}}}}"
+    )
+    assert recipe.parameters == {"epsilon": 1e-5}
+
+
 def test_scales_above_one_and_crowds_are_warned_of() -> None:
     models = [{"model": f"m{i}", "parameters": {"weight": 0.2}} for i in range(5)]
     crowd = parse_recipe(bad(models=models))
