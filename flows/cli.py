@@ -15,7 +15,7 @@ import typer
 from flows import cli_library, cli_pipeline
 from merge_core.errors import MergeflowError, StepError
 
-PROMOTED, FAILED, BAD_INPUT, FELL_BACK = 0, 1, 2, 3
+PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="mergeflow",
@@ -56,15 +56,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=list(arguments) if arguments is not None else None)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == STOPPED:
+            sys.stderr.write("stopped; the same command goes on where this one was\n")
+        return code
     except MergeflowError as error:
         from flows.console import explain
 
         explain(error)
         return FAILED if isinstance(error, StepError) else BAD_INPUT
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; running the same command again continues\n")
-        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED

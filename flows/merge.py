@@ -45,7 +45,7 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     sources = step.resolve(pipeline, home, beside)
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
-    profile = step.profile(pipeline, base, models) if base else None
+    profile = step.profile(pipeline, home, base, models) if base else None
     manifest = step.merge(pipeline, sources, home)
     baseline = sources[recipe.donor]
     experts = [source for source in sources.values() if source != baseline]

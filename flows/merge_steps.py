@@ -7,6 +7,7 @@ when they are missing or changed.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,6 @@ from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.locate import changed_files, location_key
 from tasks.merge import merge_task
 from tasks.profile import profile_task
-from tasks.profile_plot import profile_figure_png
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
@@ -120,12 +120,12 @@ def verify(
 
 
 def profile(
-    pipeline: Pipeline, base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
+    pipeline: Pipeline, home: Home, base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
 ) -> TaskVectorProfile:
     """The profile of the task vectors, with its plot on the run's page."""
     key = profile_key(base, models)
     measured = run_step(profile_task, key, base, models, subject=f"{len(models)} task vectors")
-    page = profile_markdown(measured, profile_figure_png(measured))
+    page = profile_markdown(measured, _picture(measured, home.cache / f"profile-{key}.png"))
     publish_report(pipeline.name, "task-vectors", page)
     names = distinct_names(measured.models)
     for (i, j), cosine, conflict in zip(
@@ -236,3 +236,15 @@ def register(
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
     publish_report(pipeline.name, "lineage", page)
     return registration
+
+
+def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:
+    """The plot of a profile, drawn once: the drawing library alone takes a second to import."""
+    if not kept.exists():
+        from tasks.profile_plot import profile_figure_png
+
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{os.getpid()}.new")
+        fresh.write_bytes(profile_figure_png(profile))
+        fresh.rename(kept)
+    return kept.read_bytes()

@@ -45,9 +45,8 @@ def evaluate_checkpoint(
     """Score a checkpoint on every task of a suite.
 
     `device` is auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all. Working
-    files go below `scratch` and are removed
-    afterwards, except for the log of an evaluation that failed. A suite whose data is on this disk
-    is evaluated with the network switched off.
+    files go below `scratch` and are removed afterwards, except for the log of an evaluation that
+    failed. A suite whose data is on this disk is evaluated with the network switched off.
 
     Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
     fails, dies or takes longer than the suite allows; no process is left behind in any case.

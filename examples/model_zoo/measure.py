@@ -92,7 +92,7 @@ def _weights(directory: Path) -> dict[str, torch.Tensor]:
 
 def _rows(zoo: Zoo, task: str) -> list[dict[str, Any]]:
     path = zoo.suite / "data" / f"{task}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _bits(

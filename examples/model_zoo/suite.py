@@ -26,12 +26,12 @@ PREFIX, CONTINUATION = 80, 12
 """Characters shown and characters to choose. All continuations are equally long, so `acc` needs
 no normalisation by length."""
 
-PIECE = re.compile(r"\w+|\s+|[^\w\s]")
-
 CHOICES = 3
 
 NEIGHBOURS = 4
 """How many of the continuations closest in usualness the wrong ones are drawn from."""
+
+PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 def write_suite(directory: Path, domains: Sequence[Domain], documents: int) -> None:
@@ -65,8 +65,9 @@ def write_suite(directory: Path, domains: Sequence[Domain], documents: int) -> N
 
 def choose_documents(domain: Domain, count: int) -> list[Document]:
     """`count` held-out windows spread over all held-out files, the same for the same text."""
-    found = [window for document in domain.held_out for window in windows(document, WINDOW)]
-    found = [window for window in found if len(window.text) >= PREFIX + CONTINUATION + 20]
+    every = (window for document in domain.held_out for window in windows(document, WINDOW))
+    long_enough = (window for window in every if len(window.text) >= PREFIX + CONTINUATION + 20)
+    found = list({window.text: window for window in long_enough}.values())
     random.Random(1).shuffle(found)
     return sorted(found[:count], key=lambda document: document.source)
 
@@ -128,8 +129,8 @@ def _cut(text: str, start: int) -> tuple[str, str]:
 
 def _write_task(directory: Path, name: str, task: dict[str, Any], rows: list[Any]) -> None:
     data = f"data/{name}.jsonl"
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (directory / data).write_text(lines, encoding="utf-8")
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (directory / data).write_text(lines)
     common = {
         "task": name,
         "dataset_path": "json",
@@ -142,10 +143,11 @@ def _write_task(directory: Path, name: str, task: dict[str, Any], rows: list[Any
 
 
 def _bpb_task() -> dict[str, Any]:
+    # Columns are named rather than templated: exact, and lm-eval compiles a template each time.
     return {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
-        "doc_to_target": "{{text}}",
+        "doc_to_target": "text",
         "metric_list": [{"metric": "bits_per_byte"}],
     }
 
@@ -153,7 +155,7 @@ def _bpb_task() -> dict[str, Any]:
 def _next_task() -> dict[str, Any]:
     return {
         "output_type": "multiple_choice",
-        "doc_to_text": "{{prefix}}",
+        "doc_to_text": "prefix",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
         "target_delimiter": "",

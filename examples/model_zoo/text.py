@@ -65,11 +65,11 @@ def read_domains(
 ) -> tuple[Domain, Domain]:
     """Code and prose of about these sizes, each with enough held out for `held_out_documents`
     windows of `window` characters."""
-    # Not every stretch of a held-out file becomes a document: keep some in hand. There is code
-    # in plenty, so its documents come from many files; prose is scarce.
-    wanted = held_out_documents * window * 4 // 3
+    # Not every stretch of a held-out file becomes a document, and there is code in plenty, so its
+    # documents may come from many files.
+    wanted = 2 * held_out_documents * window
     files = _shuffled(_source_files())
-    code_held, code_training, unused = _deal(files, 4 * wanted, code_bytes)
+    code_held, code_training, unused = _deal(files, 3 * wanted, code_bytes)
     topics = _topics()
     docstrings = _docstrings(unused, prose_bytes + wanted - sum(len(t.text) for t in topics))
     prose_held, prose_training, _ = _deal(_shuffled([*topics, *docstrings]), wanted, prose_bytes)

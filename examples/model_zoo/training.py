@@ -147,7 +147,8 @@ def save_trainer_state(
 
 
 def _optimizers(model: LlamaForCausalLM, run: Run) -> list[torch.optim.Optimizer]:
-    matrices, vectors = [], []
+    matrices: list[torch.nn.Parameter] = []
+    vectors: list[torch.nn.Parameter] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else vectors).append(weight)
     return [

@@ -5,7 +5,6 @@ the tests follow each other as a user's runs would, and each leaves the home as 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from merge_core.errors import CompatibilityError
 from merge_core.home import Home
 from tasks.records import MergeOutcome
 from tasks.registry_client import default_tracking_uri, open_registry
+from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
 ALL_CACHED = {"preflight headers", "register zoo"}
 """The steps that are done on every run: they look at the world outside."""
@@ -56,7 +56,7 @@ class Bench:
                     for name in (expert, "prose-expert")
                 ],
             },
-            "evaluate": {"suite": str(self.directory / "suite")},
+            "evaluate": {"suite": str(self.directory / "suite"), "parallel": 2},
             "promote": LENIENT,
             "register": {"model": "zoo"},
         } | changes
@@ -75,27 +75,11 @@ class Bench:
         return outcome
 
 
-class Steps(logging.Handler):
-    """The steps that a run did, apart from those found in the cache."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.ran: set[str] = set()
-        self.cached: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "mergeflow.steps":
-            name = f"{record.step} {record.subject}"  # type: ignore[attr-defined]
-            (self.cached if record.outcome == "cached" else self.ran).add(name)  # type: ignore[attr-defined]
-
-
 @pytest.fixture
-def steps() -> Iterator[Steps]:
+def steps() -> Iterator[RecordedSteps]:
     """What the flow runs of this test did."""
-    handler = Steps()
-    logging.getLogger("mergeflow").addHandler(handler)
-    yield handler
-    logging.getLogger("mergeflow").removeHandler(handler)
+    with recorded_steps() as recorded:
+        yield recorded
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +156,7 @@ def test_the_run_ends_in_a_named_state_with_reports_on_its_page(
 
 
 def test_a_second_run_finds_everything_in_its_caches(
-    bench: Bench, promoted: MergeOutcome, steps: Steps
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
     again = bench.outcome(bench.pipeline())
     assert steps.ran == ALL_CACHED
@@ -180,7 +164,7 @@ def test_a_second_run_finds_everything_in_its_caches(
 
 
 def test_one_changed_weight_redoes_the_merge_and_its_evaluation_only(
-    bench: Bench, promoted: MergeOutcome, steps: Steps
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
     bench.outcome(bench.pipeline(weight=0.4))
     assert steps.ran - ALL_CACHED == {"merge task_arithmetic", "evaluate merged", "decide zoo"}
@@ -202,7 +186,7 @@ def test_a_collapsed_merge_falls_back_and_the_base_is_the_champion(
 
 
 def test_deleted_weights_are_merged_again_and_nothing_else(
-    bench: Bench, promoted: MergeOutcome, steps: Steps
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
     remove_readonly(Path(promoted.merged.path))
     again = bench.outcome(bench.pipeline())
@@ -212,7 +196,7 @@ def test_deleted_weights_are_merged_again_and_nothing_else(
 
 
 def test_a_flipped_bit_in_the_merged_weights_is_found_and_mended(
-    bench: Bench, promoted: MergeOutcome, steps: Steps
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
     weights = Path(promoted.merged.path, "model.safetensors")
     sound = weights.read_bytes()
@@ -224,7 +208,7 @@ def test_a_flipped_bit_in_the_merged_weights_is_found_and_mended(
 
 
 def test_a_stranger_among_the_models_ends_the_run_before_the_merge(
-    bench: Bench, promoted: MergeOutcome, steps: Steps
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
     objects = sorted(bench.home.objects.iterdir())
     state = bench.run(bench.pipeline(expert="other-run"))
@@ -240,7 +224,7 @@ def test_a_stranger_among_the_models_ends_the_run_before_the_merge(
 
 
 def test_a_rule_for_a_task_that_is_not_there_is_told_before_any_work(
-    bench: Bench, steps: Steps
+    bench: Bench, steps: RecordedSteps
 ) -> None:
     rule = LENIENT | {"per_task": {"zoo_code_bbp": 1}}
     state = bench.run(bench.pipeline(promote=rule))
