@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: demo test lint clean help
+.PHONY: demo test lint bench-memory clean help
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -22,12 +22,16 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/mypy --strict merge_core
 	@$(BIN)/lint-imports
 
+bench-memory: $(VENV)/.installed  ## peak memory of merges of 1.24 B parameters (10 GB of disk, slow)
+	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work
+	@$(BIN)/python benchmarks/peak_memory.py benchmarks/work/llama-1b --table docs/benchmarks/memory.md
+
 clean:  ## remove the virtual environment and everything that was made here
 	@chmod -R u+w $(CURDIR)/.mergeflow 2>/dev/null || true
 	rm -rf $(VENV) .mergeflow build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
