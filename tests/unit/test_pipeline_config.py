@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from flows.pipeline import Pipeline, check_places, load_pipeline
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError
+from merge_core.recipe import load_recipe
 
 RECIPE: dict[str, Any] = {
     "merge_method": "task_arithmetic",
@@ -19,7 +20,8 @@ RECIPE: dict[str, Any] = {
     "models": [{"model": "expert", "parameters": {"weight": 0.5}}],
 }
 GOOD: dict[str, Any] = {"name": "mine", "recipe": RECIPE, "evaluate": {"suite": "starter"}}
-SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "pipelines").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted((CONFIGS / "pipelines").glob("*.yaml"))
 
 
 def write(directory: Path, values: dict[str, Any], name: str = "pipeline.yaml") -> Path:
@@ -138,3 +140,10 @@ def test_every_field_of_the_form_has_a_title_and_a_place() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_pipelines_are_sound(path: Path) -> None:
     assert load_pipeline(path).pipeline.name == path.stem
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_recipes_are_sound(path: Path) -> None:
+    assert load_recipe(path).warnings() == []
