@@ -84,7 +84,8 @@ def main() -> None:
         f" The limit is {LIMIT_MB} MB; torch's import is counted.\n\n"
         "| method | peak MB | wall s (hashing of inputs and output counted) |\n|---|---|---|\n"
         + "".join(f"| {method} | {peak:.0f} | {wall:.0f} |\n" for method, peak, wall in rows)
-        + "\nMade by `make bench-memory`.\n"
+        + f"\nMade by `python benchmarks/peak_memory.py benchmarks/work/{options.checkpoints.name}"
+        f" --methods {' '.join(options.methods)}`.\n"
     )
     print(table)
     if options.table:
