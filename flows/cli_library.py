@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_recipes import explain, plan
 from flows.options import AsJson, Device, OutDirectory, RecipeFile, Threads, read_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the program."""
     app.command(epilog="Example: `mergeflow merge recipe.yaml merged/ --threads 4`")(merge)
     app.command(epilog="Example: `mergeflow plan recipe.yaml --tensors`")(plan)
+    app.command(epilog="Example: `mergeflow explain recipe.yaml '*.layers.3.*'`")(explain)
     app.command(epilog="Example: `mergeflow verify recipe.yaml --json`")(verify)
     app.command(epilog="Example: `mergeflow profile recipe.yaml --plot vectors.png`")(profile)
     app.command(epilog="Example: `mergeflow methods ties`")(methods)
@@ -41,6 +43,12 @@ def merge(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the random methods; overrides the recipe's.")
     ] = None,
+    copy_code: Annotated[
+        bool,
+        typer.Option(
+            "--copy-code", help="Copy the first checkpoint's own .py files: you trust it."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
@@ -51,6 +59,7 @@ def merge(
     from merge_core.home import Home
     from merge_core.merge import merge as run_merge
     from merge_core.recipe import load_recipe, parse_recipe
+    from tasks.calibration import calibrate_all, check_data
     from tasks.locate import base_and_models, fetch_all
 
     shard_bytes = read_bytes(shard_size)
@@ -59,17 +68,34 @@ def merge(
     if seed is not None:
         loaded = parse_recipe(loaded.model_dump(exclude_defaults=True) | {"seed": seed})
     refuse_existing(out)
-    home = Home.discover()
+    home, beside = Home.discover(), recipe.absolute().parent
+    check_data(loaded, beside)
     started = time.monotonic()
     for warning in loaded.warnings():
         terminal.warn(warning)
     with terminal.progress() as progress:
-        sources = fetch_all(loaded.references(), home, recipe.absolute().parent, progress=progress)
+        differ = loaded.vocabulary is not None
+        sources = fetch_all(
+            loaded.references(),
+            home,
+            beside,
+            progress=progress,
+            tokenizer_may_differ=differ,
+        )
         base, models = base_and_models(loaded, sources)
-        report = examine(base, models, scan_weights=False)
+        report = examine(base, models, scan_weights=False, tokenizer_may_differ=differ)
         for finding in report.warnings:
             terminal.warn(str(finding))
         raise_for_errors(report)
+        statistics = calibrate_all(
+            loaded,
+            sources,
+            home=home,
+            beside=beside,
+            device=device,
+            threads=threads,
+            progress=progress,
+        )
         manifest = run_merge(
             loaded,
             sources,
@@ -79,51 +105,11 @@ def merge(
             threads=threads,
             shard_bytes=shard_bytes,
             check=False,
+            statistics=statistics,
+            copy_code=copy_code,
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)
-
-
-def plan(
-    recipe: RecipeFile,
-    tensors: Annotated[
-        bool, typer.Option("--tensors", help="List every tensor with its parameters and place.")
-    ] = False,
-    shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest weight file, e.g. 5GB or 500MB.")
-    ] = "5GB",
-    as_json: AsJson = False,
-) -> None:
-    """Show what a merge would do, from the headers of its checkpoints alone."""
-    from flows.console import Terminal
-    from flows.plan_view import plan_json, show_plan
-    from merge_core.home import Home
-    from merge_core.plan import make_plan
-    from merge_core.recipe import load_recipe
-    from merge_core.records import SourceCheckpoint
-    from tasks.locate import locate_all
-
-    terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
-    preflight = locate_all(loaded.references(), Home.discover(), recipe.absolute().parent)
-    remote = [location.reference for location in preflight.locations if location.listing]
-    if remote:
-        terminal.say(f"on the Hub, not downloaded yet: {', '.join(remote)}; their headers fit")
-        return
-    # A plan is made of headers; digests, which need every byte, are left to the merge.
-    sources = {
-        location.reference: SourceCheckpoint(
-            reference=location.reference, path=str(location.directory), digest="", files=()
-        )
-        for location in preflight.locations
-    }
-    made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
-    for warning in loaded.warnings():
-        terminal.warn(warning)
-    if as_json:
-        terminal.give(plan_json(made, tensors=tensors))
-    else:
-        show_plan(terminal, made, tensors=tensors)
 
 
 def verify(
@@ -145,11 +131,23 @@ def verify(
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
     with terminal.progress() as progress:
+        differ = loaded.vocabulary is not None
         sources = fetch_all(
-            loaded.references(), Home.discover(), recipe.absolute().parent, progress=progress
+            loaded.references(),
+            Home.discover(),
+            recipe.absolute().parent,
+            progress=progress,
+            tokenizer_may_differ=differ,
         )
         base, models = base_and_models(loaded, sources)
-        report = examine(base, models, scan_weights=scan, threads=threads, progress=progress)
+        report = examine(
+            base,
+            models,
+            scan_weights=scan,
+            tokenizer_may_differ=differ,
+            threads=threads,
+            progress=progress,
+        )
     for warning in loaded.warnings():
         terminal.warn(warning)
     if as_json:
@@ -179,9 +177,9 @@ def profile(
 
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
-    if loaded.base_model is None:
+    if loaded.base_checkpoint is None:
         raise RecipeError(
-            "a task vector is a difference from a base, and this recipe has no base_model",
+            "a task vector is a difference from a base, and this recipe names no checkpoint as one",
             where=str(recipe),
             mend="name the checkpoint that the models were fine-tuned from as base_model",
         )
@@ -189,7 +187,7 @@ def profile(
         sources = fetch_all(
             loaded.references(), Home.discover(), recipe.absolute().parent, progress=progress
         )
-        base = sources.pop(loaded.base_model)
+        base = sources.pop(loaded.base_checkpoint)
         measured = profile_task_vectors(
             base, list(sources.values()), threads=threads, progress=progress
         )
@@ -209,17 +207,24 @@ def methods(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the merge methods, or explain one: formula, parameters, paper."""
+    """List the merge methods, or explain one: formula, parameters, paper, a minimal recipe."""
     from flows.console import Terminal
-    from flows.method_view import method_json, show_method, show_methods
+    from flows.method_view import method_json, show_method, show_methods, show_step, step_json
     from merge_core.methods import METHODS, method_named
+    from merge_core.methods.post_steps import POST_STEPS
 
     terminal = Terminal(machine=as_json)
     if name is None:
         if as_json:
             terminal.give([method_json(method) for method in METHODS.values()])
         else:
-            show_methods(terminal, METHODS.values())
+            show_methods(terminal, METHODS.values(), POST_STEPS.values())
+        return
+    if name in POST_STEPS:
+        if as_json:
+            terminal.give(step_json(POST_STEPS[name]))
+        else:
+            show_step(terminal, POST_STEPS[name])
         return
     method = method_named(name, where="NAME")
     if as_json:
@@ -310,6 +315,7 @@ def apply(
 
 def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: float) -> None:
     from flows.console import seconds, shown_path, size
+    from merge_core.findings import some
 
     if terminal.machine:
         terminal.give(manifest.model_dump(mode="json"))
@@ -318,4 +324,8 @@ def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: f
     terminal.say(f"{shown_path(manifest.path)}  ({manifest.method}, {seconds(duration)})")
     terminal.say(f"  {manifest.parameters:,} parameters in {manifest.dtype}, {size(written)}")
     terminal.say(f"  digest {manifest.digest}")
+    left, code = manifest.taken_over.left_behind, manifest.taken_over.code_left_behind
+    if left:
+        hint = f"; --copy-code copies {', '.join(code)}" if code else ""
+        terminal.say(f"  not copied  {some(left, 8)}{hint}")
     terminal.say(f"  check  cd {shown_path(manifest.path)} && sha256sum -c --quiet SHA256SUMS")

@@ -12,6 +12,7 @@ from flows import merge_steps as step
 from flows.pipeline import Pipeline
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from tasks.calibration import check_data
 from tasks.locate import base_and_models
 from tasks.records import MergeOutcome
 from tasks.references import expand_variables
@@ -24,7 +25,7 @@ def _run_name() -> str:
 
 @flow(name="merge", flow_run_name=_run_name)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
-    """Resolve, verify, profile, merge, evaluate, decide, register.
+    """Resolve, verify, profile, calibrate, merge, evaluate, decide, register.
 
     Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, or `Failed` with a message
     that says what a person has to mend.
@@ -42,13 +43,16 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
     step.check_rule(pipeline.promote, suite)
+    check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
-    manifest = step.merge(pipeline, sources, home)
+    statistics = step.calibrate(pipeline, sources, home, beside)
+    manifest = step.merge(pipeline, sources, home, statistics)
     baseline = sources[recipe.donor]
-    experts = [source for source in sources.values() if source != baseline]
+    others = [source for source in sources.values() if source != baseline]
+    experts = [step.written_out(pipeline, source, home) for source in others]
     scores = step.evaluate(pipeline, suite, baseline, experts, manifest, home)
     decision = step.decide(pipeline, scores)
     registration = step.register(

@@ -18,16 +18,20 @@ from prefect import runtime
 from flows.artifacts import as_graph, publish_report, with_warnings
 from flows.pipeline import Pipeline
 from flows.steps import device_slot, run_step, run_together
+from merge_core.calibration import measurements
 from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
-from merge_core.digests import DigestMemo
+from merge_core.digests import DigestMemo, model_digest
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.home import Home
 from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
 from merge_core.plan import plan_key
 from merge_core.profile import TaskVectorProfile, profile_key
+from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.workers import default_threads
+from tasks.calibrate import calibrate_task
+from tasks.calibration import calibration_key
 from tasks.decide import PromotionRule, decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
@@ -84,7 +88,8 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     """Every checkpoint of the recipe on this disk, by reference, the base first."""
     references = pipeline.recipe.references()
     uri = pipeline.register_as.tracking_uri or ""
-    found = run_step(preflight_task, references, home.path, beside, uri, subject="headers")
+    differ = pipeline.recipe.vocabulary is not None
+    found = run_step(preflight_task, references, home.path, beside, uri, differ, subject="headers")
     memo = DigestMemo(home.digest_memo)
     names = distinct_names(references)
     sources = {}
@@ -95,6 +100,12 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
         sources[location.reference] = source
+    donor = sources[pipeline.recipe.donor]
+    if donor.adapter:
+        # It may be served and registered, so it is written out first, and merged as written.
+        stored = written_out(pipeline, donor, home)
+        own_digest = model_digest(stored.files)
+        sources[donor.reference] = stored.model_copy(update={"digest": own_digest})
     return sources
 
 
@@ -103,9 +114,16 @@ def verify(
 ) -> CompatibilityReport:
     """The compatibility report; its errors end the run."""
     scan = pipeline.execution.scan_weights
-    key = verify_key(base, models, scan_weights=scan)
+    differ = pipeline.recipe.vocabulary is not None
+    key = verify_key(base, models, scan_weights=scan, tokenizer_may_differ=differ)
     report = run_step(
-        verify_task, key, base, models, scan_weights=scan, subject=f"{len(models)} models"
+        verify_task,
+        key,
+        base,
+        models,
+        scan_weights=scan,
+        tokenizer_may_differ=differ,
+        subject=f"{len(models)} models",
     )
     # What the recipe says is not part of the report's key: it changes with every weight.
     warnings = pipeline.recipe.warnings()
@@ -141,13 +159,39 @@ def profile(
     return measured
 
 
+def calibrate(
+    pipeline: Pipeline, sources: Mapping[str, SourceCheckpoint], home: Home, beside: Path | None
+) -> dict[str, SourceCheckpoint]:
+    """What a method that uses data needs to know of each model; nothing for the others."""
+    how, memo = pipeline.execution, DigestMemo(home.digest_memo)
+    needed = measurements(pipeline.recipe)
+    measured = {}
+    for (reference, measurement), name in zip(
+        needed.items(), distinct_names(list(needed)), strict=True
+    ):
+        source, subject = sources[reference], f"{measurement.statistic} of {name}"
+        key = calibration_key(source, measurement, beside, how.device)
+        arguments = (key, source, measurement, home.path, beside, how.device, how.threads)
+        with device_slot(how.device):
+            found = run_step(calibrate_task, *arguments, subject=subject)
+            if changed_files(found, memo):
+                again = calibrate_task.with_options(refresh_cache=True)
+                found = run_step(again, *arguments, subject=subject)
+        measured[reference] = found
+    return measured
+
+
 def merge(
-    pipeline: Pipeline, sources: Mapping[str, SourceCheckpoint], home: Home
+    pipeline: Pipeline,
+    sources: Mapping[str, SourceCheckpoint],
+    home: Home,
+    statistics: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
     """The merged checkpoint in the store, every byte of it as its manifest says."""
     recipe, how = pipeline.recipe, pipeline.execution
-    key = plan_key(recipe, sources)
-    arguments = (key, recipe, dict(sources), home.path, how.device, how.threads)
+    key = plan_key(recipe, sources, statistics=statistics)
+    measured = dict(statistics or {})
+    arguments = (key, recipe, dict(sources), home.path, how.device, how.threads, measured)
     with device_slot(how.device):
         manifest = run_step(merge_task, *arguments, subject=recipe.merge_method)
         problems = verify_manifest(manifest, DigestMemo(home.digest_memo))
@@ -156,6 +200,21 @@ def merge(
             again = merge_task.with_options(refresh_cache=True)
             manifest = run_step(again, *arguments, subject=recipe.merge_method)
     return manifest
+
+
+def written_out(pipeline: Pipeline, source: SourceCheckpoint, home: Home) -> SourceCheckpoint:
+    """A source as a directory that transformers loads: base with adapter is written to the store.
+
+    Its digest stays that of base and adapter, by which the merge's manifest knows it.
+    """
+    if source.adapter is None:
+        return source
+    recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": source.reference}]})
+    as_it_is = pipeline.model_copy(update={"recipe": recipe})
+    manifest = merge(as_it_is, {source.reference: source}, home, {})
+    return source.model_copy(
+        update={"path": manifest.path, "files": manifest.files, "adapter": None}
+    )
 
 
 def evaluate(

@@ -1,20 +1,25 @@
-"""Merge methods as people and programs read them."""
+"""Merge methods, and the steps after them, as people and programs read them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from flows.console import Terminal, literal
 from merge_core.methods.base import Method
-from merge_core.parameters import Parameter
+from merge_core.methods.post_steps import PostStep
+from merge_core.parameters import Parameter, Scalar
+from merge_core.yaml_files import dump_yaml
+
+_EXAMPLE_NUMBER = 0.5
+"""For parameters that have no default."""
 
 
-def show_methods(terminal: Terminal, methods: Iterable[Method]) -> None:
-    """A table of all methods."""
+def show_methods(terminal: Terminal, methods: Iterable[Method], steps: Iterable[PostStep]) -> None:
+    """A table of all methods, then the steps that may follow any of them."""
     table = Table(box=None, pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("what it does")
@@ -23,6 +28,9 @@ def show_methods(terminal: Terminal, methods: Iterable[Method]) -> None:
     for method in methods:
         table.add_row(method.name, method.summary, method.base, _models(method))
     terminal.results.print(table)
+    terminal.say("\nafter any method that has a base model, under post:")
+    for step in steps:
+        terminal.say(f"  {step.name:<8}{step.summary}")
     terminal.say("\nmore about one: mergeflow methods NAME")
 
 
@@ -35,10 +43,40 @@ def show_method(terminal: Terminal, method: Method) -> None:
     terminal.say(f"base model: {method.base}; models: {_models(method)}")
     if method.paper:
         terminal.say(f"from: {method.paper}")
-    if method.parameters:
-        terminal.say()
-        for parameter in method.parameters:
-            terminal.say(f"  {parameter.name:<12}{_described(parameter)}")
+    _show_parameters(terminal, method.parameters)
+    terminal.say("\na minimal recipe:\n")
+    terminal.say(dump_yaml([minimal_recipe(method)]).rstrip())
+
+
+def show_step(terminal: Terminal, step: PostStep) -> None:
+    """One post-step with its formula, its parameters and its paper."""
+    terminal.say(f"{step.name}: {step.summary}", style="bold")
+    terminal.say()
+    terminal.say(step.formula())
+    terminal.say()
+    terminal.say(f"from: {step.paper}")
+    _show_parameters(terminal, step.parameters)
+    terminal.say("\nin a recipe:\n")
+    terminal.say(dump_yaml([{"post": [{step.name: _examples(step.parameters)}]}]).rstrip())
+
+
+def minimal_recipe(method: Method) -> dict[str, Any]:
+    """A recipe with no more than the method needs, to be filled in."""
+    count = min(max(2, method.fewest_models), method.most_models or 2)
+    own, wide = _examples(method.per_model()), _examples(method.recipe_wide())
+    models = [
+        {"model": f"path/to/model-{letter}", **({"parameters": own} if own else {})}
+        for letter in "abcdefgh"[:count]
+    ]
+    recipe: dict[str, Any] = {"merge_method": method.name}
+    if method.base == "required":
+        recipe["base_model"] = "path/to/base"
+    recipe["models"] = models
+    if wide:
+        recipe["parameters"] = wide
+    if method.statistics:
+        recipe["calibration"] = {"data": "samples.jsonl"}
+    return recipe
 
 
 def method_json(method: Method) -> dict[str, Any]:
@@ -52,21 +90,49 @@ def method_json(method: Method) -> dict[str, Any]:
         "fewest_models": method.fewest_models,
         "most_models": method.most_models,
         "random": method.random,
-        "parameters": [
-            {
-                "name": parameter.name,
-                "help": parameter.help,
-                "kind": parameter.kind,
-                "default": parameter.default,
-                "required": parameter.default is None,
-                "per_model": parameter.per_model,
-                "low": None if math.isinf(parameter.low) else parameter.low,
-                "high": None if math.isinf(parameter.high) else parameter.high,
-                "choices": list(parameter.choices),
-            }
-            for parameter in method.parameters
-        ],
+        "recipe": minimal_recipe(method),
+        "parameters": _parameters_json(method.parameters),
     }
+
+
+def step_json(step: PostStep) -> dict[str, Any]:
+    """One post-step for programs."""
+    return {
+        "name": step.name,
+        "summary": step.summary,
+        "formula": step.formula(),
+        "paper": step.paper,
+        "parameters": _parameters_json(step.parameters),
+    }
+
+
+def _examples(parameters: Iterable[Parameter]) -> dict[str, Scalar]:
+    return {each.name: _EXAMPLE_NUMBER for each in parameters if each.default is None}
+
+
+def _show_parameters(terminal: Terminal, parameters: Sequence[Parameter]) -> None:
+    if parameters:
+        terminal.say()
+        width = max(len(parameter.name) for parameter in parameters) + 2
+        for parameter in parameters:
+            terminal.say(f"  {parameter.name:<{width}}{_described(parameter)}")
+
+
+def _parameters_json(parameters: Iterable[Parameter]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": parameter.name,
+            "help": parameter.help,
+            "kind": parameter.kind,
+            "default": parameter.default,
+            "required": parameter.default is None,
+            "per_model": parameter.per_model,
+            "low": None if math.isinf(parameter.low) else parameter.low,
+            "high": None if math.isinf(parameter.high) else parameter.high,
+            "choices": list(parameter.choices),
+        }
+        for parameter in parameters
+    ]
 
 
 def _models(method: Method) -> str:
@@ -86,6 +152,8 @@ def _described(parameter: Parameter) -> str:
 def _values(parameter: Parameter) -> str:
     if parameter.kind == "choice":
         return "true, false or " + ", ".join(parameter.choices)
+    if parameter.kind == "word":
+        return ", ".join(parameter.choices)
     if parameter.kind == "flag":
         return "true or false"
     low, high = parameter.low, parameter.high

@@ -15,6 +15,7 @@ from merge_core.errors import RecipeError
 from merge_core.home import Home
 from merge_core.recipe import Recipe, load_recipe, parse_recipe
 from merge_core.yaml_files import load_yaml, validated
+from tasks.calibration import check_data
 from tasks.decide import PromotionRule
 from tasks.references import expand_variables, parse_reference
 from tasks.suite import load_suite
@@ -228,10 +229,11 @@ def check_places(loaded: LoadedPipeline) -> None:
     """Find a mistyped path or suite at once, before any server is started.
 
     Raises:
-        RecipeError: no such suite, or one with a mistake in it.
+        RecipeError: no such suite or calibration data, or one with a mistake in it.
         CheckpointError: a reference that leads nowhere.
     """
     home = Home.discover()
     load_suite(expand_variables(loaded.pipeline.evaluate.suite, home))
+    check_data(loaded.pipeline.recipe, loaded.beside)
     for reference in loaded.pipeline.recipe.references():
         parse_reference(reference, loaded.beside, home)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
 from flows.console import Terminal, literal, size
+from merge_core.calibration import measurements
 from merge_core.dtypes import name_of
 from merge_core.parameters import Scalar
 from merge_core.plan import Plan, PlannedTensor
@@ -19,6 +21,12 @@ def show_plan(terminal: Terminal, plan: Plan, *, tensors: bool) -> None:
     terminal.say(f"{recipe.merge_method}: {recipe.method.summary}", style="bold")
     for entry in plan.inputs:
         terminal.say(f"  {entry.role:<6}{entry.reference}")
+    for measurement, count in Counter(measurements(recipe).values()).items():
+        data = measurement.calibration
+        terminal.say(
+            f"  measures {measurement.statistic} of {count} models on {data.samples} samples of"
+            f" {data.data}, when it is merged"
+        )
     terminal.say(
         f"  reads {size(plan.input_bytes)}, writes {size(plan.output_bytes)} in"
         f" {len(plan.shards)} file{'s' if len(plan.shards) > 1 else ''}"
@@ -35,6 +43,14 @@ def plan_json(plan: Plan, *, tensors: bool) -> dict[str, Any]:
         "method": plan.recipe.merge_method,
         "recipe_digest": plan.recipe.digest,
         "inputs": [{"reference": i.reference, "role": i.role} for i in plan.inputs],
+        "measurements": [
+            {
+                "reference": reference,
+                "statistic": measurement.statistic,
+                "calibration": measurement.calibration.model_dump(),
+            }
+            for reference, measurement in measurements(plan.recipe).items()
+        ],
         "parameters": plan.parameters,
         "dtype": plan.dtype,
         "bytes_read": plan.input_bytes,
@@ -51,8 +67,8 @@ def plan_json(plan: Plan, *, tensors: bool) -> dict[str, Any]:
                 "shape": list(tensor.slot.shape),
                 "shard": plan.shards[tensor.slot.shard].name,
                 "offset": tensor.slot.offset,
-                "model_parameters": [dict(values) for values in tensor.model_parameters],
-                "parameters": dict(tensor.parameters),
+                "model_parameters": [dict(values) for values in tensor.computed.model_parameters],
+                "parameters": dict(tensor.computed.parameters),
             }
             for tensor in plan.tensors
         ]
@@ -91,12 +107,14 @@ def _tensor_table(plan: Plan) -> Table:
 
 def _settings(tensor: PlannedTensor) -> str:
     """`weight 0.5, 0.5; normalize false`: per model in the order of the models, then overall."""
-    names = tensor.model_parameters[0] if tensor.model_parameters else {}
+    per_model = tensor.computed.model_parameters
     parts = [
-        f"{name} " + ", ".join(literal(values[name]) for values in tensor.model_parameters)
-        for name in names
+        f"{name} " + ", ".join(literal(values[name]) for values in per_model)
+        for name in (per_model[0] if per_model else {})
     ]
-    parts += _overall(tensor.parameters)
+    parts += _overall(tensor.computed.parameters)
+    for step, settings in tensor.computed.post:
+        parts.append(" ".join([f"then {step}", *_overall(settings)]))
     return "; ".join([tensor.method, *parts])
 
 

@@ -17,7 +17,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from tasks.child_process import kill_children
-from tasks.evaluate import resolved_device_kind
+from tasks.model_process import resolved_device_kind
 
 R = TypeVar("R")
 

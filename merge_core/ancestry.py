@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ import torch
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import MERGEABLE
+from merge_core.inputs import TensorInput, values_of
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 from merge_core.workers import default_threads, ordered_map
@@ -70,8 +71,9 @@ def measure_ancestry(base: Checkpoint, model: Checkpoint, reader: BlockReader) -
     that are not finite in one of the two are left out.
     """
 
-    def measure(pair: tuple[TensorEntry, TensorEntry]) -> tuple[float, float, float, float]:
-        parts = [_compare(*pair, reader, start, count) for start, count in _runs(pair[0])]
+    def measure(pair: tuple[TensorInput, TensorInput]) -> tuple[float, float, float, float]:
+        ours, theirs = (values_of(source, reader) for source in pair)
+        parts = [_compare(ours, theirs, start, count) for start, count in _runs(pair[0])]
         base_square, model_square, product, difference = map(sum, zip(*parts, strict=True))
         return base_square, model_square, product, difference
 
@@ -90,21 +92,27 @@ def measure_ancestry(base: Checkpoint, model: Checkpoint, reader: BlockReader) -
 
 
 def same_weights(one: Checkpoint, other: Checkpoint, reader: BlockReader) -> bool:
-    """Whether all tensors have the same names, types and bytes; stops at the first difference."""
+    """Whether all tensors have the same names, types and bytes; stops at the first difference.
+
+    A tensor that is made as it is read is never taken for one that is stored.
+    """
     if one.tensors.keys() != other.tensors.keys():
         return False
     for entry, twin in zip(one.tensors.values(), other.tensors.values(), strict=True):
         if (entry.dtype, entry.shape) != (twin.dtype, twin.shape):
             return False
+        if isinstance(entry, TensorEntry) != isinstance(twin, TensorEntry):
+            return False
+        ours, theirs = values_of(entry, reader), values_of(twin, reader)
         for start in range(0, entry.numel, _COMPARED):
             count = min(_COMPARED, entry.numel - start)
-            a, b = reader.read(entry, start, count), reader.read(twin, start, count)
+            a, b = ours(start, count), theirs(start, count)
             if not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
                 return False
     return True
 
 
-def _sampled_tensors(base: Checkpoint, model: Checkpoint) -> list[tuple[TensorEntry, TensorEntry]]:
+def _sampled_tensors(base: Checkpoint, model: Checkpoint) -> list[tuple[TensorInput, TensorInput]]:
     common = [
         (entry, model.tensors[name])
         for name, entry in base.tensors.items()
@@ -120,18 +128,21 @@ def _sampled_tensors(base: Checkpoint, model: Checkpoint) -> list[tuple[TensorEn
 
 
 def _compare(
-    entry: TensorEntry, other: TensorEntry, reader: BlockReader, start: int, count: int
+    base: Callable[[int, int], torch.Tensor],
+    model: Callable[[int, int], torch.Tensor],
+    start: int,
+    count: int,
 ) -> tuple[float, float, float, float]:
     """||x||², ||y||², <x, y> and ||y - x||² of a run of the base's and the model's elements."""
-    x = reader.read(entry, start, count).double()
-    y = reader.read(other, start, count).double()
+    x = base(start, count).double()
+    y = model(start, count).double()
     known = torch.isfinite(x) & torch.isfinite(y)
     x, y = x[known], y[known]
     delta = y - x
     return float(x @ x), float(y @ y), float(x @ y), float(delta @ delta)
 
 
-def _runs(entry: TensorEntry) -> Iterator[tuple[int, int]]:
+def _runs(entry: TensorInput) -> Iterator[tuple[int, int]]:
     """Start and length of the sampled runs: all of a small tensor, else one in each quarter."""
     if entry.numel <= _RUNS * _RUN:
         yield 0, entry.numel

@@ -16,26 +16,33 @@ from typing import Any
 
 from merge_core.dtypes import name_of
 from merge_core.errors import CheckpointError
+from merge_core.inputs import TensorInput
 from merge_core.safetensors_header import TensorEntry, read_header
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+MODEL_STEM = "model"
+_STEMS = (MODEL_STEM, "diffusion_pytorch_model")
+"""What the names of weight files begin with where transformers and diffusers look for them."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_JSON_BYTES = 256 << 20
 _MAX_DEPTH = 64
+_MANY = 8
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sound safetensors checkpoint on this disk."""
+    """A sound safetensors checkpoint on this disk, or one made from others as it is read."""
 
     directory: Path
-    tensors: Mapping[str, TensorEntry]
-    """Every tensor by name, in name order."""
+    tensors: Mapping[str, TensorInput]
+    """Every tensor by name: in name order on disk, in the result's order where it is made."""
     shards: tuple[str, ...]
     """Names of the weight files, in order."""
     config: Mapping[str, Any]
     """config.json as it is; empty when there is none."""
+    stem: str = MODEL_STEM
+    """What the names of its weight files begin with: `model` in `model-00001-of-00002`."""
 
     @property
     def parameters(self) -> int:
@@ -61,8 +68,12 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     if not directory.is_dir():
         raise CheckpointError("there is no such directory", where=str(directory))
-    index_path = directory / INDEX_NAME
-    shards = _indexed_shards(directory) if index_path.exists() else _unindexed_shards(directory)
+    stem = _stem(directory)
+    index = f"{stem}{INDEX_SUFFIX}"
+    indexed = (directory / index).exists()
+    shards = _indexed_shards(directory, index) if indexed else (f"{stem}{SUFFIX}",)
+    if not indexed:
+        check_inside(directory.resolve(), directory / shards[0])
     tensors: dict[str, TensorEntry] = {}
     for shard in shards:
         for name, entry in read_header(directory / shard).items():
@@ -73,14 +84,18 @@ def open_checkpoint(directory: Path) -> Checkpoint:
                     mend="fetch or save the checkpoint again",
                 )
             tensors[name] = entry
-    if index_path.exists():
-        _check_index(directory, tensors)
+    if indexed:
+        _check_index(directory, index, tensors)
     if not tensors:
         raise CheckpointError("the checkpoint holds no tensors", where=str(directory))
     config_path = directory / "config.json"
     config = read_json(config_path) if config_path.exists() else {}
     return Checkpoint(
-        directory, MappingProxyType(dict(sorted(tensors.items()))), shards, MappingProxyType(config)
+        directory,
+        MappingProxyType(dict(sorted(tensors.items()))),
+        shards,
+        MappingProxyType(config),
+        stem,
     )
 
 
@@ -103,14 +118,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _indexed_shards(directory: Path) -> tuple[str, ...]:
-    weight_map = _weight_map(directory)
+def _stem(directory: Path) -> str:
+    """What the names of the weight files begin with: the usual names first, else the only one."""
+    for stem in _STEMS:
+        if any((directory / f"{stem}{suffix}").exists() for suffix in (INDEX_SUFFIX, SUFFIX)):
+            return stem
+    indices = sorted(path.name for path in directory.glob(f"*{INDEX_SUFFIX}"))
+    if len(indices) > 1:
+        raise CheckpointError(
+            f"there are {len(indices)} models here: {indices[0]} and {indices[1]}",
+            where=str(directory),
+            mend="put each in a directory of its own, with its config.json",
+        )
+    return indices[0].removesuffix(INDEX_SUFFIX) if indices else _only_file(directory)
+
+
+def _indexed_shards(directory: Path, index: str) -> tuple[str, ...]:
+    weight_map = _weight_map(directory, index)
     shards = sorted(set(weight_map.values()))
     root = directory.resolve()
     for shard in shards:
         if shard != os.path.basename(shard) or not shard.endswith(".safetensors"):  # noqa: PTH119
             raise CheckpointError(
-                f"{INDEX_NAME} points to {shard[:120]!r}, which is not a file of this directory",
+                f"{index} points to {shard[:120]!r}, which is not a file of this directory",
                 where=str(directory),
                 mend="do not trust this checkpoint; fetch it again from its publisher",
             )
@@ -119,34 +149,33 @@ def _indexed_shards(directory: Path) -> tuple[str, ...]:
             raise CheckpointError(
                 f"shard {shard} is missing", where=str(directory), mend="fetch it again"
             )
-        _check_inside(root, path)
-    extra = sorted(p.name for p in directory.glob("model*.safetensors") if p.name not in shards)
+        check_inside(root, path)
+    stem = index.removesuffix(INDEX_SUFFIX)
+    siblings = [f"{stem}{SUFFIX}", *(p.name for p in directory.glob(f"{stem}-*{SUFFIX}"))]
+    extra = [n for n in sorted(siblings) if n not in shards and (directory / n).exists()]
     if extra:
         raise CheckpointError(
-            f"{extra[0]} is not named by {INDEX_NAME}",
+            f"{extra[0]} is not named by {index}",
             where=str(directory),
             mend="remove leftovers of an earlier save, or fetch the checkpoint again",
         )
     return tuple(shards)
 
 
-def _unindexed_shards(directory: Path) -> tuple[str, ...]:
-    found = sorted(path.name for path in directory.glob("*.safetensors"))
-    if SINGLE_NAME in found:
-        _check_inside(directory.resolve(), directory / SINGLE_NAME)
-        return (SINGLE_NAME,)
+def _only_file(directory: Path) -> str:
+    """The stem of a directory's only weight file; refused where there is none, or no only one."""
+    found = sorted(path.name for path in directory.glob(f"*{SUFFIX}"))
     if len(found) == 1 and "-of-" not in found[0] and found[0] != "adapter_model.safetensors":
-        _check_inside(directory.resolve(), directory / found[0])
-        return (found[0],)
+        return found[0].removesuffix(SUFFIX)
     if found == ["adapter_model.safetensors"]:
         raise CheckpointError(
             "this is a LoRA adapter, not a full checkpoint",
             where=str(directory),
-            mend="merge the adapter into its base first",
+            mend="write BASE+ADAPTER, where BASE is the checkpoint that it was trained on",
         )
     if found:
         raise CheckpointError(
-            f"there are {len(found)} shards but no {INDEX_NAME}",
+            f"there are {len(found)} weight files but no {MODEL_STEM}{INDEX_SUFFIX}",
             where=str(directory),
             mend="fetch the index file again",
         )
@@ -158,6 +187,13 @@ def _unindexed_shards(directory: Path) -> tuple[str, ...]:
             mend="if you trust it, convert it once: load it with transformers and call"
             " save_pretrained(DIRECTORY), which writes safetensors",
         )
+    parts = sorted({path.parent.name for path in directory.glob(f"*/*{SUFFIX}")})
+    if parts:
+        raise CheckpointError(
+            f"this is a pipeline of several models: {', '.join(parts[:_MANY])}",
+            where=str(directory),
+            mend=f"merge them one by one: {directory / parts[0]} is a checkpoint",
+        )
     raise CheckpointError(
         "no safetensors weights here",
         where=str(directory),
@@ -165,11 +201,11 @@ def _unindexed_shards(directory: Path) -> tuple[str, ...]:
     )
 
 
-def _check_inside(root: Path, path: Path) -> None:
+def check_inside(root: Path, path: Path) -> None:
     """Refuse links out of the checkpoint, but for the Hub cache's own snapshot -> blobs links."""
     target = path.resolve()
     hub_blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else None
-    if target.parent != root and (hub_blobs is None or target.parent != hub_blobs):
+    if not target.is_relative_to(root) and (hub_blobs is None or target.parent != hub_blobs):
         raise CheckpointError(
             f"{path.name} is a link that leaves the checkpoint's directory",
             where=str(path.parent),
@@ -177,18 +213,17 @@ def _check_inside(root: Path, path: Path) -> None:
         )
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
-    index = read_json(directory / INDEX_NAME)
-    weight_map = index.get("weight_map")
+def _weight_map(directory: Path, index: str) -> dict[str, str]:
+    weight_map = read_json(directory / index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(f"{INDEX_NAME} has no usable weight_map", where=str(directory))
+        raise CheckpointError(f"{index} has no usable weight_map", where=str(directory))
     return weight_map
 
 
-def _check_index(directory: Path, tensors: Mapping[str, TensorEntry]) -> None:
-    weight_map = _weight_map(directory)
+def _check_index(directory: Path, index: str, tensors: Mapping[str, TensorEntry]) -> None:
+    weight_map = _weight_map(directory, index)
     for name in sorted(weight_map.keys() ^ tensors.keys()):
-        where = "is in no shard" if name in weight_map else f"is not in {INDEX_NAME}"
+        where = "is in no shard" if name in weight_map else f"is not in {index}"
         raise CheckpointError(
             f"tensor {name[:120]!r} {where}", where=str(directory), mend="fetch it again"
         )
@@ -196,17 +231,21 @@ def _check_index(directory: Path, tensors: Mapping[str, TensorEntry]) -> None:
         if tensors[name].path.name != shard:
             raise CheckpointError(
                 f"tensor {name[:120]!r} is in {tensors[name].path.name}, not in {shard} as"
-                f" {INDEX_NAME} says",
+                f" {index} says",
                 where=str(directory),
                 mend="fetch the checkpoint again",
             )
 
 
 def _deeper_than(value: Any, depth: int) -> bool:
-    if depth == 0:
-        return True
-    if isinstance(value, dict):
-        return any(_deeper_than(item, depth - 1) for item in value.values())
-    if isinstance(value, list):
-        return any(_deeper_than(item, depth - 1) for item in value)
-    return False
+    level = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True

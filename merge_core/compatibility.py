@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from merge_core.ancestry import Ancestry, measure_ancestry
-from merge_core.checkpoint import open_checkpoint
 from merge_core.declared_base import declared_bases
 from merge_core.digests import digest_of
-from merge_core.errors import CheckpointError, CompatibilityError
+from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
 from merge_core.findings import Finding, Severity, counted, some
 from merge_core.finite import find_non_finite, scanned_bytes
 from merge_core.kinship import (
@@ -26,6 +25,8 @@ from merge_core.progress import Progress, Throttle
 from merge_core.prompt_files import compare_prompting, read_prompting
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
+from merge_core.safetensors_header import TensorEntry
+from merge_core.sources import open_source
 from merge_core.tokenizer_files import (
     TOKENIZER_FILES,
     Tokenizer,
@@ -112,8 +113,8 @@ def verify(
     subjects: dict[str, Subject] = {}
     for source in sources:
         try:
-            subjects[source.reference] = Subject(source, open_checkpoint(source.directory))
-        except CheckpointError as error:
+            subjects[source.reference] = Subject(source, open_source(source))
+        except (CheckpointError, CompatibilityError) as error:
             findings.append(_refused(source.reference, error))
     opened = list(subjects.values())
     tokenizers = _read_tokenizers(opened, findings)
@@ -124,7 +125,7 @@ def verify(
             facts = [facts_of(subject.name, subject.checkpoint) for subject in opened]
             findings += preflight(facts[0], facts[1:], tokenizer_may_differ=tokenizer_may_differ)
             for other in others:
-                measured = measure_ancestry(first.checkpoint, other.checkpoint, reader)
+                measured = _measure(first, other, reader)
                 if measured:
                     ancestries[other.name] = measured
                 findings += _compare_files(first, other, tokenizers, tokenizer_may_differ)
@@ -185,11 +186,20 @@ def verify_key(
     )
 
 
+def _measure(first: Subject, other: Subject, reader: BlockReader) -> Ancestry | None:
+    """The measured ancestry; None also where NaN goes into weights that are made as they are read,
+    which the search for NaN reports."""
+    try:
+        return measure_ancestry(first.checkpoint, other.checkpoint, reader)
+    except NonFiniteError:
+        return None
+
+
 def _distinct(sources: Sequence[SourceCheckpoint]) -> list[SourceCheckpoint]:
     return list({source.reference: source for source in reversed(sources)}.values())[::-1]
 
 
-def _refused(reference: str, error: CheckpointError) -> Finding:
+def _refused(reference: str, error: CheckpointError | CompatibilityError) -> Finding:
     return Finding(
         severity="error",
         code="checkpoint-refused",
@@ -254,9 +264,10 @@ def _scan(
     total = sum(scanned_bytes(subject.checkpoint) for subject in distinct.values())
     throttle = Throttle(progress, "look for NaN", total)
     problems = {}
+    known: dict[TensorEntry, tuple[int, int]] = {}
     for key, subject in distinct.items():
         try:
-            found = find_non_finite(subject.checkpoint, reader, threads, throttle.advance)
+            found = find_non_finite(subject.checkpoint, reader, threads, throttle.advance, known)
         except CheckpointError as error:
             problems[key] = (error.what, error.mend, error.where)
             continue

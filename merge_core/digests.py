@@ -5,7 +5,6 @@ All digests are sha256 in hex, so a person can check any of them with `sha256sum
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -15,35 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from merge_core.file_names import is_model_file, is_named_file
 from merge_core.records import FileDigest
 
 _CHUNK = 1 << 22
-
-MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
-"""Names of the files that decide what a checkpoint computes. A model card does not."""
-
-
-def is_model_file(name: str) -> bool:
-    """Whether a file of this name, directly in a checkpoint directory, is part of its identity."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in MODEL_FILES)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -73,7 +47,8 @@ def sha256_file(path: Path, listener: Callable[[int], None] | None = None) -> st
 
 def model_digest(files: Iterable[FileDigest]) -> str:
     """The identity of a checkpoint: sha256 over names and digests of its model files, in order."""
-    return digest_of(sorted([file.name, file.sha256] for file in files if is_model_file(file.name)))
+    parts = [file for file in files if is_model_file(file.name) or is_named_file(file.name)]
+    return digest_of(sorted([file.name, file.sha256] for file in parts))
 
 
 class DigestMemo:

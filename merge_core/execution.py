@@ -10,12 +10,12 @@ from merge_core.digests import DigestMemo
 from merge_core.engine import run_plan
 from merge_core.errors import CheckpointError, MergeflowError, OutputError
 from merge_core.home import Home
-from merge_core.layout import index_json
+from merge_core.layout import index_json, index_name
 from merge_core.manifest import read_manifest, seal, verify_manifest
 from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
 from merge_core.progress import Progress
-from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.records import CheckpointManifest, SourceCheckpoint, TakenOver
 from merge_core.staging import Staging
 
 
@@ -69,12 +69,13 @@ def execute(
                 )
             if len(plan.shards) > 1:
                 index = index_json([tensor.slot for tensor in plan.tensors], plan.shards)
-                (staging.checkpoint / "model.safetensors.index.json").write_bytes(index)
+                (staging.checkpoint / index_name(plan.shards)).write_bytes(index)
+            taken_over = TakenOver()
             if extra_files is None:
-                write_model_files(plan, sources, staging.checkpoint)
+                taken_over = write_model_files(plan, sources, staging.checkpoint)
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
-            manifest = seal(plan, staging.checkpoint, target, progress)
+            manifest = seal(plan, staging.checkpoint, target, taken_over, progress)
         except OutputError:
             raise
         except MergeflowError:
@@ -130,11 +131,7 @@ def _pointer(home: Home, plan: Plan) -> Path:
 
 def _fingerprints(plan: Plan) -> str:
     """Size and modification time of every weight file that is read."""
-    paths = {
-        entry.path
-        for tensor in plan.tensors
-        for entry in (*tensor.inputs, *((tensor.base,) if tensor.base else ()))
-    }
+    paths = {entry.path for tensor in plan.tensors for entry in tensor.computed.entries}
     digest = hashlib.sha256()
     for path in sorted(paths):
         status = path.stat()

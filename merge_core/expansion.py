@@ -2,22 +2,30 @@
 
 Whole models are combined tensor by tensor. Slices stack runs of layers: layer tensors are
 renumbered, what comes before the layers (embeddings) is made as the first slice says, and what
-comes after them (final norm, head) as the last.
+comes after them (final norm, head) as the last. Modules are each expanded on their own.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError, RecipeError
+from merge_core.inputs import TensorInput
 from merge_core.layers import depth_of, group_of, layer_counts, stack_of
-from merge_core.recipe import Member, Part, Recipe
+from merge_core.modules import divided, prefixes
+from merge_core.recipe import Recipe
+from merge_core.recipe_parts import Member, Part, Section
 from merge_core.safetensors_header import TensorEntry
+from merge_core.tensor_filters import matches
 
 _MANY = 5
+_STACK = re.compile(r"(^|\.)(layers?|h|(res)?blocks?)$")
+_Tensors = Mapping[str, TensorInput]
+"""Tensors of one checkpoint, or of one module of it, by name in file order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +34,16 @@ class Expansion:
 
     name: str
     part: Part
-    base: TensorEntry | None
-    inputs: tuple[TensorEntry, ...]
+    base: TensorInput | None
+    inputs: tuple[TensorInput, ...]
+    """One for each combined model; of a tensor that is kept without a base, the first model's."""
     depth: float
     """From 0 to 1 within its model or slice, where gradients are read."""
+    kept: bool = False
+    """Taken over from the base, or the first model, unmerged."""
 
     @property
-    def pattern(self) -> TensorEntry:
+    def pattern(self) -> TensorInput:
         """The tensor that gives shape and stored dtype."""
         return self.base or self.inputs[0]
 
@@ -40,107 +51,173 @@ class Expansion:
 def expand(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Expansion]:
     """Every output tensor, in an order that reads the donor's files from front to back.
 
+    Args:
+        checkpoints: one for each of `recipe.direct_references()`.
+
     Raises:
         CompatibilityError: tensors that should be combined are missing or differ in shape.
-        RecipeError: a slice names layers that a model does not have.
+        RecipeError: a slice names layers that a model does not have; modules that do not divide a
+            checkpoint.
     """
-    check_same_tensors(recipe, checkpoints)
-    if recipe.slices:
-        return _stacked(recipe, checkpoints)
-    (part,) = recipe.parts
-    names = _file_order(checkpoints[recipe.donor])
-    counts = layer_counts(names)
-    return [
-        _expansion(recipe, checkpoints, part, name, [name] * len(part.members), name, depth)
-        for name in names
-        for depth in (depth_of(name, counts),)
-    ]
+    result: list[Expansion] = []
+    for section, tensors in _sections(recipe, checkpoints):
+        _check_same(recipe, section, tensors)
+        result += (_stacked if section.stacked else _whole)(recipe, section, tensors)
+    twice = [name for name, count in Counter(each.name for each in result).items() if count > 1]
+    if twice:
+        raise RecipeError(f"two modules make the tensor {twice[0]}", where="modules")
+    return result
 
 
-def output_layers(recipe: Recipe) -> list[tuple[str, int]]:
-    """For each output layer of a recipe with slices: the model and layer that lead it."""
+def output_layers(section: Section) -> list[tuple[str, int]]:
+    """For each output layer of a section of slices: the model and layer that lead it."""
     return [
         (part.members[0].model, layer)
-        for part in recipe.parts
+        for part in section.parts
         for layer in range(*_range(part.members[0]))
     ]
 
 
-def main_stack(checkpoint: Checkpoint) -> tuple[str, int]:
-    """Prefix and number of layers of the stack that holds most tensors.
+def main_stack(names: Iterable[str], where: str) -> tuple[str, int]:
+    """Prefix and number of layers of the model's layers, which slices are runs of.
+
+    Other numbered things (a projector's matrices) do not count beside a stack that is called
+    `layers`, `blocks` or `h`.
 
     Raises:
-        RecipeError: the model has no numbered layers.
+        RecipeError: there are no numbered layers, or several stacks of them (encoder and decoder,
+            vision and language).
     """
-    tensors = Counter(stack[0] for name in checkpoint.tensors if (stack := stack_of(name)))
+    names = list(names)
+    tensors = Counter(stack[0] for name in names if (stack := stack_of(name)))
     if not tensors:
+        raise RecipeError("this model has no numbered layers to stack", where=where)
+    called_so = sorted(prefix for prefix in tensors if _STACK.search(prefix))
+    if len(called_so) > 1:
         raise RecipeError(
-            "this model has no numbered layers to stack", where=str(checkpoint.directory)
+            f"this model has several stacks of layers, {', '.join(called_so)}, and slices alone do"
+            " not say which one they are about",
+            where=where,
+            mend="write `modules`: slices for the module to stack, models for 'default'",
         )
-    prefix = tensors.most_common(1)[0][0]
-    return prefix, layer_counts(checkpoint.tensors)[prefix]
+    prefix = called_so[0] if called_so else tensors.most_common(1)[0][0]
+    return prefix, layer_counts(names)[prefix]
 
 
-def check_same_tensors(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Refuse checkpoints whose tensors differ in name or shape from the donor's.
+def _sections(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint]
+) -> list[tuple[Section, dict[str, _Tensors]]]:
+    """Each section with the tensors of its models and base that it is about."""
+    whole = {name: _in_file_order(checkpoints[name]) for name in recipe.direct_references()}
+    modules = tuple(recipe.modules)
+    names = {each: divided(whole[each], modules, each) for each in whole} if modules else {}
+    result: list[tuple[Section, dict[str, _Tensors]]] = []
+    for section in recipe.sections:
+        if section.module is None:
+            result.append((section, dict(whole)))
+            continue
+        if not names[section.leader][section.module]:
+            raise RecipeError(
+                f"no tensor of '{section.leader}' is in this module; its tensors are in"
+                f" {prefixes(whole[section.leader])}",
+                where=f"modules.{section.module}",
+            )
+        result.append(
+            (
+                section,
+                {
+                    reference: {
+                        name: whole[reference][name] for name in names[reference][section.module]
+                    }
+                    for reference in _references(section)
+                },
+            )
+        )
+    return result
+
+
+def _references(section: Section) -> list[str]:
+    """The leader, then everything else that a section names."""
+    named = [
+        reference
+        for part in section.parts
+        for reference in (part.base, *(member.model for member in part.members))
+        if reference is not None
+    ]
+    return list(dict.fromkeys([section.leader, *named]))
+
+
+def _check_same(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> None:
+    """Refuse checkpoints whose tensors differ in name or shape from the leader's.
 
     For slices, whose models may have different numbers of layers, layers are compared as one.
-
-    Raises:
-        CompatibilityError: with the first few tensors that differ.
+    Excluded tensors may differ: nothing but the leader's is used.
     """
-    donor = _shapes(recipe, checkpoints[recipe.donor])
-    for reference in recipe.references():
-        shapes = _shapes(recipe, checkpoints[reference])
+    leader = _shapes(recipe, section, tensors, section.leader)
+    for reference in _references(section):
+        shapes = _shapes(recipe, section, tensors, reference)
         problems = (
-            [f"{name} is missing" for name in sorted(donor.keys() - shapes.keys())]
-            + [f"{n} is not in {recipe.donor}" for n in sorted(shapes.keys() - donor.keys())]
+            [f"{name} is missing" for name in sorted(leader.keys() - shapes.keys())]
+            + [f"{n} is not in {section.leader}" for n in sorted(shapes.keys() - leader.keys())]
             + [
-                f"{name} is {list(shapes[name])}, not {list(donor[name])}"
-                for name in sorted(donor.keys() & shapes.keys())
-                if shapes[name] != donor[name]
+                f"{name} is {list(shapes[name])}, not {list(leader[name])}"
+                for name in sorted(leader.keys() & shapes.keys())
+                if shapes[name] != leader[name]
             ]
         )
         if problems:
             more = f" and {len(problems) - _MANY} more" if len(problems) > _MANY else ""
             raise CompatibilityError(
-                f"the tensors differ from those of {recipe.donor}:"
+                f"the tensors differ from those of {section.leader}:"
                 f" {'; '.join(problems[:_MANY])}{more}",
                 where=reference,
                 mend="merge checkpoints of one architecture and one base only",
             )
 
 
-def _shapes(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    if not recipe.slices:
-        return {name: entry.shape for name, entry in checkpoint.tensors.items()}
-    prefix, _ = main_stack(checkpoint)
-    return {
-        _moved(name, prefix, "*") if (stack_of(name) or ("",))[0] == prefix else name: entry.shape
-        for name, entry in checkpoint.tensors.items()
-    }
+def _shapes(
+    recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors], reference: str
+) -> dict[str, tuple[int, ...]]:
+    own = tensors[reference]
+    prefix = main_stack(own, reference)[0] if section.stacked else None
+    shapes = {}
+    for name, entry in own.items():
+        if prefix is not None and _is_in(name, prefix):
+            shapes[_moved(name, prefix, "*")] = entry.shape
+        elif not _is_kept(recipe, name):
+            shapes[name] = entry.shape
+    return shapes
 
 
-def _stacked(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Expansion]:
-    stacks = {reference: main_stack(checkpoint) for reference, checkpoint in checkpoints.items()}
-    _check_ranges(recipe, stacks)
-    prefix, _ = stacks[recipe.donor]
-    first, last = recipe.parts[0], recipe.parts[-1]
-    donor = _file_order(checkpoints[recipe.donor])
-    outside = [name for name in donor if (stack_of(name) or ("",))[0] != prefix]
-    before = [name for name in outside if group_of(name) == "embeddings"]
+def _whole(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> list[Expansion]:
+    (part,) = section.parts
+    names = list(tensors[section.leader])
+    counts = layer_counts(names)
+    return [
+        _expansion(recipe, tensors, part, name, [name] * len(part.members), name, depth)
+        for name in names
+        for depth in (depth_of(name, counts),)
+    ]
+
+
+def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> list[Expansion]:
+    stacks = {reference: main_stack(own, reference) for reference, own in tensors.items()}
+    _check_ranges(section, stacks)
+    prefix, _ = stacks[section.leader]
+    first, last = section.parts[0], section.parts[-1]
+    outside = [name for name in tensors[section.leader] if not _is_in(name, prefix)]
+    before = [name for name in outside if _is_before_layers(name)]
     after = [name for name in outside if name not in before]
 
     def whole(part: Part, name: str) -> Expansion:
-        names = [name] * len(part.members)
-        return _expansion(recipe, checkpoints, part, name, names, name, 0.0)
+        return _expansion(recipe, tensors, part, name, [name] * len(part.members), name, 0.0)
 
     result = [whole(first, name) for name in before]
     number = 0
-    for part in recipe.parts:
+    for part in section.parts:
         leader = part.members[0]
         start, end = _range(leader)
-        names_by_layer = _layers(checkpoints[leader.model], stacks[leader.model][0])
+        names_by_layer = _layers(tensors[leader.model], stacks[leader.model][0])
         for step in range(end - start):
             depth = step / (end - start - 1) if end - start > 1 else 1.0
             for name in names_by_layer[start + step]:
@@ -148,41 +225,47 @@ def _stacked(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Expa
                     _moved(name, stacks[member.model][0], _range(member)[0] + step)
                     for member in part.members
                 ]
-                base = _base_layer(recipe, part, stacks, name, step)
+                base = _base_layer(part, stacks, name, step)
                 output = _moved(name, prefix, number)
-                result.append(_expansion(recipe, checkpoints, part, output, names, base, depth))
+                result.append(_expansion(recipe, tensors, part, output, names, base, depth))
             number += 1
     return result + [whole(last, name) for name in after]
 
 
 def _expansion(
     recipe: Recipe,
-    checkpoints: Mapping[str, Checkpoint],
+    tensors: Mapping[str, _Tensors],
     part: Part,
     output: str,
     names: Sequence[str],
     base: str,
     depth: float,
 ) -> Expansion:
+    """One output tensor from the tensors called `names` of a part's members, and the base's."""
+    origin = tensors[part.base][base] if part.base else None
+    if _is_kept(recipe, output):
+        first = () if origin is not None else (tensors[part.members[0].model][names[0]],)
+        return Expansion(output, part, origin, first, depth, kept=True)
     chosen = recipe.inputs(part)
     inputs = tuple(
-        checkpoints[member.model].tensors[name]
+        tensors[member.model][name]
         for member, name in zip(part.members, names, strict=True)
         if member in chosen
     )
-    origin = checkpoints[recipe.base_model].tensors[base] if recipe.base_model else None
     return Expansion(output, part, origin, inputs, depth)
 
 
-def _base_layer(
-    recipe: Recipe, part: Part, stacks: Mapping[str, tuple[str, int]], name: str, step: int
-) -> str:
+def _is_kept(recipe: Recipe, name: str) -> bool:
+    return any(matches(entry, name) for entry in recipe.exclude)
+
+
+def _base_layer(part: Part, stacks: Mapping[str, tuple[str, int]], name: str, step: int) -> str:
     """The base's tensor for a slice: of the range given for it, else of the first source's."""
-    if recipe.base_model is None:
+    if part.base is None:
         return name
-    listed = [member for member in part.members if member.model == recipe.base_model]
+    listed = [member for member in part.members if member.model == part.base]
     start, _ = _range((listed or part.members)[0])
-    prefix, layers = stacks[recipe.base_model]
+    prefix, layers = stacks[part.base]
     if start + step >= layers:
         raise RecipeError(
             f"the base has {layers} layers, layer {start + step} is not one of them",
@@ -192,8 +275,8 @@ def _base_layer(
     return _moved(name, prefix, start + step)
 
 
-def _check_ranges(recipe: Recipe, stacks: Mapping[str, tuple[str, int]]) -> None:
-    for part in recipe.parts:
+def _check_ranges(section: Section, stacks: Mapping[str, tuple[str, int]]) -> None:
+    for part in section.parts:
         for index, member in enumerate(part.members):
             _, layers = stacks[member.model]
             if member.layers and member.layers[1] > layers:
@@ -209,14 +292,25 @@ def _range(member: Member) -> tuple[int, int]:
     return member.layers
 
 
-def _layers(checkpoint: Checkpoint, prefix: str) -> dict[int, list[str]]:
+def _layers(tensors: _Tensors, prefix: str) -> dict[int, list[str]]:
     """Tensor names of each layer of a stack, in file order."""
     layers: dict[int, list[str]] = {}
-    for name in _file_order(checkpoint):
+    for name in tensors:
         stack = stack_of(name)
         if stack and stack[0] == prefix:
             layers.setdefault(stack[1], []).append(name)
     return layers
+
+
+def _is_before_layers(name: str) -> bool:
+    """Whether a tensor outside the layers is of the embeddings, their norm included."""
+    return group_of(name) == "embeddings" or (group_of(name) == "norms" and "embed" in name)
+
+
+def _is_in(name: str, prefix: str) -> bool:
+    """Whether a tensor belongs to a layer of the stack of this prefix."""
+    stack = stack_of(name)
+    return stack is not None and stack[0] == prefix
 
 
 def _moved(name: str, prefix: str, layer: int | str) -> str:
@@ -227,6 +321,10 @@ def _moved(name: str, prefix: str, layer: int | str) -> str:
     return f"{prefix}.{layer}.{rest}"
 
 
-def _file_order(checkpoint: Checkpoint) -> list[str]:
-    entries = sorted(checkpoint.tensors.values(), key=lambda e: (e.path.name, e.offset))
-    return [entry.name for entry in entries]
+def _in_file_order(checkpoint: Checkpoint) -> dict[str, TensorInput]:
+    """A checkpoint's tensors as they lie in its files; in its own order if some are not there."""
+    stored = [each for each in checkpoint.tensors.values() if isinstance(each, TensorEntry)]
+    if len(stored) < len(checkpoint.tensors):
+        return dict(checkpoint.tensors)
+    stored.sort(key=lambda entry: (entry.path.name, entry.offset))
+    return {entry.name: entry for entry in stored}

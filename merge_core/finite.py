@@ -16,6 +16,7 @@ import torch
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import ITEM_SIZES, MERGEABLE
+from merge_core.inputs import entries_of
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 from merge_core.workers import ordered_map
@@ -64,9 +65,20 @@ def find_non_finite(
     reader: BlockReader,
     threads: int,
     advance: Callable[[int], None] | None = None,
+    known: dict[TensorEntry, tuple[int, int]] | None = None,
 ) -> list[NonFinite]:
-    """Every float tensor that holds NaN or infinity, in name order; `advance` gets bytes read."""
-    counts: dict[str, tuple[int, int]] = {}
+    """Every float tensor that holds NaN or infinity, in name order; `advance` gets bytes read.
+
+    Of tensors that are made as they are read, those are scanned that they are made from.
+
+    Args:
+        known: what earlier scans found, by tensor; not read again, and added to.
+    """
+    known = {} if known is None else known
+    entries = _entries(checkpoint)
+    counts = {entry: (0, 0) for entry in entries if entry not in known}
+    if advance:
+        advance(sum(entry.nbytes for entry in entries if entry in known))
 
     def scan(piece: tuple[TensorEntry, int, int]) -> tuple[TensorEntry, int, int, int]:
         entry, first, last = piece
@@ -78,14 +90,14 @@ def find_non_finite(
             nan, infinite = nan + found[0], infinite + found[1]
         return entry, last - first, nan, infinite
 
-    with closing(ordered_map(scan, _pieces(checkpoint), threads)) as scanned:
+    with closing(ordered_map(scan, _pieces(list(counts)), threads)) as scanned:
         for entry, elements, nan, infinite in scanned:
-            if nan or infinite:
-                before = counts.get(entry.name, (0, 0))
-                counts[entry.name] = (before[0] + nan, before[1] + infinite)
+            counts[entry] = (counts[entry][0] + nan, counts[entry][1] + infinite)
             if advance:
                 advance(elements * ITEM_SIZES[entry.dtype])
-    return [NonFinite(name, *counts[name]) for name in sorted(counts)]
+    known.update(counts)
+    entries.sort(key=lambda entry: entry.name)
+    return [NonFinite(entry.name, *known[entry]) for entry in entries if any(known[entry])]
 
 
 def count_non_finite(block: torch.Tensor, dtype: str) -> tuple[int, int]:
@@ -101,12 +113,17 @@ def count_non_finite(block: torch.Tensor, dtype: str) -> tuple[int, int]:
 
 
 def scanned_bytes(checkpoint: Checkpoint) -> int:
-    """How many bytes `find_non_finite` reads."""
-    return sum(entry.nbytes for entry in checkpoint.tensors.values() if entry.dtype in MERGEABLE)
+    """How many bytes `find_non_finite` reads, or knows already."""
+    return sum(entry.nbytes for entry in _entries(checkpoint))
 
 
-def _pieces(checkpoint: Checkpoint) -> Iterator[tuple[TensorEntry, int, int]]:
-    entries = [entry for entry in checkpoint.tensors.values() if entry.dtype in MERGEABLE]
+def _pieces(entries: list[TensorEntry]) -> Iterator[tuple[TensorEntry, int, int]]:
     for entry in sorted(entries, key=lambda entry: (entry.path.name, entry.offset)):
         for first in range(0, entry.numel, _PIECE):
             yield entry, first, min(entry.numel, first + _PIECE)
+
+
+def _entries(checkpoint: Checkpoint) -> list[TensorEntry]:
+    """Every float tensor on disk that the checkpoint is, or is made from, once."""
+    entries = [entry for source in checkpoint.tensors.values() for entry in entries_of(source)]
+    return list(dict.fromkeys(entry for entry in entries if entry.dtype in MERGEABLE))

@@ -39,6 +39,11 @@ class Home:
         return self.path / "store" / "staging"
 
     @property
+    def statistics(self) -> Path:
+        """What calibration measured of models, `statistics/<key>/`, read-only."""
+        return self.path / "store" / "statistics"
+
+    @property
     def cache(self) -> Path:
         """Results of the pipeline's cached steps."""
         return self.path / "cache"

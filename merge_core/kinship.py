@@ -33,7 +33,8 @@ class Subject:
     @property
     def weight_files(self) -> frozenset[str]:
         """sha256 of its weight files, whatever they are called."""
-        files = self.source.files
+        adapter = self.source.adapter
+        files = (*self.source.files, *(adapter.files if adapter else ()))
         return frozenset(file.sha256 for file in files if file.name.endswith(".safetensors"))
 
 
@@ -88,6 +89,8 @@ def ancestry_findings(
 def declaration_findings(base: Subject, model: Subject, measured: Ancestry | None) -> list[Finding]:
     """The model card's claim, which only matters as far as the measurement leaves a doubt."""
     if measured is not None and measured.kinship == "unrelated":
+        return []
+    if model.source.adapter and model.source.path == base.source.path:
         return []
     declared = declared_bases(model.checkpoint.directory)
     directory = base.checkpoint.directory

@@ -14,18 +14,28 @@ Group = Literal["embeddings", "attention", "mlp", "norms", "head", "other"]
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 _GROUPS: tuple[tuple[Group, re.Pattern[str]], ...] = (
-    ("norms", re.compile(r"(norm|ln_\d|ln_f|layernorm)[^.]*\.(weight|bias)$", re.I)),
-    ("head", re.compile(r"(^|\.)(lm_head|classifier|score|cls)(\.|$)")),
+    ("norms", re.compile(r"(norm|layrnorm|(^|\.)ln_)[^.]*\.[^.]+$", re.I)),
     (
-        "attention",
-        re.compile(r"(^|\.)(self_attn|attn|attention|cross_attn|.*attention)(\.|$)", re.I),
+        "head",
+        re.compile(
+            r"(^|\.)([^.]*lm_head|classifier|pre_classifier|score|cls|embed_out|qa_outputs"
+            r"|vocab_(projector|transform))(\.|$)"
+            r"|^((model|transformer)\.)?output(_layer)?\.(weight|bias)$|^(proj_out|predictions|head)\."
+            r"|^decoder\.(weight|bias)$"
+        ),
     ),
+    ("attention", re.compile(r"(^|\.)[^.]*(attn|attention)\d*(\.|$)", re.I)),
     (
         "mlp",
-        re.compile(r"(^|\.)(mlp|feed_forward|ffn|experts?|intermediate|output|fc\d)(\.|$)", re.I),
+        re.compile(
+            r"(^|\.)([^.]*mlp|[^.]*moe|feed_?forward|ffn?|ffn_[^.]*|experts?|shared_experts?|router"
+            r"|intermediate|output|fc(\d|_in|_out)|DenseReluDense|DenseGatedActDense)(\.|$)",
+            re.I,
+        ),
     ),
-    ("embeddings", re.compile(r"(embed|wte|wpe|shared\.weight)", re.I)),
+    ("embeddings", re.compile(r"embed|(^|\.)(wte|wpe|shared\.weight)", re.I)),
 )
+"""The first pattern that is found decides: a norm within attention is a norm."""
 
 
 def layer_of(name: str) -> int | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from merge_core.checkpoint import SINGLE_NAME
+from merge_core.checkpoint import INDEX_SUFFIX, MODEL_STEM, SUFFIX
 from merge_core.dtypes import ITEM_SIZES
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -44,12 +44,13 @@ class PlannedShard:
 
 
 def lay_out(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_bytes: int
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_bytes: int, stem: str = MODEL_STEM
 ) -> tuple[list[Slot], tuple[PlannedShard, ...]]:
     """Place tensors (name, dtype code, shape) in shards of at most `shard_bytes` of data.
 
     The given order is kept, so that reads stay sequential, but for one thing: within a shard wider
     dtypes come first, which keeps every tensor aligned. A tensor larger than a shard has its own.
+    Names of files begin with `stem`.
     """
     groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     used = 0
@@ -70,12 +71,12 @@ def lay_out(
             nbytes = _nbytes((name, dtype, shape))
             slots.append(Slot(name, dtype, shape, index, position, nbytes))
             position += nbytes
-        shards.append(PlannedShard(_shard_name(index, len(groups)), header, position))
+        shards.append(PlannedShard(_shard_name(stem, index, len(groups)), header, position))
     return slots, tuple(shards)
 
 
 def index_json(slots: Sequence[Slot], shards: Sequence[PlannedShard]) -> bytes:
-    """model.safetensors.index.json, as the Hub and transformers read it."""
+    """The index of several shards, as the Hub, transformers and diffusers read it."""
     index = {
         "metadata": {"total_size": sum(slot.nbytes for slot in slots)},
         "weight_map": {slot.name: shards[slot.shard].name for slot in sorted(slots, key=_name)},
@@ -83,12 +84,17 @@ def index_json(slots: Sequence[Slot], shards: Sequence[PlannedShard]) -> bytes:
     return (json.dumps(index, indent=2) + "\n").encode()
 
 
+def index_name(shards: Sequence[PlannedShard]) -> str:
+    """The name of the index of several shards."""
+    return shards[0].name.rpartition("-00001-of-")[0] + INDEX_SUFFIX
+
+
 def _name(slot: Slot) -> str:
     return slot.name
 
 
-def _shard_name(index: int, count: int) -> str:
-    return SINGLE_NAME if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+def _shard_name(stem: str, index: int, count: int) -> str:
+    return f"{stem}{SUFFIX}" if count == 1 else f"{stem}-{index + 1:05}-of-{count:05}{SUFFIX}"
 
 
 def _nbytes(tensor: tuple[str, str, tuple[int, ...]]) -> int:

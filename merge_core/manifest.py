@@ -14,7 +14,7 @@ from merge_core.digests import DigestMemo, model_digest
 from merge_core.errors import CheckpointError
 from merge_core.plan import ENGINE, Plan
 from merge_core.progress import Progress
-from merge_core.records import CheckpointManifest
+from merge_core.records import CheckpointManifest, TakenOver
 from merge_core.sources import hash_files
 
 MANIFEST_NAME = "mergeflow_manifest.json"
@@ -22,17 +22,20 @@ SUMS_NAME = "SHA256SUMS"
 
 
 def seal(
-    plan: Plan, directory: Path, target: Path, progress: Progress | None = None
+    plan: Plan,
+    directory: Path,
+    target: Path,
+    taken_over: TakenOver,
+    progress: Progress | None = None,
 ) -> CheckpointManifest:
     """Hash a complete checkpoint directory and write its manifest and SHA256SUMS into it.
 
     Args:
         target: where the directory will be published, with `{object_id}` for its own digest.
     """
-    paths = sorted(
-        path for path in directory.iterdir() if path.name not in (MANIFEST_NAME, SUMS_NAME)
-    )
-    files = hash_files(paths, DigestMemo(None), "hash", progress)
+    names = files_below(directory) - {MANIFEST_NAME, SUMS_NAME}
+    paths = [directory / name for name in sorted(names)]
+    files = hash_files(directory, paths, DigestMemo(None), "hash", progress)
     body = {
         "digest": model_digest(files),
         "method": plan.recipe.merge_method,
@@ -42,6 +45,8 @@ def seal(
         "parameters": plan.parameters,
         "dtype": plan.dtype,
         "engine": ENGINE,
+        # What lies beside a model without being part of it must not change the result's bytes.
+        "taken_over": taken_over.model_dump(mode="json", exclude={"left_behind"}),
         "files": [file.model_dump() for file in files],
     }
     manifest = directory / MANIFEST_NAME
@@ -51,9 +56,10 @@ def seal(
     text = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items()))
     (directory / SUMS_NAME).write_text(text, "utf-8")
     object_id = hashlib.sha256(text.encode()).hexdigest()
-    return CheckpointManifest.model_validate(
+    written = CheckpointManifest.model_validate(
         body | {"path": str(target).format(object_id=object_id), "object_id": object_id}
     )
+    return written.model_copy(update={"taken_over": taken_over})
 
 
 def verify_manifest(manifest: CheckpointManifest, memo: DigestMemo) -> list[str]:
@@ -73,12 +79,18 @@ def verify_manifest(manifest: CheckpointManifest, memo: DigestMemo) -> list[str]
         return [f"{SUMS_NAME} has changed"]
     lines = [line.split("  ", 1) for line in sums.decode().splitlines()]
     expected = {name: sha256 for sha256, name in lines}
-    present = {path.name for path in directory.iterdir()} - {SUMS_NAME}
+    present = files_below(directory) - {SUMS_NAME}
     problems = [f"{name} is missing" for name in sorted(expected.keys() - present)]
     for name in sorted(expected.keys() & present):
         if memo.sha256(directory / name) != expected[name]:
             problems.append(f"{name} has changed")
     return problems
+
+
+def files_below(directory: Path) -> set[str]:
+    """Names of all files in a checkpoint directory, deeper ones as `1_Pooling/config.json`."""
+    found = (path for path in directory.rglob("*") if not path.is_dir())
+    return {path.relative_to(directory).as_posix() for path in found}
 
 
 def read_manifest(directory: Path) -> CheckpointManifest:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from merge_core.calibration import measurements
 from merge_core.compatibility import raise_for_errors, verify
+from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
 from merge_core.home import Home
 from merge_core.layout import DEFAULT_SHARD_BYTES
@@ -26,6 +28,8 @@ def merge(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     block_elements: int | None = None,
     check: bool = True,
+    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    copy_code: bool = False,
     progress: Progress | None = None,
 ) -> CheckpointManifest:
     """Merge checkpoints into a new checkpoint directory.
@@ -36,8 +40,12 @@ def merge(
             same merge done before is found again and checked rather than done again.
         check: verify architecture, tokenizer and measured ancestry first. The pipeline, which has
             its own verify step, turns this off.
+        copy_code: take over the donor's own code (.py files that its config names): whoever loads
+            the result with trust_remote_code runs it.
+        statistics: what `tasks.calibration` measured of each model, for methods that use data.
 
     Raises:
+        RecipeError: the method uses data, and a model was not measured.
         CompatibilityError: the checkpoints do not belong together.
         CheckpointError: an input is damaged, changed meanwhile, or holds NaN.
         OutputError: `out` exists, or there is not enough room, or it cannot be written.
@@ -45,10 +53,21 @@ def merge(
     if out is not None:
         refuse_existing(out)
     if check:
-        base = sources[recipe.base_model] if recipe.base_model else None
-        models = [sources[name] for name in recipe.references() if name != recipe.base_model]
-        raise_for_errors(verify(base, models, scan_weights=False))
-    plan = make_plan(recipe, sources, shard_bytes=shard_bytes)
+        origin = recipe.base_checkpoint
+        base = sources[origin] if origin else None
+        models = [sources[name] for name in recipe.references() if name != origin]
+        differ = recipe.vocabulary is not None
+        raise_for_errors(verify(base, models, scan_weights=False, tokenizer_may_differ=differ))
+    for reference in measurements(recipe):
+        if reference not in (statistics or {}):
+            raise RecipeError(
+                f"{recipe.merge_method} needs measurements of '{reference}', and there are none",
+                where="calibration",
+                mend="take them with tasks.calibration.calibrate, as `mergeflow merge` does",
+            )
+    plan = make_plan(
+        recipe, sources, shard_bytes=shard_bytes, statistics=statistics, copy_code=copy_code
+    )
     return execute(
         plan,
         sources,

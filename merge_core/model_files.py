@@ -5,62 +5,64 @@ All deterministic: no dates, no absolute paths beyond those that the user's reci
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from merge_core.checkpoint import read_json
-from merge_core.expansion import output_layers
+from merge_core.companion_files import code_names, companion_names, copy_files, left_behind
+from merge_core.file_names import GENERATION_NAME, MODULES_NAME, TOKENIZER_FILES
+from merge_core.model_config import DIFFUSERS_KEY, config_text, merged_config
 from merge_core.plan import Plan
-from merge_core.records import SourceCheckpoint
+from merge_core.records import SourceCheckpoint, TakenOver
+from merge_core.vocabulary.chat_templates import chat_template_for, write_chat_template
 
 RECIPE_NAME = "mergeflow_recipe.yaml"
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-_LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_DTYPE_KEYS = ("dtype", "torch_dtype")
 
+def write_model_files(
+    plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path
+) -> TakenOver:
+    """Complete a directory of weights to a checkpoint that its library loads.
 
-def write_model_files(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
-    """Complete a directory of weights to a checkpoint that transformers loads."""
+    Raises:
+        CheckpointError: a file to copy is a link out of its checkpoint's directory.
+    """
     donor = sources[plan.recipe.donor].directory
     _write_config(plan, sources, directory)
-    _copy(donor, directory, ("generation_config.json",))
-    _copy(sources[plan.recipe.tokenizer_donor].directory, directory, _TOKENIZER_FILES)
+    _write_generation_config(plan, donor, directory)
+    _write_tokenizer(plan, sources, directory)
+    copied = copy_files(donor, directory, companion_names(donor))
+    code = code_names(donor)
+    if plan.copy_code:
+        copied += copy_files(donor, directory, code)
     (directory / RECIPE_NAME).write_text(recipe_yaml(plan), "utf-8")
-    (directory / "README.md").write_text(model_card(plan), "utf-8")
+    (directory / "README.md").write_text(model_card(plan, sources, _library(directory)), "utf-8")
+    left = left_behind(donor, copied)
+    return TakenOver(
+        copied=tuple(sorted(copied)),
+        left_behind=left,
+        code_left_behind=tuple(name for name in code if name in left),
+    )
 
 
 def recipe_yaml(plan: Plan) -> str:
     """The recipe as YAML that `mergeflow merge` and mergekit read."""
-    content = plan.recipe.model_dump(exclude_defaults=True, exclude={"name"})
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return plan.recipe.to_yaml()
 
 
-def model_card(plan: Plan) -> str:
+def model_card(
+    plan: Plan, sources: Mapping[str, SourceCheckpoint], library: str = "transformers"
+) -> str:
     """README.md with the Hub's front matter: what was merged, how, and from which bytes."""
     recipe = plan.recipe
     header = yaml.safe_dump(
         {
-            "base_model": recipe.references(),
+            "base_model": _models_of(recipe.references(), sources),
             "base_model_relation": "merge",
-            "library_name": "transformers",
+            "library_name": library,
             "tags": ["merge", "mergeflow", recipe.merge_method],
         },
         sort_keys=False,
@@ -91,55 +93,67 @@ Check the files with `sha256sum -c SHA256SUMS`.
 """
 
 
+def _models_of(references: Sequence[str], sources: Mapping[str, SourceCheckpoint]) -> list[str]:
+    """References as the Hub knows them: a base with an adapter is two models."""
+    names: list[str] = []
+    for reference in references:
+        adapter = sources[reference].adapter
+        if adapter is None:
+            names.append(reference)
+        else:
+            names += [reference.removesuffix(f"+{adapter.reference}"), adapter.reference]
+    return list(dict.fromkeys(names))
+
+
 def _write_config(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
-    source = sources[plan.recipe.donor].directory / "config.json"
-    if not source.exists():
-        return
-    original = read_json(source)
-    config: dict[str, Any] = json.loads(json.dumps(original))
-    config |= dict.fromkeys([key for key in _DTYPE_KEYS if key in config] or ["dtype"], plan.dtype)
-    if plan.recipe.slices:
-        _restack(config, plan, sources)
-    if config == original:
-        shutil.copyfile(source, directory / "config.json")
-    else:
-        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-
-
-def _restack(config: dict[str, Any], plan: Plan, sources: Mapping[str, SourceCheckpoint]) -> None:
-    """Give the config the number of layers of the result, and each layer its source's settings.
-
-    A list with one item for each layer (transformers' `layer_types`) is stacked as the layers are.
-    """
-    layers = output_layers(plan.recipe)
-    configs = {
-        reference: read_json(sources[reference].directory / "config.json")
-        for reference, _ in layers
+    """config.json: byte for byte the donor's when nothing in it changes."""
+    paths = {
+        reference: sources[reference].directory / "config.json"
+        for reference in plan.recipe.references()
     }
-    for path in ((), ("text_config",)):
-        section = _at(config, path)
-        count_key = next((key for key in _LAYER_COUNT_KEYS if key in section), None)
-        if count_key is None:
-            continue
-        before = section[count_key]
-        for key, value in section.items():
-            if isinstance(value, list) and len(value) == before > 1:
-                section[key] = [
-                    _at(configs[reference], path).get(key, value)[layer]
-                    for reference, layer in layers
-                ]
-        section[count_key] = len(layers)
+    configs = {
+        reference: read_json(path) if path.exists() else {} for reference, path in paths.items()
+    }
+    config = merged_config(plan.recipe, configs, plan.dtype)
+    if plan.tokenizer is not None:
+        config = plan.tokenizer.adjusted(config)
+    donor = plan.recipe.donor
+    if not config:
         return
+    if config == configs[donor]:
+        shutil.copyfile(paths[donor], directory / "config.json")
+    else:
+        (directory / "config.json").write_text(config_text(config), "utf-8")
 
 
-def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    section: Any = config
-    for key in path:
-        section = section.get(key, {})
-    return section if isinstance(section, dict) else {}
+def _write_generation_config(plan: Plan, donor: Path, directory: Path) -> None:
+    path = donor / GENERATION_NAME
+    if plan.tokenizer is None or not path.is_file():
+        copy_files(donor, directory, (GENERATION_NAME,))
+        return
+    config = plan.tokenizer.adjusted(read_json(path))
+    (directory / GENERATION_NAME).write_text(config_text(config), "utf-8")
 
 
-def _copy(source: Path, directory: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, directory / name)
+def _write_tokenizer(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
+    """The tokenizer's files: the donor's as they are, or those of the merged vocabulary."""
+    recipe = plan.recipe
+    if plan.tokenizer is None:
+        copy_files(sources[recipe.tokenizer_donor].directory, directory, TOKENIZER_FILES)
+    else:
+        for name, content in plan.tokenizer.files.items():
+            (directory / name).write_bytes(content)
+    if recipe.chat_template is not None:
+        directories = [sources[reference].directory for reference in recipe.references()]
+        template = chat_template_for(recipe.chat_template, directories)
+        if template is not None:
+            write_chat_template(template, directory)
+
+
+def _library(directory: Path) -> str:
+    """The library that loads a checkpoint, by its files."""
+    if (directory / MODULES_NAME).exists():
+        return "sentence-transformers"
+    config = directory / "config.json"
+    is_diffusion = config.exists() and DIFFUSERS_KEY in read_json(config)
+    return "diffusers" if is_diffusion else "transformers"

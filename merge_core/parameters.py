@@ -1,28 +1,33 @@
 """Parameters of merge methods: what may be written in a recipe, and its value for one tensor.
 
 A value is a number, a bool or a word; a list of numbers (a *gradient* over the layers); or a list
-of `{filter, value}` entries of which the first whose filter is part of the tensor's name counts.
-Resolution follows mergekit: the model's own parameters, then the recipe's, then the default.
+of entries with a `value` and a filter (see `merge_core.tensor_filters`), of which the first whose
+filter fits the tensor counts. Resolution follows mergekit: the model's own parameters, then those
+of its slice, its module and the recipe, then the default.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.tensor_filters import FILTER_KEYS, check_filter, described, matches
 
 Scalar = float | bool | str
+DEFAULT = "default"
+"""In place of a YAML path: nobody set the parameter."""
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a method.
 
-    kind: "number", "flag" or "choice". `per_model` parameters may differ between models; the others
-    are set once, at the top of the recipe. `default` None means that it must be given.
+    kind: "number", "flag", "word" (one of the choices) or "choice" (a word, or true or false).
+    `per_model` parameters may differ between models; the others are set once, at the top of the
+    recipe. `default` None means that it must be given.
     """
 
     name: str
@@ -44,7 +49,7 @@ class Parameter:
             if not isinstance(value, bool):
                 raise RecipeError(f"{self.name} must be true or false, not {value!r}", where=where)
             return value
-        if self.kind == "choice":
+        if self.kind in ("choice", "word"):
             if value not in self.choices:
                 raise RecipeError(
                     f"{self.name} cannot be {value!r}; {did_you_mean(str(value), self.choices)}",
@@ -53,11 +58,42 @@ class Parameter:
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RecipeError(f"{self.name} must be a number, not {value!r}", where=where)
-        if not math.isfinite(value) or not self.low <= value <= self.high:
+        if not self.low <= value <= self.high or not math.isfinite(_float(value)):
             raise RecipeError(
                 f"{self.name} must be {_range(self.low, self.high)}, not {value}", where=where
             )
         return float(value)
+
+
+class Level(Mapping[str, Any]):
+    """A `parameters:` mapping of a recipe that knows its place."""
+
+    def __init__(self, where: str, settings: Mapping[str, Any]) -> None:
+        self.where = where
+        """Its YAML path: `models[1].parameters`."""
+        self._settings = settings
+
+    def __getitem__(self, name: str) -> Any:
+        return self._settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A parameter's value for one tensor, and why it has it."""
+
+    value: Scalar
+    where: str
+    """YAML path of the setting it comes from: `models[1].parameters.weight[2]`; or `default`."""
+    chosen_by: str = ""
+    """The filter of the entry that was chosen: `group norms`."""
+    is_gradient: bool = False
+    """Whether it was interpolated at the tensor's depth."""
 
 
 def check_settings(
@@ -97,32 +133,55 @@ def resolve(
     Raises:
         RecipeError: no level gives a value and the parameter has no default.
     """
-    for level in levels:
-        if parameter.name in level:
-            value = _evaluate(level[parameter.name], tensor, depth)
-            if value is not None:
-                return value
+    return _find(parameter, levels, tensor, depth)[0]
+
+
+def trace(parameter: Parameter, levels: Sequence[Level], tensor: str, depth: float) -> Resolved:
+    """What `resolve` gives, with the place that it comes from."""
+    value, level, choice = _find(parameter, levels, tensor, depth)
+    if level is None:
+        return Resolved(value, DEFAULT)
+    setting = levels[level][parameter.name]
+    where, chosen_by = f"{levels[level].where}.{parameter.name}", ""
+    if choice is not None:
+        where, chosen_by = f"{where}[{choice}]", described(setting[choice])
+        setting = setting[choice]["value"]
+    return Resolved(value, where, chosen_by, isinstance(setting, list | tuple))
+
+
+def _find(
+    parameter: Parameter, levels: Sequence[Mapping[str, Any]], tensor: str, depth: float
+) -> tuple[Scalar, int | None, int | None]:
+    """The value, the index of the level it comes from, and of the entry that was chosen there."""
+    for index, level in enumerate(levels):
+        if parameter.name not in level:
+            continue
+        setting = level[parameter.name]
+        if not _is_conditional(setting):
+            return _evaluate(setting, depth), index, None
+        for choice, entry in enumerate(setting):
+            if matches(entry, tensor):
+                return _evaluate(entry["value"], depth), index, choice
     if parameter.default is None:
         raise RecipeError(
             f"no value of '{parameter.name}' for tensor {tensor}",
             mend=f"give every model a {parameter.name}, or one at the top under parameters",
         )
-    return parameter.default
+    return parameter.default, None, None
 
 
-def _evaluate(value: Any, tensor: str, depth: float) -> Scalar | None:
+def _is_conditional(setting: Any) -> bool:
+    return isinstance(setting, list | tuple) and isinstance(setting[0], Mapping)
+
+
+def _evaluate(value: Any, depth: float) -> Scalar:
     if not isinstance(value, list | tuple):
-        return float(value) if type(value) is int else value
-    if isinstance(value[0], Mapping):
-        for entry in value:
-            pattern = entry.get("filter")
-            if pattern is None or pattern == "*" or pattern in tensor:
-                return _evaluate(entry["value"], tensor, depth)
-        return None
-    if not all(type(item) in (int, float) for item in value):
+        chosen: Scalar = value
+    elif all(type(item) in (int, float) for item in value):
+        return gradient(value, depth)
+    else:
         chosen = value[int(depth * (len(value) - 1))]
-        return float(chosen) if type(chosen) is int else chosen
-    return gradient(value, depth)
+    return float(chosen) if type(chosen) is int else chosen
 
 
 def gradient(values: Sequence[float], depth: float) -> float:
@@ -151,12 +210,17 @@ def _check_value(parameter: Parameter, value: Any, where: str, models: Sequence[
 
 
 def _check_conditional(parameter: Parameter, entry: Any, where: str, models: Sequence[str]) -> None:
-    if not isinstance(entry, Mapping) or "value" not in entry or set(entry) - {"filter", "value"}:
+    if not isinstance(entry, Mapping) or "value" not in entry:
         raise RecipeError(
-            "a conditional entry has the keys 'filter' and 'value', and no others", where=where
+            f"an entry has a 'value' and a filter ({', '.join(FILTER_KEYS)})", where=where
         )
-    if not isinstance(entry.get("filter"), str | None):
-        raise RecipeError("filter must be a part of tensor names, as text", where=where)
+    strangers = [str(key) for key in entry if key not in ("value", *FILTER_KEYS)]
+    if strangers:
+        known = ("value", *FILTER_KEYS)
+        raise RecipeError(
+            f"unknown key '{strangers[0]}'; {did_you_mean(strangers[0], known)}", where=where
+        )
+    check_filter(entry, where)
     value = entry["value"]
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         raise RecipeError("filters cannot be nested", where=f"{where}.value")
@@ -166,7 +230,7 @@ def _check_conditional(parameter: Parameter, entry: Any, where: str, models: Seq
 def _refuse_mapping(
     parameter: Parameter, value: Mapping[str, Any], where: str, models: Sequence[str]
 ) -> None:
-    if set(value) <= {"filter", "value"}:
+    if set(value) <= {"value", *FILTER_KEYS}:
         raise RecipeError("a filter must be an entry of a list: put '- ' before it", where=where)
     strangers = [str(key) for key in value if key not in models]
     if strangers:
@@ -181,6 +245,14 @@ def _refuse_mapping(
         where=where,
         mend=f"write it as models[i].parameters.{parameter.name}",
     )
+
+
+def _float(value: float) -> float:
+    """A number as float64; whole numbers beyond its range are infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _range(low: float, high: float) -> str:

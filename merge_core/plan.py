@@ -5,50 +5,42 @@ Made from headers alone. A plan is a value: printable, hashable, and all that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from merge_core.checkpoint import open_checkpoint
+from merge_core.computed import ComputedTensor
+from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.digests import digest_of
-from merge_core.dtypes import MERGEABLE, name_of
-from merge_core.errors import RecipeError
-from merge_core.expansion import Expansion, expand
+from merge_core.dtypes import name_of
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
-from merge_core.methods.base import Method
-from merge_core.methods.random_bits import random_key
-from merge_core.parameters import Parameter, Scalar, resolve
-from merge_core.recipe import Part, Recipe
+from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
-from merge_core.safetensors_header import TensorEntry
+from merge_core.sources import open_source
+from merge_core.vocabulary.alignment import align_vocabularies
+from merge_core.vocabulary.merged import MergedTokenizer
 
-ENGINE = "1"
+ENGINE = "2"
 """Raised when the same plan would give other bytes; part of every plan's digest."""
-
-COPY = "copy"
-"""In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
-
-_Resolver = Callable[[str, float], Mapping[str, Scalar]]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One output tensor: what it is made of, how, and where it goes."""
+    """One output tensor: what it is computed from, how, and where it goes."""
 
     slot: Slot
-    method: str
-    """Name of the merge method, or `copy`."""
-    base: TensorEntry | None
-    inputs: tuple[TensorEntry, ...]
-    models: tuple[int, ...]
-    """For each input the position of its model among the plan's combined models."""
-    model_parameters: tuple[Mapping[str, Scalar], ...]
-    parameters: Mapping[str, Scalar]
+    computed: ComputedTensor
 
     @property
     def name(self) -> str:
         """The tensor's name."""
         return self.slot.name
+
+    @property
+    def method(self) -> str:
+        """Name of the merge method, or `copy`."""
+        return self.computed.method
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,12 @@ class Plan:
     inputs: tuple[MergeInput, ...]
     digest: str
     """sha256 over the recipe, the inputs' digests, the shard size and the engine's version."""
+    surveys: Mapping[str, tuple[ComputedTensor, ...]] = field(default_factory=dict)
+    """Tensors that a method must see before it computes any, in the order to survey them."""
+    tokenizer: MergedTokenizer | None = None
+    """The result's tokenizer, where vocabularies are merged."""
+    copy_code: bool = False
+    """Whether the donor's own code goes with the result."""
 
     @property
     def output_bytes(self) -> int:
@@ -71,11 +69,7 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes of weights that are read in one pass over every input."""
-        return sum(
-            entry.nbytes
-            for tensor in self.tensors
-            for entry in (*tensor.inputs, *((tensor.base,) if tensor.base else ()))
-        )
+        return sum(entry.nbytes for tensor in self.tensors for entry in tensor.computed.entries)
 
     @property
     def parameters(self) -> int:
@@ -90,36 +84,27 @@ class Plan:
             weights[tensor.slot.dtype] = weights.get(tensor.slot.dtype, 0) + tensor.slot.numel
         return name_of(max(weights, key=lambda code: weights[code]))
 
-    def random_keys(self, tensor: PlannedTensor) -> tuple[int, ...]:
-        """One key for each input of a tensor: the same model twice gets two."""
-        combined = [entry.digest for entry in self.inputs if entry.role == "model"]
-        digests = [combined[model] for model in tensor.models]
-        return tuple(
-            random_key(
-                str(self.recipe.seed),
-                tensor.method,
-                digest,
-                str(digests[:index].count(digest)),
-                tensor.name,
-            )
-            for index, digest in enumerate(digests)
-        )
-
 
 def plan_key(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    copy_code: bool = False,
 ) -> str:
     """The digest of the plan that `make_plan` would make, without reading headers."""
-    return digest_of(
-        {
-            "recipe": recipe.digest,
-            "sources": {reference: sources[reference].digest for reference in recipe.references()},
-            "shard_bytes": shard_bytes,
-            "engine": ENGINE,
-        }
-    )
+    identity: dict[str, Any] = {
+        "recipe": recipe.digest,
+        "sources": {reference: sources[reference].digest for reference in recipe.references()},
+        "shard_bytes": shard_bytes,
+        "engine": ENGINE,
+    }
+    if statistics:
+        measured = {reference: each.digest for reference, each in statistics.items()}
+        identity["statistics"] = measured
+    if copy_code:
+        identity["copy_code"] = True
+    return digest_of(identity)
 
 
 def make_plan(
@@ -127,127 +112,80 @@ def make_plan(
     sources: Mapping[str, SourceCheckpoint],
     *,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    copy_code: bool = False,
 ) -> Plan:
     """Plan a merge from the headers of its checkpoints.
 
     Args:
         sources: a checkpoint for each of `recipe.references()`.
         shard_bytes: upper bound of a weight file's data, in bytes.
+        statistics: for methods that use calibration data, what was measured of each model.
+        copy_code: take over the donor's own code (.py files that its config names).
 
     Raises:
         CheckpointError: an input is damaged.
         CompatibilityError: the inputs do not have the same tensors with the same shapes.
     """
-    checkpoints = {
-        reference: open_checkpoint(sources[reference].directory)
-        for reference in recipe.references()
-    }
-    expansions = expand(recipe, checkpoints)
-    stored = recipe.stored_dtype
-    slots, shards = lay_out(
-        [
-            (
-                each.name,
-                stored if stored and each.pattern.dtype in MERGEABLE else each.pattern.dtype,
-                each.pattern.shape,
-            )
-            for each in expansions
-        ],
-        shard_bytes,
-    )
+    inputs = open_inputs(recipe, sources, statistics)
+    tensors = compute_tensors(recipe, inputs)
+    placed = [(each.name, each.dtype, each.shape) for each in tensors]
+    slots, shards = lay_out(placed, shard_bytes, inputs.checkpoints[recipe.donor].stem)
+    by_name = {each.name: each for each in tensors}
     return Plan(
         recipe=recipe,
-        tensors=_planned_tensors(recipe, expansions, slots),
+        tensors=tuple(PlannedTensor(slot, by_name[slot.name]) for slot in slots),
         shards=shards,
         inputs=_inputs(recipe, sources),
-        digest=plan_key(recipe, sources, shard_bytes),
+        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code),
+        surveys=inputs.surveys,
+        tokenizer=inputs.tokenizer,
+        copy_code=copy_code,
     )
+
+
+def open_inputs(
+    recipe: Recipe,
+    sources: Mapping[str, SourceCheckpoint],
+    statistics: Mapping[str, SourceCheckpoint] | None = None,
+) -> RecipeInputs:
+    """The checkpoints of a recipe, from their headers. Arguments as for `make_plan`.
+
+    Raises:
+        CheckpointError: one is damaged.
+        CompatibilityError: their vocabularies differ, and the recipe does not say what to do.
+    """
+    opened = {reference: open_source(sources[reference]) for reference in recipe.references()}
+    aligned, tokenizer = align_vocabularies(recipe, opened, sources)
+    return RecipeInputs(
+        checkpoints=dict(aligned),
+        digests=_digests(recipe, sources),
+        statistics={
+            reference: open_checkpoint(measured.directory)
+            for reference, measured in (statistics or {}).items()
+        },
+        tokenizer=tokenizer,
+    )
+
+
+def _digests(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> dict[str, str]:
+    """The content of every checkpoint and, for recipes used by name, of what they are made of."""
+    digests = {reference: sources[reference].digest for reference in recipe.references()}
+    for earlier in recipe.recipes:
+        digests[str(earlier.name)] = plan_key(earlier, sources)
+    return digests
 
 
 def _inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
     def entry(reference: str, role: Literal["base", "model"]) -> MergeInput:
         return MergeInput(reference=reference, digest=sources[reference].digest, role=role)
 
-    base = [entry(recipe.base_model, "base")] if recipe.base_model else []
-    return (*base, *(entry(reference, "model") for reference in recipe.input_references()))
-
-
-def _planned_tensors(
-    recipe: Recipe, expansions: Sequence[Expansion], slots: Sequence[Slot]
-) -> tuple[PlannedTensor, ...]:
-    method = recipe.method
-    by_name = {each.name: each for each in expansions}
-    digests = recipe.input_references()
-    resolvers = {id(part): _resolvers(recipe, part) for part in (e.part for e in expansions)}
-    planned = []
-    checked: tuple[object, object] | None = None
-    for slot in slots:
-        each = by_name[slot.name]
-        per_model, recipe_wide = resolvers[id(each.part)]
-        model_parameters = tuple(
-            resolver(entry.name, each.depth)
-            for resolver, entry in zip(per_model, each.inputs, strict=True)
-        )
-        parameters = recipe_wide(slot.name, each.depth)
-        if checked != (model_parameters, parameters):
-            _check_parameters(method, slot.name, model_parameters, parameters)
-            checked = (model_parameters, parameters)
-        planned.append(
-            PlannedTensor(
-                slot=slot,
-                method=method.name if slot.dtype in MERGEABLE else COPY,
-                base=each.base if _reads_base(method, slot) else None,
-                inputs=each.inputs,
-                models=tuple(digests.index(m.model) for m in recipe.inputs(each.part)),
-                model_parameters=model_parameters,
-                parameters=parameters,
-            )
-        )
-    return tuple(planned)
-
-
-def _resolvers(recipe: Recipe, part: Part) -> tuple[list[_Resolver], _Resolver]:
-    method = recipe.method
-    per_model = [
-        _resolver(method.per_model(), recipe.levels(part, member)) for member in recipe.inputs(part)
-    ]
-    return per_model, _resolver(method.recipe_wide(), recipe.levels(part))
-
-
-def _check_parameters(
-    method: Method,
-    tensor: str,
-    model_parameters: Sequence[Mapping[str, Scalar]],
-    parameters: Mapping[str, Scalar],
-) -> None:
-    try:
-        method.check(model_parameters, parameters)
-    except RecipeError as error:
-        raise RecipeError(error.what, where=f"tensor {tensor}", mend=error.mend) from None
-
-
-def _reads_base(method: Method, slot: Slot) -> bool:
-    return not method.base_is_input or slot.dtype not in MERGEABLE
-
-
-def _resolver(parameters: Sequence[Parameter], levels: Sequence[Mapping[str, object]]) -> _Resolver:
-    """A function from tensor to resolved parameters; constants are resolved once and shared."""
-    varying = [
-        parameter
-        for parameter in parameters
-        if any(isinstance(level.get(parameter.name), list | tuple) for level in levels)
-    ]
-    constant = {
-        parameter.name: resolve(parameter, levels, "", 0.0)
-        for parameter in parameters
-        if parameter not in varying
-    }
-    if not varying:
-        return lambda _name, _depth: constant
-
-    def resolved(name: str, depth: float) -> Mapping[str, Scalar]:
-        return constant | {
-            parameter.name: resolve(parameter, levels, name, depth) for parameter in varying
-        }
-
-    return resolved
+    leaves = recipe.references()
+    listed = [reference for reference in recipe.input_references() if reference in leaves]
+    base = [recipe.base_checkpoint] if recipe.base_checkpoint else []
+    used = {*base, *listed}
+    return (
+        *(entry(reference, "base") for reference in base),
+        *(entry(reference, "model") for reference in listed),
+        *(entry(reference, "model") for reference in leaves if reference not in used),
+    )

@@ -92,7 +92,7 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
     """Quantised weights and a need for code of its own."""
     findings = []
     quantisation = facts.config.get("quantization_config") or facts.config.get("compression_config")
-    packed = [name for name, (dtype, _) in facts.headers.items() if _is_packed(name, dtype)]
+    packed = [name for name, header in facts.headers.items() if _is_packed(name, *header)]
     if quantisation or packed:
         method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
         what = (
@@ -122,8 +122,10 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
                 code="needs-own-code",
                 subject=facts.name,
                 message="it needs code of its own to run"
-                f" ({some(sorted(map(printable, auto_map)), 2)}), which is neither run nor copied",
-                mend="copy its .py files beside the merged weights if you trust them",
+                f" ({some(sorted(map(printable, auto_map)), 2)}), which is never run here, and not"
+                " copied unless you ask for it",
+                mend="if you read and trust its .py files, `mergeflow merge --copy-code` puts them"
+                " beside the merged weights",
                 where="config.json: auto_map",
             )
         )
@@ -223,8 +225,10 @@ def _shape_findings(
                 subject=name,
                 message=f"{first} has {model[first][1][0]:,} rows, in {base_name}"
                 f" {base[first][1][0]:,}: the vocabularies have different sizes",
-                mend="merge models that share the base's tokenizer: choose a fine-tune that did not"
-                " add tokens",
+                mend=None
+                if tokenizer_may_differ
+                else "say in the recipe whose tokens the result has: `tokenizer_source: union` or"
+                " `tokenizer_source: base`",
                 where=first,
             )
         )
@@ -344,10 +348,12 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mend_names(tensors: list[str], missing: list[str], extra: list[str]) -> str:
-    if all(group_of(tensor) == "head" for tensor in tensors):
+    if all(group_of(tensor) in ("head", "embeddings") for tensor in tensors) and not (
+        missing and extra
+    ):
         return (
-            "one of the two ties its output head to the embeddings: save both with the same"
-            " tie_word_embeddings, or use a fine-tune that kept the base's"
+            "one of the two ties its output head or its embeddings, the other has each apart: save"
+            " both with the same tie_word_embeddings, or use a fine-tune that kept the base's"
         )
     if missing and extra:
         return (
@@ -363,8 +369,15 @@ def _only_rows_differ(tensor: str, base: Headers, model: Headers) -> bool:
     return is_vocabulary and len(ours) == len(theirs) >= 1 and ours[1:] == theirs[1:]
 
 
-def _is_packed(name: str, dtype: str) -> bool:
-    return bool(_PACKED.search(name)) or (dtype not in MERGEABLE and dtype not in _COPIED)
+def _is_packed(name: str, dtype: str, shape: tuple[int, ...]) -> bool:
+    if dtype in MERGEABLE or dtype in _COPIED or _is_mask(dtype, shape):
+        return bool(_PACKED.search(name))
+    return True
+
+
+def _is_mask(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a causal mask, which GPT-2 and its kin once kept as a buffer of bytes."""
+    return dtype == "U8" and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:

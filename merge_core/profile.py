@@ -11,15 +11,16 @@ from itertools import combinations
 
 import numpy as np
 
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoint import Checkpoint
 from merge_core.digests import digest_of
 from merge_core.dtypes import MERGEABLE
 from merge_core.errors import CompatibilityError, NonFiniteError, RecipeError
+from merge_core.inputs import TensorInput, entries_of
 from merge_core.layers import Group, group_of, stack_of
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
-from merge_core.safetensors_header import TensorEntry
+from merge_core.sources import open_source
 from merge_core.task_vector_sums import Floats, Integers, Sums, bin_values, sum_run
 from merge_core.workers import default_threads, ordered_map
 
@@ -128,7 +129,7 @@ def profile_task_vectors(
     for density in densities:
         if not 0.0 < density <= 1.0:
             raise RecipeError(f"density {density} is not above 0 and at most 1", where="densities")
-    checkpoints = [open_checkpoint(source.directory) for source in (base, *models)]
+    checkpoints = [open_source(source) for source in (base, *models)]
     rows, skipped = _common_tensors(checkpoints)
     if not rows:
         raise CompatibilityError(
@@ -137,7 +138,7 @@ def profile_task_vectors(
             mend="run `mergeflow verify` to see how the checkpoints differ",
         )
     profile = _Profile(len(models), tuple(densities))
-    throttle = Throttle(progress, "task vectors", sum(e.nbytes for row in rows for e in row))
+    throttle = Throttle(progress, "task vectors", sum(map(_nbytes, rows)))
     with BlockReader() as reader:
 
         def measure(run: tuple[int, int, int]) -> tuple[int, Sums]:
@@ -150,7 +151,7 @@ def profile_task_vectors(
             for index, sums in runs:
                 current.add(sums)
                 entries = rows[index]
-                throttle.advance(sum(e.nbytes * sums.elements // e.numel for e in entries))
+                throttle.advance(_nbytes(entries) * sums.elements // entries[0].numel)
                 if current.elements == entries[0].numel:
                     profile.add(entries[0].name, current)
                     current = Sums.zero(len(models))
@@ -297,7 +298,7 @@ class _Profile:
 
 def _common_tensors(
     checkpoints: Sequence[Checkpoint],
-) -> tuple[list[tuple[TensorEntry, ...]], list[str]]:
+) -> tuple[list[tuple[TensorInput, ...]], list[str]]:
     """Entries of each tensor that all have, layer by layer, and the names of the others."""
     rows, skipped = [], []
     for name in sorted(set().union(*(checkpoint.tensors for checkpoint in checkpoints))):
@@ -312,7 +313,12 @@ def _common_tensors(
     return rows, skipped
 
 
-def _runs(rows: Sequence[tuple[TensorEntry, ...]]) -> Iterator[tuple[int, int, int]]:
+def _nbytes(row: Sequence[TensorInput]) -> int:
+    """What reading one tensor of all checkpoints takes from disk."""
+    return sum(entry.nbytes for source in row for entry in entries_of(source))
+
+
+def _runs(rows: Sequence[tuple[TensorInput, ...]]) -> Iterator[tuple[int, int, int]]:
     for index, entries in enumerate(rows):
         for first in range(0, entries[0].numel, _RUN):
             yield index, first, min(entries[0].numel, first + _RUN)

@@ -6,84 +6,82 @@ error names its place. Arithmetic is always float64; `dtype` and `out_dtype` nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema, field_serializer, field_validator
 
+from merge_core.calibration import Calibration
 from merge_core.digests import digest_of
 from merge_core.dtypes import code_of
-from merge_core.errors import RecipeError, did_you_mean
+from merge_core.errors import RecipeError
 from merge_core.methods import method_named
 from merge_core.methods.base import Method
-from merge_core.parameters import check_settings
+from merge_core.parameters import Level
+from merge_core.recipe_checks import check_name, check_recipe, warnings_of
+from merge_core.recipe_parts import (
+    Member,
+    ModelEntry,
+    Module,
+    Part,
+    PostEntry,
+    Reference,
+    Section,
+    Slice,
+    section_of,
+)
 from merge_core.records import Record
-from merge_core.yaml_files import load_yaml, validated
+from merge_core.vocabulary.settings import BASE, UNION, TokenizerSettings
+from merge_core.yaml_files import dump_yaml, load_yaml_documents, validated
 
-_MANY_MODELS = 4
-_LATER = {"modules": "merging by module", "tokenizer": "token sources"}
-
-
-class ModelEntry(Record):
-    """One model of a recipe with its own parameters."""
-
-    model: str = Field(min_length=1)
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class SliceSource(Record):
-    """One model's share of a slice: layers from `layer_range[0]` up to, not including, `[1]`."""
-
-    model: str = Field(min_length=1)
-    layer_range: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class Slice(Record):
-    """A run of output layers, made of equally long runs of its sources' layers."""
-
-    sources: tuple[SliceSource, ...] = Field(min_length=1)
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model in one part of a recipe."""
-
-    model: str
-    parameters: Mapping[str, Any]
-    layers: tuple[int, int] | None
-    """The range of its layers that goes into a slice; None for the whole model."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A recipe is one part, or one for each slice."""
-
-    where: str
-    """YAML path of its members."""
-    members: tuple[Member, ...]
-    parameters: Mapping[str, Any]
+_MOST_DOCUMENTS = 64
+_OBJECTS = WithJsonSchema({"type": "array", "items": {"type": "object"}})
+_FILTERS = WithJsonSchema({"type": "array", "items": {"type": ["string", "object"]}})
 
 
 class Recipe(Record):
     """A checked merge recipe. Make one with `load_recipe` or `parse_recipe`."""
 
     merge_method: str
-    base_model: str | None = None
+    base_model: Reference | None = None
     models: tuple[ModelEntry, ...] = ()
     slices: tuple[Slice, ...] = ()
     """In place of models: the result's layers, stacked from runs of layers (a frankenmerge)."""
+    modules: dict[str, Module] = Field(default_factory=dict)
+    """In place of models: what each module of a checkpoint of several is made of."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer_source: str | None = None
-    """`base`, or the reference of the model whose tokenizer files go into the result."""
+    tokenizer_source: Reference | None = None
+    """`base`, `union`, or the reference of the model whose tokens the result has."""
+    tokenizer: TokenizerSettings | None = None
+    """In place of tokenizer_source: also where the rows of single tokens come from."""
+    chat_template: str | None = None
+    """`auto`, the name of a known template, or a template's text."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Seed of the random methods."""
+    exclude: Annotated[tuple[dict[str, Any], ...], _FILTERS] = ()
+    """Filters of tensors that are taken from the base, or the first model, as they are."""
+    post: Annotated[tuple[PostEntry, ...], _OBJECTS] = ()
+    """Steps on the merged task vector, after the method."""
+    calibration: Calibration | None = None
+    """Data that the models are measured on, for the methods that need it."""
+    recipes: Annotated[tuple[Recipe, ...], _OBJECTS] = ()
+    """Earlier documents of the same file that this recipe uses by name, each before its use."""
     name: str | None = None
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _words_are_filters(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"filter": item} if isinstance(item, str) else item for item in value]
+
+    @field_serializer("recipes")
+    def _without_repetition(self, recipes: tuple[Recipe, ...]) -> list[dict[str, Any]]:
+        return [each.model_dump(exclude={"recipes"}, exclude_defaults=True) for each in recipes]
 
     @property
     def method(self) -> Method:
@@ -95,32 +93,42 @@ class Recipe(Record):
         """sha256 of the recipe's meaning: its canonical JSON without the name and empty fields."""
         return digest_of(self.model_dump(exclude={"name"}, exclude_defaults=True))
 
+    def to_yaml(self) -> str:
+        """The recipe as a file that `load_recipe` reads: one document for each recipe in it."""
+        content = self.model_dump(exclude={"name"}, exclude_defaults=True)
+        earlier = [{"name": each["name"]} | each for each in content.pop("recipes", ())]
+        return dump_yaml([*earlier, content])
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The recipe in its common form, modules in the order of their names."""
+        if not self.modules:
+            return (section_of("", None, self.models, self.slices, self.base_model, ()),)
+        return tuple(
+            section_of(
+                f"modules.{name}.",
+                name,
+                module.models,
+                module.slices,
+                self.base_model,
+                (Level(f"modules.{name}.parameters", module.parameters),),
+            )
+            for name, module in sorted(self.modules.items())
+        )
+
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The recipe in its common form, whether it lists models or slices."""
-        if not self.slices:
-            members = tuple(Member(entry.model, entry.parameters, None) for entry in self.models)
-            return (Part("models", members, {}),)
-        return tuple(
-            Part(
-                f"slices[{index}].sources",
-                tuple(
-                    Member(source.model, source.parameters, source.layer_range)
-                    for source in each.sources
-                ),
-                each.parameters,
-            )
-            for index, each in enumerate(self.slices)
-        )
+        """The parts of all sections."""
+        return tuple(part for section in self.sections for part in section.parts)
 
     def inputs(self, part: Part) -> tuple[Member, ...]:
         """The models that a part combines: a listed base only where the method takes it as one."""
         if self.method.base_is_input:
             return part.members
-        return tuple(member for member in part.members if member.model != self.base_model)
+        return tuple(member for member in part.members if member.model != part.base)
 
     def input_references(self) -> list[str]:
-        """Every checkpoint that is combined in some part, each once."""
+        """Every checkpoint, or recipe by its name, that is combined in some part, each once."""
         listed = [member.model for part in self.parts for member in self.inputs(part)]
         return list(dict.fromkeys(listed))
 
@@ -131,74 +139,84 @@ class Recipe(Record):
         return code_of(name, "out_dtype" if self.out_dtype else "dtype") if name else None
 
     @property
+    def base_checkpoint(self) -> str | None:
+        """The base, where it is a checkpoint rather than another recipe's result."""
+        return None if self.base_model and self.recipe_named(self.base_model) else self.base_model
+
+    @property
     def donor(self) -> str:
-        """The reference that config and layout come from: the base, else the first model."""
+        """The checkpoint that config and layout come from: the base's, else the first model's."""
         return self.references()[0]
 
     @property
+    def vocabulary(self) -> TokenizerSettings | None:
+        """What the recipe says about the result's tokens, in either form; None if nothing."""
+        if self.tokenizer_source is not None:
+            return TokenizerSettings(source=self.tokenizer_source)
+        return self.tokenizer
+
+    @property
     def tokenizer_donor(self) -> str:
-        """The reference that tokenizer and chat template come from."""
-        if self.tokenizer_source in (None, "base"):
-            return self.donor
-        return str(self.tokenizer_source)
+        """The checkpoint that tokenizer and chat template come from."""
+        source = self.vocabulary.source if self.vocabulary else BASE
+        if source in (BASE, UNION):
+            source = self.direct_references()[0]
+        earlier = self.recipe_named(str(source))
+        return earlier.tokenizer_donor if earlier else str(source)
 
     def references(self) -> list[str]:
-        """Every checkpoint that must be read, the base first, each once."""
-        listed = [member.model for part in self.parts for member in part.members]
-        return list(dict.fromkeys([*((self.base_model,) if self.base_model else ()), *listed]))
+        """Every checkpoint that must be read, the donor first, each once."""
+        found: dict[str, None] = {}
+        self._gather(self.direct_references(), set(), found)
+        return list(found)
 
-    def levels(self, part: Part, member: Member | None = None) -> list[Mapping[str, Any]]:
+    def direct_references(self) -> list[str]:
+        """What this recipe itself names, checkpoints and recipes: the base first, each once."""
+        named = [
+            reference
+            for part in self.parts
+            for reference in (part.base, *(member.model for member in part.members))
+        ]
+        return list(dict.fromkeys(each for each in (self.base_model, *named) if each is not None))
+
+    def recipe_named(self, name: str) -> Recipe | None:
+        """The earlier recipe of this name. A name goes before a directory that is called so."""
+        return next((each for each in self.recipes if each.name == name), None)
+
+    def levels(self, part: Part, member: Member | None = None) -> list[Level]:
         """Where a parameter is looked up, the most specific first."""
-        own = [member.parameters] if member else []
-        return [*own, part.parameters, self.parameters]
+        own = [member.own] if member else []
+        return [*own, *part.levels, Level("parameters", self.parameters)]
+
+    def post_levels(self, index: int) -> list[Level]:
+        """Where a parameter of a post-step is looked up."""
+        entry = self.post[index]
+        return [Level(f"post[{index}].{entry.step}", entry.parameters)]
 
     def warnings(self) -> list[str]:
         """What is allowed but often a mistake, in words."""
-        found = []
-        crowd = max(len(self.inputs(part)) for part in self.parts)
-        if crowd > _MANY_MODELS:
-            found.append(f"{crowd} models are merged; interference grows with their number")
-        found += [
-            f"{where} is {value:g}: a scale above 1 often leaves the loss basin"
-            for where, value in self._scales()
-            if abs(value) > 1
+        earlier = [
+            f"recipe {each.name}: {text}" for each in self.recipes for text in warnings_of(each)
         ]
-        if self.merge_method == "task_arithmetic" and any(
-            "density" in level
-            for part in self.parts
-            for member in self.inputs(part)
-            for level in self.levels(part, member)
-        ):
-            found.append("density has no effect in task_arithmetic; use ties or dare_linear")
-        return found
+        return [*earlier, *warnings_of(self)]
 
-    def _scales(self) -> list[tuple[str, float]]:
-        names = {parameter.name for parameter in self.method.parameters} & {"weight", "lambda"}
-        if self.method.base != "required":
-            return []
-        levels: list[tuple[str, Mapping[str, Any]]] = []
-        for part in self.parts:
-            levels += [
-                (f"{part.where}[{index}].parameters", member.parameters)
-                for index, member in enumerate(part.members)
-            ]
-            levels.append((f"{part.where.rpartition('.')[0]}.parameters", part.parameters))
-        levels.append(("parameters", self.parameters))
-        return [
-            (f"{where}.{name}", number)
-            for where, level in levels
-            for name in sorted(names)
-            for number in _largest_number(level.get(name))
-        ]
+    def _gather(self, references: Sequence[str], seen: set[str], found: dict[str, None]) -> None:
+        for reference in references:
+            earlier = self.recipe_named(reference)
+            if earlier is None:
+                found[reference] = None
+            elif reference not in seen:
+                seen.add(reference)
+                self._gather(earlier.direct_references(), seen, found)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """A recipe from a YAML file.
+    """A recipe from a YAML file; of several documents the last one, with the others in it.
 
     Raises:
         RecipeError: unreadable, not YAML, or not a meaningful recipe.
     """
-    return parse_recipe(load_yaml(path), where=str(path))
+    return _from_documents(load_yaml_documents(path), str(path))
 
 
 def parse_recipe(value: str | Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -207,138 +225,72 @@ def parse_recipe(value: str | Mapping[str, Any], where: str = "recipe") -> Recip
     Raises:
         RecipeError: every problem names its YAML path and what would be right.
     """
-    mapping = load_yaml(value, where) if isinstance(value, str) else dict(value)
-    for key, what in _LATER.items():
-        if mapping.get(key) is not None:
+    if isinstance(value, str):
+        return _from_documents(load_yaml_documents(value, where), where)
+    return _from_mapping(value, where)
+
+
+def _from_documents(documents: Sequence[dict[str, Any]], where: str) -> Recipe:
+    if len(documents) == 1:
+        return _from_mapping(documents[0], where)
+    places = [f"{where}: document {index + 1}" for index in range(len(documents))]
+    return _linked(documents, places, where)
+
+
+def _from_mapping(value: Mapping[str, Any], where: str) -> Recipe:
+    earlier = value.get("recipes") or ()
+    if not isinstance(earlier, list | tuple) or not all(isinstance(e, Mapping) for e in earlier):
+        raise RecipeError("recipes: must be a list of recipes", where=where)
+    last = {key: item for key, item in value.items() if key != "recipes"}
+    places = [f"{where}: recipes[{index}]" for index in range(len(earlier))]
+    return _linked([*earlier, last], [*places, where], where)
+
+
+def _linked(documents: Sequence[Mapping[str, Any]], places: Sequence[str], where: str) -> Recipe:
+    """Check recipes in their order and give each one those before it that it needs."""
+    if len(documents) > _MOST_DOCUMENTS:
+        raise RecipeError(f"a recipe has at most {_MOST_DOCUMENTS} documents", where=where)
+    for document, place in zip(documents, places, strict=True):
+        if document.get("recipes"):
             raise RecipeError(
-                f"{key}: {what} is not supported by this version", where=where, mend="use models"
+                "recipes: list them in one place, as documents of the file or in the last recipe",
+                where=place,
             )
-    recipe = validated(Recipe, mapping, where)
+    recipes = [
+        validated(Recipe, document, place)
+        for document, place in zip(documents, places, strict=True)
+    ]
+    earlier: dict[str, Recipe] = {}
+    for index, (recipe, place) in enumerate(zip(recipes, places, strict=True)):
+        with _at(place):
+            if len(recipes) > 1:
+                check_name(recipe, [each.name for each in recipes], index)
+            linked = recipe.model_copy(update={"recipes": _needed(recipe, earlier)})
+            check_recipe(linked)
+        if index < len(recipes) - 1:
+            earlier[str(linked.name)] = linked
+    for name, place in zip(earlier, places, strict=False):
+        if linked.recipe_named(name) is None:
+            raise RecipeError(
+                f"the recipe '{name}' is not used by any later one",
+                where=place,
+                mend="name it as a model or base_model, or remove it",
+            )
+    return linked
+
+
+def _needed(recipe: Recipe, earlier: Mapping[str, Recipe]) -> tuple[Recipe, ...]:
+    """The earlier recipes that one uses, itself or through others, in their order."""
+    used = {name for name in recipe.direct_references() if name in earlier}
+    used |= {str(each.name) for name in used for each in earlier[name].recipes}
+    return tuple(each for name, each in earlier.items() if name in used)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Put a place before that of every error."""
     try:
-        _check(recipe)
+        yield
     except RecipeError as error:
         place = f"{where}: {error.where}" if error.where else where
         raise RecipeError(error.what, where=place, mend=error.mend) from None
-    return recipe
-
-
-def _check(recipe: Recipe) -> None:
-    method = recipe.method
-    if recipe.dtype:
-        code_of(recipe.dtype, "dtype")
-    if recipe.out_dtype:
-        code_of(recipe.out_dtype, "out_dtype")
-    if bool(recipe.models) == bool(recipe.slices):
-        raise RecipeError("list the models under models, or layers under slices", where="models")
-    if method.base == "required" and recipe.base_model is None:
-        raise RecipeError(
-            f"{method.name} needs base_model: the checkpoint that the models were fine-tuned from",
-            where="base_model",
-        )
-    listed = recipe.references()
-    check_settings(
-        recipe.parameters, method.parameters, "parameters", method=method.name, models=listed
-    )
-    for part in recipe.parts:
-        place = f"{part.where.rpartition('.')[0]}.parameters"
-        check_settings(part.parameters, method.parameters, place, method=method.name, models=listed)
-        for index, member in enumerate(part.members):
-            check_settings(
-                member.parameters,
-                method.per_model(),
-                f"{part.where}[{index}].parameters",
-                method=method.name,
-                models=listed,
-            )
-        _check_members(recipe, part)
-        _check_required(recipe, part)
-    _check_tokenizer_source(recipe)
-
-
-def _check_members(recipe: Recipe, part: Part) -> None:
-    method = recipe.method
-    seen: set[str] = set()
-    for index, member in enumerate(part.members):
-        if member.model in seen:
-            raise RecipeError(
-                f"'{member.model}' is listed twice",
-                where=f"{part.where}[{index}].model",
-                mend="list it once, with the sum of the weights",
-            )
-        seen.add(member.model)
-    besides = " besides the base" if method.base == "required" else ""
-    count = len(recipe.inputs(part))
-    if count < method.fewest_models:
-        least = "a model" if method.fewest_models == 1 else f"{method.fewest_models} models"
-        raise RecipeError(f"{method.name} needs {least}{besides}", where=part.where)
-    if method.most_models is not None and count > method.most_models:
-        plural = "" if method.most_models == 1 else "s"
-        raise RecipeError(
-            f"{method.name} takes {method.most_models} model{plural}{besides}, not {count}",
-            where=part.where,
-        )
-    lengths = {last - first for first, last in (m.layers for m in part.members if m.layers)}
-    if len(lengths) > 1 or any(length <= 0 for length in lengths):
-        raise RecipeError(
-            "the layer ranges of a slice must be equally long and not empty",
-            where=part.where,
-            mend="layer_range: [first, last] covers the layers first up to, not including, last",
-        )
-
-
-def _check_required(recipe: Recipe, part: Part) -> None:
-    method = recipe.method
-    for parameter in method.parameters:
-        name = parameter.name
-        if parameter.default is not None or _given(name, recipe.levels(part)):
-            continue
-        if not parameter.per_model:
-            raise RecipeError(
-                f"{method.name} needs '{name}': {parameter.help}",
-                where=f"parameters.{name}",
-                mend="set it; filters need a last entry without a filter",
-            )
-        for index, member in enumerate(part.members):
-            if member in recipe.inputs(part) and not _given(name, [member.parameters]):
-                raise RecipeError(
-                    f"{method.name} needs '{name}' of '{member.model}': {parameter.help}",
-                    where=f"{part.where}[{index}].parameters.{name}",
-                    mend="set it here, or for all models under parameters",
-                )
-
-
-def _given(name: str, levels: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether some level has a value of a parameter for every tensor."""
-    return any(name in level and _is_total(level[name]) for level in levels)
-
-
-def _check_tokenizer_source(recipe: Recipe) -> None:
-    source = recipe.tokenizer_source
-    if source == "union":
-        raise RecipeError(
-            "union is not supported by this version; all checkpoints must share one tokenizer",
-            where="tokenizer_source",
-        )
-    if source not in (None, "base", *recipe.references()):
-        raise RecipeError(
-            f"'{source}' is not one of the checkpoints;"
-            f" {did_you_mean(str(source), ['base', *recipe.references()])}",
-            where="tokenizer_source",
-        )
-
-
-def _is_total(value: Any) -> bool:
-    """Whether a setting has a value for every tensor."""
-    if isinstance(value, list | tuple) and isinstance(value[0], Mapping):
-        return any(entry.get("filter") in (None, "*") for entry in value)
-    return True
-
-
-def _largest_number(value: Any) -> Sequence[float]:
-    """The number of largest magnitude in a setting, in any of its forms; nothing for None."""
-    if isinstance(value, Mapping):
-        value = value.get("value")
-    if isinstance(value, list | tuple):
-        numbers = [number for item in value for number in _largest_number(item)]
-        return [max(numbers, key=abs)] if numbers else []
-    return [float(value)] if isinstance(value, int | float) else []

@@ -26,19 +26,40 @@ class FileDigest(Record):
     sha256: str
 
 
-class SourceCheckpoint(Record):
-    """A checkpoint on this disk, found from a reference, identified by its content."""
+class SourceAdapter(Record):
+    """A LoRA adapter on this disk, found from a reference, identified by its content."""
 
     reference: str
-    """As the user wrote it: a directory, `org/name@revision`, or `models:/name@alias`."""
     path: str
     """Absolute directory that holds the files."""
     revision: str | None = None
     """The Hub commit the files come from, if any."""
     digest: str
-    """sha256 over the names and digests of the files that decide what the model computes
-    (weights, config, tokenizer, chat template): see `merge_core.digests.model_digest`."""
+    """sha256 over the names and digests of its settings and weights."""
     files: tuple[FileDigest, ...]
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.path)
+
+
+class SourceCheckpoint(Record):
+    """A checkpoint on this disk, found from a reference, identified by its content."""
+
+    reference: str
+    """As the user wrote it: a directory, `org/name@revision`, `models:/name@alias`, or one of
+    these with `+adapter`."""
+    path: str
+    """Absolute directory that holds the files; with an adapter, those of its base."""
+    revision: str | None = None
+    """The Hub commit the files come from, if any."""
+    digest: str
+    """sha256 over the names and digests of the files that decide what the model computes
+    (weights, config, tokenizer, chat template): see `merge_core.digests.model_digest`. With an
+    adapter it covers both."""
+    files: tuple[FileDigest, ...]
+    adapter: SourceAdapter | None = None
+    """What is added to the weights as they are read."""
 
     @property
     def directory(self) -> Path:
@@ -56,6 +77,21 @@ class MergeInput(Record):
     reference: str
     digest: str
     role: Literal["base", "model"]
+
+
+class TakenOver(Record):
+    """The files beside the weights that a merge copied from its donor, and those that it did not.
+
+    Config, tokenizer and generation config are always written, and not listed.
+    """
+
+    copied: tuple[str, ...] = ()
+    """Processors, modules of sentence encoders, and code where it was asked for."""
+    left_behind: tuple[str, ...] = ()
+    """Neither weights nor copied; directories end in a slash. Known right after the merge only: the
+    manifest on disk does not name them, since they are no part of the model."""
+    code_left_behind: tuple[str, ...] = ()
+    """Those of them that the model's config names as its code."""
 
 
 class CheckpointManifest(Record):
@@ -77,6 +113,8 @@ class CheckpointManifest(Record):
     """Most common stored dtype, in torch's name (`bfloat16`)."""
     engine: str
     """Engine version; part of the plan digest."""
+    taken_over: TakenOver = TakenOver()
+    """What became of the donor's other files."""
 
     def as_source(self) -> SourceCheckpoint:
         """The merged checkpoint as an input of a later step."""

@@ -22,6 +22,8 @@ MAX_HEADER_BYTES = 100 << 20
 MAX_RANK = 8
 MAX_ELEMENTS = 1 << 48
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_NOT_READ = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
+"""Dtype codes of the format that stand for nothing an average makes sense of."""
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
 
 
@@ -54,8 +56,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
-            prefix = file.read(8)
-            if prefix.startswith(_PICKLE_MAGIC):
+            prefix, opening = file.read(8), file.read(1)
+            # A header of 1152 bytes has a length that begins like a pickle; what follows tells.
+            if prefix.startswith(_PICKLE_MAGIC) and opening != b"{":
                 raise _damaged(path, "is a pickle or zip archive, not safetensors data")
             if len(prefix) < 8:
                 raise _damaged(path, f"is {size} bytes long, too short for a header")
@@ -66,7 +69,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
                 raise _damaged(
                     path, f"is truncated: its header needs {8 + length} bytes, it has {size}"
                 )
-            text = file.read(length)
+            text = opening + file.read(length - 1) if length else b""
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
     fields = _parse(path, text)
@@ -112,6 +115,12 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"{where} is not described by dtype, shape and data_offsets alone")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if isinstance(dtype, str) and dtype in _NOT_READ:
+        raise CheckpointError(
+            f"{where} is {dtype}, a format of quantised or complex values, which cannot be merged",
+            where=str(path),
+            mend="use the unquantised checkpoint it was made from (its model card names it)",
+        )
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise _damaged(path, f"{where} has the unknown dtype {str(dtype)[:40]!r}")
     if not _is_counts(shape) or len(shape) > MAX_RANK:

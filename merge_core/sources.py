@@ -1,4 +1,8 @@
-"""From a directory to a `SourceCheckpoint`: which files count and what they hash to."""
+"""From a directory to a `SourceCheckpoint`, and from there to its tensors.
+
+Which files count and what they hash to; and the checkpoint that a source stands for, which is one
+on disk, or one on disk with an adapter applied as it is read.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-from merge_core.checkpoint import open_checkpoint
-from merge_core.digests import DigestMemo, is_model_file, model_digest
+from merge_core.adapters import adapted, open_adapter
+from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
+from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.companion_files import code_names, companion_names
+from merge_core.digests import DigestMemo, digest_of, model_digest
+from merge_core.file_names import is_model_file
 from merge_core.progress import Progress, Throttle
-from merge_core.records import FileDigest, SourceCheckpoint
+from merge_core.records import FileDigest, SourceAdapter, SourceCheckpoint
 
 _HASHING_THREADS = 4
 
@@ -29,7 +37,7 @@ def describe_source(
     """
     directory = directory.absolute()
     open_checkpoint(directory)
-    files = hash_files(model_files(directory), memo, f"hash {reference}", progress)
+    files = hash_files(directory, model_files(directory), memo, f"hash {reference}", progress)
     return SourceCheckpoint(
         reference=reference,
         path=str(directory),
@@ -39,15 +47,88 @@ def describe_source(
     )
 
 
+def describe_adapter(
+    reference: str,
+    directory: Path,
+    memo: DigestMemo,
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> SourceAdapter:
+    """Check a LoRA adapter's settings and headers and identify it by its content.
+
+    Raises:
+        CheckpointError: see `merge_core.adapters.open_adapter`.
+    """
+    directory = directory.absolute()
+    open_adapter(directory)
+    files = hash_files(directory, adapter_files(directory), memo, f"hash {reference}", progress)
+    return SourceAdapter(
+        reference=reference,
+        path=str(directory),
+        revision=revision,
+        digest=model_digest(files),
+        files=files,
+    )
+
+
+def with_adapter(
+    reference: str, base: SourceCheckpoint, adapter: SourceAdapter
+) -> SourceCheckpoint:
+    """The source that is a base with an adapter applied.
+
+    Raises:
+        CompatibilityError: the adapter does not belong to this base.
+    """
+    source = base.model_copy(
+        update={
+            "reference": reference,
+            "digest": digest_of({"base": base.digest, "adapter": adapter.digest}),
+            "adapter": adapter,
+        }
+    )
+    open_source(source)
+    return source
+
+
+def open_source(source: SourceCheckpoint) -> Checkpoint:
+    """The tensors of a source, with its adapter, if it has one, applied as they are read.
+
+    Raises:
+        CheckpointError: see `open_checkpoint` and `open_adapter`.
+        CompatibilityError: the adapter does not belong to the base.
+    """
+    checkpoint = open_checkpoint(source.directory)
+    if source.adapter is None:
+        return checkpoint
+    return adapted(checkpoint, open_adapter(source.adapter.directory))
+
+
+def adapter_files(directory: Path) -> list[Path]:
+    """The files of an adapter directory that decide what it adds, by name."""
+    found = [directory / CONFIG_NAME, directory / WEIGHTS_NAME]
+    return [path for path in found if path.is_file()]
+
+
 def model_files(directory: Path) -> list[Path]:
-    """The files of a checkpoint directory that decide what the model computes, by name."""
-    return sorted(path for path in directory.iterdir() if is_model_file(path.name))
+    """The files of a checkpoint directory that decide what the model computes, by name.
+
+    Raises:
+        CheckpointError: the checkpoint names files that are not in its directory.
+    """
+    names = {path.name for path in directory.iterdir() if is_model_file(path.name)}
+    names |= {*companion_names(directory), *code_names(directory)}
+    return [directory / name for name in sorted(names)]
 
 
 def hash_files(
-    paths: list[Path], memo: DigestMemo, stage: str, progress: Progress | None = None
+    directory: Path,
+    paths: list[Path],
+    memo: DigestMemo,
+    stage: str,
+    progress: Progress | None = None,
 ) -> tuple[FileDigest, ...]:
-    """Digests of files of one directory, several at a time, in the order given."""
+    """Digests of files below one directory, several at a time, in the order given."""
     throttle = Throttle(progress, stage, sum(path.stat().st_size for path in paths))
     lock = Lock()
 
@@ -57,7 +138,8 @@ def hash_files(
 
     def one(path: Path) -> FileDigest:
         sha256 = memo.sha256(path, advance)
-        return FileDigest(name=path.name, size=path.stat().st_size, sha256=sha256)
+        name = path.relative_to(directory).as_posix()
+        return FileDigest(name=name, size=path.stat().st_size, sha256=sha256)
 
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         return tuple(pool.map(one, paths))

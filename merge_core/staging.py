@@ -122,8 +122,8 @@ class Staging:
         """
         self.close_files()
         try:
-            for path in sorted(self.checkpoint.iterdir()):
-                if read_only:
+            for path in sorted(self.checkpoint.rglob("*")):
+                if read_only and not path.is_dir():
                     path.chmod(0o444)
                 _fsync(path)
             _fsync(self.checkpoint)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from merge_core.inputs import TensorInput, values_of
 from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry
 
 BLOCK = 1 << 18
 BINS = 1 << 15
@@ -68,7 +68,7 @@ class Sums:
 
 
 def sum_run(
-    base: TensorEntry, models: Sequence[TensorEntry], reader: BlockReader, first: int, last: int
+    base: TensorInput, models: Sequence[TensorInput], reader: BlockReader, first: int, last: int
 ) -> Sums:
     """The sums over elements `first : last` of one tensor, reading a block at a time."""
     sums = Sums.zero(len(models))
@@ -76,13 +76,14 @@ def sum_run(
     length = min(BLOCK, _padded(last - first))
     rows = torch.empty(len(models) + 1, length, dtype=work)
     bins = torch.empty(length, dtype=torch.int32)
+    read_base, *read_models = (values_of(source, reader) for source in (base, *models))
     for start in range(first, last, BLOCK):
         count = min(BLOCK, last - start)
         block = rows[:, : _padded(count)]
         block[:, count:] = 0
-        block[0, :count] = reader.read(base, start, count)
-        for row, entry in zip(block[1:], models, strict=True):
-            row[:count] = reader.read(entry, start, count)
+        block[0, :count] = read_base(start, count)
+        for row, read in zip(block[1:], read_models, strict=True):
+            row[:count] = read(start, count)
             row[:count] -= block[0, :count]
         sums.elements += count
         sums.products += _products(block)

@@ -18,7 +18,8 @@ from merge_core.execution import execute
 from merge_core.home import Home
 from merge_core.plan import make_plan
 from merge_core.progress import Progress
-from merge_core.recipe import ModelEntry, Recipe
+from merge_core.recipe import Recipe
+from merge_core.recipe_parts import ModelEntry
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.sources import describe_source
 

@@ -12,6 +12,7 @@ from typing import Any
 from merge_core.checkpoint import read_json
 from merge_core.digests import canonical_json, digest_of, sha256_file
 from merge_core.errors import CheckpointError
+from merge_core.file_names import SENTENCEPIECE_FILES
 from merge_core.findings import Finding, counted, some
 
 TOKENIZER_FILES = (
@@ -19,17 +20,16 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
+    *SENTENCEPIECE_FILES,
 )
 """Files that define a tokenizer, the one that says most first."""
-_BINARY = ("tokenizer.model", "spiece.model")
 _MAX_TEXT_BYTES = 256 << 20
 _ADDED_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _DEFAULTS = {"ByteLevel": {"use_regex": True}, "Metaspace": {"split": True}}
 """Settings that older files leave out, by the type of the step they belong to."""
-_MEND = (
-    "merge models that share the base's tokenizer: choose a fine-tune that kept it, or leave this"
+MEND = (
+    "say in the recipe whose tokens the result has: `tokenizer_source: union` keeps every token of"
+    " every model, `tokenizer_source: base` (or a model's reference) those of one; or leave this"
     " model out"
 )
 
@@ -71,7 +71,9 @@ def read_tokenizer(directory: Path) -> Tokenizer | None:
     Raises:
         CheckpointError: a tokenizer file that is damaged or of an unknown form.
     """
-    binaries = {name: sha256_file(directory / name) for name in _BINARY if _has(directory, name)}
+    binaries = {
+        name: sha256_file(directory / name) for name in SENTENCEPIECE_FILES if _has(directory, name)
+    }
     if _has(directory, "tokenizer.json"):
         return _from_tokenizer_json(directory / "tokenizer.json", binaries)
     if _has(directory, "vocab.json"):
@@ -104,7 +106,9 @@ def compare_tokenizers(
     else:
         findings = _compare_bytes(base_name, base, name, model)
     if may_differ:
-        return [finding.model_copy(update={"severity": "info"}) for finding in findings]
+        return [
+            finding.model_copy(update={"severity": "info", "mend": None}) for finding in findings
+        ]
     return findings
 
 
@@ -123,7 +127,7 @@ def _compare_known(base_name: str, base: Tokenizer, name: str, model: Tokenizer)
                 subject=name,
                 message=f"its tokenizer has the tokens of {base_name} but splits text differently:"
                 f" {'; '.join(splitting)}",
-                mend=_MEND,
+                mend=MEND,
                 where=model.origin,
             )
         )
@@ -177,7 +181,7 @@ def _compare_ids(
                 message=f"its vocabulary is not that of {base_name}:"
                 f" {counted(len(moved), 'token')} with another id, {len(new):,} only here,"
                 f" {len(absent):,} only there (for example {'; '.join(examples[:3])})",
-                mend=_MEND,
+                mend=MEND,
                 where="tokenizer",
             )
         ]
@@ -186,12 +190,11 @@ def _compare_ids(
         tokens = some(f"{token!r} (id {model[token]})" for token in new)
         findings.append(
             Finding(
-                severity="warning",
+                severity="error",
                 code="tokens-added",
                 subject=name,
-                message=f"it has {counted(len(new), 'token')} that {base_name} lacks: {tokens}; the"
-                " merged model will not know them",
-                mend="merge with the base's tokenizer only if answers do not need these tokens",
+                message=f"it has {counted(len(new), 'token')} that {base_name} lacks: {tokens}",
+                mend=f"the merged model would not know them: {MEND}",
                 where="tokenizer",
             )
         )
@@ -257,7 +260,7 @@ def _compare_bytes(base_name: str, base: Tokenizer, name: str, model: Tokenizer)
             code="vocabulary-differs",
             subject=name,
             message=f"its {shared[0]} is not that of {base_name}",
-            mend=_MEND,
+            mend=MEND,
             where=shared[0],
         )
     ]
@@ -313,7 +316,7 @@ def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
         "post_processor": _settled(content.get("post_processor")),
         "decoder": _settled(content.get("decoder")),
     }
-    merges = tuple(_pair(merge, path) for merge in model.get("merges") or [])
+    merges = _pairs(model.get("merges") or [], path)
     return Tokenizer("tokenizer.json", ids, merges, scores, added, steps, framing, binaries)
 
 
@@ -347,19 +350,19 @@ def _ids(vocabulary: Any, path: Path) -> dict[str, int]:
     return dict(vocabulary)
 
 
-def _pair(merge: Any, path: Path) -> tuple[str, str]:
-    """A merge in either form: `"a b"` of older files, `["a", "b"]` of newer ones."""
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
+def _pairs(merges: list[Any], path: Path) -> tuple[tuple[str, str], ...]:
+    """Merges in either form: `"a b"` of older files, `["a", "b"]` of newer ones."""
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    if not all(type(p) is list and len(p) == 2 and type(p[0]) is type(p[1]) is str for p in pairs):
         raise CheckpointError(f"{path.name} has an unusable merge", where=str(path.parent))
-    return parts[0], parts[1]
+    return tuple([(left, right) for left, right in pairs])
 
 
 def _merges_txt(path: Path) -> tuple[tuple[str, str], ...]:
     if not path.exists():
         return ()
     lines = [line for line in _text(path).split("\n") if line and not line.startswith("#version")]
-    return tuple(_pair(line, path) for line in lines)
+    return _pairs(lines, path)
 
 
 def _text(path: Path) -> str:

@@ -7,7 +7,7 @@ words: duplicate keys, unknown keys ("did you mean"), values of the wrong kind.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -26,12 +26,27 @@ def load_yaml(source: Path | str, where: str | None = None) -> dict[str, Any]:
     Raises:
         RecipeError: unreadable, over 1 MiB, not YAML, a key given twice, or not a mapping.
     """
+    documents = load_yaml_documents(source, where)
+    if len(documents) > 1:
+        raise RecipeError(
+            "there are several documents, divided by ---, where one is expected",
+            where=where or (str(source) if isinstance(source, Path) else None),
+        )
+    return documents[0]
+
+
+def load_yaml_documents(source: Path | str, where: str | None = None) -> list[dict[str, Any]]:
+    """The YAML mappings, divided by `---`, of a file (`Path`) or a text (`str`); at least one.
+
+    Raises:
+        RecipeError: unreadable, over 1 MiB, not YAML, a key given twice, or not mappings.
+    """
     where = where or (str(source) if isinstance(source, Path) else "recipe")
     text = _read(source) if isinstance(source, Path) else source
     if len(text) > MAX_YAML_BYTES:
         raise RecipeError("the file is larger than 1 MiB", where=where)
     try:
-        value = yaml.load(text, Loader=_StrictLoader)
+        documents = list(yaml.load_all(text, Loader=_StrictLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark else where
@@ -39,9 +54,20 @@ def load_yaml(source: Path | str, where: str | None = None) -> dict[str, Any]:
         raise RecipeError(f"this is not valid YAML: {problem}", where=line) from None
     except RecursionError:
         raise RecipeError("this is nested too deeply", where=where) from None
-    if not isinstance(value, dict):
+    except ValueError as error:
+        raise RecipeError(
+            f"this holds a value that YAML cannot read: {error}", where=where
+        ) from None
+    if not documents or not all(isinstance(document, dict) for document in documents):
         raise RecipeError("this must be a mapping of keys to values", where=where)
-    return value
+    return documents
+
+
+def dump_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
+    """A text that `load_yaml_documents` reads as these mappings."""
+    return yaml.dump_all(
+        documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=False
+    )
 
 
 def validated(model: type[M], value: Any, where: str) -> M:
@@ -128,9 +154,24 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what the loader would take for a number or for the end of a line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        odd = any(mark in text for mark in "\x85\u2028\u2029")
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
 # YAML 1.1 takes 1e-8 for a word; people, YAML 1.2 and mergekit's users take it for a number.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)"),
-    list("-+.0123456789"),
-)
+for _resolver in (_StrictLoader, _Dumper):
+    _resolver.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)"),
+        list("-+.0123456789"),
+    )

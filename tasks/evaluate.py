@@ -5,7 +5,6 @@ The result keeps a value for each document, because the decision compares checkp
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -14,23 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.digests import digest_of
-from merge_core.errors import MergeflowError, RecipeError, StepError
+from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
 from tasks.caching import content_task
 from tasks.child_process import ChildEnd, run_child
+from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
-
-_QUIET = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Left by torchrun and the like; lm-eval would wait for processes that are not there."""
 
 
 def evaluate_checkpoint(
@@ -50,7 +40,14 @@ def evaluate_checkpoint(
 
     Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
     fails, dies or takes longer than the suite allows; no process is left behind in any case.
+    CheckpointError for a base with an adapter, which is first to be written out.
     """
+    if checkpoint.adapter:
+        raise CheckpointError(
+            "a base with an adapter is evaluated once it is written out as a checkpoint",
+            where=checkpoint.reference,
+            mend="merge it alone by passthrough, and evaluate the result",
+        )
     digest = suite_digest(suite)
     scratch.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
@@ -118,17 +115,6 @@ def evaluation_key(
     )
 
 
-def resolved_device_kind(device: str) -> str:
-    """`cpu` or `cuda`: what `device` means on this machine."""
-    if device == "auto":
-        if "+cpu" in version("torch"):
-            return "cpu"
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device.partition(":")[0]
-
-
 @content_task("evaluate", version=1, retries=0)
 def evaluate_task(
     key: str,
@@ -167,19 +153,13 @@ def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, A
 
 
 def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, str]:
-    # Threads that wait for work by spinning halve the speed of evaluations that run side by side.
-    kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
-        name: value for name, value in os.environ.items() if name not in _LAUNCHER
-    }
-    if threads is not None:
-        kept["OMP_NUM_THREADS"] = str(threads)
+    kept = model_environment(threads)
     if not is_self_contained(suite):
-        return kept | _QUIET
+        return kept
     # A private cache: prepared data of another suite, or of an older file, can never be read.
     return (
         kept
-        | _QUIET
-        | _OFFLINE
+        | OFFLINE
         | {"HF_HOME": str(working / "cache")}
         | {"HF_DATASETS_CACHE": str(working / "cache" / "datasets")}
     )
@@ -205,7 +185,7 @@ def _breakdown(
     """lm-eval failed, died or was killed: what is known, and where to read on."""
     problem = messages.get("problem")
     less_memory = "lower settings.batch_size or settings.max_length in the suite"
-    shown = "".join(f"\n    | {line}" for line in _last_lines(log))
+    shown = "".join(f"\n    | {line}" for line in last_lines(log))
     if end.timed_out:
         done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
         what = (
@@ -231,18 +211,3 @@ def _breakdown(
         where=f"evaluate {checkpoint.reference} with suite '{suite.name}'",
         mend=mend,
     )
-
-
-def _last_lines(log: Path, count: int = 4) -> list[str]:
-    """The last lines that say something: no progress bars, no blank lines, no source echo."""
-    try:
-        text = log.read_bytes()[-65536:].decode(errors="replace")
-    except OSError:
-        return []
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    said = [
-        line
-        for line in lines
-        if line.strip(" ^~") and "it/s]" not in line and "?it" not in line and "s/it]" not in line
-    ]
-    return [line[:300] for line in said[-count:]]

@@ -7,7 +7,9 @@ that do not fit together is refused within seconds instead of after a download.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_core.checkpoint import read_json
-from merge_core.digests import MODEL_FILES, is_model_file
 from merge_core.errors import CheckpointError, OutputError, StepError
+from merge_core.file_names import MODULES_NAME, is_model_file
 from merge_core.preflight import CheckpointFacts
 from merge_core.progress import Progress, ProgressEvent
-from merge_core.records import Record, SourceCheckpoint
+from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from tasks.references import HubReference
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONFIG = "config.json"
 _POLL_SECONDS = 0.5
+_MODULE_FILE = re.compile(r"\d+_\w+/[^/]+\.json")
+"""Settings of a module of a sentence encoder, in a directory named as its library names it."""
 
 
 class HubUnreachableError(StepError):
@@ -79,6 +83,8 @@ def list_repository(reference: HubReference) -> HubListing:
         )
         commit = resolved.resolved
         tree = list(api.list_repo_tree(reference.repository, revision=commit, recursive=False))
+        if any(entry.path == MODULES_NAME for entry in tree):
+            tree = list(api.list_repo_tree(reference.repository, revision=commit, recursive=True))
     names = [entry.path for entry in tree]
     files = tuple(
         HubFile(
@@ -87,7 +93,7 @@ def list_repository(reference: HubReference) -> HubListing:
             sha256=entry.lfs.sha256 if getattr(entry, "lfs", None) else None,
         )
         for entry in tree
-        if hasattr(entry, "size") and is_model_file(entry.path)
+        if hasattr(entry, "size") and _is_wanted(entry.path)
     )
     listing = HubListing(repository=reference.repository, commit=commit, files=files)
     if not listing.shards:
@@ -140,7 +146,7 @@ def download(listing: HubListing, progress: Progress | None = None) -> Path:
         snapshot = snapshot_download(
             listing.repository,
             revision=listing.commit,
-            allow_patterns=list(MODEL_FILES),
+            allow_patterns=[glob.escape(file.name) for file in listing.files],
             endpoint=_api().endpoint,
         )
     return Path(snapshot)
@@ -159,7 +165,6 @@ def downloaded(reference: HubReference) -> Path:
             snapshot_download(
                 reference.repository,
                 revision=reference.revision,
-                allow_patterns=list(MODEL_FILES),
                 cache_dir=constants.HF_HUB_CACHE,
                 local_files_only=True,
             )
@@ -173,7 +178,7 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def check_download(listing: HubListing, source: SourceCheckpoint) -> None:
+def check_download(listing: HubListing, source: SourceCheckpoint | SourceAdapter) -> None:
     """Compare what was downloaded with the digests that the Hub publishes.
 
     Raises:
@@ -188,6 +193,19 @@ def check_download(listing: HubListing, source: SourceCheckpoint) -> None:
                 where=source.reference,
                 mend=f"remove {source.directory / file.name} and its blob, and run again",
             )
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a file of a repository is fetched: the model's, its modules' and its own code.
+
+    Code is only ever read and, where the user asks for it, copied; nothing here runs it.
+    """
+    in_root = "/" not in name
+    return (
+        is_model_file(name)
+        or bool(_MODULE_FILE.fullmatch(name))
+        or (in_root and name.endswith(".py"))
+    )
 
 
 def _api() -> HfApi:

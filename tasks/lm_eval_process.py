@@ -12,45 +12,22 @@ import os
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
-from tasks.child_process import take_job
-
-Send = Callable[[dict[str, Any]], None]
+from tasks.model_process import Problem, Send, do_job, torch_device
 
 _MEANS = ("mean", "nanmean", "bits_per_byte", "weighted_perplexity", "perplexity")
 """lm-eval's ways of combining documents that a sum of values over a sum of weights can express."""
 
 
-class Problem(Exception):  # noqa: N818 - a message for the parent, which raises the error
-    """Something a person can mend, with the place in the suite if it is there."""
-
-    def __init__(self, what: str, *, place: str | None = None, mend: str | None = None) -> None:
-        super().__init__(what)
-        self.message = {"what": what, "place": place, "mend": mend, "bug": False}
-
-
 def main() -> None:
-    """Do the job on standard input; exit status 0 when a result or a problem was sent."""
-    job, send = take_job()
-    try:
-        send({"result": _evaluate(job, send)})
-    except Problem as problem:
-        send({"problem": problem.message})
-    except Exception as error:
-        traceback.print_exc()
-        what = f"{type(error).__name__}: {error}".strip()
-        send({"problem": {"what": what, "place": None, "mend": None, "bug": True}})
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Nothing is left to save, and tearing torch down takes as long as a small evaluation.
-    os._exit(0)
+    """Evaluate the job's checkpoint."""
+    do_job(_evaluate)
 
 
 def _evaluate(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    device = _device(job["device"])
+    device = torch_device(job["device"])
     numpy, torch, evaluator = _import_libraries()
     settings = job["settings"]
     # lm-eval resolves data files against the working directory; a suite, against its own.
@@ -97,20 +74,6 @@ def _import_libraries() -> tuple[Any, Any, Any]:
     gc.freeze()
     gc.enable()
     return numpy, torch, evaluator
-
-
-def _device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    count = torch.cuda.device_count() if wanted.startswith("cuda") else 0
-    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
-    if wanted not in known:
-        raise Problem(
-            f"no device '{wanted}' on this machine", mend="use one of: auto, " + ", ".join(known)
-        )
-    return wanted
 
 
 def _load_model(job: dict[str, Any], device: str, advance: Callable[[int], None]) -> Any:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
 from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError
@@ -18,8 +18,8 @@ from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress
 from merge_core.recipe import Recipe
-from merge_core.records import Record, SourceCheckpoint
-from merge_core.sources import describe_source, model_files
+from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
 from tasks.hub import (
     HubListing,
     check_download,
@@ -29,7 +29,13 @@ from tasks.hub import (
     list_repository,
     remote_facts,
 )
-from tasks.references import HubReference, LocalReference, parse_reference
+from tasks.references import (
+    AdaptedReference,
+    HubReference,
+    LocalReference,
+    PlainReference,
+    parse_reference,
+)
 
 
 class Location(Record):
@@ -44,6 +50,13 @@ class Location(Record):
     """What there is to download, when it is on the Hub."""
     digest: str | None = None
     """The model digest that it must have, when a registry says so."""
+    adapter: Location | None = None
+    """Where the LoRA adapter is that is applied to it."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether something has to be downloaded first."""
+        return self.listing is not None or (self.adapter is not None and self.adapter.is_remote)
 
 
 class Preflight(Record):
@@ -53,9 +66,17 @@ class Preflight(Record):
 
 
 def locate_all(
-    references: Sequence[str], home: Home, beside: Path | None = None, tracking_uri: str = ""
+    references: Sequence[str],
+    home: Home,
+    beside: Path | None = None,
+    tracking_uri: str = "",
+    *,
+    tokenizer_may_differ: bool = False,
 ) -> Preflight:
     """Find every checkpoint, and compare headers before anything is downloaded.
+
+    Args:
+        tokenizer_may_differ: the recipe merges the vocabularies.
 
     Raises:
         CheckpointError: a reference leads nowhere, or to something that is refused.
@@ -64,7 +85,8 @@ def locate_all(
     """
     locations = [locate(reference, home, beside, tracking_uri) for reference in references]
     if any(location.listing for location in locations):
-        findings = preflight(None, [_facts(location) for location in locations])
+        facts = [_facts(location) for location in locations]
+        findings = preflight(None, facts, tokenizer_may_differ=tokenizer_may_differ)
         raise_for_errors(CompatibilityReport(base=None, rows=(), findings=findings, scanned=False))
     return Preflight(locations=tuple(locations))
 
@@ -74,6 +96,14 @@ def locate(
 ) -> Location:
     """Find one checkpoint: see `tasks.references` for what a reference may be."""
     meaning = parse_reference(reference, beside, home)
+    if not isinstance(meaning, AdaptedReference):
+        return _locate(reference, meaning, home, tracking_uri)
+    base = _locate(reference, meaning.base, home, tracking_uri)
+    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri)
+    return base.model_copy(update={"adapter": adapter})
+
+
+def _locate(reference: str, meaning: PlainReference, home: Home, tracking_uri: str) -> Location:
     if isinstance(meaning, LocalReference):
         return Location(reference=reference, directory=str(meaning.directory))
     if isinstance(meaning, HubReference):
@@ -94,9 +124,7 @@ def fetch(
         CheckpointError: damaged or refused files, or other content than a registry says.
         HubUnreachableError: the Hub stopped answering.
     """
-    directory = (
-        download(location.listing, progress) if location.listing else Path(location.directory or "")
-    )
+    directory = _directory(location, progress)
     source = describe_source(
         location.reference, directory, memo, revision=location.revision, progress=progress
     )
@@ -109,7 +137,48 @@ def fetch(
             where=location.reference,
             mend="merge and register again, or name another version",
         )
+    if location.adapter:
+        adapter = fetch_adapter(location.adapter, memo, progress)
+        return with_adapter(location.reference, source, adapter)
     return source
+
+
+def fetch_adapter(
+    location: Location, memo: DigestMemo, progress: Progress | None = None
+) -> SourceAdapter:
+    """Download what is missing of a LoRA adapter, check it, and identify it by its content.
+
+    Raises:
+        CheckpointError: no adapter, a kind that is refused, or damaged files.
+        HubUnreachableError: the Hub stopped answering.
+    """
+    adapter = describe_adapter(
+        location.reference,
+        _directory(location, progress),
+        memo,
+        revision=location.revision,
+        progress=progress,
+    )
+    if location.listing:
+        check_download(location.listing, adapter)
+    return adapter
+
+
+def undigested(location: Location) -> SourceCheckpoint:
+    """A checkpoint on this disk as a plan needs it: without digests, which take every byte."""
+    adapter = location.adapter and SourceAdapter(
+        reference=location.adapter.reference,
+        path=str(location.adapter.directory),
+        digest="",
+        files=(),
+    )
+    return SourceCheckpoint(
+        reference=location.reference,
+        path=str(location.directory),
+        digest="",
+        files=(),
+        adapter=adapter,
+    )
 
 
 def fetch_all(
@@ -117,19 +186,62 @@ def fetch_all(
     home: Home,
     beside: Path | None = None,
     progress: Progress | None = None,
+    *,
+    tokenizer_may_differ: bool = False,
 ) -> dict[str, SourceCheckpoint]:
     """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands."""
     memo = DigestMemo(home.digest_memo)
-    locations = locate_all(references, home, beside).locations
+    locations = locate_all(
+        references, home, beside, tokenizer_may_differ=tokenizer_may_differ
+    ).locations
     return {location.reference: fetch(location, memo, progress) for location in locations}
+
+
+def fetch_adapters(
+    references: Sequence[str],
+    home: Home,
+    beside: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, SourceAdapter]:
+    """Locate and fetch LoRA adapters, by reference: directories or Hub repositories.
+
+    Raises:
+        CheckpointError: a reference leads nowhere, or not to an adapter.
+        HubUnreachableError: the Hub did not answer.
+    """
+    memo = DigestMemo(home.digest_memo)
+    found = {}
+    for reference in references:
+        meaning = parse_reference(reference, beside, home)
+        if not isinstance(meaning, LocalReference | HubReference):
+            raise CheckpointError(
+                "this is a checkpoint, and adapters are merged here",
+                where=reference,
+                mend="name the adapter alone, without its base, as a directory or Hub repository",
+            )
+        location = _locate(reference, meaning, home, "")
+        found[reference] = fetch_adapter(location, memo, progress)
+    return found
+
+
+def local_checkpoint(reference: str, home: Home, beside: Path | None = None) -> Checkpoint | None:
+    """The headers of a checkpoint that is a directory here; None for one that is elsewhere.
+
+    Raises:
+        CheckpointError: the reference leads nowhere, or to a damaged checkpoint.
+    """
+    meaning = parse_reference(reference, beside, home)
+    if isinstance(meaning, LocalReference):
+        return open_checkpoint(meaning.directory)
+    return None
 
 
 def base_and_models(
     recipe: Recipe, sources: Mapping[str, SourceCheckpoint]
 ) -> tuple[SourceCheckpoint | None, list[SourceCheckpoint]]:
     """The base, if the recipe has one, and everything else that it names, in its order."""
-    names = [name for name in recipe.references() if name != recipe.base_model]
-    base = sources[recipe.base_model] if recipe.base_model else None
+    names = [name for name in recipe.references() if name != recipe.base_checkpoint]
+    base = sources[recipe.base_checkpoint] if recipe.base_checkpoint else None
     return base, [sources[name] for name in names]
 
 
@@ -141,16 +253,32 @@ def location_key(location: Location) -> str:
         directory = Path(location.directory or "")
         files = model_files(directory) if directory.is_dir() else []
         place = {"path": str(directory), "files": [_fingerprint(path) for path in files]}
-    return digest_of({"reference": location.reference, "place": place, "digest": location.digest})
+    key: dict[str, object] = {
+        "reference": location.reference,
+        "place": place,
+        "digest": location.digest,
+    }
+    if location.adapter:
+        key["adapter"] = location_key(location.adapter)
+    return digest_of(key)
 
 
 def changed_files(source: SourceCheckpoint, memo: DigestMemo) -> list[str]:
     """Names of the files that are missing or have other content than the record says."""
+    parts = (source, source.adapter) if source.adapter else (source,)
     return [
         file.name
-        for file in source.files
-        if not (path := source.directory / file.name).is_file() or memo.sha256(path) != file.sha256
+        for part in parts
+        for file in part.files
+        if not (path := part.directory / file.name).is_file() or memo.sha256(path) != file.sha256
     ]
+
+
+def _directory(location: Location, progress: Progress | None) -> Path:
+    """Where the files are, downloaded first where they are on the Hub."""
+    if location.listing:
+        return download(location.listing, progress)
+    return Path(location.directory or "")
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:

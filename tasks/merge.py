@@ -21,6 +21,7 @@ def merge_task(
     home: Path,
     device: str = "auto",
     threads: int | None = None,
+    statistics: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
     """Merge and publish. Compatibility was verified by the step before; NaN is refused here too."""
     return merge(
@@ -30,5 +31,6 @@ def merge_task(
         device=device,
         threads=threads,
         check=False,
+        statistics=statistics,
         progress=prefect_progress("merge"),
     )

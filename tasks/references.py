@@ -1,7 +1,8 @@
 """What a checkpoint reference in a recipe means: a directory, a Hub repository, a registered model.
 
 A directory is looked for beside the file that names it, then in the current directory; one that
-exists always wins over a Hub repository of the same name.
+exists always wins over a Hub repository of the same name. BASE+ADAPTER is a base with a LoRA
+adapter applied, each a reference of its own; a directory with a plus in its name wins over that.
 """
 
 from __future__ import annotations
@@ -42,11 +43,46 @@ class RegisteredReference:
     uri: str
 
 
-Reference = LocalReference | HubReference | RegisteredReference
+PlainReference = LocalReference | HubReference | RegisteredReference
+
+
+@dataclass(frozen=True)
+class AdaptedReference:
+    """A checkpoint with a LoRA adapter applied: `BASE+ADAPTER`."""
+
+    base: PlainReference
+    adapter: LocalReference | HubReference
+    base_text: str
+    """The two as they were written."""
+    adapter_text: str
+
+
+Reference = PlainReference | AdaptedReference
 
 
 def parse_reference(text: str, beside: Path | None = None, home: Home | None = None) -> Reference:
     """What `text` refers to, with `beside` the directory of the file it is written in.
+
+    A checkpoint, or a checkpoint with an adapter: see `parse_plain` for the parts.
+
+    Raises:
+        CheckpointError: neither an existing directory, a Hub repository nor a registered model.
+    """
+    home = home or Home.discover()
+    halves = [] if _is_directory(text, beside, home) else _halves(text)
+    problem: CheckpointError | None = None
+    for base, adapter in halves:
+        try:
+            return _adapted(base, adapter, beside, home)
+        except CheckpointError as error:
+            problem = problem or error
+    if problem:
+        raise problem
+    return parse_plain(text, beside, home)
+
+
+def parse_plain(text: str, beside: Path | None = None, home: Home | None = None) -> PlainReference:
+    """What a reference without adapter, or one half of one with it, refers to.
 
     `$MERGEFLOW_HOME` (the data directory) and `$MERGEFLOW_ZOO` (the example models in it) may be
     used in paths.
@@ -95,6 +131,27 @@ def expand_variables(text: str, home: Home) -> str:
     return _VARIABLES.sub(value, text)
 
 
+def _adapted(base: str, adapter: str, beside: Path | None, home: Home) -> AdaptedReference:
+    meaning = parse_plain(adapter, beside, home)
+    if isinstance(meaning, RegisteredReference):
+        raise CheckpointError(
+            "an adapter is a directory or a Hub repository, not a registered model", where=adapter
+        )
+    return AdaptedReference(parse_plain(base, beside, home), meaning, base, adapter)
+
+
+def _is_directory(text: str, beside: Path | None, home: Home) -> bool:
+    path = Path(expand_variables(text, home)).expanduser()
+    return any(place.is_dir() for place in _places(path, beside))
+
+
+def _halves(text: str) -> list[tuple[str, str]]:
+    """The two halves at each plus that has something on both sides, the last plus first."""
+    places = [index for index, character in enumerate(text) if character == "+"]
+    halves = [(text[:index], text[index + 1 :]) for index in reversed(places)]
+    return [(base, adapter) for base, adapter in halves if base and adapter]
+
+
 def _places(path: Path, beside: Path | None) -> list[Path]:
     roots = [beside.absolute()] if beside else []
     found = [Path(os.path.normpath(root / path)) for root in (*roots, Path.cwd())]
@@ -109,12 +166,6 @@ def _nowhere(text: str, tried: list[Path]) -> CheckpointError:
                 where=text,
                 mend=f"name the directory that holds it: {place.parent}",
             )
-    if "+" in text:
-        return CheckpointError(
-            "LoRA adapters (model+adapter) are not read by this version",
-            where=text,
-            mend="merge the adapter into its base first, and name the result",
-        )
     return CheckpointError(
         "there is no such directory, and this is not the name of a Hub repository",
         where=text,

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_core.file_names import TOKENIZER_FILES
 from merge_core.records import SourceCheckpoint
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
 
@@ -26,19 +27,6 @@ _RECORD = "checkpoint.json"
 _LOADER = Path(__file__).with_name("registry_loader.py")
 _PYFUNC = "python_function"
 _TRANSFORMERS = "transformers"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 _LOADING_PACKAGES = ("mlflow", "torch", "transformers", "safetensors")
 
 
@@ -238,7 +226,7 @@ def _describe(checkpoint: SourceCheckpoint) -> dict[str, str]:
 
 def _tokenizer_files(checkpoint: SourceCheckpoint) -> list[str]:
     present = {file.name for file in checkpoint.files}
-    return [name for name in _TOKENIZER_FILES if name in present]
+    return [name for name in TOKENIZER_FILES if name in present]
 
 
 def _name(title: str, checkpoint: SourceCheckpoint) -> str:

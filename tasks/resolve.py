@@ -40,10 +40,16 @@ _RETRIES: dict[str, Any] = {
 
 @task(name="preflight", cache_policy=NO_CACHE, persist_result=False, **_RETRIES)
 def preflight_task(
-    references: Sequence[str], home: Path, beside: Path | None = None, tracking_uri: str = ""
+    references: Sequence[str],
+    home: Path,
+    beside: Path | None = None,
+    tracking_uri: str = "",
+    tokenizer_may_differ: bool = False,
 ) -> Preflight:
     """`locate_all` as a step. Never cached: branches and aliases move."""
-    return locate_all(references, Home(home), beside, tracking_uri)
+    return locate_all(
+        references, Home(home), beside, tracking_uri, tokenizer_may_differ=tokenizer_may_differ
+    )
 
 
 @content_task("resolve", version=1, **_RETRIES)

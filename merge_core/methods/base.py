@@ -4,6 +4,9 @@ A method is written once, as torch expressions over float64 blocks, for any devi
 a tensor in blocks, first `passes` times to let the kernel observe (norms, order statistics), then
 once to combine. Blocks begin at multiples of `CHUNK`, so a reduction that adds up chunk by chunk
 gives the same bits for every block size and thread count.
+
+A method that must know the whole model before its first tensor has a `Survey`, which sees every
+tensor's blocks before any kernel is made.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from merge_core.parameters import Parameter, Scalar
 CHUNK = 1 << 16
 """Elements in one step of a reduction; block sizes are multiples of it."""
 
+Granularity = Literal["elementwise", "statistics", "rowwise", "matrix"]
+
 TINY_SUM = 1e-8
 """A sum of weights below this is 0: 0.1 + 0.2 - 0.3 is not, in floating point."""
 
@@ -35,6 +40,9 @@ class Block:
     start: int
     base: torch.Tensor | None
     models: Sequence[torch.Tensor]
+    statistics: Sequence[torch.Tensor] = ()
+    """What calibration measured for this tensor, one for each model; empty where it did not. The
+    same run of elements where its shape is the tensor's, else the whole of it."""
 
     @property
     def task_vectors(self) -> list[torch.Tensor]:
@@ -57,6 +65,14 @@ class TensorJob:
     """One 64-bit key for each model, from (seed, method, model digest, tensor name)."""
     shape: tuple[int, ...] = ()
     has_base: bool = True
+    models: tuple[int, ...] = ()
+    """For each input the position of its model among all models of the recipe."""
+    depth: float = 0.0
+    """Position among the layers from 0 to 1; 0 outside them."""
+    in_layers: bool = False
+    """Whether the tensor belongs to a numbered layer."""
+    survey: Survey | None = None
+    """What was learned of the whole model, for methods that ask for it."""
 
     @property
     def row(self) -> int:
@@ -90,6 +106,36 @@ class Kernel(ABC):
         """The merged values of a block, float64."""
 
 
+class Survey(ABC):
+    """What a method learns of the whole model before it makes its first kernel.
+
+    Every tensor is shown to a probe of its own in each pass, in any order and on several threads;
+    `absorb` then takes up the probe, one at a time. What it gathers must not depend on the order.
+    """
+
+    passes = 1
+    """How many times the model is read. A pass may lower it, once nothing is left to learn."""
+
+    @abstractmethod
+    def probe(self, index: int, job: TensorJob) -> Probe | None:
+        """An observer of one tensor in pass `index`; None if it need not be read."""
+
+    @abstractmethod
+    def absorb(self, index: int, job: TensorJob, probe: Probe) -> None:
+        """Take up what a probe saw of its tensor."""
+
+    def conclude(self, index: int) -> None:
+        """All tensors of pass `index` were seen."""
+
+
+class Probe(ABC):
+    """One tensor's share of a survey's pass."""
+
+    @abstractmethod
+    def observe(self, block: Block) -> None:
+        """See a block. Blocks come in order."""
+
+
 class Method(ABC):
     """A registered merge method. The docstring is its formula and its paper."""
 
@@ -102,13 +148,24 @@ class Method(ABC):
     """Whether a listed base is one more model to combine, rather than skipped as the origin."""
     fewest_models: ClassVar[int] = 1
     most_models: ClassVar[int | None] = None
-    granularity: ClassVar[Literal["elementwise", "statistics", "rowwise"]] = "elementwise"
-    """rowwise: blocks are whole rows, and start at multiples of `TensorJob.row_step`."""
+    granularity: ClassVar[Granularity] = "elementwise"
+    """rowwise: blocks are whole rows, and start at multiples of `TensorJob.row_step`; matrix: the
+    whole tensor is one block."""
+    statistics: ClassVar[str | None] = None
+    """Name of what has to be measured of each model on calibration data, if anything."""
     random: ClassVar[bool] = False
 
     @abstractmethod
     def kernel(self, job: TensorJob) -> Kernel:
         """A fresh kernel for one tensor."""
+
+    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+        """What must be learned of the whole model first, given all its tensors; None for nothing.
+
+        Raises:
+            RecipeError: the tensors' parameters do not go together.
+        """
+        return None
 
     def check(
         self,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
+
 import torch
 
-from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, add_up
+from merge_core.methods.base import Block, Kernel, Method, Sum, Survey, TensorJob, add_up
 from merge_core.methods.task_vector_sum import LAMBDA, WEIGHT
+from merge_core.methods.whole_model import GLOBAL, GlobalNorms, is_global, scope_parameter
 from merge_core.parameters import Parameter
 
 
@@ -65,37 +69,45 @@ class ConsensusTaskArithmetic(Method):
 
 
 class MetaGpt(Method):
-    """Task arithmetic with weights from the task vectors' norms, tensor by tensor.
+    """Task arithmetic with weights from the task vectors' norms.
 
-    w_i = |tau_i|^2 / sum_j |tau_j|^2; out = theta_0 + lambda * sum_i w_i * tau_i.
+    w_i = |tau_i|^2 / sum_j |tau_j|^2; out = theta_0 + lambda * sum_i w_i * tau_i. The norms are
+    those of whole task vectors as in the paper, or with `scope: tensor` of each tensor's part.
     """
 
     name = "metagpt"
     summary = "task arithmetic with closed-form weights from norms"
     paper = "Zhou et al. 2024, MetaGPT (arXiv:2406.11385)"
-    parameters = (LAMBDA,)
+    parameters = (LAMBDA, scope_parameter("measure norms", GLOBAL))
     base = "required"
     granularity = "statistics"
 
+    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+        return _norms(jobs)
+
     def kernel(self, job: TensorJob) -> Kernel:
-        return _ByNorm(len(job.model_parameters), float(job.parameters["lambda"]))
+        return _ByNorm(job)
 
 
 class NormalizedTaskArithmetic(Method):
     """Task arithmetic on task vectors of equal length, for experts trained for different lengths.
 
-    n = mean_j |tau_j|; out = theta_0 + lambda * sum_i w_i * tau_i * n / |tau_i|, tensor by tensor.
+    n = mean_j |tau_j|; out = theta_0 + lambda * sum_i w_i * tau_i * n / |tau_i|. The norms are
+    those of whole task vectors, or with `scope: tensor` of each tensor's part.
     """
 
     name = "normalized_task_arithmetic"
     summary = "task arithmetic on task vectors brought to their mean norm"
     paper = "Ilharco et al. 2023 (arXiv:2212.04089), with norms equalised"
-    parameters = (WEIGHT, LAMBDA)
+    parameters = (WEIGHT, LAMBDA, scope_parameter("measure norms", GLOBAL))
     base = "required"
     granularity = "statistics"
 
+    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+        return _norms(jobs)
+
     def kernel(self, job: TensorJob) -> Kernel:
-        return _EqualNorms(job.numbers("weight"), float(job.parameters["lambda"]))
+        return _EqualNorms(job)
 
 
 class _MagMax(Kernel):
@@ -141,42 +153,54 @@ class _Consensus(Kernel):
         return block.base + total * (votes >= self._k) * self._scale
 
 
-class _Squares(Kernel):
-    """Measures every task vector's squared norm, then adds them up by factors from the norms."""
+class _ScaledSum(Kernel):
+    """Adds task vectors up by factors from their squared norms: surveyed, or measured here."""
 
-    passes = 1
-
-    def __init__(self, models: int, scale: float) -> None:
-        self._squares = [Sum() for _ in range(models)]
-        self._scale = scale
+    def __init__(self, job: TensorJob) -> None:
+        self._scale = float(job.parameters["lambda"])
+        self._squares = [Sum() for _ in job.model_parameters]
         self._factors: list[float] = []
+        if is_global(job) and job.survey is not None:
+            assert isinstance(job.survey, GlobalNorms)
+            self._factors = self._from(job.survey.squares(job))
+        self.passes = int(not self._factors)
 
     def observe(self, index: int, block: Block) -> None:
         for total, delta in zip(self._squares, block.task_vectors, strict=True):
             total.add(delta * delta)
+
+    def conclude(self, index: int) -> None:
+        self._factors = self._from([total.value for total in self._squares])
 
     def combine(self, block: Block) -> torch.Tensor:
         assert block.base is not None
         weighted = zip(block.task_vectors, self._factors, strict=True)
         return block.base + add_up([delta * factor for delta, factor in weighted]) * self._scale
 
+    @abstractmethod
+    def _from(self, squares: list[float]) -> list[float]:
+        """Each model's factor."""
 
-class _ByNorm(_Squares):
-    def conclude(self, index: int) -> None:
-        squares = [total.value for total in self._squares]
+
+class _ByNorm(_ScaledSum):
+    def _from(self, squares: list[float]) -> list[float]:
         whole = sum(squares)
-        self._factors = [square / whole if whole > 0 else 0.0 for square in squares]
+        return [square / whole if whole > 0 else 0.0 for square in squares]
 
 
-class _EqualNorms(_Squares):
-    def __init__(self, weights: list[float], scale: float) -> None:
-        super().__init__(len(weights), scale)
-        self._weights = weights
+class _EqualNorms(_ScaledSum):
+    def __init__(self, job: TensorJob) -> None:
+        self._weights = job.numbers("weight")
+        super().__init__(job)
 
-    def conclude(self, index: int) -> None:
-        lengths = [total.value**0.5 for total in self._squares]
+    def _from(self, squares: list[float]) -> list[float]:
+        lengths = [square**0.5 for square in squares]
         mean = sum(lengths) / len(lengths)
-        self._factors = [
+        return [
             weight * mean / length if length > 0 else 0.0
             for weight, length in zip(self._weights, lengths, strict=True)
         ]
+
+
+def _norms(jobs: Sequence[TensorJob]) -> Survey | None:
+    return GlobalNorms() if any(map(is_global, jobs)) else None

@@ -9,6 +9,7 @@ from merge_core.methods.base import Kernel, Method, TensorJob
 from merge_core.methods.sparsify import KeepAll, KeepBand, KeepByRank, KeepRandom, Sparsifier
 from merge_core.methods.task_vector_sum import (
     DENSITY,
+    ELECTION,
     WEIGHT,
     TaskVectorSum,
     common_parameters,
@@ -57,7 +58,13 @@ class BreadcrumbsTies(Method):
     name = "breadcrumbs_ties"
     summary = "drop outliers and small entries of task vectors, merge the entries that agree"
     paper = "Davari and Belilovsky 2023 (arXiv:2312.06795) with Yadav et al. 2023"
-    parameters = (WEIGHT, DENSITY, _GAMMA, *common_parameters(normalize=False, rescale=False))
+    parameters = (
+        WEIGHT,
+        DENSITY,
+        _GAMMA,
+        *common_parameters(normalize=False, rescale=False),
+        *ELECTION,
+    )
     base = "required"
     granularity = "statistics"
 
@@ -112,7 +119,13 @@ class Della(_Della):
     name = "della"
     summary = "draw task-vector entries by magnitude, rescale, merge the entries that agree"
     paper = "Deep et al. 2024, DELLA-Merging (arXiv:2406.11617)"
-    parameters = (WEIGHT, DENSITY, _EPSILON, *common_parameters(normalize=True, rescale=True))
+    parameters = (
+        WEIGHT,
+        DENSITY,
+        _EPSILON,
+        *common_parameters(normalize=True, rescale=True),
+        *ELECTION,
+    )
 
     def kernel(self, job: TensorJob) -> Kernel:
         return _drawn_sum(job, consensus=True)

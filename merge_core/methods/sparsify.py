@@ -63,7 +63,7 @@ class KeepLargest(Sparsifier):
     passes = LargestEntries.passes
 
     def __init__(self, density: float, numel: int) -> None:
-        self._largest = LargestEntries(_kept(density, numel))
+        self._largest = LargestEntries(kept_count(density, numel))
 
     def observe(self, index: int, delta: torch.Tensor, start: int) -> None:
         self._largest.observe(index, delta, start)
@@ -84,7 +84,7 @@ class KeepBand(Sparsifier):
     passes = LargestEntries.passes
 
     def __init__(self, density: float, gamma: float, numel: int) -> None:
-        kept = _kept(density, numel)
+        kept = kept_count(density, numel)
         outliers = min(int(gamma * numel), numel - kept)
         self._outliers = LargestEntries(outliers)
         self._upper = LargestEntries(outliers + kept)
@@ -176,5 +176,6 @@ class Rescale:
             self.factor = before / after
 
 
-def _kept(density: float, numel: int) -> int:
+def kept_count(density: float, numel: int) -> int:
+    """How many of `numel` entries a density keeps: max(1, int(density * numel)), none at 0."""
     return min(numel, max(1, int(density * numel))) if density > 0 else 0

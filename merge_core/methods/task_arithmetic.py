@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from merge_core.methods.base import Kernel, Method, TensorJob
+from collections.abc import Sequence
+
+from merge_core.methods.base import Kernel, Method, Survey, TensorJob
 from merge_core.methods.sparsify import KeepAll, KeepLargest, KeepRandom, Sparsifier
 from merge_core.methods.task_vector_sum import (
     DENSITY,
+    ELECTION,
     INT8_MASK,
     LAMBDA,
     WEIGHT,
@@ -14,6 +17,7 @@ from merge_core.methods.task_vector_sum import (
     normalize_parameter,
     rescale_kind,
 )
+from merge_core.methods.whole_model import TENSOR, GlobalTrim, is_global, scope_parameter
 from merge_core.parameters import Parameter
 
 
@@ -44,9 +48,11 @@ class TaskArithmetic(Method):
 class Ties(Method):
     """Trim each task vector to its largest entries, elect signs, average those who agree.
 
-    tau_i = the max(1, int(density_i * n)) largest entries of theta_i - theta_0, tensor by tensor;
-    s = sign(sum_i w_i * tau_i), + where it is 0;
-    out = theta_0 + lambda * sum_agree w_i * tau_i / sum_agree w_i   (undivided without normalize).
+    tau_i = the max(1, int(density_i * n)) largest entries of theta_i - theta_0, n those of the
+    tensor, or with `scope: global` of the whole model as in the paper;
+    s = sign(sum_i w_i * tau_i), + where it is 0; `elect: count` takes sign(sum_i sign(w_i tau_i));
+    out = theta_0 + lambda * sum_agree w_i * tau_i / sum_agree w_i   (undivided without normalize;
+    `average: count` divides by the number of models that agree, as in the paper).
     """
 
     name = "ties"
@@ -56,12 +62,23 @@ class Ties(Method):
         WEIGHT,
         DENSITY,
         *common_parameters(normalize=True, rescale=False),
+        *ELECTION,
+        scope_parameter("trim", TENSOR),
     )
     base = "required"
     granularity = "statistics"
 
+    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+        trim = GlobalTrim(jobs)
+        return trim if trim.is_needed else None
+
     def kernel(self, job: TensorJob) -> Kernel:
-        return TaskVectorSum(job, _largest(job), rescale=rescale_kind(job), consensus=True)
+        if is_global(job) and job.survey is not None:
+            assert isinstance(job.survey, GlobalTrim)
+            keepers = job.survey.keepers(job)
+        else:
+            keepers = _largest(job)
+        return TaskVectorSum(job, keepers, rescale=rescale_kind(job), consensus=True)
 
 
 class DareLinear(Method):
@@ -91,7 +108,7 @@ class DareTies(Method):
     """DARE's random drop, then TIES' sign election.
 
     tau_i = r_i * m_i * (theta_i - theta_0), m_i ~ Bernoulli(density_i), r_i as for dare_linear;
-    s = sign(sum_i w_i * tau_i), + where it is 0;
+    s = sign(sum_i w_i * tau_i), + where it is 0 (`elect: count`: of their signs' sum);
     out = theta_0 + lambda * sum_agree w_i * tau_i, over the models whose entry has the sign s.
     """
 
@@ -102,6 +119,7 @@ class DareTies(Method):
         WEIGHT,
         DENSITY,
         *common_parameters(normalize=False, rescale=True),
+        *ELECTION,
     )
     base = "required"
     granularity = "statistics"

@@ -22,6 +22,25 @@ LAMBDA = Parameter("lambda", "scale of the merged task vector", 1.0)
 INT8_MASK = Parameter("int8_mask", "accepted for mergekit's sake; no effect", False, kind="flag")
 
 
+ELECTION = (
+    Parameter(
+        "elect",
+        "sign of an entry: of the models' sum, or of the count of their signs (majority)",
+        "sum",
+        kind="word",
+        choices=("sum", "count"),
+    ),
+    Parameter(
+        "average",
+        "what normalize divides by: the agreeing models' weights, or their number",
+        "weight",
+        kind="word",
+        choices=("weight", "count"),
+    ),
+)
+"""How methods with sign election elect and average."""
+
+
 def normalize_parameter(default: bool) -> Parameter:
     """Whether the sum is divided by the weights; the methods' defaults differ."""
     return Parameter("normalize", "divide by the sum of the weights", default, kind="flag")
@@ -69,6 +88,8 @@ class TaskVectorSum(Kernel):
         self._join = self._sum_agreeing if consensus else self._sum_all
         self._normalize = bool(job.parameters["normalize"])
         self._lambda = float(job.parameters["lambda"])
+        self._elect = job.parameters.get("elect", "sum")
+        self._average = job.parameters.get("average", "weight")
         self._keeping_passes = max(keeper.passes for keeper in keepers)
         self.passes = self._keeping_passes + any(rescale.needs_pass for rescale in self._rescales)
 
@@ -107,14 +128,15 @@ class TaskVectorSum(Kernel):
         return total
 
     def _sum_agreeing(self, weighted: list[torch.Tensor]) -> torch.Tensor:
-        positive = add_up(weighted) >= 0
+        votes = weighted if self._elect == "sum" else [values.sign() for values in weighted]
+        positive = add_up(votes) >= 0
         total = torch.zeros_like(weighted[0])
         divisor = torch.zeros_like(weighted[0])
         for values, weight in zip(weighted, self._weights, strict=True):
             agree = torch.where(positive, values > 0, values < 0)
             total += values * agree
             if self._normalize:
-                divisor += agree.to(divisor.dtype) * weight
+                divisor += agree.to(divisor.dtype) * (weight if self._average == "weight" else 1.0)
         if self._normalize:
             divisor[divisor.abs() < TINY_SUM] = 1.0
             total /= divisor

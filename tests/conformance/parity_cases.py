@@ -158,11 +158,19 @@ _T = [
     {"value": 0.4},
 ]
 """The gradients of the best known SLERP recipes."""
+_SOME_T = [{"filter": "norm", "value": 1.0}, {"filter": "*", "value": [0.1, 0.6]}]
 _BY_PART = [
     {"filter": "mlp", "value": [0.2, 0.9]},
     {"filter": "norm", "value": 1.0},
     {"value": 0.5},
 ]
+_BY_PART_T = [{"filter": "mlp", "value": [0.002, 0.03]}, {"value": 0.01}]
+_SOME = [
+    {"filter": "self_attn.o_proj", "value": 0.0},
+    {"filter": "layers.1", "value": [-0.6, 0.8]},
+    {"filter": "embed", "value": 1.2},
+]
+"""Filters that some tensors fall through, to the next level or the default."""
 
 CASES: Mapping[str, dict[str, Any]] = {
     "linear": _recipe("linear", *_three()),
@@ -180,14 +188,19 @@ CASES: Mapping[str, dict[str, Any]] = {
     "linear-bfloat16": _recipe("linear", _entry("a-16", weight=0.3), _entry("b-16", weight=0.5)),
     "passthrough": _recipe("passthrough", _entry("a")),
     "passthrough-scale": _recipe("passthrough", _entry("a", scale=[-1.5, 0.5])),
+    "passthrough-filters": _recipe("passthrough", _entry("a", scale=_SOME), scale=0.3),
     "slerp": _recipe("slerp", _entry("a"), base="base", t=0.35),
     "slerp-gradients": _recipe("slerp", _entry("base"), _entry("c"), base="base", t=_T),
+    "slerp-base-listed-last": _recipe("slerp", _entry("a"), _entry("base"), base="base", t=_SOME_T),
     "nuslerp": _recipe("nuslerp", _entry("a", weight=0.3), _entry("b", weight=0.5)),
     "nuslerp-gradients": _recipe(
         "nuslerp", _entry("a", weight=[0.2, 0.9]), _entry("b", weight=_BY_PART)
     ),
     "nuslerp-task-vectors": _recipe(
         "nuslerp", _entry("a", weight=0.3), _entry("b", weight=0.5), base="base"
+    ),
+    "nuslerp-negative": _recipe(
+        "nuslerp", _entry("a", weight=-0.2), _entry("b", weight=0.9), base="base"
     ),
     "nuslerp-rows": _recipe(
         "nuslerp", _entry("a", weight=0.3), _entry("b", weight=0.5), base="base",
@@ -205,6 +218,10 @@ CASES: Mapping[str, dict[str, Any]] = {
     "multislerp-not-normalized": _recipe(
         "multislerp", *_three(), base="base", normalize_weights=False
     ),
+    "multislerp-gradients": _recipe(
+        "multislerp", _entry("a", weight=[0.2, 1.0]), _entry("b", weight=_SOME), base="base",
+        weight=0.7, eps=1e-6,
+    ),
     "karcher": _recipe("karcher", _entry("a"), _entry("b"), _entry("c")),
     "karcher-settings": _recipe("karcher", _entry("base"), _entry("c"), max_iter=3, tol=1e-4),
     "task_arithmetic": _recipe("task_arithmetic", *_three(), base="base"),
@@ -218,6 +235,10 @@ CASES: Mapping[str, dict[str, Any]] = {
     "task_arithmetic-weights-cancel": _recipe(
         "task_arithmetic", _entry("a", weight=0.5), _entry("b", weight=-0.5), base="base",
         normalize=True,
+    ),
+    "task_arithmetic-fall-through": _recipe(
+        "task_arithmetic", _entry("a", weight=_SOME), _entry("b", weight=-1.0), base="base",
+        weight=_BY_PART, **{"lambda": _SOME},
     ),
     "task_arithmetic-one-layer": _recipe(
         "task_arithmetic", _entry("a-1", weight=[0.2, 0.8]), _entry("b-1", weight=[0.5, -1.0, 0.3]),
@@ -244,6 +265,13 @@ CASES: Mapping[str, dict[str, Any]] = {
         "ties", _entry("a", weight=1, density=0.0), _entry("b", weight=1, density=0.5), base="base"
     ),
     "ties-int8-mask": _recipe("ties", *_three(density=0.5), base="base", int8_mask=True),
+    "ties-lambda-filters": _recipe(
+        "ties", *_three(density=0.35), base="base", normalize=False, **{"lambda": _BY_PART}
+    ),
+    "dare_linear-gradients": _recipe(
+        "dare_linear", _entry("a", weight=[0.3, -0.8]), _entry("b", weight=_SOME), base="base",
+        weight=0.2, normalize=True,
+    ),
     "dare_linear-density-zero": _recipe("dare_linear", *_three(density=0.0), base="base"),
     "dare_linear-density-one": _recipe("dare_linear", *_three(), base="base"),
     "dare_ties-density-one": _recipe("dare_ties", *_three(), base="base", **{"lambda": 1.1}),
@@ -264,6 +292,15 @@ CASES: Mapping[str, dict[str, Any]] = {
         "breadcrumbs_ties", *_three(density=0.5, gamma=0.2), base="base",
         normalize=True, rescale=True,
     ),
+    "breadcrumbs_ties-gradients": _recipe(
+        "breadcrumbs_ties", _entry("a", weight=_SOME, gamma=0.1),
+        _entry("b", weight=[1.0, -0.3], density=[0.3, 0.9], gamma=_BY_PART), base="base",
+        weight=0.4, density=0.8,
+    ),
+    "della-gradients": _recipe(
+        "della", _entry("a", weight=[0.3, 0.8]), _entry("b", weight=_SOME), _entry("c"),
+        base="base", weight=0.5, **{"lambda": [1.2, 0.1]},
+    ),
     "della-density-one": _recipe("della", *_three(), base="base"),
     "della_linear-density-one": _recipe("della_linear", *_three(), base="base", normalize=True),
     "della-density-zero": _recipe("della", *_three(density=0.0), base="base"),
@@ -278,6 +315,9 @@ CASES: Mapping[str, dict[str, Any]] = {
     "sce-topk-zero": _recipe("sce", _entry("a"), _entry("b"), base="base", select_topk=0.0),
     "nearswap": _recipe("nearswap", _entry("a"), base="base", t=0.02),
     "nearswap-gradients": _recipe("nearswap", _entry("c"), base="base", t=[0.0, 0.05, 0.3]),
+    "nearswap-filters": _recipe("nearswap", _entry("a"), base="base", t=_BY_PART_T),
+    "arcee_fusion": _recipe("arcee_fusion", _entry("a"), base="base"),
+    "arcee_fusion-base-listed": _recipe("arcee_fusion", _entry("base"), _entry("c"), base="base"),
     "ram": _recipe("ram", _entry("a"), _entry("b"), _entry("c"), base="base"),
     "ram-epsilon": _recipe("ram", _entry("a"), _entry("b"), _entry("c"), base="base", epsilon=0.08),
     "ramplus_tl": _recipe("ramplus_tl", _entry("a"), _entry("b"), _entry("c"), base="base"),
@@ -304,6 +344,28 @@ CASES: Mapping[str, dict[str, Any]] = {
         _slice(_layers("base", 2, 3), _layers("a", 2, 3, weight=0.4), _layers("c", 2, 3),
                density=0.4, **{"lambda": 0.5}),
         base="base", weight=[0.9, 0.3], density=0.6, **{"lambda": [1.0, 0.7]},
+    ),
+    "slices-karcher": _sliced(
+        "karcher", _slice(_layers("a", 0, 2), _layers("b", 1, 3)),
+        _slice(_layers("c", 0, 1), _layers("base", 1, 2)),
+    ),
+    "slices-model_stock": _sliced(
+        "model_stock",
+        _slice(_layers("base", 0, 2), _layers("a", 0, 2), _layers("b", 0, 2), _layers("c", 1, 3)),
+        _slice(_layers("base", 1, 2), _layers("b", 2, 3), _layers("c", 0, 1)), base="base",
+    ),
+    "slices-nuslerp": _sliced(
+        "nuslerp", _slice(_layers("a", 1, 3, weight=[0.2, 0.9]), _layers("b", 0, 2, weight=0.4)),
+        _slice(_layers("b", 0, 1, weight=0.4), _layers("c", 2, 3, weight=_BY_PART)),
+    ),
+    "slices-breadcrumbs": _sliced(
+        "breadcrumbs",
+        _slice(_layers("base", 0, 3), _layers("a", 0, 3, gamma=0.1), _layers("c", 0, 3),
+               density=[0.9, 0.3]),
+        base="base", weight=[0.8, -0.4], density=0.5,
+    ),
+    "slices-arcee_fusion": _sliced(
+        "arcee_fusion", _slice(_layers("base", 0, 2), _layers("c", 1, 3)), base="base"
     ),
     "slices-task_arithmetic": _sliced(
         "task_arithmetic",

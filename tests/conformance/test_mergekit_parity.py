@@ -10,6 +10,7 @@ Left out, because the two differ on purpose or by chance:
 * Equal magnitudes at a threshold: mergekit's sort leaves their order open, here the first count.
 * `linear` and `karcher` with an unlisted `base_model`: mergekit counts it as one more model.
 * `breadcrumbs` with int(density * n) = 0: mergekit keeps nothing, here the largest entry stays.
+* `arcee_fusion` above a million entries: mergekit's threshold is that of a random sample.
 * Weights that add up to 0 in `linear` and `multislerp`: NaN in mergekit, refused here.
 """
 
@@ -33,7 +34,10 @@ from tests.support.checkpoints import run_recipe
 
 EXPECTED = Path(__file__).parent / "mergekit_expected" / "expected.safetensors"
 RELATIVE, OF_LARGEST = 2e-6, 4e-7
-NOT_IN_MERGEKIT = {"normalized_task_arithmetic", "metagpt", "magmax", "emr", "consensus_ta"}
+NOT_IN_MERGEKIT = {
+    *("normalized_task_arithmetic", "metagpt", "magmax", "emr", "consensus_ta", "pcb"),
+    *("iso_c", "iso_cts", "tsv_m", "star", "knots", "wudi"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,8 @@ def test_the_expected_values_were_made_from_these_checkpoints_and_recipes(
 
 def test_every_method_that_mergekit_has_is_compared() -> None:
     compared = {recipe["merge_method"] for recipe in CASES.values()}
-    assert compared == set(METHODS) - NOT_IN_MERGEKIT
+    on_data = {name for name, method in METHODS.items() if method.statistics}
+    assert compared == set(METHODS) - NOT_IN_MERGEKIT - on_data
 
 
 @pytest.mark.parametrize("case", sorted(CASES))

@@ -27,7 +27,9 @@ from tests.conformance.nasty import (
     merge_nasty,
 )
 from tests.conformance.oracle import Array
+from tests.conformance.test_arcee_pcb import NASTY_CASES as COMPETITION_CASES
 from tests.conformance.test_methods_against_oracle import CASES as FIRST_CASES
+from tests.conformance.test_spectral_against_oracle import NASTY_CASES as SPECTRAL_CASES
 
 SLACK = 1e-10
 Recipe = dict[str, object]
@@ -164,10 +166,12 @@ TASK_VECTOR_CASES: dict[str, tuple[Recipe, Oracle]] = {
         based(*ABC, k=0, **{"lambda": 1}),
         lambda m: added(m, [x - m["base"] for x in experts(m)], [1, 1, 1]),
     ),
-    "metagpt": (based(*ABC), lambda m: vectors.metagpt(m["base"], experts(m))),
+    "metagpt, by tensor": (
+        based(*ABC, scope="tensor"), lambda m: vectors.metagpt(m["base"], experts(m))
+    ),
     "metagpt, one model": (based(entry("a")), lambda m: m["a"]),
-    "normalized_task_arithmetic": (
-        based(*WEIGHTED, **{"lambda": 1.2}),
+    "normalized_task_arithmetic, by tensor": (
+        based(*WEIGHTED, scope="tensor", **{"lambda": 1.2}),
         lambda m: vectors.normalized_task_arithmetic(m["base"], experts(m), WEIGHTS, 1.2),
     ),
     "normalized_task_arithmetic, one model": (based(entry("a", weight=1)), lambda m: m["a"]),
@@ -259,9 +263,12 @@ def method_of(case: str) -> str:
 
 
 def test_every_method_meets_the_nasty_tensors() -> None:
-    cases = {*FIRST_CASES, *TASK_VECTOR_CASES, *ANGLE_CASES}
+    cases = {
+        *FIRST_CASES, *TASK_VECTOR_CASES, *ANGLE_CASES, *COMPETITION_CASES, *SPECTRAL_CASES
+    }  # fmt: skip
     drawn = {"dare_linear", "dare_ties", "della_linear", "della"}
-    assert {method_of(case) for case in cases} | drawn == set(METHODS)
+    on_data = {name for name, method in METHODS.items() if method.statistics}
+    assert {method_of(case) for case in cases} | drawn | on_data == set(METHODS)
 
 
 @pytest.mark.parametrize("case", sorted(TASK_VECTOR_CASES))

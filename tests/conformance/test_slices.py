@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.errors import RecipeError
+from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
@@ -125,3 +126,32 @@ def test_layers_that_a_model_does_not_have_are_refused(
     with pytest.raises(RecipeError, match=r"slices\[0\]\.sources\[0\]\.layer_range.*has 4 layers"):
         run_recipe(recipe, zoo, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_stacks_of_two_recipes_may_be_merged_by_a_third(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    text = """
+name: tall
+merge_method: passthrough
+slices:
+  - sources: [{model: a, layer_range: [0, 4]}]
+  - sources: [{model: b, layer_range: [3, 4]}]
+---
+name: other
+merge_method: passthrough
+slices:
+  - sources: [{model: b, layer_range: [0, 4]}]
+  - sources: [{model: a, layer_range: [0, 1]}]
+---
+merge_method: linear
+models: [{model: tall}, {model: other}]
+"""
+    run_recipe(parse_recipe(text), zoo, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_hidden_layers"] == LAYERS + 1
+    assert config["layer_types"] == ["a0", "a1", "a2", "a3", "b3"]
+    merged, a, b = (load(tmp_path / name) for name in ("out", "a", "b"))
+    top = "model.layers.{}.mlp.up_proj.weight"
+    mean = (b[top.format(3)].double() + a[top.format(0)].double()) / 2
+    assert torch.equal(merged[top.format(4)], mean.float())

@@ -107,26 +107,25 @@ def test_a_resumed_merge_computes_only_what_is_not_in_the_journal(
     from merge_core import engine
 
     computed: list[str] = []
-    real = engine._Worker.compute
+    real = engine._compute
 
-    def counting(self: object, tensor: object, stop: object) -> None:
+    def counting(tensor: object, *rest: object) -> None:
         if len(computed) == 25:
             raise OutputError("the disk is full")
         computed.append(tensor.name)  # type: ignore[attr-defined]
-        real(self, tensor, stop)  # type: ignore[arg-type]
+        real(tensor, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine._Worker, "compute", counting)
+    monkeypatch.setattr(engine, "_compute", counting)
     with pytest.raises(OutputError):
         run_recipe(RECIPE, zoo, tmp_path / "out", threads=1)
     first = list(computed)
-    monkeypatch.setattr(engine._Worker, "compute", real)
     again: list[str] = []
 
-    def watching(self: object, tensor: object, stop: object) -> None:
+    def watching(tensor: object, *rest: object) -> None:
         again.append(tensor.name)  # type: ignore[attr-defined]
-        real(self, tensor, stop)  # type: ignore[arg-type]
+        real(tensor, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine._Worker, "compute", watching)
+    monkeypatch.setattr(engine, "_compute", watching)
     run_recipe(RECIPE, zoo, tmp_path / "out", threads=1)
     assert len(first) == 25
     assert len(again) == 15

@@ -67,6 +67,23 @@ def test_a_repository_is_downloaded_and_known_by_content(hub: Hub, home: Home) -
     assert events[-1].done == events[-1].total
 
 
+def test_settings_of_modules_and_code_are_downloaded_and_other_models_below_are_not(
+    hub: Hub, home: Home
+) -> None:
+    repository = hub.repositories["org/base"]
+    (repository / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    (repository / "modeling_own.py").write_text("class Own: ...")
+    for name in ("1_Pooling/config.json", "onnx/config.json", "onnx/model.safetensors"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("{}")
+    source = fetch(locate("org/base", home), DigestMemo(None))
+    got = {p.relative_to(source.directory).as_posix() for p in source.directory.rglob("*")}
+    assert {"modules.json", "1_Pooling/config.json", "modeling_own.py"} < got
+    assert not any(name.startswith("onnx") for name in got)
+    assert {"modules.json", "1_Pooling/config.json"} < {file.name for file in source.files}
+    assert changed_files(source, DigestMemo(None)) == []
+
+
 def test_what_is_already_here_is_not_downloaded_again(hub: Hub, home: Home) -> None:
     fetch(locate("org/base", home), DigestMemo(None))
     sent = hub.weights_sent

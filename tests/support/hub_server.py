@@ -53,6 +53,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
 
         def _answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
+            recursive = "recursive=true" in urlsplit(self.path).query.lower()
             hub.requests.append(f"{self.command} {path}")
             hub.tokens.add(self.headers.get("Authorization", ""))
             if hub.unavailable > 0:
@@ -71,7 +72,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
             directory = hub.repositories[found["repo"]]
             if api:
                 answer = _info(found["repo"], commit) if api["what"] == "revision" else None
-                answer = answer if answer is not None else _tree(directory)
+                answer = answer if answer is not None else _tree(directory, recursive)
                 self._send(200, json.dumps(answer).encode())
                 return
             assert file is not None
@@ -130,14 +131,18 @@ def _info(repository: str, commit: str) -> dict[str, object]:
     return {"id": repository, "sha": commit, "siblings": []}
 
 
-def _tree(directory: Path) -> list[dict[str, object]]:
+def _tree(directory: Path, recursive: bool) -> list[dict[str, object]]:
     """The listing of a repository, its weight files in large file storage."""
     entries: list[dict[str, object]] = []
-    for path in sorted(directory.iterdir()):
+    for path in sorted(directory.rglob("*") if recursive else directory.iterdir()):
+        name = path.relative_to(directory).as_posix()
+        if path.is_dir():
+            entries.append({"type": "directory", "path": name, "oid": "0" * 40})
+            continue
         content = path.read_bytes()
         entry: dict[str, object] = {
             "type": "file",
-            "path": path.name,
+            "path": name,
             "size": len(content),
             "oid": hashlib.sha1(content).hexdigest(),
         }

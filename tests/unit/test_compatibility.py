@@ -185,7 +185,7 @@ def test_resized_embeddings_are_an_error_about_the_vocabulary(base: SourceCheckp
     finding = only(report, "vocabulary-size-differs")
     assert finding.severity == "error"
     assert "34 rows, in base 32" in finding.message
-    assert "did not add tokens" in (finding.mend or "")
+    assert "`tokenizer_source: union`" in (finding.mend or "")
     assert "shapes-differ" not in codes(report)
 
 
@@ -211,7 +211,7 @@ def test_another_vocabulary_is_an_error_with_counts_and_examples(base: SourceChe
     assert finding.severity == "error"
     assert "2 tokens with another id, 0 only here, 0 only there" in finding.message
     assert "'a' is id 4, there 3" in finding.message
-    assert "choose a fine-tune that kept it" in (finding.mend or "")
+    assert "`tokenizer_source: union`" in (finding.mend or "")
 
 
 def test_a_damaged_tokenizer_is_an_error(base: SourceCheckpoint) -> None:

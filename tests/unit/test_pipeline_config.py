@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("promote.confidence", 2, ["promote.confidence"]),
         ("name", "no/slash", ["name"]),
         ("recipe.merge_method", "tis", ["recipe", "merge_method", "did you mean 'ties'?"]),
-        ("recipe.modles", [], ["recipe", "modles", "did you mean 'models'?"]),
+        ("recipe.modelz", [], ["recipe", "modelz", "did you mean 'models'?"]),
         ("recipe", "gone.yaml", ["recipe", "gone.yaml"]),
         ("recipe", 7, ["recipe", "must be a recipe"]),
     ],
@@ -135,6 +136,18 @@ def test_every_field_of_the_form_has_a_title_and_a_place() -> None:
             assert "title" in field or "$ref" in field, name
             assert "position" in field, name
         assert section["additionalProperties"] is False
+
+
+def test_the_forms_schema_has_no_circle() -> None:
+    """A recipe holds recipes, but Prefect refuses a schema that refers to itself."""
+    definitions = Pipeline.model_json_schema(by_alias=True)["$defs"]
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above
+        for inner in re.findall(r"#/\$defs/(\w+)", json.dumps(definitions[name])):
+            visit(inner, (*above, name))
+
+    visit("Recipe", ())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from merge_core.layers import depth_of, layer_counts
 from merge_core.methods import METHODS
 from merge_core.parameters import gradient
 from merge_core.recipe import load_recipe, parse_recipe
+from merge_core.yaml_files import load_yaml
 
 GOOD = """
 merge_method: ties
@@ -39,6 +41,22 @@ def test_a_recipe_of_mergekit_is_read() -> None:
     assert recipe.stored_dtype == "BF16"
     assert recipe.donor == "org/base"
     assert recipe.warnings() == []
+
+
+def test_references_may_be_written_as_mergekit_writes_them_in_full() -> None:
+    path = {"path": "org/model", "revision": "v2"}
+    recipe = parse_recipe(
+        {
+            "merge_method": "linear",
+            "base_model": {"model": "org/base"},
+            "models": [
+                {"model": {"model": path}},
+                {"model": {"model": path, "lora": {"path": "org/lora"}}},
+            ],
+        }
+    )
+    assert recipe.references() == ["org/base", "org/model@v2", "org/model@v2+org/lora"]
+    assert parse_recipe(recipe.to_yaml()).digest == recipe.digest
 
 
 def bad(**changes: Any) -> dict[str, Any]:
@@ -125,6 +143,18 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         bad(parameters={"weight": 1}, models=[{"model": "a"}, {"model": "a"}]),
         ["models[1].model", "'a' is listed twice"],
     ),
+    "a reference without a path": (
+        bad(models=[{"model": {"model": {"revision": "v2"}}}]),
+        ["models[0].model", "a reference is a text, or"],
+    ),
+    "a typo in a reference": (
+        bad(models=[{"model": {"model": {"path": "a", "revison": "v2"}}}]),
+        ["models[0].model", "did you mean 'revision'?"],
+    ),
+    "another architecture": (
+        bad(base_model={"model": "base", "override_architecture": "LlamaForCausalLM"}),
+        ["base_model", "override_architecture is not supported"],
+    ),
     "unknown dtype": (bad(dtype="bfloat"), ["dtype", "did you mean 'bfloat16'?"]),
     "tokenizer of a stranger": (
         bad(tokenizer_source="b"),
@@ -135,10 +165,85 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         bad(merge_method="dare_ties", parameters={"rescale": "l3"}),
         ["rescale cannot be 'l3'"],
     ),
-    "modules": (bad(modules={}), ["merging by module is not supported by this version"]),
+    "models and modules": (
+        bad(modules={"vision": {"models": [{"model": "a"}]}}),
+        ["models: list the models", "one of the three"],
+    ),
+    "a module of nothing": (
+        bad(models=None, modules={"vision": {"parameters": {"weight": 1}}}),
+        ["modules.vision", "list the models under models, or layers under slices"],
+    ),
+    "a module's name between dots": (
+        bad(models=None, modules={"a..b": {"models": [{"model": "a"}]}}),
+        ["modules.a..b", "no part of tensor names"],
+    ),
+    "a typo in a module's parameters": (
+        bad(models=None, modules={"m": {"models": [{"model": "a"}], "parameters": {"wieght": 1}}}),
+        ["modules.m.parameters.wieght", "did you mean 'weight'?"],
+    ),
+    "a typo in a filter's key": (
+        bad(parameters={"weight": [{"globb": "*.mlp.*", "value": 1}, {"value": 0}]}),
+        ["parameters.weight[0]", "unknown key 'globb'", "did you mean 'glob'?"],
+    ),
+    "two filters in one entry": (
+        bad(parameters={"weight": [{"glob": "*.mlp.*", "group": "mlp", "value": 1}, {"value": 0}]}),
+        ["parameters.weight[0]", "one filter, not glob and group"],
+    ),
+    "no regular expression": (
+        bad(parameters={"weight": [{"regex": "q_proj|(", "value": 1}, {"value": 0}]}),
+        ["parameters.weight[0].regex", "'q_proj|(' is no regular expression", "use glob"],
+    ),
+    "an unknown group": (
+        bad(parameters={"weight": [{"group": ["mlp", "atention"], "value": 1}, {"value": 0}]}),
+        ["parameters.weight[0].group", "did you mean 'attention'?"],
+    ),
+    "an endless pattern": (
+        bad(exclude=[{"regex": "a" * 301}]),
+        ["exclude[0].regex", "longer than 300 characters"],
+    ),
+    "everything excluded": (bad(exclude=["*"]), ["exclude[0]", "excludes every tensor"]),
+    "a value in exclude": (
+        bad(exclude=[{"group": "head", "value": 1}]),
+        ["exclude[0]", "unknown key 'value'"],
+    ),
+    "an unknown post-step": (bad(post=[{"svcc": {}}]), ["post[0]", "'svcc'", "did you mean 'svc'"]),
+    "a post-step as a word": (bad(post=["svc"]), ["post[0]", "a mapping of one key"]),
+    "a typo in a post-step": (
+        bad(post=[{"lines": {"alhpa": 1, "beta": 1}}]),
+        ["post[0].lines.alhpa", "did you mean 'alpha'?"],
+    ),
+    "a post-step without what it needs": (
+        bad(post=[{"lines": {"alpha": 1}}]),
+        ["post[0].lines.beta", "lines needs 'beta'"],
+    ),
+    "a post-step without a base": (
+        bad(merge_method="linear", base_model=None, post=[{"lines": {"alpha": 1, "beta": 1}}]),
+        ["post", "needs base_model"],
+    ),
+    "weights that cancel": (
+        bad(
+            merge_method="linear",
+            parameters={"weight": 1},
+            models=[{"model": "a"}, {"model": "b", "parameters": {"weight": -1}}],
+        ),
+        ["models", "add up to 0"],
+    ),
+    "a number beyond all bounds": (
+        bad(parameters={"weight": 10**400}),
+        ["parameters.weight", "must be a finite number"],
+    ),
     "models and slices": (
         bad(slices=[{"sources": [{"model": "a", "layer_range": [0, 2]}]}]),
-        ["models, or layers under slices"],
+        ["layers under slices", "one of the three"],
+    ),
+    "a weight that mergekit ignores": (
+        bad(
+            models=None,
+            slices=[
+                {"sources": [{"model": "a", "layer_range": [0, 2]}], "residual_weight": 0.5},
+            ],
+        ),
+        ["slices[0].residual_weight", "remove it"],
     ),
     "ranges of different lengths": (
         bad(
@@ -192,7 +297,18 @@ def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-@pytest.mark.parametrize("text", ["- a", "a: [", "!!python/object/apply:os.system [true]", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a",
+        "a: [",
+        "!!python/object/apply:os.system [true]",
+        "",
+        "a: 1\n---\n- b",
+        "a: 2026-02-31",
+        f"a: {'9' * 5000}",
+    ],
+)
 def test_what_is_no_plain_yaml_mapping_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):
         parse_recipe(text)
@@ -244,8 +360,20 @@ def test_the_order_of_keys_means_nothing(order: list[str]) -> None:
     assert parse_recipe(shuffled).digest == parse_recipe(recipe).digest
 
 
+def test_the_recipes_of_the_documentation_are_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    complete = [block for block in blocks if "merge_method" in block]
+    for block in complete:
+        parse_recipe(block)
+    for block in blocks:
+        if block not in complete:
+            parse_recipe(bad() | load_yaml(block))
+    assert len(complete) >= 4
+
+
 def test_every_method_explains_itself() -> None:
     for method in METHODS.values():
-        assert "out =" in method.formula()
+        assert " = " in method.formula()
         assert method.paper
         assert all(parameter.help for parameter in method.parameters)

@@ -93,6 +93,13 @@ def test_a_pickle_under_a_safetensors_name_is_refused(magic: bytes, tmp_path: Pa
         read_header(path)
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_header_whose_length_begins_like_a_pickle_is_read(length: int, tmp_path: Path) -> None:
+    text = json.dumps({"a": tensor()}).encode()
+    path = file_with(tmp_path / "model.safetensors", text.ljust(length), bytes(8))
+    assert read_header(path)["a"].shape == (2,)
+
+
 @pytest.mark.parametrize("size", [0, 7])
 def test_a_file_without_a_header_is_refused(size: int, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"

@@ -98,14 +98,17 @@ def test_an_added_token_that_takes_an_id_in_use_is_an_error(write: Write) -> Non
     assert [finding.code for finding in findings] == ["vocabulary-differs"]
 
 
-def test_tokens_added_at_free_ids_are_a_warning_that_names_them(write: Write) -> None:
+def test_tokens_added_at_free_ids_would_be_lost_and_missing_ones_are_a_warning(
+    write: Write,
+) -> None:
     def extended(content: dict[str, Any]) -> None:
         content["added_tokens"].append({"id": 30, "content": "<chat>", "special": True})
 
     base = write("base", tokenizer_json=tokenizer_json())
     model = write("model", tokenizer_json=changed(extended))
     (finding,) = compared(base, model)
-    assert (finding.severity, finding.code) == ("warning", "tokens-added")
+    assert (finding.severity, finding.code) == ("error", "tokens-added")
+    assert "`tokenizer_source: union`" in (finding.mend or "")
     assert "'<chat>' (id 30)" in finding.message
     (finding,) = compared(model, base)
     assert (finding.severity, finding.code) == ("warning", "tokens-missing")

@@ -1,0 +1,95 @@
+"""Commands that read a recipe and the headers of its checkpoints, and show what it comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.options import AsJson, RecipeFile, read_bytes
+
+if TYPE_CHECKING:
+    from flows.console import Terminal
+    from merge_core.recipe import Recipe
+    from merge_core.records import SourceCheckpoint
+
+
+def plan(
+    recipe: RecipeFile,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="List every tensor with its parameters and place.")
+    ] = False,
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest weight file, e.g. 5GB or 500MB.")
+    ] = "5GB",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a merge would do, from the headers of its checkpoints alone."""
+    from flows.console import Terminal
+    from flows.plan_view import plan_json, show_plan
+    from merge_core.plan import make_plan
+    from merge_core.recipe import load_recipe
+
+    terminal = Terminal(machine=as_json)
+    loaded = load_recipe(recipe)
+    sources = _located(terminal, loaded, recipe)
+    if sources is None:
+        return
+    made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
+    for warning in loaded.warnings():
+        terminal.warn(warning)
+    if as_json:
+        terminal.give(plan_json(made, tensors=tensors))
+    else:
+        show_plan(terminal, made, tensors=tensors)
+
+
+def explain(
+    recipe: RecipeFile,
+    tensor: Annotated[
+        str | None,
+        typer.Argument(metavar="[TENSOR]", help="A tensor of the result, or a glob for several."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what every parameter of a tensor is, and which line of the recipe says so."""
+    from flows.console import Terminal
+    from flows.explain_view import chosen, explained_json, show_settings, show_tensors
+    from merge_core.explanation import explain as explained
+    from merge_core.plan import open_inputs
+    from merge_core.recipe import load_recipe
+
+    terminal = Terminal(machine=as_json)
+    loaded = load_recipe(recipe)
+    sources = _located(terminal, loaded, recipe)
+    if sources is None:
+        return
+    tensors = explained(loaded, open_inputs(loaded, sources))
+    if tensor is not None:
+        tensors = chosen(tensors, tensor)
+    if as_json:
+        terminal.give([explained_json(each) for each in tensors])
+    elif tensor is None:
+        show_settings(terminal, loaded, tensors)
+    else:
+        show_tensors(terminal, tensors)
+
+
+def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, SourceCheckpoint] | None:
+    """A recipe's checkpoints, if all are on this disk; else says so."""
+    from merge_core.home import Home
+    from tasks.locate import locate_all, undigested
+
+    preflight = locate_all(
+        recipe.references(),
+        Home.discover(),
+        file.absolute().parent,
+        tokenizer_may_differ=recipe.vocabulary is not None,
+    )
+    remote = [location.reference for location in preflight.locations if location.is_remote]
+    if remote:
+        terminal.say(f"on the Hub, not downloaded yet: {', '.join(remote)}; their headers fit")
+        return None
+    # A plan is made of headers; digests, which need every byte, are left to the merge.
+    return {location.reference: undigested(location) for location in preflight.locations}

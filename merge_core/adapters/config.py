@@ -1,0 +1,188 @@
+"""adapter_config.json: the settings of a LoRA that decide what it adds, and refusal of the others.
+
+PEFT knows many kinds of adapter and many variants of LoRA. What would change the result in a way
+that is not computed here is an error that names the setting, never ignored.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge_core.checkpoint import read_json
+from merge_core.errors import CheckpointError
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+_MAX_RANK = 1 << 16
+_MAX_PATTERN = 512
+_MAX_QUANTIFIERS = 4
+_QUANTIFIED_GROUP = re.compile(r"\)\s*[*+{]")
+_REFUSED = {
+    "trainable_token_indices": "trains single tokens",
+    "target_parameters": "adapts parameters that are no module's weight",
+    "layer_replication": "repeats layers of its base",
+    "use_qalora": "is a QALoRA, whose input is pooled",
+    "alora_invocation_tokens": "is an activated LoRA, which switches itself on at a token",
+    "arrow_config": "routes between several adapters",
+    "use_bdlora": "is a block-diagonal LoRA",
+    "monteclora_config": "is a MonteCLoRA, which draws its weights",
+    "lora_bias": "has biases of its own",
+}
+"""Variants of LoRA that add something else than scaling * B @ A, by the setting that says so."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What of adapter_config.json decides the weights."""
+
+    r: int
+    lora_alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+    use_dora: bool
+    fan_in_fan_out: bool
+    """Whether adapted weights are stored (in, out), as those of GPT-2's Conv1D are."""
+    tie_weights: bool
+    """Whether a head that shares the embeddings' weights follows what is done to them."""
+    base_model: str | None
+    """The base that the adapter names, as its training knew it."""
+    values: Mapping[str, Any]
+    """The file as it is."""
+
+    def rank(self, module: str) -> int:
+        """The rank that this module's factors must have."""
+        return int(_matched(self.rank_pattern, module, self.r))
+
+    def scaling(self, module: str) -> float:
+        """The factor on B @ A: alpha / r, or alpha / sqrt(r) for a rank-stabilised LoRA."""
+        alpha = float(_matched(self.alpha_pattern, module, self.lora_alpha))
+        rank = self.rank(module)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def read_adapter_config(directory: Path) -> AdapterConfig:
+    """Read adapter_config.json strictly.
+
+    Raises:
+        CheckpointError: unreadable, not a LoRA, a setting of the wrong kind, or a variant of LoRA
+            that would not be applied right.
+    """
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"this is no LoRA adapter: it has no {CONFIG_NAME}",
+            where=str(directory),
+            mend="name the directory that PEFT's save_pretrained wrote",
+        )
+    values = read_json(path)
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(
+            f"its peft_type is {str(kind)[:40]!r}; only LORA adapters are read",
+            where=str(path),
+            mend="merge the adapter into its base with PEFT (merge_and_unload), and use the result",
+        )
+    _refuse_variants(path, values)
+    return AdapterConfig(
+        r=_rank(path, "r", values.get("r", 8)),
+        lora_alpha=_number(path, "lora_alpha", values.get("lora_alpha", 8)),
+        rank_pattern=_pattern(path, "rank_pattern", values, _rank),
+        alpha_pattern=_pattern(path, "alpha_pattern", values, _number),
+        use_rslora=_flag(path, "use_rslora", values),
+        use_dora=_flag(path, "use_dora", values),
+        fan_in_fan_out=_flag(path, "fan_in_fan_out", values),
+        tie_weights=_flag(path, "ensure_weight_tying", values),
+        base_model=_text(path, "base_model_name_or_path", values),
+        values=values,
+    )
+
+
+def matches(pattern: str, module: str) -> bool:
+    """PEFT's rule: the pattern, a regular expression, matches the name or what follows a dot."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+def _matched(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """The value of the first pattern that matches, in the order of the file."""
+    for pattern, value in patterns.items():
+        if pattern == module or matches(pattern, module):
+            return value
+    return default
+
+
+def _refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
+    for key, what in _REFUSED.items():
+        if values.get(key):
+            raise _refused(path, f"{key} is set: this adapter {what}")
+    bias = values.get("bias", "none")
+    if bias != "none":
+        raise _refused(path, f"bias is {str(bias)[:40]!r}: this adapter also changes biases")
+
+
+def _refused(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what}, which is not supported",
+        where=str(path),
+        mend="merge the adapter into its base with PEFT (merge_and_unload), and use the result",
+    )
+
+
+def _rank(path: Path, key: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MAX_RANK:
+        raise _wrong(path, key, value, f"a whole number from 1 to {_MAX_RANK}")
+    return value
+
+
+def _number(path: Path, key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise _wrong(path, key, value, "a finite number")
+    return float(value)
+
+
+def _flag(path: Path, key: str, values: Mapping[str, Any]) -> bool:
+    value = values.get(key)
+    if value is not None and type(value) is not bool:
+        raise _wrong(path, key, value, "true or false")
+    return bool(value)
+
+
+def _text(path: Path, key: str, values: Mapping[str, Any]) -> str | None:
+    value = values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(path, key, value, "text")
+    return value
+
+
+def _pattern(path: Path, key: str, values: Mapping[str, Any], read: Any) -> dict[str, Any]:
+    """A map from module patterns to numbers; none that takes for ever to match."""
+    given = values.get(key) or {}
+    if not isinstance(given, dict):
+        raise _wrong(path, key, given, "a map of module names")
+    for pattern in given:
+        quantifiers = sum(pattern.count(sign) for sign in "*+{")
+        if (
+            len(pattern) > _MAX_PATTERN
+            or quantifiers > _MAX_QUANTIFIERS
+            or _QUANTIFIED_GROUP.search(pattern)
+        ):
+            raise _wrong(path, key, pattern, "made of plain module names or simple patterns")
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError):
+            raise _wrong(path, key, pattern, "made of regular expressions") from None
+    return {pattern: read(path, f"{key}.{pattern[:80]}", value) for pattern, value in given.items()}
+
+
+def _wrong(path: Path, key: str, value: Any, right: str) -> CheckpointError:
+    return CheckpointError(
+        f"{key} must be {right}, not {str(value)[:80]!r}",
+        where=str(path),
+        mend="fetch the adapter again, or have its publisher save it again",
+    )

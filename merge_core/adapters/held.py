@@ -1,0 +1,86 @@
+"""Runs a recipe on small tensors that are in memory: no files, the ordinary methods and rules."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from merge_core.checkpoint import Checkpoint
+from merge_core.computed import Computing
+from merge_core.computed_tensors import RecipeInputs, compute_tensors
+from merge_core.inputs import Feed, FeedContext
+from merge_core.methods.base import CHUNK, Survey
+from merge_core.reading import BlockReader
+from merge_core.recipe import Recipe
+from merge_core.safetensors_header import TensorEntry
+from merge_core.surveying import run_surveys
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def merge_held(
+    recipe: Recipe, models: Mapping[str, Tensors], digests: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """The tensors that a recipe makes of float64 tensors, in float64.
+
+    Args:
+        models: tensors by name, for each of `recipe.references()`.
+        digests: of each model's content; random masks depend on it.
+
+    Raises:
+        RecipeError: parameters that do not go together.
+    """
+    recipe = recipe.model_copy(update={"dtype": None, "out_dtype": None})
+    inputs = RecipeInputs(
+        checkpoints={reference: _checkpoint(tensors) for reference, tensors in models.items()},
+        digests=dict(digests),
+    )
+    tensors = compute_tensors(recipe, inputs)
+    found: dict[str, Survey] = {}
+    with BlockReader() as reader:
+
+        def context() -> Computing:
+            return Computing(reader, torch.device("cpu"), CHUNK, found, threading.Event())
+
+        run_surveys(inputs.surveys, found, context, 1)
+        return {
+            tensor.name: tensor.open(context()).read(0, tensor.numel).reshape(tensor.shape)
+            for tensor in tensors
+        }
+
+
+def _checkpoint(tensors: Tensors) -> Checkpoint:
+    held = {name: _HeldTensor(name, values) for name, values in sorted(tensors.items())}
+    return Checkpoint(Path(), MappingProxyType(held), (), {})
+
+
+@dataclass(frozen=True)
+class _HeldTensor:
+    name: str
+    values: torch.Tensor
+    dtype: str = "F64"
+    entries: tuple[TensorEntry, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    @property
+    def numel(self) -> int:
+        return self.values.numel()
+
+    def open(self, context: FeedContext) -> Feed:
+        return _HeldFeed(self.values)
+
+
+class _HeldFeed:
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values.reshape(-1)
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        return self._values[start : start + count]

@@ -1,0 +1,242 @@
+"""A tensor as the result of a method: what it is made of, and how it is computed block by block.
+
+An output tensor is one. So is a tensor of a recipe that another recipe uses by name: it is computed
+while the other one reads it, rounded to the dtype it would be stored in, and never written.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from merge_core.dtypes import MERGEABLE, TORCH_DTYPES, name_of
+from merge_core.errors import MergeflowError, NonFiniteError
+from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.methods import method_named
+from merge_core.methods.base import CHUNK, Block, Granularity, Kernel, Survey, TensorJob
+from merge_core.methods.post_steps import post_step_named
+from merge_core.parameters import Scalar
+from merge_core.reading import BlockReader
+from merge_core.rounding import round_once
+from merge_core.safetensors_header import TensorEntry
+
+COPY = "copy"
+"""In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: another worker has failed
+    """The merge is being given up; raised between blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedTensor:
+    """One tensor of a result before it has a place: everything its computation depends on."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    method: str
+    """Name of the merge method, or `copy`."""
+    base: TensorInput | None
+    inputs: tuple[TensorInput, ...]
+    models: tuple[int, ...]
+    """For each input the position of its model among the recipe's combined models."""
+    model_parameters: tuple[Mapping[str, Scalar], ...]
+    parameters: Mapping[str, Scalar]
+    random_keys: tuple[int, ...] = ()
+    """One for each input; empty for methods that draw nothing."""
+    post: tuple[tuple[str, Mapping[str, Scalar]], ...] = ()
+    """Post-steps with their resolved parameters, in order."""
+    statistics: tuple[TensorInput, ...] = ()
+    """What calibration measured, one for each input, or nothing."""
+    depth: float = 0.0
+    in_layers: bool = False
+    survey: str | None = None
+    """Key of the survey whose findings its method needs."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def sources(self) -> tuple[TensorInput, ...]:
+        """Base and inputs, in that order."""
+        return (*((self.base,) if self.base is not None else ()), *self.inputs)
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """Every tensor on disk that it is made from, some perhaps twice."""
+        return tuple(
+            entry for source in (*self.sources, *self.statistics) for entry in entries_of(source)
+        )
+
+    @property
+    def granularity(self) -> Granularity:
+        """In what portions its blocks come."""
+        method = method_named(self.method).granularity
+        if len(self.shape) == 2 and any(
+            post_step_named(name).granularity == "matrix" for name, _ in self.post
+        ):
+            return "matrix"
+        return method
+
+    def job(self, survey: Survey | None) -> TensorJob:
+        """What its kernel may know."""
+        return TensorJob(
+            name=self.name,
+            numel=self.numel,
+            model_parameters=self.model_parameters,
+            parameters=self.parameters,
+            random_keys=self.random_keys,
+            shape=self.shape,
+            has_base=self.base is not None,
+            models=self.models,
+            depth=self.depth,
+            in_layers=self.in_layers,
+            survey=survey,
+        )
+
+    def open(self, context: FeedContext) -> Feed:
+        """Its values as stored, for a computation that uses them."""
+        return _Rounded(Computation(self, context))
+
+
+class Computing(FeedContext):
+    """A worker's context, with what was learned of the whole model and a way to stop."""
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        device: torch.device,
+        block: int,
+        surveys: Mapping[str, Survey],
+        stop: threading.Event,
+    ) -> None:
+        super().__init__(reader, device, block)
+        self.surveys = surveys
+        self.stop = stop
+
+
+class Computation:
+    """One tensor being computed by one worker: the passes of its method, then any block of it."""
+
+    def __init__(self, tensor: ComputedTensor, context: FeedContext) -> None:
+        assert isinstance(context, Computing)
+        self._tensor = tensor
+        self._context = context
+        survey = context.surveys.get(tensor.survey) if tensor.survey else None
+        self._job = tensor.job(survey)
+        self._base = context.open(tensor.base) if tensor.base is not None else None
+        self._inputs = [context.open(source) for source in tensor.inputs]
+        self._statistics = [(source, context.open(source)) for source in tensor.statistics]
+        self._post = [(post_step_named(name), settings) for name, settings in tensor.post]
+        self._kernel: Kernel | None = None
+        self.step = self._step()
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """The tensor in blocks of about the worker's size: multiples of `step`, but for the last.
+
+        Raises:
+            Stopped: between two blocks, when the merge is being given up.
+        """
+        numel = self._tensor.numel
+        length = self.step * max(1, self._context.block // self.step)
+        for start in range(0, numel, length):
+            if self._context.stop.is_set():
+                raise Stopped
+            yield start, min(length, numel - start)
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks of the inputs, in order."""
+        for start, count in self.ranges():
+            yield self._block(start, count)
+
+    def exact(self, start: int, count: int) -> torch.Tensor:
+        """The result before rounding: float64. `start` must be a multiple of `step`."""
+        kernel = self._prepared()
+        block = self._block(start, count)
+        try:
+            values = kernel.combine(block)
+            for step, settings in self._post:
+                values = step.apply(values, block, self._job, settings)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise MergeflowError(
+                f"a decomposition of tensor {self._tensor.name} did not converge: {error}",
+                mend="leave the tensor out by exclude, or merge it by another method",
+            ) from error
+        return values
+
+    def rounded(self, start: int, count: int) -> torch.Tensor:
+        """The result in its dtype. `start` must be a multiple of `step`.
+
+        Raises:
+            NonFiniteError: a value is too large for the dtype.
+        """
+        exact = self.exact(start, count)
+        dtype = self._tensor.dtype
+        rounded = round_once(exact, TORCH_DTYPES[dtype])
+        suspicious = not bool(torch.isfinite(rounded.sum(dtype=torch.float64)))
+        if suspicious and not bool(torch.isfinite(rounded).all()):
+            raise NonFiniteError(
+                f"the merged tensor {self._tensor.name} has values up to"
+                f" {float(exact.abs().max()):.3g}, which {name_of(dtype)} cannot hold",
+                mend="use smaller scales, or out_dtype: bfloat16 or float32",
+            )
+        return rounded
+
+    def _prepared(self) -> Kernel:
+        if self._kernel is None:
+            kernel = method_named(self._tensor.method).kernel(self._job)
+            for index in range(kernel.passes):
+                for block in self.blocks():
+                    kernel.observe(index, block)
+                kernel.conclude(index)
+            self._kernel = kernel
+        return self._kernel
+
+    def _block(self, start: int, count: int) -> Block:
+        base = self._base.read(start, count) if self._base else None
+        models = [feed.read(start, count) for feed in self._inputs]
+        statistics = [
+            feed.read(start, count)
+            if source.shape == self._tensor.shape
+            else feed.read(0, source.numel)
+            for source, feed in self._statistics
+        ]
+        return Block(start, base, models, statistics)
+
+    def _step(self) -> int:
+        granularity = self._tensor.granularity
+        if granularity == "matrix":
+            return max(1, self._tensor.numel)
+        return self._job.row_step if granularity == "rowwise" else CHUNK
+
+
+class _Rounded:
+    """A computed tensor as others read it: any block, cut from blocks that begin where they may."""
+
+    def __init__(self, computation: Computation) -> None:
+        self._computation = computation
+        self._whole: torch.Tensor | None = None
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        step = self._computation.step
+        numel = self._computation._tensor.numel
+        if step >= numel:
+            if self._whole is None:
+                self._whole = self._computation.rounded(0, numel)
+            return self._whole[start : start + count].to(torch.float64)
+        first = start - start % step
+        last = min(numel, -(-(start + count) // step) * step)
+        values = self._computation.rounded(first, last - first)
+        return values[start - first : start - first + count].to(torch.float64)
+
+
+def computed_dtype(stored: str, wanted: str | None) -> str:
+    """The dtype that a tensor stored as `stored` gets in the result."""
+    return wanted if wanted and stored in MERGEABLE else stored

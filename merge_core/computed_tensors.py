@@ -1,0 +1,268 @@
+"""From a recipe to its computed tensors: every output tensor with resolved parameters and inputs.
+
+Recipes that a recipe uses by name become checkpoints of computed tensors, which the expansion then
+treats like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from merge_core.checkpoint import Checkpoint
+from merge_core.computed import COPY, ComputedTensor
+from merge_core.dtypes import MERGEABLE
+from merge_core.errors import RecipeError
+from merge_core.expansion import Expansion, expand
+from merge_core.inputs import TensorInput, entries_of
+from merge_core.layers import stack_of
+from merge_core.methods.base import Method
+from merge_core.methods.post_steps import post_step_named
+from merge_core.methods.random_bits import random_key
+from merge_core.parameters import Parameter, Scalar, resolve
+from merge_core.recipe import Recipe
+from merge_core.recipe_parts import Part
+from merge_core.vocabulary.merged import MergedTokenizer
+
+WHOLE_MODEL = "*"
+"""Name of a statistic that is measured once for a model, not for each tensor."""
+
+_Resolver = Callable[[str, float], Mapping[str, Scalar]]
+
+
+@dataclass
+class RecipeInputs:
+    """What the tensors of a recipe are computed from, by reference."""
+
+    checkpoints: dict[str, Checkpoint]
+    digests: dict[str, str]
+    """Of each checkpoint's content; random masks depend on it."""
+    statistics: Mapping[str, Checkpoint] = field(default_factory=dict)
+    """What calibration measured of a model, tensor by tensor under the model's own names."""
+    surveys: dict[str, tuple[ComputedTensor, ...]] = field(default_factory=dict)
+    """Filled while planning: the tensors of each recipe whose method surveys the whole model."""
+    tokenizer: MergedTokenizer | None = None
+    """The result's, where vocabularies are merged."""
+
+
+def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor]:
+    """The output tensors of a recipe, in an order that reads the donor's files front to back.
+
+    Raises:
+        CompatibilityError: the inputs do not have the same tensors with the same shapes.
+        RecipeError: parameters that do not go together, layers that a model does not have.
+    """
+    for earlier in recipe.recipes:
+        assert earlier.name is not None
+        if earlier.name in inputs.checkpoints:
+            continue
+        tensors = compute_tensors(earlier, inputs)
+        inputs.checkpoints[earlier.name] = _view(earlier, tensors, inputs.checkpoints)
+    expansions = expand(recipe, inputs.checkpoints)
+    distinct = {id(each.part): each.part for each in expansions}
+    resolved = {key: _PartSettings.of(recipe, part) for key, part in distinct.items()}
+    tensors = [_computed(recipe, each, resolved[id(each.part)], inputs) for each in expansions]
+    _check_parameters(recipe.method, tensors)
+    return _with_survey(recipe, tensors, inputs)
+
+
+def _view(
+    recipe: Recipe, tensors: Sequence[ComputedTensor], checkpoints: Mapping[str, Checkpoint]
+) -> Checkpoint:
+    """A recipe's result as a checkpoint that others read."""
+    return Checkpoint(
+        directory=Path(f"recipe {recipe.name}"),
+        tensors=MappingProxyType({tensor.name: tensor for tensor in tensors}),
+        shards=(),
+        config=checkpoints[recipe.donor].config,
+    )
+
+
+def _computed(
+    recipe: Recipe,
+    each: Expansion,
+    part: _PartSettings,
+    inputs: RecipeInputs,
+) -> ComputedTensor:
+    method = recipe.method
+    stored, dtype = recipe.stored_dtype, each.pattern.dtype
+    if each.kept or dtype not in MERGEABLE:
+        return _taken_over(each, stored if stored and dtype in MERGEABLE else dtype)
+    references = part.references
+    return ComputedTensor(
+        name=each.name,
+        dtype=stored or dtype,
+        shape=each.pattern.shape,
+        method=method.name,
+        base=each.base if not method.base_is_input or recipe.post else None,
+        inputs=each.inputs,
+        models=part.models,
+        model_parameters=tuple(
+            resolver(entry.name, each.depth)
+            for resolver, entry in zip(part.per_model, each.inputs, strict=True)
+        ),
+        parameters=part.recipe_wide(each.name, each.depth),
+        random_keys=_random_keys(recipe, each.name, references, inputs) if method.random else (),
+        post=tuple((name, resolver(each.name, each.depth)) for name, resolver in part.post),
+        statistics=_statistics(method, references, each.inputs, inputs),
+        depth=each.depth,
+        in_layers=stack_of(each.name) is not None,
+    )
+
+
+def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
+    """A tensor that is not merged: excluded, or of a dtype that has no mean."""
+    if dtype in MERGEABLE:
+        return ComputedTensor(
+            name=each.name,
+            dtype=dtype,
+            shape=each.pattern.shape,
+            method="passthrough",
+            base=None,
+            inputs=(each.pattern,),
+            models=(0,),
+            model_parameters=({"scale": 1.0},),
+            parameters={},
+        )
+    sources: tuple[TensorInput, ...] = (each.pattern,)
+    if not each.kept:
+        sources = (*((each.base,) if each.base is not None else ()), *each.inputs)
+    entries = tuple(entry for source in sources for entry in entries_of(source))
+    return ComputedTensor(
+        name=each.name,
+        dtype=dtype,
+        shape=each.pattern.shape,
+        method=COPY,
+        base=None,
+        inputs=entries,
+        models=(),
+        model_parameters=(),
+        parameters={},
+    )
+
+
+def _random_keys(
+    recipe: Recipe, tensor: str, references: Sequence[str], inputs: RecipeInputs
+) -> tuple[int, ...]:
+    """One key for each input of a tensor: the same model twice gets two."""
+    digests = [inputs.digests[reference] for reference in references]
+    return tuple(
+        random_key(
+            str(recipe.seed),
+            recipe.merge_method,
+            digest,
+            str(digests[:index].count(digest)),
+            tensor,
+        )
+        for index, digest in enumerate(digests)
+    )
+
+
+def _statistics(
+    method: Method,
+    references: Sequence[str],
+    sources: Sequence[TensorInput],
+    inputs: RecipeInputs,
+) -> tuple[TensorInput, ...]:
+    """What calibration measured of every model for this tensor; nothing if one of them lacks it.
+
+    A plan to look at is made before anything is measured; `merge` refuses to go on without.
+    """
+    if method.statistics is None or not inputs.statistics:
+        return ()
+    found = []
+    for reference, source in zip(references, sources, strict=True):
+        measured = inputs.statistics[reference].tensors
+        found.append(measured.get(source.name) or measured.get(WHOLE_MODEL))
+    present = tuple(statistic for statistic in found if statistic is not None)
+    return present if len(present) == len(found) else ()
+
+
+def _with_survey(
+    recipe: Recipe, tensors: list[ComputedTensor], inputs: RecipeInputs
+) -> list[ComputedTensor]:
+    """Mark the tensors of a method that must see the whole model first."""
+    method = recipe.method
+    if type(method).survey is Method.survey:
+        return tensors
+    surveyed = [tensor for tensor in tensors if tensor.method == method.name]
+    if method.survey([tensor.job(None) for tensor in surveyed]) is None:
+        return tensors
+    key = recipe.name or "result"
+    inputs.surveys[key] = tuple(surveyed)
+    return [
+        replace(tensor, survey=key) if tensor.method == method.name else tensor
+        for tensor in tensors
+    ]
+
+
+@dataclass(frozen=True)
+class _PartSettings:
+    """What the tensors of one part of a recipe have in common."""
+
+    references: list[str]
+    """Of the checkpoints that are combined."""
+    models: tuple[int, ...]
+    """Their positions among all that the recipe combines."""
+    per_model: list[_Resolver]
+    """For each of them, and below for all: from tensor and depth to resolved parameters."""
+    recipe_wide: _Resolver
+    post: list[tuple[str, _Resolver]]
+
+    @classmethod
+    def of(cls, recipe: Recipe, part: Part) -> _PartSettings:
+        method, members = recipe.method, recipe.inputs(part)
+        listed = recipe.input_references()
+        return cls(
+            references=[member.model for member in members],
+            models=tuple(listed.index(member.model) for member in members),
+            per_model=[
+                _resolver(method.per_model(), recipe.levels(part, member)) for member in members
+            ],
+            recipe_wide=_resolver(method.recipe_wide(), recipe.levels(part)),
+            post=[
+                (
+                    entry.step,
+                    _resolver(post_step_named(entry.step).parameters, recipe.post_levels(index)),
+                )
+                for index, entry in enumerate(recipe.post)
+            ],
+        )
+
+
+def _check_parameters(method: Method, tensors: Sequence[ComputedTensor]) -> None:
+    checked: tuple[object, object] | None = None
+    for tensor in tensors:
+        settings = (tensor.model_parameters, tensor.parameters)
+        if tensor.method != method.name or checked == settings:
+            continue
+        try:
+            method.check(tensor.model_parameters, tensor.parameters)
+        except RecipeError as error:
+            raise RecipeError(error.what, where=f"tensor {tensor.name}", mend=error.mend) from None
+        checked = settings
+
+
+def _resolver(parameters: Sequence[Parameter], levels: Sequence[Mapping[str, object]]) -> _Resolver:
+    """A function from tensor to resolved parameters; constants are resolved once and shared."""
+    varying = [
+        parameter
+        for parameter in parameters
+        if any(isinstance(level.get(parameter.name), list | tuple) for level in levels)
+    ]
+    constant = {
+        parameter.name: resolve(parameter, levels, "", 0.0)
+        for parameter in parameters
+        if parameter not in varying
+    }
+    if not varying:
+        return lambda _name, _depth: constant
+
+    def resolved(name: str, depth: float) -> Mapping[str, Scalar]:
+        return constant | {
+            parameter.name: resolve(parameter, levels, name, depth) for parameter in varying
+        }
+
+    return resolved

@@ -1,0 +1,165 @@
+"""Why a recipe does what it does to a tensor: every parameter's value and the place it comes from.
+
+Shares expansion and resolution with planning, so what is explained is what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from merge_core.computed import COPY, ComputedTensor
+from merge_core.computed_tensors import RecipeInputs, compute_tensors
+from merge_core.expansion import Expansion, expand
+from merge_core.layers import Group, group_of, layer_of
+from merge_core.methods.post_steps import post_step_named
+from merge_core.parameters import Level, Parameter, Resolved, trace
+from merge_core.recipe import Recipe
+from merge_core.tensor_filters import described, is_total, matches
+
+KEPT = "kept"
+"""In place of a method: excluded, and taken over as it is."""
+
+Settings = Mapping[str, Resolved]
+"""Resolved parameters by name."""
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A tensor that goes into another."""
+
+    model: str
+    """Reference of its checkpoint, or name of the recipe that it is a result of."""
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One tensor of a result, and why it is made as it is."""
+
+    recipe: str
+    """Name of the recipe that makes it; "" for the last one, whose result is written."""
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """Safetensors code of the dtype that it is stored in."""
+    group: Group
+    layer: int | None
+    depth: float
+    """Where gradients are read, from 0 to 1."""
+    part: str
+    """YAML path of the models that it is made of."""
+    method: str
+    """The merge method, `copy` or `kept`."""
+    excluded_by: str
+    """The filter that excludes it."""
+    base: Ingredient | None
+    inputs: tuple[Ingredient, ...]
+    model_settings: tuple[Settings, ...] = ()
+    """One for each input; none for a tensor that is not merged."""
+    settings: Settings = field(default_factory=dict)
+    post: tuple[tuple[str, Settings], ...] = ()
+
+
+def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
+    """Every tensor of a recipe's result, after those of the recipes that it uses by name.
+
+    Raises:
+        CompatibilityError, RecipeError: as for planning.
+    """
+    result = {tensor.name: tensor for tensor in compute_tensors(recipe, inputs)}
+    explained = []
+    for each in (*recipe.recipes, recipe):
+        made = result if each is recipe else inputs.checkpoints[str(each.name)].tensors
+        for expansion in expand(each, inputs.checkpoints):
+            tensor = made[expansion.name]
+            assert isinstance(tensor, ComputedTensor)
+            place = "" if each is recipe else str(each.name)
+            explained.append(_explained(each, place, expansion, tensor))
+    return explained
+
+
+def idle_filters(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
+    """Entries of a recipe whose filter decides on no tensor: often a typo in the filter.
+
+    Args:
+        tensors: those that `explain` gives for this very recipe.
+    """
+    used = {
+        resolved.where
+        for tensor in tensors
+        for settings in (
+            *tensor.model_settings,
+            tensor.settings,
+            *(each for _, each in tensor.post),
+        )
+        for resolved in settings.values()
+    }
+    levels = [level for index in range(len(recipe.post)) for level in recipe.post_levels(index)]
+    for part in recipe.parts:
+        levels += [*(member.own for member in recipe.inputs(part)), *recipe.levels(part)]
+    places = {
+        f"{level.where}.{name}[{index}]": entry
+        for level in levels
+        for name, setting in level.items()
+        if isinstance(setting, list | tuple) and isinstance(setting[0], Mapping)
+        for index, entry in enumerate(setting)
+    }
+    idle = [place for place, entry in places.items() if place not in used and not is_total(entry)]
+    excluding = {f"exclude[{index}]": entry for index, entry in enumerate(recipe.exclude)}
+    idle += [
+        place
+        for place, entry in excluding.items()
+        if not any(matches(entry, tensor.name) for tensor in tensors)
+    ]
+    return [f"{place} ({described((places | excluding)[place])})" for place in idle]
+
+
+def _explained(recipe: Recipe, place: str, each: Expansion, tensor: ComputedTensor) -> Explained:
+    members = each.part.members[: len(each.inputs)] if each.kept else recipe.inputs(each.part)
+    unmerged = Explained(
+        recipe=place,
+        name=each.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        group=group_of(each.name),
+        layer=layer_of(each.name),
+        depth=each.depth,
+        part=each.part.where,
+        method=KEPT if each.kept else tensor.method,
+        excluded_by=_excluded_by(recipe, each.name) if each.kept else "",
+        base=Ingredient(each.part.base, each.base.name) if each.part.base and each.base else None,
+        inputs=tuple(
+            Ingredient(member.model, source.name)
+            for member, source in zip(members, each.inputs, strict=True)
+        ),
+    )
+    if unmerged.method in (KEPT, COPY):
+        return unmerged
+    per_model, recipe_wide = recipe.method.per_model(), recipe.method.recipe_wide()
+    return replace(
+        unmerged,
+        model_settings=tuple(
+            _settings(per_model, recipe.levels(each.part, member), source.name, each.depth)
+            for member, source in zip(members, each.inputs, strict=True)
+        ),
+        settings=_settings(recipe_wide, recipe.levels(each.part), each.name, each.depth),
+        post=tuple(
+            (entry.step, _settings(step.parameters, levels, each.name, each.depth))
+            for index, entry in enumerate(recipe.post)
+            for step, levels in ((post_step_named(entry.step), recipe.post_levels(index)),)
+        ),
+    )
+
+
+def _settings(
+    parameters: Sequence[Parameter], levels: Sequence[Level], tensor: str, depth: float
+) -> Settings:
+    return {parameter.name: trace(parameter, levels, tensor, depth) for parameter in parameters}
+
+
+def _excluded_by(recipe: Recipe, tensor: str) -> str:
+    index, entry = next(
+        (index, entry) for index, entry in enumerate(recipe.exclude) if matches(entry, tensor)
+    )
+    return f"exclude[{index}] ({described(entry)})"

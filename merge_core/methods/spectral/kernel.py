@@ -1,0 +1,31 @@
+"""What the spectral methods share: task vectors as whole matrices, a mean for everything else."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from merge_core.methods.base import Block, Kernel, TensorJob, add_up
+from merge_core.methods.spectral.algebra import is_matrix
+
+
+class SpectralKernel(Kernel):
+    """Adds `merge(task vectors)` times `lambda` to the base; off matrices their mean."""
+
+    def __init__(self, job: TensorJob) -> None:
+        self._shape = job.shape
+        self._scale = float(job.parameters["lambda"])
+
+    @abstractmethod
+    def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
+        """The merged task vector of one matrix, from each model's."""
+
+    def combine(self, block: Block) -> torch.Tensor:
+        assert block.base is not None
+        deltas = block.task_vectors
+        if is_matrix(self._shape):
+            merged = self.merge([delta.view(self._shape) for delta in deltas]).reshape(-1)
+        else:
+            merged = add_up(deltas) / len(deltas)
+        return block.base + merged * self._scale

@@ -1,0 +1,357 @@
+"""What a recipe must satisfy before it is planned, and what it is warned of.
+
+Every problem is one error that names its YAML path and what would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from merge_core.calibration import check_calibration
+from merge_core.dtypes import code_of
+from merge_core.errors import RecipeError, did_you_mean
+from merge_core.methods.post_steps import post_step_named
+from merge_core.parameters import Level, Parameter, Scalar, check_settings, resolve
+from merge_core.recipe_parts import Part
+from merge_core.tensor_filters import FILTER_KEYS, check_filter, is_total
+from merge_core.vocabulary.chat_templates import check_chat_template
+from merge_core.vocabulary.settings import UNION
+
+if TYPE_CHECKING:
+    from merge_core.recipe import Recipe
+
+_MANY_MODELS = 4
+_NAME = re.compile(r"[\w.-]+")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that does not mean anything; the error's `where` is a path in the recipe.
+
+    Raises:
+        RecipeError: the first problem, and what would be right.
+    """
+    method = recipe.method
+    if recipe.dtype:
+        code_of(recipe.dtype, "dtype")
+    if recipe.out_dtype:
+        code_of(recipe.out_dtype, "out_dtype")
+    _check_forms(recipe)
+    for part in recipe.parts:
+        if method.base == "required" and part.base is None:
+            raise RecipeError(
+                f"{method.name} needs base_model: the checkpoint that the models were fine-tuned"
+                " from",
+                where="base_model",
+            )
+    listed = recipe.direct_references()
+    for level in _levels(recipe):
+        known = method.parameters if level.recipe_wide else method.per_model()
+        check_settings(level.level, known, level.level.where, method=method.name, models=listed)
+    for part in recipe.parts:
+        _check_members(recipe, part)
+        _check_required(recipe, part)
+        _check_together(recipe, part)
+    _check_exclude(recipe)
+    _check_post(recipe)
+    _check_adapters(recipe)
+    _check_tokenizer(recipe)
+    check_calibration(recipe)
+
+
+def check_name(recipe: Recipe, names: Sequence[str | None], index: int) -> None:
+    """Refuse a name that later recipes could not use, and the use of a name before it is there.
+
+    Args:
+        names: of all recipes of the file, in their order; the recipe's own is at `index`.
+
+    Raises:
+        RecipeError: no name, one that is given twice, a reference to itself or to a later recipe.
+    """
+    is_last = index == len(names) - 1
+    if recipe.name is None and not is_last:
+        raise RecipeError(
+            "every recipe but the last needs a name, by which later ones use it", where="name"
+        )
+    if recipe.name is not None and not _NAME.fullmatch(recipe.name) and not is_last:
+        raise RecipeError(
+            f"'{recipe.name}' cannot be used as a reference; use letters, digits, dot, dash and"
+            " underscore",
+            where="name",
+        )
+    if recipe.name is not None and names.count(recipe.name) > 1:
+        raise RecipeError(f"the name '{recipe.name}' is given twice", where="name")
+    for reference in recipe.direct_references():
+        if reference in names[index:]:
+            whose = "itself" if reference == recipe.name else f"'{reference}', which comes later"
+            raise RecipeError(
+                f"this recipe uses {whose}",
+                where=_place_of(recipe, reference),
+                mend="a recipe can use those before it; a directory of that name is ./NAME",
+            )
+
+
+def warnings_of(recipe: Recipe) -> list[str]:
+    """What is allowed but often a mistake, in words."""
+    found = []
+    crowd = max(len(recipe.inputs(part)) for part in recipe.parts)
+    if crowd > _MANY_MODELS:
+        found.append(f"{crowd} models are merged; interference grows with their number")
+    found += [
+        f"{where} is {value:g}: a scale above 1 often leaves the loss basin"
+        for where, value in _scales(recipe)
+        if abs(value) > 1
+    ]
+    if recipe.merge_method == "task_arithmetic" and any(
+        "density" in level
+        for part in recipe.parts
+        for member in recipe.inputs(part)
+        for level in recipe.levels(part, member)
+    ):
+        found.append("density has no effect in task_arithmetic; use ties or dare_linear")
+    return found
+
+
+@dataclass(frozen=True)
+class _Checked:
+    level: Level
+    recipe_wide: bool
+    """Whether parameters that are set once for all models may be here."""
+
+
+def _levels(recipe: Recipe) -> list[_Checked]:
+    """Every `parameters:` mapping of a recipe, each once."""
+    found: dict[str, _Checked] = {}
+    for part in recipe.parts:
+        for member in part.members:
+            found[member.own.where] = _Checked(member.own, False)
+        for level in recipe.levels(part):
+            found[level.where] = _Checked(level, True)
+    return list(found.values())
+
+
+def _check_forms(recipe: Recipe) -> None:
+    """Exactly one of models, slices and modules, at the recipe and at each module."""
+    if sum(map(bool, (recipe.models, recipe.slices, recipe.modules))) != 1:
+        raise RecipeError(
+            "list the models under models, or layers under slices, or modules under modules: one"
+            " of the three",
+            where="models",
+        )
+    for name, module in recipe.modules.items():
+        if bool(module.models) == bool(module.slices):
+            raise RecipeError(
+                "list the models under models, or layers under slices", where=f"modules.{name}"
+            )
+        if not all(name.split(".")):
+            raise RecipeError(
+                f"'{name}' is no part of tensor names: names between dots",
+                where=f"modules.{name}",
+            )
+
+
+def _place_of(recipe: Recipe, reference: str) -> str:
+    """YAML path of the first mention of a reference."""
+    if reference == recipe.base_model:
+        return "base_model"
+    for part in recipe.parts:
+        if reference == part.base:
+            return f"{part.where.rpartition('.')[0]}.base_model"
+        for member in part.members:
+            if reference == member.model:
+                return f"{member.own.where.rpartition('.')[0]}.model"
+    return "models"
+
+
+def _check_members(recipe: Recipe, part: Part) -> None:
+    method = recipe.method
+    seen: set[str] = set()
+    for index, member in enumerate(part.members):
+        if member.model in seen:
+            raise RecipeError(
+                f"'{member.model}' is listed twice",
+                where=f"{part.where}[{index}].model",
+                mend="list it once, with the sum of the weights",
+            )
+        seen.add(member.model)
+    besides = " besides the base" if method.base == "required" else ""
+    count = len(recipe.inputs(part))
+    if count < method.fewest_models:
+        least = "a model" if method.fewest_models == 1 else f"{method.fewest_models} models"
+        raise RecipeError(f"{method.name} needs {least}{besides}", where=part.where)
+    if method.most_models is not None and count > method.most_models:
+        plural = "" if method.most_models == 1 else "s"
+        raise RecipeError(
+            f"{method.name} takes {method.most_models} model{plural}{besides}, not {count}",
+            where=part.where,
+        )
+    lengths = {last - first for first, last in (m.layers for m in part.members if m.layers)}
+    if len(lengths) > 1 or any(length <= 0 for length in lengths):
+        raise RecipeError(
+            "the layer ranges of a slice must be equally long and not empty",
+            where=part.where,
+            mend="layer_range: [first, last] covers the layers first up to, not including, last",
+        )
+
+
+def _check_required(recipe: Recipe, part: Part) -> None:
+    method = recipe.method
+    for parameter in method.parameters:
+        name = parameter.name
+        if parameter.default is not None or _given(name, recipe.levels(part)):
+            continue
+        if not parameter.per_model:
+            raise RecipeError(
+                f"{method.name} needs '{name}': {parameter.help}",
+                where=f"parameters.{name}",
+                mend="set it; filters need a last entry without a filter",
+            )
+        for member in part.members:
+            if member in recipe.inputs(part) and not _given(name, [member.own]):
+                raise RecipeError(
+                    f"{method.name} needs '{name}' of '{member.model}': {parameter.help}",
+                    where=f"{member.own.where}.{name}",
+                    mend="set it here, or for all models under parameters",
+                )
+
+
+def _given(name: str, levels: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether some level has a value of a parameter for every tensor."""
+    return any(name in level and _is_total(level[name]) for level in levels)
+
+
+def _check_together(recipe: Recipe, part: Part) -> None:
+    """Let the method look at its parameters, as far as they are the same for every tensor."""
+    method = recipe.method
+    per_model = [
+        _constants(method.per_model(), recipe.levels(part, member))
+        for member in recipe.inputs(part)
+    ]
+    overall = _constants(method.recipe_wide(), recipe.levels(part))
+    constant = [values for values in per_model if values is not None]
+    if overall is None or len(constant) < len(per_model):
+        return
+    try:
+        method.check(constant, overall)
+    except RecipeError as error:
+        raise RecipeError(error.what, where=part.where, mend=error.mend) from None
+
+
+def _constants(
+    parameters: Sequence[Parameter], levels: Sequence[Level]
+) -> dict[str, Scalar] | None:
+    """The values of parameters if none of them depends on the tensor."""
+    names = [parameter.name for parameter in parameters]
+    if any(isinstance(level.get(name), list | tuple) for name in names for level in levels):
+        return None
+    return {parameter.name: resolve(parameter, levels, "", 0.0) for parameter in parameters}
+
+
+def _check_exclude(recipe: Recipe) -> None:
+    for index, entry in enumerate(recipe.exclude):
+        place = f"exclude[{index}]"
+        strangers = [str(key) for key in entry if key not in FILTER_KEYS]
+        if strangers:
+            raise RecipeError(
+                f"unknown key '{strangers[0]}'; {did_you_mean(strangers[0], FILTER_KEYS)}",
+                where=place,
+            )
+        check_filter(entry, place)
+        if is_total(entry):
+            raise RecipeError("this excludes every tensor; nothing would be merged", where=place)
+
+
+def _check_post(recipe: Recipe) -> None:
+    if recipe.post and any(part.base is None for part in recipe.parts):
+        raise RecipeError(
+            "post-steps work on the merged task vector, which needs base_model", where="post"
+        )
+    for index, entry in enumerate(recipe.post):
+        (level,) = recipe.post_levels(index)
+        step = post_step_named(entry.step, where=f"post[{index}]")
+        check_settings(
+            entry.parameters,
+            step.parameters,
+            level.where,
+            method=step.name,
+            models=recipe.direct_references(),
+        )
+        for parameter in step.parameters:
+            if parameter.default is None and not _given(parameter.name, [level]):
+                raise RecipeError(
+                    f"{step.name} needs '{parameter.name}': {parameter.help}",
+                    where=f"{level.where}.{parameter.name}",
+                )
+
+
+def _check_adapters(recipe: Recipe) -> None:
+    for reference in recipe.direct_references():
+        name, plus, _ = reference.partition("+")
+        if plus and recipe.recipe_named(name):
+            raise RecipeError(
+                f"an adapter cannot be applied to the result of the recipe '{name}'",
+                where=_place_of(recipe, reference),
+                mend="apply it to a checkpoint, and use that in a recipe",
+            )
+
+
+def _check_tokenizer(recipe: Recipe) -> None:
+    if recipe.tokenizer_source is not None and recipe.tokenizer is not None:
+        raise RecipeError(
+            "give either tokenizer_source or tokenizer",
+            where="tokenizer_source",
+            mend="tokenizer: {source: ...} says the same as tokenizer_source",
+        )
+    block = "tokenizer." if recipe.tokenizer else "tokenizer_"
+    for place, reference in recipe.vocabulary.references() if recipe.vocabulary else ():
+        known = recipe.direct_references() if place == "source" else recipe.references()
+        if reference not in known:
+            raise RecipeError(
+                f"'{reference}' is not one of the checkpoints; {did_you_mean(reference, known)}",
+                where=f"{block}{place}",
+                mend="name one of them" + (", or base, or union" if place == "source" else ""),
+            )
+    if recipe.chat_template is not None:
+        check_chat_template(recipe.chat_template)
+    for earlier in recipe.recipes:
+        for key in ("tokenizer", "chat_template"):
+            if getattr(earlier, key) is not None or (
+                key == "tokenizer" and earlier.tokenizer_source == UNION
+            ):
+                raise RecipeError(
+                    f"{key}: only the last recipe of several decides on it",
+                    where=f"recipe {earlier.name}",
+                    mend="say it there: all checkpoints get one vocabulary before anything is"
+                    " merged",
+                )
+
+
+def _is_total(value: Any) -> bool:
+    """Whether a setting has a value for every tensor."""
+    if isinstance(value, list | tuple) and isinstance(value[0], Mapping):
+        return any(is_total(entry) for entry in value)
+    return True
+
+
+def _largest_number(value: Any) -> Sequence[float]:
+    """The number of largest magnitude in a setting, in any of its forms; nothing for None."""
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    if isinstance(value, list | tuple):
+        numbers = [number for item in value for number in _largest_number(item)]
+        return [max(numbers, key=abs)] if numbers else []
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def _scales(recipe: Recipe) -> list[tuple[str, float]]:
+    names = {parameter.name for parameter in recipe.method.parameters} & {"weight", "lambda"}
+    if recipe.method.base != "required":
+        return []
+    return [
+        (f"{each.level.where}.{name}", number)
+        for each in _levels(recipe)
+        for name in sorted(names)
+        for number in _largest_number(each.level.get(name))
+    ]

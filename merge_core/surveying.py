@@ -1,0 +1,96 @@
+"""Surveys: passes over a whole model, before its first tensor is computed.
+
+Tensors are read by several workers in any order; a survey's findings do not depend on it. They are
+not kept: a resumed merge surveys again, and finds the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from merge_core.computed import Computation, ComputedTensor, Computing, Stopped
+from merge_core.methods import method_named
+from merge_core.methods.base import Survey
+from merge_core.progress import Progress, Throttle
+
+
+def run_surveys(
+    surveys: Mapping[str, tuple[ComputedTensor, ...]],
+    found: dict[str, Survey],
+    context: Callable[[], Computing],
+    workers: int,
+    progress: Progress | None = None,
+) -> None:
+    """Carry out surveys in their order: a later recipe may use the result of an earlier one.
+
+    Args:
+        found: where the findings go; the contexts look there.
+        context: makes a worker's context.
+
+    Raises:
+        NonFiniteError, CheckpointError: an input is broken.
+    """
+    for key, tensors in surveys.items():
+        method = method_named(tensors[0].method)
+        survey = method.survey([tensor.job(None) for tensor in tensors])
+        assert survey is not None
+        index = 0
+        while index < survey.passes:
+            _run_pass(survey, index, tensors, context, workers, progress)
+            survey.conclude(index)
+            index += 1
+        found[key] = survey
+
+
+def _run_pass(
+    survey: Survey,
+    index: int,
+    tensors: Sequence[ComputedTensor],
+    context: Callable[[], Computing],
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    lock = threading.Lock()
+    queue = iter(tensors)
+    total = sum(tensor.numel for tensor in tensors)
+    throttle = Throttle(progress, f"survey {index + 1}", total)
+    failed = threading.Event()
+
+    def work() -> None:
+        mine = context()
+        while not failed.is_set() and not mine.stop.is_set():
+            with lock:
+                tensor = next(queue, None)
+            if tensor is None:
+                return
+            try:
+                _see(survey, index, tensor, mine, lock)
+            except BaseException:
+                failed.set()
+                raise
+            with lock:
+                throttle.advance(tensor.numel)
+
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(work) for _ in range(workers)]
+        for future in futures:
+            future.result()
+
+
+def _see(
+    survey: Survey, index: int, tensor: ComputedTensor, context: Computing, lock: threading.Lock
+) -> None:
+    """Show one tensor to a probe."""
+    job = tensor.job(None)
+    probe = survey.probe(index, job)
+    if probe is None:
+        return
+    try:
+        for block in Computation(tensor, context).blocks():
+            probe.observe(block)
+    except Stopped:
+        return
+    with lock:
+        survey.absorb(index, job, probe)

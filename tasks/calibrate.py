@@ -1,0 +1,34 @@
+"""The calibration step: `tasks.calibration.calibrate` of one model, as a cached Prefect task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from merge_core.calibration import Measurement
+from merge_core.home import Home
+from merge_core.records import SourceCheckpoint
+from tasks.caching import content_task
+from tasks.calibration import calibrate
+from tasks.progress import prefect_progress
+
+
+@content_task("calibrate", version=1, retries=0)
+def calibrate_task(
+    key: str,
+    source: SourceCheckpoint,
+    measurement: Measurement,
+    home: Path,
+    beside: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> SourceCheckpoint:
+    """Measure one model on the recipe's data. Never retried: a retry would hide a real fault."""
+    return calibrate(
+        source,
+        measurement,
+        home=Home(home),
+        beside=beside,
+        device=device,
+        threads=threads,
+        progress=prefect_progress(f"measure {source.short}"),
+    )
