@@ -13,6 +13,7 @@ from flows.options import AsJson, Device, OutDirectory, RecipeFile, Threads, rea
 
 if TYPE_CHECKING:
     from flows.console import Terminal
+    from merge_core.recipe import Recipe
     from merge_core.records import CheckpointManifest
 
 task_vector_app = typer.Typer(
@@ -56,9 +57,12 @@ def merge(
     from merge_core.compatibility import raise_for_errors
     from merge_core.compatibility import verify as examine
     from merge_core.execution import refuse_existing
+    from merge_core.explanation import explain, idle_filters
     from merge_core.home import Home
     from merge_core.merge import merge as run_merge
-    from merge_core.recipe import load_recipe, parse_recipe
+    from merge_core.plan import open_inputs
+    from merge_core.recipe import load_recipe
+    from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
     from tasks.locate import base_and_models, fetch_all
 
@@ -66,7 +70,7 @@ def merge(
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
     if seed is not None:
-        loaded = parse_recipe(loaded.model_dump(exclude_defaults=True) | {"seed": seed})
+        loaded = _seeded(loaded, seed)
     refuse_existing(out)
     home, beside = Home.discover(), recipe.absolute().parent
     check_data(loaded, beside)
@@ -74,19 +78,21 @@ def merge(
     for warning in loaded.warnings():
         terminal.warn(warning)
     with terminal.progress() as progress:
-        differ = loaded.vocabulary is not None
+        tolerance = Tolerance.of(loaded)
         sources = fetch_all(
             loaded.references(),
             home,
             beside,
             progress=progress,
-            tokenizer_may_differ=differ,
+            tolerance=tolerance,
         )
         base, models = base_and_models(loaded, sources)
-        report = examine(base, models, scan_weights=False, tokenizer_may_differ=differ)
+        report = examine(base, models, scan_weights=False, tolerance=tolerance)
         for finding in report.warnings:
             terminal.warn(str(finding))
         raise_for_errors(report)
+        for warning in idle_filters(loaded, explain(loaded, open_inputs(loaded, sources))):
+            terminal.warn(warning)
         statistics = calibrate_all(
             loaded,
             sources,
@@ -126,25 +132,26 @@ def verify(
     from merge_core.compatibility import verify as examine
     from merge_core.home import Home
     from merge_core.recipe import load_recipe
+    from merge_core.tolerance import Tolerance
     from tasks.locate import base_and_models, fetch_all
 
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
     with terminal.progress() as progress:
-        differ = loaded.vocabulary is not None
+        tolerance = Tolerance.of(loaded)
         sources = fetch_all(
             loaded.references(),
             Home.discover(),
             recipe.absolute().parent,
             progress=progress,
-            tokenizer_may_differ=differ,
+            tolerance=tolerance,
         )
         base, models = base_and_models(loaded, sources)
         report = examine(
             base,
             models,
             scan_weights=scan,
-            tokenizer_may_differ=differ,
+            tolerance=tolerance,
             threads=threads,
             progress=progress,
         )
@@ -311,6 +318,15 @@ def apply(
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    """A recipe, and every recipe that it uses by name, with another seed."""
+    from merge_core.recipe import parse_recipe
+
+    values = recipe.model_dump(exclude_defaults=True)
+    earlier = [each | {"seed": seed} for each in values.get("recipes", ())]
+    return parse_recipe(values | {"seed": seed, "recipes": earlier})
 
 
 def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: float) -> None:

@@ -28,7 +28,9 @@ def plan(
     """Show what a merge would do, from the headers of its checkpoints alone."""
     from flows.console import Terminal
     from flows.plan_view import plan_json, show_plan
-    from merge_core.plan import make_plan
+    from merge_core.explanation import explain as explained
+    from merge_core.explanation import idle_filters
+    from merge_core.plan import make_plan, open_inputs
     from merge_core.recipe import load_recipe
 
     terminal = Terminal(machine=as_json)
@@ -37,7 +39,8 @@ def plan(
     if sources is None:
         return
     made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
-    for warning in loaded.warnings():
+    tensors_explained = explained(loaded, open_inputs(loaded, sources))
+    for warning in [*loaded.warnings(), *idle_filters(loaded, tensors_explained)]:
         terminal.warn(warning)
     if as_json:
         terminal.give(plan_json(made, tensors=tensors))
@@ -79,13 +82,14 @@ def explain(
 def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, SourceCheckpoint] | None:
     """A recipe's checkpoints, if all are on this disk; else says so."""
     from merge_core.home import Home
+    from merge_core.tolerance import Tolerance
     from tasks.locate import locate_all, undigested
 
     preflight = locate_all(
         recipe.references(),
         Home.discover(),
         file.absolute().parent,
-        tokenizer_may_differ=recipe.vocabulary is not None,
+        tolerance=Tolerance.of(recipe),
     )
     remote = [location.reference for location in preflight.locations if location.is_remote]
     if remote:

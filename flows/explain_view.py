@@ -79,9 +79,9 @@ def show_settings(terminal: Terminal, recipe: Recipe, tensors: Sequence[Explaine
         terminal.say(f"{title}: {each.method.summary}", style="bold")
         own = [tensor for tensor in tensors if tensor.recipe == name]
         _show_groups(terminal, own)
-        for entry in idle_filters(each, own):
-            terminal.warn(f"{f'recipe {name}: ' if name else ''}{entry} decides on no tensor")
         terminal.say()
+    for warning in idle_filters(recipe, tensors):
+        terminal.warn(warning)
     terminal.say("more about one: mergeflow explain RECIPE TENSOR")
 
 

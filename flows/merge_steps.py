@@ -22,13 +22,15 @@ from merge_core.calibration import measurements
 from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
 from merge_core.digests import DigestMemo, model_digest
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
 from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
-from merge_core.plan import plan_key
+from merge_core.plan import open_inputs, plan_key
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.tolerance import Tolerance
 from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
@@ -88,8 +90,9 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     """Every checkpoint of the recipe on this disk, by reference, the base first."""
     references = pipeline.recipe.references()
     uri = pipeline.register_as.tracking_uri or ""
-    differ = pipeline.recipe.vocabulary is not None
-    found = run_step(preflight_task, references, home.path, beside, uri, differ, subject="headers")
+    tolerance = Tolerance.of(pipeline.recipe)
+    arguments = (references, home.path, beside, uri, tolerance)
+    found = run_step(preflight_task, *arguments, subject="headers")
     memo = DigestMemo(home.digest_memo)
     names = distinct_names(references)
     sources = {}
@@ -114,19 +117,23 @@ def verify(
 ) -> CompatibilityReport:
     """The compatibility report; its errors end the run."""
     scan = pipeline.execution.scan_weights
-    differ = pipeline.recipe.vocabulary is not None
-    key = verify_key(base, models, scan_weights=scan, tokenizer_may_differ=differ)
+    tolerance = Tolerance.of(pipeline.recipe)
+    key = verify_key(base, models, scan_weights=scan, tolerance=tolerance)
     report = run_step(
         verify_task,
         key,
         base,
         models,
         scan_weights=scan,
-        tokenizer_may_differ=differ,
+        tolerance=tolerance,
         subject=f"{len(models)} models",
     )
     # What the recipe says is not part of the report's key: it changes with every weight.
     warnings = pipeline.recipe.warnings()
+    if report.ok:
+        sources = {source.reference: source for source in (*([base] if base else []), *models)}
+        inputs = open_inputs(pipeline.recipe, sources)
+        warnings += idle_filters(pipeline.recipe, explain(pipeline.recipe, inputs))
     markdown = with_warnings(compatibility_markdown(report), warnings)
     publish_report(pipeline.name, "compatibility", markdown)
     for warning in [*warnings, *map(str, report.warnings)]:

@@ -29,6 +29,9 @@ _CODE_MAPS = (
 )
 """Files whose `auto_map` may name code."""
 _RELATIVE_IMPORT = re.compile(r"^\s*(?:from|import)\s+\.(\w+)", re.MULTILINE)
+_PLACE = r"[\w-][\w.-]{0,59}"
+"""A directory's name in a module's path: a file system takes it, whatever its letters."""
+_LONGEST_PLACE = 250
 _OTHER_WEIGHTS = (
     *(".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".ot"),
     *(".bin.index.json", ".h5.index.json", ".msgpack.index.json"),
@@ -147,7 +150,7 @@ def _list_of(path: Path) -> list[Any]:
 def _is_below(place: str) -> bool:
     """Whether a path is the checkpoint's directory itself (empty) or plainly one below it."""
     parts = place.split("/") if place else []
-    return all(re.fullmatch(r"[\w-][\w.-]*", part) for part in parts)
+    return len(place) < _LONGEST_PLACE and all(re.fullmatch(_PLACE, part) for part in parts)
 
 
 def _mapped_code(config: Path) -> Iterator[str]:

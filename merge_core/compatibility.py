@@ -33,9 +33,10 @@ from merge_core.tokenizer_files import (
     compare_tokenizers,
     read_tokenizer,
 )
+from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import default_threads
 
-VERSION = 1
+VERSION = 2
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 
@@ -96,7 +97,7 @@ def verify(
     models: Sequence[SourceCheckpoint],
     *,
     scan_weights: bool = True,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> CompatibilityReport:
@@ -106,7 +107,7 @@ def verify(
         base: the common ancestor; without one the models are compared with the first of them.
         scan_weights: read every weight in search of NaN and infinity (as fast as the disk gives
             them). Everything else reads headers, small files and at most 4 Mi sampled weights.
-        tokenizer_may_differ: the recipe merges the vocabularies.
+        tolerance: in what they may differ (`Tolerance.of(recipe)`).
     """
     sources = _distinct([*([base] if base else []), *models])
     findings: list[Finding] = []
@@ -123,12 +124,12 @@ def verify(
         if sources and sources[0].reference in subjects:
             first, others = opened[0], opened[1:]
             facts = [facts_of(subject.name, subject.checkpoint) for subject in opened]
-            findings += preflight(facts[0], facts[1:], tokenizer_may_differ=tokenizer_may_differ)
+            findings += preflight(facts[0], facts[1:], tolerance=tolerance)
             for other in others:
                 measured = _measure(first, other, reader)
                 if measured:
                     ancestries[other.name] = measured
-                findings += _compare_files(first, other, tokenizers, tokenizer_may_differ)
+                findings += _compare_files(first, other, tokenizers, tolerance.vocabulary)
                 findings += ancestry_findings(first, other, base is not None, measured)
                 if base is not None:
                     findings += declaration_findings(first, other, measured)
@@ -168,7 +169,7 @@ def verify_key(
     models: Sequence[SourceCheckpoint],
     *,
     scan_weights: bool = True,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> str:
     """Digest of everything a report depends on: contents, names, model cards' claims, options."""
     described = [
@@ -181,7 +182,7 @@ def verify_key(
             "base": base is not None,
             "checkpoints": described,
             "scan_weights": scan_weights,
-            "tokenizer_may_differ": tokenizer_may_differ,
+            "tolerance": tolerance.model_dump(),
         }
     )
 
@@ -236,7 +237,7 @@ def _compare_files(
     first: Subject,
     other: Subject,
     tokenizers: dict[str, Tokenizer | None],
-    tokenizer_may_differ: bool,
+    vocabulary_may_differ: bool,
 ) -> list[Finding]:
     findings = []
     if first.name in tokenizers and other.name in tokenizers:
@@ -245,15 +246,16 @@ def _compare_files(
             tokenizers[first.name],
             other.name,
             tokenizers[other.name],
-            may_differ=tokenizer_may_differ,
+            may_differ=vocabulary_may_differ,
         )
-    try:
-        ours, theirs = (
-            read_prompting(subject.checkpoint.directory, subject.checkpoint.config)
-            for subject in (first, other)
-        )
-    except CheckpointError as error:
-        return [*findings, _refused(other.name, error)]
+    prompting = []
+    for subject in (first, other):
+        try:
+            found = read_prompting(subject.checkpoint.directory, subject.checkpoint.config)
+        except CheckpointError as error:
+            return [*findings, _refused(subject.name, error)]
+        prompting.append(found)
+    ours, theirs = prompting
     return findings + compare_prompting(first.name, ours, other.name, theirs)
 
 

@@ -26,9 +26,15 @@ from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
 from merge_core.vocabulary.merged import MergedTokenizer
 
+MOST_READINGS = 256
+"""Most checkpoints that one tensor may be read from, counting each time that recipes used by name
+read one: recipes that use each other twice double the work with every step."""
+
 WHOLE_MODEL = "*"
 """Name of a statistic that is measured once for a model, not for each tensor."""
 
+_LAST = "the last recipe"
+"""Stands for the name of a recipe that has none; no recipe that others use can be called so."""
 _Resolver = Callable[[str, float], Mapping[str, Scalar]]
 
 
@@ -43,6 +49,8 @@ class RecipeInputs:
     """What calibration measured of a model, tensor by tensor under the model's own names."""
     surveys: dict[str, tuple[ComputedTensor, ...]] = field(default_factory=dict)
     """Filled while planning: the tensors of each recipe whose method surveys the whole model."""
+    readings: dict[str, int] = field(default_factory=dict)
+    """Filled while planning: how many checkpoints a tensor of each named recipe is read from."""
     tokenizer: MergedTokenizer | None = None
     """The result's, where vocabularies are merged."""
 
@@ -59,13 +67,38 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
         if earlier.name in inputs.checkpoints:
             continue
         tensors = compute_tensors(earlier, inputs)
+        inputs.readings[earlier.name] = _readings(earlier, inputs)
         inputs.checkpoints[earlier.name] = _view(earlier, tensors, inputs.checkpoints)
+    _readings(recipe, inputs)
     expansions = expand(recipe, inputs.checkpoints)
     distinct = {id(each.part): each.part for each in expansions}
     resolved = {key: _PartSettings.of(recipe, part) for key, part in distinct.items()}
     tensors = [_computed(recipe, each, resolved[id(each.part)], inputs) for each in expansions]
     _check_parameters(recipe.method, tensors)
     return _with_survey(recipe, tensors, inputs)
+
+
+def _readings(recipe: Recipe, inputs: RecipeInputs) -> int:
+    """How many checkpoints a tensor of a recipe is read from, each as often as it is read.
+
+    Raises:
+        RecipeError: too many for a merge that ends.
+    """
+    count = max(
+        sum(
+            inputs.readings.get(name, 1)
+            for name in (*([part.base] if part.base else []), *(m.model for m in part.members))
+        )
+        for part in recipe.parts
+    )
+    if count > MOST_READINGS:
+        raise RecipeError(
+            f"it reads {count} checkpoints for each tensor, through the recipes that it uses by"
+            f" name; at most {MOST_READINGS} are allowed",
+            where=f"recipe {recipe.name}" if recipe.name else "models",
+            mend="merge some of the recipes on their own first, and name their results",
+        )
+    return count
 
 
 def _view(
@@ -190,7 +223,7 @@ def _with_survey(
     surveyed = [tensor for tensor in tensors if tensor.method == method.name]
     if method.survey([tensor.job(None) for tensor in surveyed]) is None:
         return tensors
-    key = recipe.name or "result"
+    key = recipe.name or _LAST
     inputs.surveys[key] = tuple(surveyed)
     return [
         replace(tensor, survey=key) if tensor.method == method.name else tensor

@@ -121,6 +121,7 @@ def _sections(
                 f"no tensor of '{section.leader}' is in this module; its tensors are in"
                 f" {prefixes(whole[section.leader])}",
                 where=f"modules.{section.module}",
+                mend="name modules by segments of tensor names",
             )
         result.append(
             (

@@ -80,11 +80,21 @@ def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
 
 
 def idle_filters(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
-    """Entries of a recipe whose filter decides on no tensor: often a typo in the filter.
+    """In words, the entries whose filter decides on no tensor: often a typo in the filter.
 
     Args:
-        tensors: those that `explain` gives for this very recipe.
+        tensors: all that `explain` gives for the recipe.
     """
+    found = []
+    for each in (*recipe.recipes, recipe):
+        name = "" if each is recipe else str(each.name)
+        own = [tensor for tensor in tensors if tensor.recipe == name]
+        start = f"recipe {name}: " if name else ""
+        found += [f"{start}{entry} decides on no tensor" for entry in _idle(each, own)]
+    return found
+
+
+def _idle(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
     used = {
         resolved.where
         for tensor in tensors

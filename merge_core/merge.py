@@ -15,6 +15,7 @@ from merge_core.plan import make_plan
 from merge_core.progress import Progress
 from merge_core.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.tolerance import Tolerance
 
 
 def merge(
@@ -56,8 +57,8 @@ def merge(
         origin = recipe.base_checkpoint
         base = sources[origin] if origin else None
         models = [sources[name] for name in recipe.references() if name != origin]
-        differ = recipe.vocabulary is not None
-        raise_for_errors(verify(base, models, scan_weights=False, tokenizer_may_differ=differ))
+        tolerance = Tolerance.of(recipe)
+        raise_for_errors(verify(base, models, scan_weights=False, tolerance=tolerance))
     for reference in measurements(recipe):
         if reference not in (statistics or {}):
             raise RecipeError(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from merge_core.errors import CompatibilityError
 from merge_core.expansion import output_layers
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Section
@@ -36,6 +37,9 @@ def merged_config(
     Args:
         configs: config.json of each of `recipe.references()`.
         dtype: torch's name of what most weights are stored in.
+
+    Raises:
+        CompatibilityError: a model's config does not cover a layer that is taken from it.
     """
     config = _stacked(recipe, dict(configs))
     if not config:
@@ -80,11 +84,31 @@ def _restack(
         for key, value in section.items():
             if isinstance(value, list) and len(value) == before > 1:
                 section[key] = [
-                    _at(configs[reference], path).get(key, value)[layer]
+                    _of_layer(reference, configs, path, key, layer, value)
                     for reference, layer in layers
                 ]
         section[count_key] = len(layers)
         return
+
+
+def _of_layer(
+    reference: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    path: tuple[str, ...],
+    key: str,
+    layer: int,
+    donors: list[Any],
+) -> Any:
+    """What a model's config says of one of its layers; the donor's where it says nothing."""
+    own = _at(configs[reference], path).get(key)
+    values = donors if own is None else own
+    if not isinstance(values, list) or layer >= len(values):
+        raise CompatibilityError(
+            f"config.json does not say the {key} of layer {layer}",
+            where=reference,
+            mend=f"give it a list {key} with an item for each of its layers",
+        )
+    return values[layer]
 
 
 def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import MERGEABLE, TORCH_DTYPES, name_of
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.layers import group_of
+from merge_core.tolerance import STRICT, Tolerance
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype code and shape of each tensor, by name."""
@@ -62,7 +63,7 @@ def preflight(
     base: CheckpointFacts | None,
     models: Sequence[CheckpointFacts],
     *,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> tuple[Finding, ...]:
     """Everything that headers and configs can say against a merge, errors first.
 
@@ -77,7 +78,7 @@ def preflight(
             everyone[0].headers,
             facts.name,
             facts.headers,
-            tokenizer_may_differ=tokenizer_may_differ,
+            tolerance=tolerance,
         )
     return in_order(findings)
 
@@ -168,12 +169,15 @@ def compare_headers(
     name: str,
     model: Headers,
     *,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> list[Finding]:
     """Names and shapes that differ (errors) and dtypes that differ (information)."""
     findings = []
-    missing = [tensor for tensor in base if tensor not in model]
-    extra = [tensor for tensor in model if tensor not in base]
+    if tolerance.exclude:
+        base = {tensor: it for tensor, it in base.items() if not tolerance.is_excluded(tensor)}
+        model = {tensor: it for tensor, it in model.items() if not tolerance.is_excluded(tensor)}
+    missing = tolerance.without_surplus_layers(base, model)
+    extra = tolerance.without_surplus_layers(model, base)
     for tensors, code, what in (
         (missing, "tensors-missing", f"that {base_name} has"),
         (extra, "tensors-extra", f"that {base_name} lacks"),
@@ -190,7 +194,7 @@ def compare_headers(
                     where=tensors[0],
                 )
             )
-    findings += _shape_findings(base_name, base, name, model, tokenizer_may_differ)
+    findings += _shape_findings(base_name, base, name, model, tolerance.vocabulary)
     ours, theirs = _main_dtype(model), _main_dtype(base)
     if ours != theirs:
         findings.append(
@@ -206,7 +210,7 @@ def compare_headers(
 
 
 def _shape_findings(
-    base_name: str, base: Headers, name: str, model: Headers, tokenizer_may_differ: bool
+    base_name: str, base: Headers, name: str, model: Headers, vocabulary_may_differ: bool
 ) -> list[Finding]:
     different = [
         tensor
@@ -220,13 +224,13 @@ def _shape_findings(
         first = rows[0]
         findings.append(
             Finding(
-                severity="info" if tokenizer_may_differ else "error",
+                severity="info" if vocabulary_may_differ else "error",
                 code="vocabulary-size-differs",
                 subject=name,
                 message=f"{first} has {model[first][1][0]:,} rows, in {base_name}"
                 f" {base[first][1][0]:,}: the vocabularies have different sizes",
                 mend=None
-                if tokenizer_may_differ
+                if vocabulary_may_differ
                 else "say in the recipe whose tokens the result has: `tokenizer_source: union` or"
                 " `tokenizer_source: base`",
                 where=first,

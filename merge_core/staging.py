@@ -75,6 +75,9 @@ class Staging:
                 self._check_space()
                 shutil.rmtree(self.checkpoint, ignore_errors=True)
                 self.checkpoint.mkdir(parents=True)
+            for path in self.checkpoint.rglob("*"):
+                if not path.is_dir():
+                    path.chmod(0o644)  # a merge killed while publishing left files read-only
             self._open_shards()
             self._open_journal()
         except OSError as error:
@@ -195,9 +198,8 @@ class Staging:
 
     def _open_shards(self) -> None:
         for shard in self._plan.shards:
-            descriptor = os.open(
-                self.checkpoint / shard.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-            )
+            path = self.checkpoint / shard.name
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._shards.append(descriptor)
             if not self.finished:
                 if shard.nbytes:

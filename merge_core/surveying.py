@@ -56,39 +56,49 @@ def _run_pass(
     queue = iter(tensors)
     total = sum(tensor.numel for tensor in tensors)
     throttle = Throttle(progress, f"survey {index + 1}", total)
-    failed = threading.Event()
+    given_up = threading.Event()
 
     def work() -> None:
         mine = context()
-        while not failed.is_set() and not mine.stop.is_set():
+        while not given_up.is_set() and not mine.stop.is_set():
             with lock:
                 tensor = next(queue, None)
             if tensor is None:
                 return
             try:
-                _see(survey, index, tensor, mine, lock)
+                _see(survey, index, tensor, mine, lock, given_up)
             except BaseException:
-                failed.set()
+                given_up.set()
                 raise
             with lock:
                 throttle.advance(tensor.numel)
 
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work) for _ in range(workers)]
-        for future in futures:
-            future.result()
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            given_up.set()
 
 
 def _see(
-    survey: Survey, index: int, tensor: ComputedTensor, context: Computing, lock: threading.Lock
+    survey: Survey,
+    index: int,
+    tensor: ComputedTensor,
+    context: Computing,
+    lock: threading.Lock,
+    given_up: threading.Event,
 ) -> None:
-    """Show one tensor to a probe."""
+    """Show one tensor to a probe, unless the pass is given up before its last block."""
     job = tensor.job(None)
     probe = survey.probe(index, job)
     if probe is None:
         return
     try:
         for block in Computation(tensor, context).blocks():
+            if given_up.is_set():
+                return
             probe.observe(block)
     except Stopped:
         return

@@ -97,11 +97,12 @@ def compare_tokenizers(
 ) -> list[Finding]:
     """What stands in the way of using the base's tokenizer for a merge with this model.
 
-    `may_differ`: the recipe merges the vocabularies, so every difference is only information.
+    `may_differ`: the recipe merges the vocabularies, so every difference is only information; not
+    so a tokenizer that is missing, since the model is then taken to have the base's.
     """
     if base is None or model is None:
-        findings = _one_is_missing(base_name, base, name, model)
-    elif base.ids is not None and model.ids is not None:
+        return _one_is_missing(base_name, base, name, model)
+    if base.ids is not None and model.ids is not None:
         findings = _compare_known(base_name, base, name, model)
     else:
         findings = _compare_bytes(base_name, base, name, model)
@@ -297,6 +298,8 @@ def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
     scores: tuple[float, ...] = ()
     if isinstance(vocabulary, list):
         pairs = [item for item in vocabulary if isinstance(item, list) and len(item) == 2]
+        if not all(isinstance(score, int | float) for _, score in pairs):
+            raise CheckpointError("tokenizer.json has an unusable score", where=str(path.parent))
         scores = tuple(float(item[1]) for item in pairs)
         vocabulary = {str(item[0]): i for i, item in enumerate(pairs)}
     ids = _ids(vocabulary, path)

@@ -58,8 +58,12 @@ def load_yaml_documents(source: Path | str, where: str | None = None) -> list[di
         raise RecipeError(
             f"this holds a value that YAML cannot read: {error}", where=where
         ) from None
-    if not documents or not all(isinstance(document, dict) for document in documents):
+    if not documents:
         raise RecipeError("this must be a mapping of keys to values", where=where)
+    for number, document in enumerate(documents, 1):
+        if not isinstance(document, dict):
+            place = where if len(documents) == 1 else f"{where}: document {number}"
+            raise RecipeError("this must be a mapping of keys to values", where=place)
     return documents
 
 
@@ -112,6 +116,8 @@ def _sentence(model: type[BaseModel], item: Any) -> str:
         return f"{path}: unknown key '{item['loc'][-1]}'; {did_you_mean(item['loc'][-1], known)}"
     if item["type"] == "missing":
         return f"{path}: this key is required"
+    if item["type"] == "tuple_type":
+        return f"{path}: this must be a list"
     message = item["msg"].removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
 

@@ -20,6 +20,7 @@ from merge_core.progress import Progress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
+from merge_core.tolerance import STRICT, Tolerance
 from tasks.hub import (
     HubListing,
     check_download,
@@ -71,12 +72,12 @@ def locate_all(
     beside: Path | None = None,
     tracking_uri: str = "",
     *,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> Preflight:
     """Find every checkpoint, and compare headers before anything is downloaded.
 
     Args:
-        tokenizer_may_differ: the recipe merges the vocabularies.
+        tolerance: in what they may differ (`Tolerance.of(recipe)`).
 
     Raises:
         CheckpointError: a reference leads nowhere, or to something that is refused.
@@ -86,7 +87,7 @@ def locate_all(
     locations = [locate(reference, home, beside, tracking_uri) for reference in references]
     if any(location.listing for location in locations):
         facts = [_facts(location) for location in locations]
-        findings = preflight(None, facts, tokenizer_may_differ=tokenizer_may_differ)
+        findings = preflight(None, facts, tolerance=tolerance)
         raise_for_errors(CompatibilityReport(base=None, rows=(), findings=findings, scanned=False))
     return Preflight(locations=tuple(locations))
 
@@ -187,13 +188,11 @@ def fetch_all(
     beside: Path | None = None,
     progress: Progress | None = None,
     *,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> dict[str, SourceCheckpoint]:
     """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands."""
     memo = DigestMemo(home.digest_memo)
-    locations = locate_all(
-        references, home, beside, tokenizer_may_differ=tokenizer_may_differ
-    ).locations
+    locations = locate_all(references, home, beside, tolerance=tolerance).locations
     return {location.reference: fetch(location, memo, progress) for location in locations}
 
 

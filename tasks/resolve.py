@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from merge_core.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.records import SourceCheckpoint
+from merge_core.tolerance import STRICT, Tolerance
 from tasks.caching import content_task
 from tasks.hub import HubUnreachableError
 from tasks.locate import Location, Preflight, fetch, locate_all
@@ -44,12 +45,10 @@ def preflight_task(
     home: Path,
     beside: Path | None = None,
     tracking_uri: str = "",
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> Preflight:
     """`locate_all` as a step. Never cached: branches and aliases move."""
-    return locate_all(
-        references, Home(home), beside, tracking_uri, tokenizer_may_differ=tokenizer_may_differ
-    )
+    return locate_all(references, Home(home), beside, tracking_uri, tolerance=tolerance)
 
 
 @content_task("resolve", version=1, **_RETRIES)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from merge_core.compatibility import CompatibilityReport, verify
 from merge_core.records import SourceCheckpoint
+from merge_core.tolerance import STRICT, Tolerance
 from tasks.caching import content_task
 from tasks.progress import prefect_progress
 
@@ -16,7 +17,7 @@ def verify_task(
     base: SourceCheckpoint | None,
     models: Sequence[SourceCheckpoint],
     scan_weights: bool = True,
-    tokenizer_may_differ: bool = False,
+    tolerance: Tolerance = STRICT,
 ) -> CompatibilityReport:
     """The compatibility report of base and models; its errors are in it, not raised.
 
@@ -26,6 +27,6 @@ def verify_task(
         base,
         models,
         scan_weights=scan_weights,
-        tokenizer_may_differ=tokenizer_may_differ,
+        tolerance=tolerance,
         progress=prefect_progress("verify"),
     )

@@ -24,7 +24,7 @@ from merge_core.adapters.writing import Factors, write_adapter
 from merge_core.checkpoint import Checkpoint
 from merge_core.compatibility import raise_for_errors, verify
 from merge_core.dtypes import MERGEABLE, TORCH_DTYPES, code_of
-from merge_core.errors import CompatibilityError, RecipeError, did_you_mean
+from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.inputs import FeedContext
 from merge_core.layers import group_of
@@ -339,8 +339,9 @@ def _check_globs(base: Checkpoint, options: ExtractOptions) -> None:
         for glob in globs:
             if not fnmatch.filter(base.tensors, glob):
                 raise RecipeError(
-                    f"no tensor matches '{glob}'; {did_you_mean(glob, base.tensors)}"[:400],
+                    f"no tensor matches '{glob}'",
                     where=f"--{option}",
+                    mend=f"write a glob of whole tensor names, like '{next(iter(base.tensors))}'",
                 )
 
 

@@ -14,6 +14,9 @@ import torch
 BITS = 53
 """Bits of each random number: as many as a float64 probability can tell apart."""
 
+_CPU_TILE = 1 << 15
+"""Integers that are mixed at a time on the CPU: they stay in its cache."""
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9
 _MULTIPLIER_2 = 0x94D049BB133111EB
@@ -31,14 +34,11 @@ def random_key(*parts: str) -> int:
 def random_integers(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
     """Uniform integers in [0, 2**53) for the elements `start : start + count`, int64."""
     bits = torch.arange(start + 1, start + 1 + count, dtype=torch.int64, device=device)
-    bits *= _signed(_GOLDEN)
-    bits += _signed(key)
-    bits ^= _shift_right(bits, 30)
-    bits *= _signed(_MULTIPLIER_1)
-    bits ^= _shift_right(bits, 27)
-    bits *= _signed(_MULTIPLIER_2)
-    bits ^= _shift_right(bits, 31)
-    return _shift_right(bits, 64 - BITS)
+    tile = _CPU_TILE if device.type == "cpu" else max(1, count)
+    shifted = torch.empty(min(tile, count), dtype=torch.int64, device=device)
+    for part in torch.split(bits, tile):
+        _mix(part, key, shifted[: part.numel()])
+    return bits
 
 
 def keep_mask(
@@ -48,9 +48,19 @@ def keep_mask(
     return random_integers(key, start, count, device) < int(density * (1 << BITS))
 
 
-def _shift_right(values: torch.Tensor, by: int) -> torch.Tensor:
-    """Logical shift of int64 bit patterns (torch shifts arithmetically)."""
-    return (values >> by) & ((1 << (64 - by)) - 1)
+def _mix(bits: torch.Tensor, key: int, shifted: torch.Tensor) -> None:
+    """SplitMix64 of counters, in place. `shifted` is room for as many integers."""
+    bits.mul_(_signed(_GOLDEN)).add_(_signed(key))
+    bits.bitwise_xor_(_shift_right(bits, 30, shifted)).mul_(_signed(_MULTIPLIER_1))
+    bits.bitwise_xor_(_shift_right(bits, 27, shifted)).mul_(_signed(_MULTIPLIER_2))
+    bits.bitwise_xor_(_shift_right(bits, 31, shifted))
+    bits.copy_(_shift_right(bits, 64 - BITS, shifted))
+
+
+def _shift_right(values: torch.Tensor, by: int, out: torch.Tensor) -> torch.Tensor:
+    """Logical shift of int64 bit patterns into `out` (torch shifts arithmetically)."""
+    torch.bitwise_right_shift(values, by, out=out)
+    return out.bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _signed(value: int) -> int:

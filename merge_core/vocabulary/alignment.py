@@ -64,7 +64,11 @@ def align_vocabularies(
     if settings is None:
         _refuse_differences(recipe, tokenizers, tables)
         return checkpoints, None
-    is_one = not any(_differs(recipe.donor, each, tokenizers, tables) for each in tokenizers)
+    is_one = not any(
+        _differs(recipe.donor, each, tokenizers, tables)
+        or _incomparable(tokenizers[recipe.donor], tokenizers[each])
+        for each in tokenizers
+    )
     if is_one and not asks:
         return checkpoints, None
     known = {reference: table for reference, table in tables.items() if table is not None}
@@ -230,6 +234,13 @@ def _differs(
         words = f"its embeddings have {table.rows:,} rows, those of {donor} {first.rows:,}"
         return Difference(words, loses=True)
     return found
+
+
+def _incomparable(donor: Tokenizer | None, model: Tokenizer | None) -> bool:
+    """Whether nothing says if two tokenizers have the same tokens: one is in an unread form."""
+    if donor is None or model is None or (donor.ids is not None and model.ids is not None):
+        return False
+    return not donor.files.keys() & model.files.keys()
 
 
 def _difference(donor: Tokenizer | None, model: Tokenizer | None, name: str) -> Difference | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from merge_core.errors import RecipeError
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.conformance.nasty import Zoo
@@ -140,6 +141,17 @@ def test_recipes_of_recipes_give_the_same_bytes_for_any_block_and_thread(
     assert in_one(FIRST[first], second, zoo, tmp_path / "alone", threads=1) == usual
 
 
+@pytest.mark.parametrize("name", ["result", "the", "last"])
+def test_no_name_of_a_recipe_mixes_up_what_two_recipes_see_of_the_whole_model(
+    zoo: Zoo, tmp_path: Path, name: str
+) -> None:
+    first, second = FIRST["ties over the whole model"], SECOND["ties over the whole model"]
+    usual = in_one(first, second, zoo, tmp_path / "usual")
+    text = f"name: {name}\n{first.lstrip()}---\n{second.lstrip()}"
+    renamed = parse_recipe(text.replace("model: first", f"model: {name}"))
+    assert _weights(run_recipe(renamed, zoo, tmp_path / "renamed").path) == usual
+
+
 def test_an_intermediate_is_rounded_to_its_own_dtype(zoo: Zoo, tmp_path: Path) -> None:
     first = FIRST["linear"] + "out_dtype: bfloat16\n"
     expected = in_two_merges(first, SECOND["linear"], zoo, tmp_path)
@@ -184,3 +196,16 @@ out_dtype: float32
         if tensor.numel():
             worst = (tensor - expected[name]).abs().max()
             assert worst <= 0.02 * max(1.0, expected[name].abs().max()), name
+
+
+def test_recipes_that_multiply_their_readings_without_end_are_refused_while_planning(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    first = "name: r0\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\n"
+    second = "name: r1\nmerge_method: linear\nmodels: [{model: b}, {model: c}]\n"
+    later = [
+        f"name: r{n}\nmerge_method: linear\nmodels: [{{model: r{n - 1}}}, {{model: r{n - 2}}}]\n"
+        for n in range(2, 30)
+    ]
+    with pytest.raises(RecipeError, match="checkpoints for each tensor"):
+        run_recipe(parse_recipe("---\n".join([first, second, *later])), zoo, tmp_path / "out")

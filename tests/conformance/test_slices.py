@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core.errors import RecipeError
+from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint
@@ -155,3 +155,25 @@ models: [{model: tall}, {model: other}]
     top = "model.layers.{}.mlp.up_proj.weight"
     mean = (b[top.format(3)].double() + a[top.format(0)].double()) / 2
     assert torch.equal(merged[top.format(4)], mean.float())
+
+
+@pytest.mark.parametrize("said", [None, ["b0", "b1"], "all"])
+def test_a_config_that_does_not_cover_its_layers_leaves_them_to_the_donors_or_is_refused(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path, said: object
+) -> None:
+    config = {"num_hidden_layers": LAYERS, "layer_types": said}
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    recipe = {
+        "merge_method": "passthrough",
+        "slices": [
+            {"sources": [{"model": "a", "layer_range": [0, 4]}]},
+            {"sources": [{"model": "b", "layer_range": [2, 3]}]},
+        ],
+    }
+    if said is not None:
+        with pytest.raises(CompatibilityError, match="does not say the layer_types of layer 2"):
+            run_recipe(recipe, zoo, tmp_path / "out")
+        return
+    run_recipe(recipe, zoo, tmp_path / "out")
+    merged = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert merged["layer_types"] == ["a0", "a1", "a2", "a3", "a2"]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from merge_core.errors import RecipeError
+from merge_core.computed import Computing
+from merge_core.errors import NonFiniteError, RecipeError
+from merge_core.methods.base import CHUNK
+from merge_core.plan import make_plan
+from merge_core.reading import BlockReader
+from merge_core.recipe import parse_recipe
+from merge_core.safetensors_header import TensorEntry
+from merge_core.surveying import run_surveys
 from tests.conformance import oracle
 from tests.conformance import oracle_task_vectors as vectors
 from tests.conformance.nasty import (
@@ -21,9 +31,29 @@ from tests.conformance.nasty import (
     values,
 )
 from tests.conformance.oracle import Array
-from tests.support.checkpoints import run_recipe
+from tests.support.checkpoints import run_recipe, write_checkpoint
 
 EXPERTS = ("a", "b", "c")
+
+
+class SlowReader(BlockReader):
+    """Reads a tensor called long block by block, slowly, once one called broken was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self._broken_was_read = threading.Event()
+
+    def read(
+        self, entry: TensorEntry, start: int, count: int, buffer: bytearray | None = None
+    ) -> torch.Tensor:
+        if entry.name == "broken":
+            self._broken_was_read.set()
+        elif start:
+            self._broken_was_read.wait(5)
+            time.sleep(0.01)
+            self.reads += 1
+        return super().read(entry, start, count, buffer)
 
 
 def based(*models: dict[str, object], **parameters: object) -> dict[str, object]:
@@ -179,3 +209,19 @@ def _by_scope(zoo: Zoo, merge: Callable[[Models], Array], scope: str) -> Mapping
         return end_to_end(zoo, merge)
     loaded = {name: values(zoo, name) for name in NAMES}
     return {key: merge({name: loaded[name][key] for name in NAMES}) for key in loaded["base"]}
+
+
+def test_a_survey_that_fails_reads_no_tensor_to_its_end(tmp_path: Path) -> None:
+    tensors = {"broken": torch.tensor([float("nan")]), "long": torch.ones(50 * CHUNK).half()}
+    sources = {name: write_checkpoint(tmp_path / name, tensors) for name in ("base", "a")}
+    settings = based(entry("a", weight=1.0), density=0.5, scope="global")
+    plan = make_plan(parse_recipe({"merge_method": "ties", **settings}), sources)
+    stop = threading.Event()
+    with SlowReader() as reader, pytest.raises(NonFiniteError):
+        run_surveys(
+            plan.surveys,
+            {},
+            lambda: Computing(reader, torch.device("cpu"), CHUNK, {}, stop),
+            workers=2,
+        )
+    assert reader.reads < 50

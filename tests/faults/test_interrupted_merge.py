@@ -132,6 +132,32 @@ def test_a_resumed_merge_computes_only_what_is_not_in_the_journal(
     assert not set(first) & set(again)
 
 
+def test_a_merge_killed_while_publishing_can_be_resumed_by_any_user(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from merge_core import staging
+
+    plan, home = make_plan(parse_recipe(RECIPE), zoo), Home(tmp_path / "home")
+    real = staging._fsync
+
+    def failing(path: Path) -> None:
+        if path.name == "SHA256SUMS":
+            raise OSError(5, "input/output error")
+        real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_fsync", failing)
+        with pytest.raises(OutputError):
+            execute(plan, zoo, home=home)
+    left = home.staging / plan.digest
+    assert any(path.stat().st_mode & 0o222 == 0 for path in (left / "checkpoint").iterdir())
+    with staging.Staging(left, plan) as again:
+        again.prepare()
+        assert len(again.finished) == len(plan.tensors)
+        assert all(path.stat().st_mode & 0o200 for path in again.checkpoint.iterdir())
+    assert verify_manifest(execute(plan, zoo, home=home), DigestMemo(None)) == []
+
+
 def test_two_processes_that_merge_the_same_end_with_one_checkpoint(
     root: Path, zoo: dict[str, SourceCheckpoint], tmp_path: Path
 ) -> None:

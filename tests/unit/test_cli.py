@@ -93,6 +93,36 @@ def test_a_seed_on_the_command_line_replaces_the_recipes(recipe: Path, tmp_path:
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_a_seed_on_the_command_line_reaches_the_recipes_that_a_recipe_uses(
+    recipe: Path, tmp_path: Path
+) -> None:
+    random = yaml.safe_load(recipe.read_text()) | {"name": "first", "merge_method": "dare_linear"}
+    random["parameters"] = {"weight": 1.0, "density": 0.5}
+    last = {"merge_method": "passthrough", "models": [{"model": "first"}]}
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump_all([random, last]))
+    digests = []
+    for seed in ("1", "1", "2"):
+        out = tmp_path / f"two{len(digests)}"
+        assert cli.run(["merge", str(file), str(out), "--seed", seed]) == 0
+        digests.append((out / "model.safetensors").read_bytes())
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("command", ["merge", "plan"])
+def test_a_filter_that_fits_nothing_is_a_warning(
+    recipe: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(recipe.read_text()) | {"exclude": ["lm_hed", {"group": "mlp"}]}
+    file = tmp_path / "typo.yaml"
+    file.write_text(yaml.safe_dump(content))
+    arguments = [str(tmp_path / "out")] if command == "merge" else []
+    assert cli.run([command, str(file), *arguments]) == 0
+    warned = " ".join(capsys.readouterr().err.split())
+    assert "exclude[0] (filter 'lm_hed') decides on no tensor" in warned
+    assert "exclude[1]" not in warned
+
+
 def test_shards_are_as_small_as_asked(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "merged"
     assert cli.run(["merge", str(recipe), str(out), "--shard-size", "9KB"]) == 0

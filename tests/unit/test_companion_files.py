@@ -204,7 +204,8 @@ def test_the_command_says_in_one_line_what_stays_behind(
 
 
 @pytest.mark.parametrize(
-    "place", ["../outside", "/etc", "1_Pooling/../..", ".", "..", ".hidden", "a//b", 7, None]
+    "place",
+    ["../outside", "/etc", "1_Pooling/../..", ".", "..", ".hidden", "a//b", "a" * 300, 7, None],
 )
 def test_modules_out_of_the_directory_are_refused(donor: Path, place: object) -> None:
     put(donor.parent / "outside", {"config.json": {"secret": True}})

@@ -21,7 +21,9 @@ from merge_core.errors import CompatibilityError
 from merge_core.findings import Finding
 from merge_core.preflight import CheckpointFacts, compare_headers, facts_of, preflight
 from merge_core.progress import ProgressEvent
+from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.tolerance import Tolerance
 from tests.support.tiny_llama import (
     CONFIG,
     base_weights,
@@ -161,6 +163,45 @@ def test_missing_and_extra_tensors_are_errors_that_name_them(base: SourceCheckpo
     assert "another architecture or was saved by another class" in (missing.mend or "")
 
 
+def test_tensors_that_the_recipe_leaves_alone_may_be_missing_or_of_another_shape(
+    base: SourceCheckpoint,
+) -> None:
+    odd = expert(base, "odd", without=["lm_head.weight"], replaced={UP: torch.ones(64, 16)})
+    assert not verify(base, [odd]).ok
+    alone = Tolerance(exclude=({"filter": "lm_head"}, {"glob": "*.0.mlp.up_proj.*"}))
+    assert verify(base, [odd], tolerance=alone).ok
+    assert not verify(base, [odd], tolerance=Tolerance(exclude=({"filter": "lm_head"},))).ok
+
+
+def test_models_that_are_stacked_may_have_different_numbers_of_layers(
+    base: SourceCheckpoint,
+) -> None:
+    more = {
+        name.replace("layers.1", "layers.2"): tensor
+        for name, tensor in load_file(base.directory / "model.safetensors").items()
+        if "layers.1" in name
+    }
+    taller = expert(base, "taller", replaced=more, config={"num_hidden_layers": 3})
+    assert {"tensors-extra"} == {f.code for f in verify(base, [taller]).errors}
+    assert verify(base, [taller], tolerance=Tolerance(depth=True)).ok
+    odd = {"model.layers.2.other.weight": torch.ones(3)}
+    strange = expert(base, "strange", replaced=odd)
+    assert not verify(base, [strange], tolerance=Tolerance(depth=True)).ok
+
+
+def test_what_a_recipe_copes_with_is_read_from_it_and_from_those_that_it_uses() -> None:
+    models = "models: [{model: a}, {model: b}]"
+    flat = parse_recipe(f"merge_method: linear\n{models}\nexclude: [lm_head]")
+    assert Tolerance.of(flat) == Tolerance(exclude=({"filter": "lm_head"},))
+    stacked = parse_recipe(
+        "name: tall\nmerge_method: passthrough\n"
+        "slices: [{sources: [{model: a, layer_range: [0, 2]}]}]\n"
+        "---\nmerge_method: linear\nmodels: [{model: tall}, {model: b}]\n"
+        "tokenizer_source: union\n"
+    )
+    assert Tolerance.of(stacked) == Tolerance(depth=True, vocabulary=True)
+
+
 def test_a_missing_head_is_explained_by_tied_embeddings(base: SourceCheckpoint) -> None:
     finding = only(
         verify(base, [expert(base, "tied", without=["lm_head.weight"])]), "tensors-missing"
@@ -196,7 +237,7 @@ def test_a_merged_vocabulary_makes_tokenizer_differences_information(
     tokenizer["model"]["vocab"] |= {"a": 4, "b": 3}
     resized = {"model.embed_tokens.weight": torch.randn(34, 16)}
     odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized)
-    report = verify(base, [odd], tokenizer_may_differ=True)
+    report = verify(base, [odd], tolerance=Tolerance(vocabulary=True))
     assert report.ok
     assert only(report, "vocabulary-differs").severity == "info"
     assert only(report, "vocabulary-size-differs").severity == "info"
@@ -371,6 +412,16 @@ def test_generation_settings_decide_over_the_config_where_text_ends(
     chat = expert(base, "chat", config={"eos_token_id": 9})
     (chat.directory / "generation_config.json").write_text('{"eos_token_id": 2}')
     assert verify(base, [described(chat.directory)]).findings == ()
+
+
+@pytest.mark.parametrize("broken", ["base", "chat"])
+def test_damaged_generation_settings_are_blamed_on_the_checkpoint_that_has_them(
+    base: SourceCheckpoint, broken: str
+) -> None:
+    sources = {"base": base, "chat": expert(base, "chat")}
+    (sources[broken].directory / "generation_config.json").write_text("[1]")
+    report = verify(base, [sources["chat"]])
+    assert [each.subject for each in report.findings if each.severity == "error"] == [broken]
 
 
 def test_a_missing_declaration_is_information_when_the_weights_tell(
@@ -548,7 +599,7 @@ def test_the_key_follows_contents_names_claims_and_options(base: SourceCheckpoin
         verify_key(base, [one.model_copy(update={"digest": "f" * 64}), other]),
         verify_key(base, [one.model_copy(update={"reference": "uno"}), other]),
         verify_key(base, [one, other], scan_weights=False),
-        verify_key(base, [one, other], tokenizer_may_differ=True),
+        verify_key(base, [one, other], tolerance=Tolerance(vocabulary=True)),
     ]
     (one.directory / "README.md").write_text(CARD.format("another"))
     changed.append(verify_key(base, [one, other]))

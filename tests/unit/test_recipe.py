@@ -189,6 +189,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         bad(parameters={"weight": [{"glob": "*.mlp.*", "group": "mlp", "value": 1}, {"value": 0}]}),
         ["parameters.weight[0]", "one filter, not glob and group"],
     ),
+    "a filter where a list is due": (
+        bad(exclude="embed"),
+        ["exclude: this must be a list"],
+    ),
     "no regular expression": (
         bad(parameters={"weight": [{"regex": "q_proj|(", "value": 1}, {"value": 0}]}),
         ["parameters.weight[0].regex", "'q_proj|(' is no regular expression", "use glob"],

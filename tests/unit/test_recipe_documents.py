@@ -97,6 +97,10 @@ MISTAKES = {
         CHAIN.replace("name: soup\n", ""),
         ["chain.yaml: document 1: name", "needs a name"],
     ),
+    "an empty document at the end": (
+        CHAIN + "---\n",
+        ["chain.yaml: document 4: this must be a mapping"],
+    ),
     "a name given twice": (
         CHAIN.replace("name: expert", "name: soup"),
         ["document 1: name", "'soup' is given twice"],

@@ -144,9 +144,9 @@ def test_filters_that_decide_nothing_are_named(zoo: dict[str, SourceCheckpoint])
     models = [{"model": "a", "parameters": {"weight": weights}}]
     recipe = FILTERED | {"models": models, "exclude": ["mpl", {"group": "norms"}]}
     assert idle_filters(parse_recipe(recipe), list(explained(recipe, zoo).values())) == [
-        "models[0].parameters.weight[0] (filter 'mpl')",
-        "models[0].parameters.weight[2] (glob '*.mlp.*')",
-        "exclude[0] (filter 'mpl')",
+        "models[0].parameters.weight[0] (filter 'mpl') decides on no tensor",
+        "models[0].parameters.weight[2] (glob '*.mlp.*') decides on no tensor",
+        "exclude[0] (filter 'mpl') decides on no tensor",
     ]
 
 

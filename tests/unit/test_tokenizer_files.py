@@ -197,12 +197,19 @@ def test_a_missing_tokenizer_is_a_warning(write: Write) -> None:
     assert compared(None, None) == []
 
 
+def test_a_missing_tokenizer_stays_a_warning_where_vocabularies_are_merged(write: Write) -> None:
+    (finding,) = compared(write("base", tokenizer_json=tokenizer_json()), None, may_differ=True)
+    assert (finding.severity, finding.code) == ("warning", "tokenizer-missing")
+
+
 @pytest.mark.parametrize(
     "content",
     [
         [],
         {},
         {"model": {"vocab": {"a": "0"}}},
+        {"model": {"vocab": {"\ud800": 0}}},
+        {"model": {"vocab": [["a", 0.0], ["b", None]]}},
         {"model": {"vocab": {"a": 0}, "merges": ["abc"]}},
         {"model": {"vocab": {}}, "added_tokens": [{"id": None, "content": "x"}]},
         {"model": {"vocab": {}}, "added_tokens": ["x"]},

@@ -251,6 +251,18 @@ def test_only_the_last_of_several_recipes_decides_on_the_vocabulary() -> None:
     assert "recipe first" in str(caught.value)
 
 
+def test_a_union_refuses_a_tokenizer_that_it_cannot_read(tmp_path: Path) -> None:
+    write_llama(tmp_path / "a", weights(20))
+    b = write_llama(tmp_path / "b", weights(21))
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
+        (b.directory / name).unlink(missing_ok=True)
+    (b.directory / "tokenizer.model").write_bytes(b"pieces")
+    checkpoints = {name: open_checkpoint(tmp_path / name) for name in ("a", "b")}
+    recipe = parse_recipe(linear("a", "b", tokenizer_source="union"))
+    with pytest.raises(CheckpointError, match=r"tokenizer.model but no tokenizer.json"):
+        align_vocabularies(recipe, checkpoints, {})
+
+
 def test_files_of_slow_tokenizers_have_the_new_tokens_too(tmp_path: Path) -> None:
     a = write_llama(tmp_path / "a", weights(20))
     vocabulary = tokenizer_json()["model"]["vocab"]
