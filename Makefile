@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: demo test lint bench-memory clean help
+.PHONY: demo test lint bench bench-memory clean help
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -21,6 +21,10 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict merge_core
 	@$(BIN)/lint-imports
+
+bench: $(VENV)/.installed  ## speed beside mergekit and the disk's floor (8 GB of disk, slow)
+	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
+	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-1b --out benchmarks/work
 
 bench-memory: $(VENV)/.installed  ## peak memory of merges of 1.24 B parameters (10 GB of disk, slow)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work
