@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## train example models, merge them, promote one and r
 
 test: lint  ## everything that CI checks
 	@echo "tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/ruff check .

@@ -18,7 +18,8 @@ from merge_core.home import Home
 from tests.support.processes import is_alive, wait_until
 
 COMMAND = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell started us behind
 from pathlib import Path
 from merge_core.home import Home
 from flows.prefect_session import prefect_session
