@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from merge_core.dtypes import MERGEABLE, TORCH_DTYPES, name_of
+from merge_core.dtypes import TORCH_DTYPES, name_of
 from merge_core.errors import MergeflowError, NonFiniteError
 from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
 from merge_core.methods import method_named
@@ -136,6 +136,7 @@ class Computation:
         self._statistics = [(source, context.open(source)) for source in tensor.statistics]
         self._post = [(post_step_named(name), settings) for name, settings in tensor.post]
         self._kernel: Kernel | None = None
+        self.numel = tensor.numel
         self.step = self._step()
 
     def ranges(self) -> Iterator[tuple[int, int]]:
@@ -226,7 +227,7 @@ class _Rounded:
 
     def read(self, start: int, count: int) -> torch.Tensor:
         step = self._computation.step
-        numel = self._computation._tensor.numel
+        numel = self._computation.numel
         if step >= numel:
             if self._whole is None:
                 self._whole = self._computation.rounded(0, numel)
@@ -235,8 +236,3 @@ class _Rounded:
         last = min(numel, -(-(start + count) // step) * step)
         values = self._computation.rounded(first, last - first)
         return values[start - first : start - first + count].to(torch.float64)
-
-
-def computed_dtype(stored: str, wanted: str | None) -> str:
-    """The dtype that a tensor stored as `stored` gets in the result."""
-    return wanted if wanted and stored in MERGEABLE else stored

@@ -15,5 +15,5 @@ def distinct_names(references: Sequence[str]) -> list[str]:
 def _tail(mine: tuple[str, ...], everyone: Sequence[tuple[str, ...]]) -> str:
     for length in range(1, len(mine) + 1):
         if sum(other[-length:] == mine[-length:] for other in everyone) == 1:
-            return "/".join(mine[-length:])
-    return "/".join(mine)
+            return str(PurePath(*mine[-length:]))
+    return str(PurePath(*mine))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from tasks.reasons import number
 from tasks.records import Decision, EvaluationReport
+from tasks.reference_names import distinct_names
 
 _HEADLINES = {
     "promoted": "Promoted: the merged checkpoint replaces the base",
@@ -68,15 +68,7 @@ def comparison_rows(
 
 def column_names(experts: Sequence[EvaluationReport]) -> list[str]:
     """Short, distinct names: as little of the end of each expert's reference as it takes."""
-    parts = [PurePath(expert.reference.rstrip("/")).parts or ("expert",) for expert in experts]
-    names: list[str] = []
-    for mine in parts:
-        for length in range(1, len(mine) + 1):
-            tail = mine[-length:]
-            if sum(other[-length:] == tail for other in parts) == 1:
-                break
-        names.append(str(PurePath(*tail)))
-    return names
+    return distinct_names([expert.reference for expert in experts])
 
 
 def decision_markdown(
