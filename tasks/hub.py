@@ -101,6 +101,37 @@ def list_repository(reference: HubReference) -> HubListing:
     return listing
 
 
+def list_revisions(repository: str) -> list[tuple[str, str]]:
+    """Every branch and tag of a repository, by name, with the commit that it is at now.
+
+    Raises:
+        CheckpointError: no such repository, or no access.
+        HubUnreachableError: the Hub did not answer.
+    """
+    with _explained(repository):
+        refs = _api().list_repo_refs(repository)
+    found = {ref.name: ref.target_commit for ref in (*refs.branches, *refs.tags)}
+    return sorted(found.items())
+
+
+def read_small_file(repository: str, commit: str, name: str) -> Path | None:
+    """One file of a repository at a commit, in the Hub's cache; None when it has no such file.
+
+    Raises:
+        CheckpointError: no such repository or commit, or no access.
+        HubUnreachableError: the Hub did not answer.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    with _explained(f"{repository}@{commit[:12]}"):
+        try:
+            file = hf_hub_download(repository, name, revision=commit, endpoint=_api().endpoint)
+        except RemoteEntryNotFoundError:
+            return None
+    return Path(file)
+
+
 def remote_facts(reference: str, listing: HubListing) -> CheckpointFacts:
     """Config and tensor headers of a repository, by one ranged request for each shard.
 

@@ -96,7 +96,8 @@ class _Lessons:
     def of(cls, texts: Mapping[str, Sequence[str]], shape: Shape) -> _Lessons:
         every = [text for name in sorted(texts) for text in texts[name]]
         tokenizer = train_tokenizer(every, vocabulary=shape.vocabulary, context=shape.context)
-        return cls(tokenizer, {name: _stream(tokenizer, found) for name, found in texts.items()})
+        streams = {name: token_stream(tokenizer, found) for name, found in texts.items()}
+        return cls(tokenizer, streams)
 
     def pretrain(
         self,
@@ -138,7 +139,7 @@ class _Lessons:
         save_checkpoint(expert, self.tokenizer, place)
 
 
-def _stream(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
+def token_stream(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
     """All texts as one row of tokens, each begun by the token that begins a document."""
     tokens: list[int] = []
     for row in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:

@@ -61,7 +61,7 @@ def measure(zoo: Zoo, scales: Sequence[float] = SCALES) -> dict[str, dict[str, S
             model.load_state_dict({n: w.bfloat16().float() for n, w in weights.items()})
             table[label] = {}
             for domain in DOMAINS:
-                bits, size = _bits(model, tokenizer, zoo, domain)
+                bits, size = held_out_bits(model, tokenizer, zoo, domain)
                 reference = against.setdefault(domain, bits)
                 table[label][domain] = Score(
                     float(bits.sum() / size.sum()),
@@ -95,7 +95,7 @@ def _rows(zoo: Zoo, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _bits(
+def held_out_bits(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, zoo: Zoo, domain: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Bits and bytes of each document, each predicted from the token that begins a document."""

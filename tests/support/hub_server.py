@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>.+)")
+_REFS = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/refs")
 _FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -24,6 +25,8 @@ class Hub:
     repositories: dict[str, Path]
     """Directory of each repository's files, by `org/name`."""
     branches: dict[str, str] = field(default_factory=lambda: {"main": "a" * 40})
+    snapshots: dict[str, Path] = field(default_factory=dict)
+    """Directory of the files at a commit, where it is not the repository's own."""
     url: str = ""
     unavailable: int = 0
     """Answer this many requests with status 503 first."""
@@ -61,6 +64,10 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
                 self._send(503, b"{}")
                 return
             api, file = _API.fullmatch(path), _FILE.fullmatch(path)
+            refs = _REFS.fullmatch(path)
+            if refs and refs["repo"] in hub.repositories:
+                self._send(200, json.dumps(_refs(hub.branches)).encode())
+                return
             found = api or file
             if found is None or found["repo"] not in hub.repositories:
                 self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -69,7 +76,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
             if commit not in hub.branches.values():
                 self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
                 return
-            directory = hub.repositories[found["repo"]]
+            directory = hub.snapshots.get(commit, hub.repositories[found["repo"]])
             if api:
                 answer = _info(found["repo"], commit) if api["what"] == "revision" else None
                 answer = answer if answer is not None else _tree(directory, recursive)
@@ -129,6 +136,14 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
 
 def _info(repository: str, commit: str) -> dict[str, object]:
     return {"id": repository, "sha": commit, "siblings": []}
+
+
+def _refs(branches: dict[str, str]) -> dict[str, object]:
+    listed = [
+        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
+        for name, commit in branches.items()
+    ]
+    return {"branches": listed, "converts": [], "tags": []}
 
 
 def _tree(directory: Path, recursive: bool) -> list[dict[str, object]]:

@@ -1,0 +1,103 @@
+"""The averaging flow: from a training run's checkpoints to a promoted average, or back to the
+baseline; done at once when there is no new checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import average_steps as step
+from flows import merge_steps as merging
+from flows.average_steps import Mix, NothingNew
+from flows.averaging import Averaging, load_suites
+from merge_core.errors import CheckpointError, MergeflowError
+from merge_core.home import Home
+from merge_core.trajectory.records import Trajectory
+from tasks.records import MergeOutcome
+from tasks.suite import Suite
+
+_ATTEMPTS = 3
+
+_log = logging.getLogger("mergeflow")
+
+
+def _run_name() -> str:
+    return Averaging.model_validate(runtime.flow_run.parameters["averaging"]).name
+
+
+@flow(name="average-checkpoints", flow_run_name=_run_name)
+def average_checkpoints(
+    averaging: Averaging, beside: str | None = None
+) -> State[MergeOutcome | NothingNew]:
+    """Find whole checkpoints, average, evaluate, decide, register, keep the latest averages.
+
+    Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, in `NothingNew` when the last
+    average already holds every checkpoint, or `Failed` with a message that says what to mend.
+
+    Args:
+        beside: directory that a relative path of the training run starts from; by default the
+            current one.
+    """
+    try:
+        outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
+    except MergeflowError as error:
+        return Failed(message=str(error), data=error)
+    if isinstance(outcome, NothingNew):
+        return Completed(name="NothingNew", message=outcome.reason, data=outcome)
+    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+
+
+def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
+    suite, held_out = load_suites(averaging, home)
+    merging.check_rule(averaging.promote, suite)
+    settings = averaging.settings_digest(suite, held_out)
+    for attempt in range(1, _ATTEMPTS + 1):
+        trajectory = step.find(averaging, home, beside)
+        idle = step.nothing_new(averaging, trajectory, settings, home)
+        if idle:
+            return idle
+        try:
+            return _average(averaging, trajectory, settings, suite, held_out, home)
+        except (CheckpointError, OSError):
+            removed = step.was_removed(trajectory)
+            if not removed or attempt == _ATTEMPTS:
+                raise
+            _log.warning("the training removed %s meanwhile: choosing again", ", ".join(removed))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _average(
+    averaging: Averaging,
+    trajectory: Trajectory,
+    settings: str,
+    suite: Suite,
+    held_out: Suite,
+    home: Home,
+) -> MergeOutcome:
+    past = step.past_average(averaging, trajectory, settings, home)
+    mix = Mix(step.ingredients(averaging, trajectory, past))
+    pipeline = averaging.pipeline(averaging.recipe(mix.weights))
+    sources = merging.resolve(pipeline, home, None)
+    compatibility = merging.verify(pipeline, None, list(sources.values()))
+    path = step.path(averaging, trajectory, sources)
+    if averaging.average.schedule == "greedy_soup":
+        mix = step.soup(averaging, sources, held_out, home)
+        pipeline = averaging.pipeline(averaging.recipe(mix.weights))
+    files = step.show(averaging, trajectory, path, mix)
+    manifest = merging.merge(pipeline, sources, home)
+    baseline = step.baseline(averaging, trajectory, sources, suite, home)
+    singles = [source for source in sources.values() if source.digest != baseline.digest]
+    scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)
+    decision = merging.decide(pipeline, scores)
+    registration = merging.register(
+        pipeline, home, manifest, baseline, singles, scores, decision, compatibility, None, files
+    )
+    outcome = merging.outcome_of(manifest, baseline, scores, decision, registration)
+    step.conclude(averaging, trajectory, settings, past, outcome, home)
+    step.retain(averaging, mix, home)
+    return outcome

@@ -1,0 +1,300 @@
+"""The averaging flow's own steps; those that it shares with the merge flow are in `merge_steps`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows import merge_steps as merging
+from flows.artifacts import publish_report
+from flows.averaging import Averaging
+from flows.steps import run_step
+from flows.trajectory_page import trajectory_markdown
+from merge_core.errors import CheckpointError
+from merge_core.home import Home
+from merge_core.recipe import parse_recipe
+from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
+from merge_core.trajectory.path import PathReport, path_key
+from merge_core.trajectory.records import Trajectory
+from tasks.averages import (
+    AverageRecord,
+    RegisteredAt,
+    averages_of,
+    is_registered,
+    keep_average,
+)
+from tasks.champion import current_champion
+from tasks.greedy_soup import Soup, greedy_soup, overall, ranking
+from tasks.records import MergeOutcome
+from tasks.reference_names import distinct_names
+from tasks.registry_client import default_tracking_uri
+from tasks.retention import retain_task
+from tasks.suite import Suite
+from tasks.trajectory import find_task, path_task
+
+_log = logging.getLogger("mergeflow")
+
+Sources = Mapping[str, SourceCheckpoint]
+
+_ENDS = {"Promoted": "was promoted", "FellBack": "fell back"}
+
+
+class NothingNew(Record):
+    """The end of a run that had nothing to average."""
+
+    reason: str
+    run: str
+    step: int | None = None
+    """Of the newest checkpoint that can be averaged."""
+    average: str | None = None
+    """Directory of the average that already holds it."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What an average is made of."""
+
+    weights: Mapping[str, float]
+    """By reference, the oldest checkpoint first."""
+    soup: Soup | None = None
+    discarded: frozenset[str] = field(default_factory=frozenset)
+    """Object ids of averages that were only tried."""
+
+
+def find(averaging: Averaging, home: Home, beside: Path | None) -> Trajectory:
+    """The checkpoints to average, with a word in the log on each that is left alone."""
+    arguments = (averaging.training, averaging.choose, home.path, beside)
+    trajectory = run_step(find_task, *arguments, subject=averaging.name)
+    for each in trajectory.left_alone:
+        _log.info("left alone: %s: %s", each.name, each.reason)
+    return trajectory
+
+
+def nothing_new(
+    averaging: Averaging, trajectory: Trajectory, settings: str, home: Home
+) -> NothingNew | None:
+    """Why there is nothing to do, if there is nothing: known by content, not by a counter."""
+    chosen = trajectory.chosen
+    if len(chosen) < 2:
+        left = "".join(f"; {each.name}: {each.reason}" for each in trajectory.left_alone)
+        reason = (
+            f"of {trajectory.found} checkpoints in {trajectory.run}, {len(chosen)} can be"
+            f" averaged{left}"
+        )
+        return NothingNew(
+            reason=reason, run=trajectory.run, step=chosen[0].step if chosen else None
+        )
+    for record in averages_of(home, averaging.name):
+        if (record.run, record.settings) != (trajectory.run, settings):
+            continue
+        if record.covers(chosen) and is_registered(record, tracking_uri(averaging, home)):
+            reason = f"the average up to step {trajectory.newest.step} {_ENDS[record.state]}"
+            return NothingNew(
+                reason=f"no checkpoint since: {reason}",
+                run=trajectory.run,
+                step=trajectory.newest.step,
+                average=record.average.path,
+            )
+    return None
+
+
+def past_average(
+    averaging: Averaging, trajectory: Trajectory, settings: str, home: Home
+) -> AverageRecord | None:
+    """The running mean to go on from, if checkpoints in it are no longer among the chosen."""
+    if averaging.average.schedule != "swa":
+        return None
+    newest = trajectory.newest
+    present = {each.identity for each in trajectory.chosen}
+    for record in averages_of(home, averaging.name):
+        same = (record.run, record.settings) == (trajectory.run, settings)
+        if same and record.seen[-1].step < newest.step:
+            if all(each.identity in present for each in record.seen):
+                return None
+            if Path(record.average.path).is_dir():
+                return record
+            _log.warning(
+                "the running mean up to step %d is gone, and so are checkpoints in it: the mean"
+                " begins again with those that are there",
+                record.seen[-1].step,
+            )
+            return None
+    return None
+
+
+def ingredients(
+    averaging: Averaging, trajectory: Trajectory, past: AverageRecord | None
+) -> dict[str, float]:
+    """Weight by reference, the oldest first; a running mean counts as what is in it."""
+    references = [each.reference for each in trajectory.chosen]
+    if past is None:
+        return dict(zip(references, averaging.weights(len(references)), strict=True))
+    known = {each.identity for each in past.seen}
+    fresh = [each.reference for each in trajectory.chosen if each.identity not in known]
+    total = len(past.seen) + len(fresh)
+    return {past.average.path: len(past.seen) / total} | dict.fromkeys(fresh, 1 / total)
+
+
+def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> PathReport:
+    """How far apart the checkpoints are; what is odd about their path goes to the log."""
+    on_path = [each for each in trajectory.chosen if each.reference in sources]
+    ordered = [sources[each.reference] for each in on_path]
+    names = [each.name for each in on_path]
+    arguments = (path_key(ordered, names), ordered, names)
+    report = run_step(path_task, *arguments, subject=f"{len(names)} checkpoints")
+    for warning in report.warnings:
+        _log.warning("warning: %s", warning)
+    return report
+
+
+def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mix:
+    """The greedy soup of the checkpoints, found by merging and evaluating."""
+    references = list(sources)[::-1]  # the newest comes first in a recipe
+    pipeline = averaging.pipeline(averaging.weighted(references))
+    singles = [sources[reference] for reference in references]
+    names = distinct_names(references)
+    reports = merging.score(pipeline, suite, singles, names, home)
+    reference = reports[-1]
+    made: dict[tuple[int, ...], CheckpointManifest] = {}
+
+    def score_of_average(positions: tuple[int, ...]) -> float:
+        tried = averaging.weighted([references[position] for position in positions])
+        made[positions] = merging.merge(averaging.pipeline(tried), sources, home)
+        label = "+".join(names[position] for position in positions)
+        [report] = merging.score(
+            pipeline, suite, [made[positions].as_source()], [f"soup {label}"], home
+        )
+        return overall(report, reference)
+
+    found = greedy_soup([overall(report, reference) for report in reports], score_of_average)
+    taken = [references[position] for position in found.ingredients]
+    _log.info("greedy soup: %s", " + ".join(names[position] for position in found.ingredients))
+    final = made.get(found.ingredients)
+    kept = final.object_id if final else None
+    return Mix(
+        weights={reference: 1 / len(taken) for reference in taken},
+        soup=found,
+        discarded=frozenset(each.object_id for each in made.values()) - {kept or ""},
+    )
+
+
+def baseline(
+    averaging: Averaging,
+    trajectory: Trajectory,
+    sources: Sources,
+    suite: Suite,
+    home: Home,
+) -> SourceCheckpoint:
+    """The checkpoint that the average has to beat."""
+    wanted = averaging.promote.baseline
+    latest = sources[trajectory.newest.reference]
+    if wanted == "champion":
+        return _champion(averaging, home) or latest
+    if wanted == "latest":
+        return latest
+    references = [each.reference for each in trajectory.chosen if each.reference in sources]
+    singles = [sources[reference] for reference in references]
+    pipeline = averaging.pipeline(averaging.weighted(references))
+    reports = merging.score(pipeline, suite, singles, distinct_names(references), home)
+    scores = [overall(report, reports[-1]) for report in reports]
+    return singles[ranking(scores)[0]]
+
+
+def show(
+    averaging: Averaging, trajectory: Trajectory, report: PathReport, mix: Mix
+) -> dict[str, str]:
+    """The trajectory on the run's page; the same as files for MLflow."""
+    page = trajectory_markdown(trajectory, report, mix.weights, mix.soup)
+    publish_report(averaging.name, "trajectory", page)
+    files = {"trajectory.md": page, "reports/trajectory.json": trajectory.model_dump_json(indent=1)}
+    if mix.soup:
+        files["reports/greedy_soup.json"] = mix.soup.model_dump_json(indent=1)
+    return files
+
+
+def conclude(
+    averaging: Averaging,
+    trajectory: Trajectory,
+    settings: str,
+    past: AverageRecord | None,
+    outcome: MergeOutcome,
+    home: Home,
+) -> None:
+    """Note that these checkpoints are averaged: the last thing a run does for its average."""
+    registration = outcome.registration
+    present = {each.identity for each in trajectory.chosen}
+    before = [each for each in past.seen if each.identity not in present] if past else []
+    keep_average(
+        home,
+        AverageRecord(
+            name=averaging.name,
+            run=trajectory.run,
+            settings=settings,
+            seen=(*before, *trajectory.chosen),
+            average=outcome.merged,
+            state=outcome.state,
+            registered=RegisteredAt(
+                tracking_uri=registration.tracking_uri,
+                model=registration.candidate.name,
+                version=registration.candidate.version,
+            )
+            if registration
+            else None,
+        ),
+    )
+
+
+def retain(averaging: Averaging, mix: Mix, home: Home) -> None:
+    """Remove the averages beyond those to be kept, and what was only tried."""
+    keep = averaging.retention.keep
+    if keep is None:
+        return
+    gone = run_step(
+        retain_task,
+        home,
+        tracking_uri(averaging, home),
+        name=averaging.name,
+        model=averaging.register_as.model,
+        keep=keep,
+        discarded=mix.discarded,
+        subject=f"the last {keep}",
+    )
+    if gone:
+        freed = sum(item.bytes for item in gone) / 1e6
+        _log.info("removed %d averages that nothing refers to, %.1f MB", len(gone), freed)
+
+
+def tracking_uri(averaging: Averaging, home: Home) -> str:
+    """Where the configuration registers."""
+    return averaging.register_as.tracking_uri or default_tracking_uri(home)
+
+
+def was_removed(trajectory: Trajectory) -> Sequence[str]:
+    """Names of chosen checkpoints that the training has removed since."""
+    return [
+        each.name
+        for each in trajectory.chosen
+        if Path(each.reference).is_absolute() and not Path(each.reference).is_dir()
+    ]
+
+
+def _champion(averaging: Averaging, home: Home) -> SourceCheckpoint | None:
+    """The champion on this disk; None when there is none, or its directory is gone."""
+    address = current_champion(tracking_uri(averaging, home), str(averaging.register_as.model))
+    if address is None:
+        _log.info("there is no champion yet: the average is compared with the latest checkpoint")
+        return None
+    alone = parse_recipe({"merge_method": "passthrough", "models": [{"model": address}]})
+    try:
+        return merging.resolve(averaging.pipeline(alone), home, None)[address]
+    except CheckpointError as error:
+        if "no such directory" not in error.what:
+            raise
+        _log.warning(
+            "the champion %s is gone from %s: the average is compared with the latest checkpoint",
+            address,
+            error.where,
+        )
+        return None

@@ -1,0 +1,259 @@
+"""An averaging configuration: which training run, which checkpoints, which average, and the rest of
+a pipeline. The one model behind the YAML file, the command line and Prefect's parameter form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from flows.pipeline import (
+    NAME,
+    Evaluate,
+    Execution,
+    Pipeline,
+    Register,
+    Section,
+    with_suite_beside,
+)
+from merge_core.digests import digest_of
+from merge_core.home import Home
+from merge_core.recipe import Recipe, parse_recipe
+from merge_core.trajectory.schedules import Decay, Schedule, schedule_weights
+from merge_core.trajectory.selection import Choice
+from merge_core.yaml_files import load_yaml, validated
+from tasks.decide import PromotionRule
+from tasks.references import expand_variables, parse_plain
+from tasks.suite import Suite, load_suite, suite_digest
+from tasks.trajectory import TrainingRun
+
+Baseline = Literal["latest", "best", "champion"]
+
+
+class Average(Section):
+    """How the chosen checkpoints are averaged."""
+
+    schedule: Schedule = Field(
+        default="uniform",
+        title="Schedule",
+        description="uniform: the mean. ema: exponential moving average. wma: the i-th checkpoint"
+        " counts i. wsm: weights that imitate a decay of the learning rate. swa: the running mean"
+        " of every checkpoint so far, also of those that training has removed since. greedy_soup:"
+        " the mean of those that make it better on the suite.",
+        json_schema_extra={"position": 0},
+    )
+    beta: float = Field(
+        default=0.8,
+        ge=0.0,
+        lt=1.0,
+        title="EMA: beta",
+        description="Share of the old average that each step keeps; the new checkpoint counts"
+        " 1 - beta.",
+        json_schema_extra={"position": 1},
+    )
+    decay: Decay = Field(
+        default="1-sqrt",
+        title="WSM: decay",
+        description="The decay to imitate. linear is the same as the uniform mean.",
+        json_schema_extra={"position": 2},
+    )
+    held_out: str | None = Field(
+        default=None,
+        title="Greedy soup: suite",
+        description="Suite by which checkpoints are taken or left. Empty: the evaluation's own;"
+        " with another one, the decision is made on documents that the choice has not seen.",
+        json_schema_extra={"position": 3},
+    )
+    out_dtype: str | None = Field(
+        default=None,
+        title="Stored as",
+        description="float32, bfloat16 or float16. Empty: as the checkpoints are stored.",
+        json_schema_extra={"position": 4},
+    )
+
+
+class AveragePromotion(PromotionRule):
+    """When an average may be promoted: a pipeline's rule, with a baseline of the trajectory."""
+
+    baseline: Baseline = Field(  # type: ignore[assignment]
+        default="latest",
+        title="Baseline",
+        description="What the average has to beat: the latest checkpoint of the run, the best"
+        " single one of those averaged, or the current champion (the latest checkpoint as long as"
+        " there is none).",
+        json_schema_extra={"position": 0},
+    )
+
+
+class Retention(Section):
+    """How many averages are kept."""
+
+    keep: int | None = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        title="Averages kept",
+        description="How many registered averages without an alias are kept, counted back from the"
+        " latest; the weights and the registered versions of older ones are removed, their runs in"
+        " MLflow stay. Empty: all are kept.",
+        json_schema_extra={"position": 0},
+    )
+
+
+class Averaging(Section):
+    """A training run, its checkpoints to average, and what becomes of the average."""
+
+    name: str = Field(
+        title="Name",
+        description="Shown in the run list; letters, digits, dot, dash and underscore.",
+        pattern=NAME,
+        json_schema_extra={"position": 0},
+    )
+    description: str = Field(
+        default="",
+        title="Description",
+        description="What this is for, for people.",
+        max_length=2000,
+        json_schema_extra={"position": 1},
+    )
+    training: TrainingRun = Field(title="Training run", json_schema_extra={"position": 2})
+    choose: Choice = Field(
+        default_factory=Choice, title="Checkpoints", json_schema_extra={"position": 3}
+    )
+    average: Average = Field(
+        default_factory=Average, title="Average", json_schema_extra={"position": 4}
+    )
+    evaluate: Evaluate = Field(title="Evaluate", json_schema_extra={"position": 5})
+    promote: AveragePromotion = Field(
+        default_factory=AveragePromotion,
+        title="Promote",
+        description="The rule that the average has to pass; else the baseline is kept.",
+        json_schema_extra={"position": 6},
+    )
+    register_as: Register = Field(
+        default_factory=Register,
+        alias="register",
+        title="Register",
+        json_schema_extra={"position": 7},
+    )
+    retention: Retention = Field(
+        default_factory=Retention, title="Retention", json_schema_extra={"position": 8}
+    )
+    execution: Execution = Field(
+        default_factory=Execution, title="Execution", json_schema_extra={"position": 9}
+    )
+
+    @model_validator(mode="after")
+    def _champion_has_a_name(self) -> Averaging:
+        if self.promote.baseline == "champion" and self.register_as.model is None:
+            raise ValueError(
+                "promote.baseline: the champion is a version of a registered model; set"
+                " register.model, or compare with latest or best"
+            )
+        return self
+
+    def pipeline(self, recipe: Recipe) -> Pipeline:
+        """The same as a pipeline around one recipe, for the steps that both flows share."""
+        return Pipeline(
+            name=self.name,
+            description=self.description,
+            recipe=recipe,
+            evaluate=self.evaluate,
+            promote=PromotionRule(**self.promote.model_dump(exclude={"baseline"})),
+            register=self.register_as,
+            execution=self.execution,
+        )
+
+    def weights(self, count: int) -> list[float]:
+        """The schedule's weights of that many checkpoints, the oldest first."""
+        average = self.average
+        return schedule_weights(average.schedule, count, beta=average.beta, decay=average.decay)
+
+    def weighted(self, references: list[str]) -> Recipe:
+        """The recipe of the average of checkpoints, the oldest first, by the schedule."""
+        return self.recipe(dict(zip(references, self.weights(len(references)), strict=True)))
+
+    def recipe(self, weights: Mapping[str, float]) -> Recipe:
+        """The recipe of a weighted average, from weights by reference, the oldest first.
+
+        The newest checkpoint comes first: config and tokenizer are its.
+        """
+        models = [
+            {"model": reference, "parameters": {"weight": weight}}
+            for reference, weight in reversed(list(weights.items()))
+            if weight > 0
+        ]
+        values: dict[str, Any] = {"merge_method": "linear", "models": models}
+        if self.average.out_dtype:
+            values["out_dtype"] = self.average.out_dtype
+        return parse_recipe(values, where=f"average of {self.name}")
+
+    def settings_digest(self, suite: Suite, held_out: Suite) -> str:
+        """Digest of what decides the result, apart from the checkpoints that are there."""
+        kept: Any = {
+            "training": {"run", "pattern"},
+            "choose": True,
+            "average": True,
+            "promote": True,
+            "register_as": {"model", "tracking_uri"},
+        }
+        return digest_of(
+            {
+                **self.model_dump(mode="json", include=kept),
+                "suites": [suite_digest(suite), suite_digest(held_out)],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class LoadedAveraging:
+    """A configuration from a file, with the directory that its paths start from."""
+
+    averaging: Averaging
+    beside: Path
+
+
+def load_averaging(path: Path) -> LoadedAveraging:
+    """Read an averaging file.
+
+    Raises:
+        RecipeError: unreadable, not YAML, or with a mistake; names the YAML path of each.
+    """
+    beside = path.absolute().parent
+    averaging = validated(Averaging, load_yaml(path), str(path))
+    evaluate = with_suite_beside(averaging.evaluate, beside)
+    average = averaging.average
+    if average.held_out:
+        chooses_by = evaluate.model_copy(update={"suite": average.held_out})
+        suite = with_suite_beside(chooses_by, beside).suite
+        average = average.model_copy(update={"held_out": suite})
+    return LoadedAveraging(
+        averaging.model_copy(update={"evaluate": evaluate, "average": average}), beside
+    )
+
+
+def load_suites(averaging: Averaging, home: Home) -> tuple[Suite, Suite]:
+    """The suite of the decision, and the one that a greedy soup is chosen by.
+
+    Raises:
+        RecipeError: no such suite, or one with a mistake in it.
+    """
+    suite = load_suite(expand_variables(averaging.evaluate.suite, home))
+    held_out = averaging.average.held_out
+    return suite, load_suite(expand_variables(held_out, home)) if held_out else suite
+
+
+def check_places(loaded: LoadedAveraging) -> None:
+    """Find a mistyped path or suite at once, before any server is started.
+
+    Raises:
+        RecipeError: no such suite, or one with a mistake in it.
+        CheckpointError: the training run leads nowhere.
+    """
+    home = Home.discover()
+    load_suites(loaded.averaging, home)
+    parse_plain(loaded.averaging.training.run, loaded.beside, home)

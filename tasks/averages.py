@@ -1,0 +1,110 @@
+"""What was averaged before: one small record for each average, found again by content.
+
+A record names the checkpoints that an average saw and the settings it was made by. It counts while
+what it says still holds, so losing it costs a run whose steps are all found in their caches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from merge_core.digests import digest_of
+from merge_core.errors import MergeflowError, StepError
+from merge_core.home import Home
+from merge_core.records import CheckpointManifest, Record
+from merge_core.trajectory.records import RunCheckpoint
+from tasks.promotion import find_version
+from tasks.registry_client import open_registry
+
+
+class RegisteredAt(Record):
+    """Where an average is registered."""
+
+    tracking_uri: str
+    """Without credentials."""
+    model: str
+    version: str
+
+
+class AverageRecord(Record):
+    """One average, concluded: judged, and registered where that was asked for."""
+
+    name: str
+    """Of the averaging configuration."""
+    run: str
+    """The training run: a directory or a Hub repository."""
+    settings: str
+    """Digest of everything else that decides the result and what becomes of it."""
+    seen: tuple[RunCheckpoint, ...]
+    """The checkpoints that it is an average of, or that were tried for it, the oldest first."""
+    average: CheckpointManifest
+    state: Literal["Promoted", "FellBack"]
+    registered: RegisteredAt | None = None
+
+    def covers(self, chosen: Sequence[RunCheckpoint]) -> bool:
+        """Whether it saw all these checkpoints, and none that is newer."""
+        known = {each.identity for each in self.seen}
+        return (
+            all(each.identity in known for each in chosen)
+            and self.seen[-1].identity == chosen[-1].identity
+        )
+
+
+def averages_of(home: Home, name: str) -> list[AverageRecord]:
+    """The averages of one configuration that are on record, the latest first."""
+    directory = home.averages / name
+    paths = sorted(directory.glob("*.json"), key=_age)
+    return [record for path in paths if (record := _read(path)) is not None]
+
+
+def keep_average(home: Home, record: AverageRecord) -> None:
+    """Put an average on record; the same again takes the place of the earlier record."""
+    directory = home.averages / record.name
+    directory.mkdir(parents=True, exist_ok=True)
+    seen = [[each.step, each.identity] for each in record.seen]
+    path = directory / f"{digest_of([record.run, record.settings, seen])}.json"
+    fresh = path.with_suffix(f".{os.getpid()}.new")
+    fresh.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
+    fresh.rename(path)
+
+
+def forget_averages(home: Home, name: str, keep: int) -> None:
+    """Remove all but the latest records of a configuration."""
+    for path in sorted((home.averages / name).glob("*.json"), key=_age)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def is_registered(record: AverageRecord, tracking_uri: str) -> bool:
+    """Whether the registry still has the average that a record says was registered.
+
+    Raises:
+        RegistryUnreachableError: the MLflow server did not answer.
+        StepError: MLflow refused.
+    """
+    if record.registered is None:
+        return True
+    try:
+        with open_registry(tracking_uri) as registry:
+            name, digest = record.registered.model, record.average.digest
+            return find_version(registry, name, digest) is not None
+    except StepError:
+        raise
+    except MergeflowError:
+        return False  # there is no registry any more
+
+
+def _age(path: Path) -> tuple[float, str]:
+    return -path.stat().st_mtime, path.name
+
+
+def _read(path: Path) -> AverageRecord | None:
+    """A record; None for one that another version of mergeflow wrote, or that is damaged."""
+    try:
+        return AverageRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -1,0 +1,206 @@
+"""The averaging flow on real checkpoints of a run: what it does, and when it does nothing. One home
+for the module: the tests follow each other as the runs of a schedule would.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from examples.model_zoo import Zoo
+from flows import cli
+from flows.average_checkpoints import average_checkpoints
+from flows.averaging import Averaging
+from flows.prefect_session import PrefectSession
+from merge_core.home import Home
+from tasks.lineage import lineage
+from tasks.records import MergeOutcome
+from tasks.registry_client import default_tracking_uri
+from tests.support.recorded_steps import RecordedSteps, recorded_steps
+
+pytestmark = pytest.mark.slow
+
+LENIENT = {"max_regression": 1.0, "min_gain": -1.0, "min_documents": 5}
+
+
+@dataclass
+class Bench:
+    """A home, a run of two checkpoints, and a suite of one quick task."""
+
+    home: Home
+    zoo: Zoo
+    directory: Path
+    done: dict[str, MergeOutcome] = field(default_factory=dict)
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
+
+    def values(self, schedule: str = "uniform", **changes: Any) -> dict[str, Any]:
+        return {
+            "name": schedule.replace("_", "-"),
+            "training": {"run": str(self.run), "marker": "trainer_state.json"},
+            "average": {"schedule": schedule},
+            "evaluate": {"suite": str(self.directory / "suite"), "experts": False, "parallel": 2},
+            "promote": LENIENT,
+            "register": {"model": schedule.replace("_", "-")},
+        } | changes
+
+    def average(self, schedule: str = "uniform", **changes: Any) -> State[Any]:
+        averaging = Averaging.model_validate(self.values(schedule, **changes))
+        return average_checkpoints(averaging, return_state=True)
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    directory = tmp_path_factory.mktemp("averages")
+    shutil.copytree(tiny_zoo.suite, directory / "suite")
+    suite = yaml.safe_load((directory / "suite" / "suite.yaml").read_text())
+    suite["tasks"] = [task for task in suite["tasks"] if task["task"] == "zoo_prose_bpb"]
+    (directory / "suite" / "suite.yaml").write_text(yaml.safe_dump(suite))
+    shutil.copytree(tiny_zoo.run("prose"), directory / "run")
+    return Bench(Home(directory / "home"), tiny_zoo, directory)
+
+
+@pytest.fixture
+def bench(
+    shared: Bench, prefect: PrefectSession, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    """The shared home, in use."""
+    monkeypatch.setenv("MERGEFLOW_HOME", str(shared.home.path))
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: str(shared.home.cache)}):
+        yield shared
+
+
+@pytest.fixture
+def steps() -> Iterator[RecordedSteps]:
+    """What the flow runs of this test did."""
+    with recorded_steps() as recorded:
+        yield recorded
+
+
+@pytest.fixture
+def averaged(bench: Bench) -> MergeOutcome:
+    """The outcome of the first average, made by whichever test comes first."""
+    if "uniform" not in bench.done:
+        bench.done["uniform"] = bench.average().result()
+    return bench.done["uniform"]
+
+
+def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
+    bench: Bench, averaged: MergeOutcome
+) -> None:
+    assert averaged.state == "Promoted"
+    assert averaged.merged.method == "linear"
+    newest, oldest = (bench.run / name for name in ("checkpoint-12", "checkpoint-6"))
+    assert [each.reference for each in averaged.merged.inputs] == [str(newest), str(oldest)]
+    assert averaged.base.path == str(newest), "the latest checkpoint is what it has to beat"
+    uri = default_tracking_uri(bench.home)
+    ancestry = lineage("models:/uniform@champion", uri)
+    assert ancestry.root.digest == averaged.merged.digest
+    assert {node.digest for node in ancestry.root.inputs} == {
+        each.digest for each in averaged.merged.inputs
+    }
+
+
+def test_without_a_new_checkpoint_a_run_ends_at_once_and_registers_nothing(
+    bench: Bench, averaged: MergeOutcome, steps: RecordedSteps
+) -> None:
+    objects = sorted(bench.home.objects.iterdir())
+    state = bench.average()
+    assert (state.name, state.is_completed()) == ("NothingNew", True)
+    assert "up to step 12 was promoted" in str(state.message)
+    assert [name for name, _ in steps.all] == ["find uniform"]
+    assert sorted(bench.home.objects.iterdir()) == objects
+
+
+def test_what_is_still_being_written_is_nothing_new(bench: Bench, averaged: MergeOutcome) -> None:
+    begun = bench.run / "checkpoint-18"
+    shutil.copytree(bench.run / "checkpoint-12", begun)
+    (begun / "trainer_state.json").unlink()
+    try:
+        assert bench.average().name == "NothingNew"
+    finally:
+        shutil.rmtree(begun)
+
+
+def test_a_checkpoint_that_the_training_removes_is_nothing_new(
+    bench: Bench, averaged: MergeOutcome
+) -> None:
+    kept = bench.directory / "aside"
+    (bench.run / "checkpoint-6").rename(kept)
+    try:
+        state = bench.average()
+        assert state.name == "NothingNew"
+        assert "1 can be averaged" in str(state.message)
+    finally:
+        kept.rename(bench.run / "checkpoint-6")
+
+
+def test_a_lost_record_costs_no_work_and_registers_nothing_twice(
+    bench: Bench, averaged: MergeOutcome, steps: RecordedSteps
+) -> None:
+    shutil.rmtree(bench.home.averages / "uniform")
+    again: MergeOutcome = bench.average().result()
+    assert again == averaged
+    looked = {"find uniform", "preflight headers", "register uniform", "retain the last 5"}
+    assert steps.ran == looked
+
+
+def test_a_checkpoint_of_another_training_ends_the_run_before_the_merge(
+    bench: Bench, averaged: MergeOutcome
+) -> None:
+    stranger = bench.run / "checkpoint-3"
+    shutil.copytree(bench.zoo.other_run, stranger)
+    (stranger / "trainer_state.json").write_text("{}")
+    try:
+        state = bench.average()
+    finally:
+        shutil.rmtree(stranger)
+    assert state.is_failed()
+    assert "come from different training runs" in str(state.message)
+
+
+def test_a_checkpoint_of_a_sibling_run_is_left_alone_by_its_log(
+    bench: Bench, averaged: MergeOutcome, caplog: pytest.LogCaptureFixture
+) -> None:
+    sibling = bench.run / "checkpoint-9"
+    shutil.copytree(bench.zoo.checkpoints("code")[0], sibling)
+    try:
+        assert bench.average().name == "NothingNew"
+    finally:
+        shutil.rmtree(sibling)
+    assert "left alone: checkpoint-9: its training log" in caplog.text
+
+
+def test_a_greedy_soup_is_never_worse_than_the_best_single(
+    bench: Bench, averaged: MergeOutcome
+) -> None:
+    outcome: MergeOutcome = bench.average(
+        "greedy_soup", promote=LENIENT | {"baseline": "best"}
+    ).result()
+    [bits] = {task for scores in outcome.scores.values() for task in scores}
+    assert outcome.scores["merged"][bits] <= outcome.scores["base"][bits]
+    record = json.loads(next((bench.home.averages / "greedy-soup").iterdir()).read_text())
+    assert [each["step"] for each in record["seen"]] == [6, 12]
+    stored = {path.name for path in bench.home.objects.iterdir()}
+    assert outcome.merged.object_id in stored
+    assert len(stored) <= 2, "what was only tried is removed"
+
+
+def test_the_command_line_tells_that_there_is_nothing_new(
+    bench: Bench, averaged: MergeOutcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = bench.directory / "averaging.yaml"
+    file.write_text(yaml.safe_dump(bench.values()))
+    assert cli.run(["average", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "NothingNew"
