@@ -1,0 +1,55 @@
+"""A rehearsal of a pipeline: every check that needs no weights, and what the merge would write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows import merge_steps as step
+from flows.artifacts import publish_report, with_warnings
+from flows.console import size
+from flows.pipeline import Pipeline
+from flows.steps import run_step
+from merge_core.explanation import explain, idle_filters
+from merge_core.home import Home
+from merge_core.plan import make_plan, open_inputs
+from merge_core.tolerance import Tolerance
+from tasks.calibration import check_data
+from tasks.locate import undigested
+from tasks.references import expand_variables
+from tasks.resolve import preflight_task
+from tasks.suite import load_suite
+
+
+def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
+    """Check a pipeline by its suite and its checkpoints' headers; says what would be done.
+
+    Raises:
+        MergeflowError: what a run of this pipeline would stop at.
+    """
+    home, recipe = Home.discover(), pipeline.recipe
+    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
+    step.check_rule(pipeline.promote, suite)
+    check_data(recipe, beside)
+    uri = pipeline.register_as.tracking_uri or ""
+    arguments = (recipe.references(), home.path, beside, uri, Tolerance.of(recipe))
+    locations = run_step(preflight_task, *arguments, subject="headers").locations
+    warnings = recipe.warnings()
+    remote = [location.reference for location in locations if location.is_remote]
+    if remote:
+        said = f"{len(locations)} checkpoints fit; to be downloaded: {', '.join(remote)}"
+    else:
+        sources = {location.reference: undigested(location) for location in locations}
+        plan = make_plan(recipe, sources)
+        warnings += idle_filters(recipe, explain(recipe, open_inputs(recipe, sources)))
+        said = (
+            f"{len(locations)} checkpoints fit; {recipe.merge_method} would write"
+            f" {len(plan.tensors)} tensors, {size(plan.output_bytes)}"
+        )
+    rows = "\n".join(f"| {location.reference} |" for location in locations)
+    page = (
+        f"Nothing was merged. {said}.\n\n| checkpoint |\n|---|\n{rows}\n\n"
+        f"Suite {suite.name}: {', '.join(task.task for task in suite.tasks)}\n\n"
+        f"```yaml\n{recipe.to_yaml()}```\n"
+    )
+    publish_report(pipeline.name, "dry-run", with_warnings(page, warnings))
+    return said

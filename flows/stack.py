@@ -1,0 +1,351 @@
+"""The local stack: Prefect server, MLflow server and a worker, up until the user stops them.
+
+All processes of a stack are children of `mergeflow up`, each in a session of its own so that Ctrl-C
+reaches `up` alone, and a guard ends them when `up` dies without having done so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from flows.prefect_session import QUIET, server_environment
+from flows.stack_processes import (
+    end_all,
+    end_members,
+    last_lines,
+    listener_of,
+    mark,
+    own_start_time,
+)
+from flows.stack_record import StackRecord, read_record, remove_record, write_record
+from merge_core.errors import MergeflowError, StepError
+from merge_core.home import Home
+
+HOST = "127.0.0.1"
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+WORKER_NAME = "local"
+
+_START_SECONDS = 240.0
+_TRY_PORTS = 20
+_RESTARTS = 3
+_RESTART_WINDOW = 300.0
+_LOG_BYTES = 5_000_000
+
+
+@dataclass
+class Service:
+    """One process of the stack, and how to start it again."""
+
+    title: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    health: str | None = None
+    """Address that answers with status 200 once the service works."""
+    listener: socket.socket | None = None
+    """Listening socket that the process inherits."""
+    process: subprocess.Popen[bytes] | None = None
+    restarts: list[float] = field(default_factory=list)
+
+    def start(self, lifeline: int) -> None:
+        """Start the process; its standard input is the lifeline's reading end."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=lifeline,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                pass_fds=[self.listener.fileno()] if self.listener else [],
+                start_new_session=True,
+            )
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while the process runs."""
+        return self.process.poll() if self.process else None
+
+    def is_healthy(self) -> bool:
+        """Whether the service answers now."""
+        return self.health is None or answers(self.health)
+
+    def death(self) -> StepError:
+        """What to tell the user when the process has ended by itself."""
+        status = self.exit_status
+        how = "did not answer" if status is None else f"ended with exit status {status}"
+        return StepError(
+            f"{self.title} {how}; the end of its log:\n{last_lines(self.log)}",
+            where=str(self.log),
+            mend="read the rest of this log",
+        )
+
+
+class Stack:
+    """The processes of one `mergeflow up`."""
+
+    def __init__(self, home: Home, prefect: socket.socket, mlflow_port: int) -> None:
+        self.home = home
+        for directory in (home.logs, home.prefect, home.mlflow, home.cache, home.stack):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.record = StackRecord(
+            instance=secrets.token_hex(8),
+            pid=os.getpid(),
+            started=own_start_time(),
+            prefect=f"http://{HOST}:{prefect.getsockname()[1]}",
+            mlflow=f"http://{HOST}:{mlflow_port}",
+            directory=str(Path.cwd()),
+        )
+        self._reading, self._lifeline = os.pipe()
+        self._guard: subprocess.Popen[bytes] | None = None
+        self.prefect = self._prefect(prefect)
+        self.mlflow = self._mlflow(mlflow_port)
+        self.worker = self._worker()
+        self._running: list[Service] = []
+
+    def start_servers(self) -> None:
+        """Start the guard and both servers; `wait` tells when they work."""
+        write_record(self.home, self.record)
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "flows.stack_guard", self.record.instance],
+            stdin=self._reading,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=server_environment(self.home, self.record.api),
+            start_new_session=True,
+        )
+        for service in (self.prefect, self.mlflow):
+            self._start(service)
+
+    def start_worker(self) -> None:
+        """Start the worker; its pool has to exist."""
+        self._start(self.worker)
+
+    def wait(self, *services: Service) -> None:
+        """Return when these services answer, by default all that were started.
+
+        Raises:
+            StepError: a process ended or stayed silent; with the end of its log.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        for service in services or self._running:
+            while service.exit_status is not None or not service.is_healthy():
+                if service.exit_status is not None or time.monotonic() > deadline:
+                    raise service.death()
+                time.sleep(0.1)
+
+    def revive(self) -> list[Service]:
+        """Start again whatever has ended by itself; what that was.
+
+        Raises:
+            StepError: one that ends again and again.
+        """
+        revived = []
+        for service in self._running:
+            if service.exit_status is None:
+                continue
+            now = time.monotonic()
+            service.restarts = [t for t in service.restarts if now - t < _RESTART_WINDOW] + [now]
+            if len(service.restarts) > _RESTARTS:
+                raise service.death()
+            service.start(self._reading)
+            revived.append(service)
+        return revived
+
+    def stop(self, signals: Signals) -> None:
+        """End every process, in order; on a second signal at once."""
+        end_members(self.record.instance, hurry=lambda: signals.again)
+        end_all(self.record.instance)
+        os.close(self._lifeline)
+        os.close(self._reading)
+        for process in (self._guard, *(service.process for service in self._running)):
+            if process is not None:
+                process.wait()
+        remove_record(self.home)
+
+    def _start(self, service: Service) -> None:
+        _rotate(service.log)
+        service.start(self._reading)
+        self._running.append(service)
+
+    def _environment(self, role: str) -> dict[str, str]:
+        return {
+            **server_environment(self.home, self.record.api),
+            **mark(self.record.instance, role),
+            "MERGEFLOW_HOME": str(self.home.path),
+        }
+
+    def _prefect(self, listener: socket.socket) -> Service:
+        return Service(
+            title="the Prefect server",
+            command=[sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+            environment=self._environment("prefect"),
+            log=self.home.logs / "prefect-server.log",
+            health=f"{self.record.api}/health",
+            listener=listener,
+        )
+
+    def _mlflow(self, port: int) -> Service:
+        return Service(
+            title="the MLflow server",
+            command=[
+                *(sys.executable, "-m", "mlflow", "server"),
+                *("--backend-store-uri", f"sqlite:///{self.home.mlflow / 'mlflow.db'}"),
+                *("--artifacts-destination", str(self.home.mlflow / "artifacts")),
+                *("--host", HOST, "--port", str(port), "--workers", "1"),
+            ],
+            environment={
+                **self._environment("mlflow"),
+                # Its own background jobs judge traces of agents; here they are six idle processes.
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
+            log=self.home.logs / "mlflow-server.log",
+            health=f"{self.record.mlflow}/health",
+        )
+
+    def _worker(self) -> Service:
+        environment = self._environment("worker")
+        del environment["PREFECT__SERVER_FINAL"], environment["PREFECT_UI_API_URL"]
+        return Service(
+            title="the worker",
+            command=[
+                *(sys.executable, "-m", "prefect", "worker", "start"),
+                *("--pool", "mergeflow", "--type", "process", "--name", WORKER_NAME),
+            ],
+            environment={
+                **environment,
+                **QUIET,
+                "PREFECT_API_URL": self.record.api,
+                "PREFECT_LOCAL_STORAGE_PATH": str(self.home.cache),
+                "PREFECT_LOGGING_EXTRA_LOGGERS": "mergeflow",
+                "PREFECT_LOGGING_LOGGERS_MERGEFLOW_LEVEL": "INFO",
+                "MLFLOW_TRACKING_URI": self.record.mlflow,
+            },
+            log=self.home.logs / "worker.log",
+        )
+
+
+class Signals:
+    """Ctrl-C and `kill`: the first ends the work in hand, a second one the patience."""
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.again = False
+        self._seen = False
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._came) for number in self._NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stopping(self) -> None:
+        """From now on a first signal is one more."""
+        self._seen = True
+
+    def _came(self, _number: int, _frame: FrameType | None) -> None:
+        if self._seen:
+            self.again = True
+        else:
+            self._seen = True
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def only_one(home: Home) -> Iterator[None]:
+    """Hold the home for one stack; the kernel lets go of it when this process dies.
+
+    Raises:
+        MergeflowError: another stack runs on it; says where.
+    """
+    home.stack.mkdir(parents=True, exist_ok=True)
+    with (home.stack / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            record = read_record(home)
+            raise MergeflowError(
+                f"is up already: Prefect on {record.prefect}, MLflow on {record.mlflow}"
+                if record
+                else "is being started or stopped by another `mergeflow up`",
+                where=str(home.path),
+                mend="use it as it is, or stop it first (Ctrl-C where it runs)",
+            ) from None
+        yield
+
+
+def end_leftovers(home: Home) -> int:
+    """End what a killed `mergeflow up` left behind on this home; how many processes."""
+    record = read_record(home)
+    if record is None:
+        return 0
+    ended = end_members(record.instance)
+    remove_record(home)
+    return ended
+
+
+def listen(wanted: int | None, default: int, option: str) -> tuple[socket.socket, str | None]:
+    """A listening socket on localhost, and who has the default port when it is another one.
+
+    Raises:
+        MergeflowError: a port that was asked for is taken; names who has it and a free one.
+    """
+    for port in range(default, default + _TRY_PORTS) if wanted is None else (wanted,):
+        with contextlib.suppress(OSError):
+            return _bound(port), None if port in (default, wanted) else _taken(default)
+    free = _bound(0)
+    number = free.getsockname()[1]
+    free.close()
+    raise MergeflowError(
+        _taken(wanted if wanted is not None else default),
+        where=f"{HOST}:{wanted or default}",
+        mend=f"free it, or take another: {option} {number}",
+    )
+
+
+def answers(address: str) -> bool:
+    """Whether a server answers there with status 200."""
+    try:
+        with urllib.request.urlopen(address, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _taken(port: int) -> str:
+    holder = listener_of(port)
+    return f"port {port} is taken" + (f" by {holder}" if holder else "")
+
+
+def _bound(port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        # Else the connections of a stack that was stopped just now would keep its port for minutes.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _rotate(log: Path) -> None:
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(log.with_suffix(".log.old"))

@@ -1,0 +1,141 @@
+"""What a Prefect server needs before it can run merges, and what an outage left behind on it.
+
+Everything here may be done again at any time: what exists is kept, and what the user changed in the
+UI stays changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events.actions import DoNothing, SendNotification
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import Cancelled, Crashed
+from prefect.workers.process import ProcessWorker
+
+from flows.deployments import DIRECTORY, WORK_POOL, create_deployment, read_deployments
+from flows.steps import ensure_gpu_limit
+from merge_core.yaml_files import load_yaml
+
+NOTIFICATION_BLOCK = "mergeflow"
+"""Name of the notification block that automations send to, whatever its type."""
+
+_SUBJECT = "{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}"
+_BODY = "{{ flow_run.state.message }}\n\n{{ flow_run|ui_url }}"
+_PAGE = 200
+
+
+def set_up(client: SyncPrefectClient, directory: Path) -> list[str]:
+    """Create limits, deployments and automations; the deployments' names.
+
+    Args:
+        directory: where relative paths in forms start.
+    """
+    ensure_gpu_limit()
+    names = [create_deployment(client, entry, directory) for entry in read_deployments()]
+    create_automations(client)
+    return names
+
+
+def create_work_pool(client: SyncPrefectClient) -> None:
+    """The pool whose worker runs flows as processes of this machine."""
+    template = ProcessWorker.get_default_base_job_template()
+    pool = WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, base_job_template=template)
+    try:
+        client.create_work_pool(pool)
+    except ObjectAlreadyExists:
+        return
+
+
+def worker_is_online(client: SyncPrefectClient, since: datetime) -> bool:
+    """Whether a worker has reported to the pool after a moment."""
+    workers = client.read_workers_for_work_pool(WORK_POOL)
+    return any(
+        worker.last_heartbeat_time and worker.last_heartbeat_time > since for worker in workers
+    )
+
+
+def end_dead_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """Runs that a worker began and no process works on any more: they are marked as crashed.
+
+    To be called while no worker runs. The mark frees their place in the concurrency limits.
+    """
+    dead = _runs_in(client, StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+    for run in dead:
+        message = "The stack was stopped while this run was at work; start it again, it resumes."
+        client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+    return dead
+
+
+def drop_missed_runs(client: SyncPrefectClient) -> int:
+    """Of the scheduled runs that an outage made late, keep each deployment's latest alone."""
+    late: dict[UUID | None, list[FlowRun]] = defaultdict(list)
+    now = datetime.now(UTC)
+    for run in _runs_in(client, StateType.SCHEDULED):
+        if run.auto_scheduled and run.expected_start_time and run.expected_start_time < now:
+            late[run.deployment_id].append(run)
+    dropped = 0
+    for runs in late.values():
+        for run in sorted(runs, key=lambda each: each.expected_start_time or now)[:-1]:
+            message = "Missed while the stack was down; the latest missed run stands for it."
+            client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+            dropped += 1
+    return dropped
+
+
+def create_automations(client: SyncPrefectClient) -> None:
+    """Those of `deployments/automations.yaml` that are missing; connects a notification block."""
+    block = _notification_block(client)
+    action: Any = DoNothing()
+    if block is not None:
+        action = SendNotification(block_document_id=block, subject=_SUBJECT, body=_BODY)
+    for entry in load_yaml(DIRECTORY / "automations.yaml")["automations"]:
+        wants = entry.pop("notify", False)
+        if wants:
+            entry["actions"] = [action]
+        found = client.read_automations_by_name(entry["name"])
+        if not found:
+            client.create_automation(AutomationCore.model_validate(entry))
+        elif wants and block and [each.type for each in found[0].actions] == [DoNothing().type]:
+            known = found[0].model_dump(include=set(AutomationCore.model_fields))
+            connected = AutomationCore.model_validate({**known, "actions": [action]})
+            client.update_automation(found[0].id, connected)
+
+
+def _notification_block(client: SyncPrefectClient) -> UUID | None:
+    for block in client.read_block_documents(include_secrets=False):
+        kind = block.block_type
+        if block.name == NOTIFICATION_BLOCK and kind is not None:
+            schema = block.block_schema
+            if schema is not None and "notify" in schema.capabilities:
+                return block.id
+    return None
+
+
+def _runs_in(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
+    """Runs of this pool in some states."""
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
+    found: list[FlowRun] = []
+    while True:
+        page = client.read_flow_runs(
+            flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=len(found)
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found

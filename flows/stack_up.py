@@ -1,0 +1,107 @@
+"""`mergeflow up` for a person: what is started, where it is, what happens to it, and the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.console import Terminal, seconds, shown_path
+from flows.stack import (
+    MLFLOW_PORT,
+    PREFECT_PORT,
+    Signals,
+    Stack,
+    end_leftovers,
+    listen,
+    only_one,
+)
+from flows.stack_record import StackRecord
+from merge_core.home import Home
+
+_LOOK_EVERY = 1.0
+
+
+def bring_up(terminal: Terminal, home: Home, prefect: int | None, mlflow: int | None) -> None:
+    """Run the stack until a signal comes; everything of it has ended when this returns.
+
+    Raises:
+        MergeflowError: it cannot be started here.
+        StepError: a process of it ended again and again.
+    """
+    with only_one(home), Signals() as signals:
+        left = end_leftovers(home)
+        if left:
+            terminal.say(f"ended {left} processes that a killed `mergeflow up` left behind")
+        listener, prefect_taken = listen(prefect, PREFECT_PORT, "--prefect-port")
+        with listener:
+            free, mlflow_taken = listen(mlflow, MLFLOW_PORT, "--mlflow-port")
+            with free:
+                mlflow_port = free.getsockname()[1]
+            for taken in filter(None, (prefect_taken, mlflow_taken)):
+                terminal.warn(f"{taken}; the next free one is used")
+            _run(terminal, Stack(home, listener, mlflow_port), signals)
+
+
+def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
+    started = time.monotonic()
+    try:
+        stack.start_servers()
+        terminal.say("starting Prefect and MLflow ...", style="dim")
+        names = _set_up(terminal, stack)
+        _announce(terminal, stack, names, time.monotonic() - started)
+        while True:
+            time.sleep(_LOOK_EVERY)
+            for service in stack.revive():
+                terminal.warn(f"{service.title} had ended and is started again; see {service.log}")
+    except KeyboardInterrupt:
+        terminal.say("stopping ... (once more to stop at once)", style="dim")
+    finally:
+        signals.stopping()
+        stack.stop(signals)
+    terminal.say(f"stopped; everything is kept in {shown_path(stack.home.path)}")
+
+
+def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
+    """Prepare the server, then let the worker begin. Prefect is imported while it starts."""
+    os.environ.update(stack.record.environment | {"MLFLOW_TRACKING_URI": stack.record.mlflow})
+    os.environ["PREFECT_HOME"] = str(stack.home.prefect)
+    from prefect import get_client
+
+    from flows.prefect_session import prefect_session
+    from flows.stack_setup import (
+        create_work_pool,
+        drop_missed_runs,
+        end_dead_runs,
+        set_up,
+        worker_is_online,
+    )
+
+    began = datetime.now(UTC)
+    stack.wait(stack.prefect)
+    with prefect_session(stack.home), get_client(sync_client=True) as client:
+        create_work_pool(client)
+        for run in end_dead_runs(client):
+            terminal.warn(f"the run {run.name} was interrupted; start it again in Prefect")
+        missed = drop_missed_runs(client)
+        if missed:
+            terminal.say(f"{missed} scheduled runs were missed and are left out")
+        stack.start_worker()
+        names = set_up(client, Path(stack.record.directory))
+        stack.wait()
+        while not worker_is_online(client, since=began):
+            stack.wait()
+            time.sleep(0.2)
+    return names
+
+
+def _announce(terminal: Terminal, stack: Stack, names: list[str], duration: float) -> None:
+    record: StackRecord = stack.record
+    terminal.say()
+    terminal.say(f"Prefect   {record.prefect}   runs, forms, schedules", style="bold")
+    terminal.say(f"MLflow    {record.mlflow}   models, scores, versions", style="bold")
+    terminal.say(f"ready in {seconds(duration)}; deployments: {', '.join(names)}")
+    terminal.say(f"data in {shown_path(stack.home.path)}, logs in {shown_path(stack.home.logs)}")
+    terminal.say(f"paths in forms start at {record.directory}")
+    terminal.say("`mergeflow status` shows the health; Ctrl-C stops everything")

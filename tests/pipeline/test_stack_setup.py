@@ -1,0 +1,134 @@
+"""Setting up a real Prefect server for merges, again and again, and after an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.states import Running
+
+from flows.deployments import create_deployment, read_deployments
+from flows.prefect_session import PrefectSession
+from flows.stack_schedules import switch_schedule
+from flows.stack_setup import create_automations, create_work_pool, drop_missed_runs, end_dead_runs
+from flows.steps import ensure_gpu_limit
+from merge_core.errors import MergeflowError
+from merge_core.home import Home
+
+pytestmark = pytest.mark.slow
+
+SCHEDULED = "merge/merge-scheduled"
+
+
+@pytest.fixture
+def client(prefect: PrefectSession) -> Iterator[SyncPrefectClient]:
+    """The session's server, with the work pool on it."""
+    with get_client(sync_client=True) as client:
+        create_work_pool(client)
+        yield client
+
+
+@pytest.fixture
+def deployment(client: SyncPrefectClient, tmp_path: Path) -> Iterator[DeploymentResponse]:
+    """The scheduled merge, new."""
+    create_deployment(client, entry(), tmp_path)
+    deployment = client.read_deployment_by_name(SCHEDULED)
+    yield deployment
+    client.delete_deployment(deployment.id)
+
+
+def entry(name: str = "merge-scheduled") -> dict[str, Any]:
+    (found,) = [each for each in read_deployments() if each["name"] == name]
+    return found
+
+
+def switches(client: SyncPrefectClient) -> dict[str, bool]:
+    schedules = client.read_deployment_by_name(SCHEDULED).schedules
+    return {str(schedule.slug): schedule.active for schedule in schedules}
+
+
+def test_what_the_user_made_of_a_schedule_survives_the_next_set_up(
+    client: SyncPrefectClient, deployment: DeploymentResponse, home: Home, tmp_path: Path
+) -> None:
+    assert set(switches(client).values()) == {False}
+    said = switch_schedule(home, "merge-scheduled/nightly", active=True)
+    assert said == "merge-scheduled/nightly is on: cron 0 3 * * * (Europe/Berlin)"
+    create_deployment(client, entry(), tmp_path / "elsewhere")
+    assert switches(client) == {"nightly": True, "every-six-hours": False}
+    again = client.read_deployment_by_name(SCHEDULED)
+    assert again.id == deployment.id
+    assert again.pull_steps is not None
+    assert str(tmp_path / "elsewhere") in str(again.pull_steps)
+
+
+def test_a_mistyped_schedule_is_told_with_the_right_name(
+    client: SyncPrefectClient, deployment: DeploymentResponse, home: Home
+) -> None:
+    with pytest.raises(MergeflowError, match="did you mean 'merge-scheduled/nightly'"):
+        switch_schedule(home, "merge-scheduled/nighty", active=True)
+
+
+def test_of_the_runs_that_an_outage_missed_the_latest_alone_is_left(
+    client: SyncPrefectClient, deployment: DeploymentResponse
+) -> None:
+    (schedule,) = [each for each in deployment.schedules if each.slug == "every-six-hours"]
+    client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+    now = datetime.now(UTC)
+    window = {"start_time": now - timedelta(hours=48), "end_time": now, "min_runs": 8}
+    body = {name: str(value) for name, value in window.items()} | {"min_runs": 8}
+    client.request(
+        "POST", "/deployments/{id}/schedule", path_params={"id": deployment.id}, json=body
+    )
+    late = runs_in(client, deployment, "SCHEDULED")
+    assert len(late) == 8
+    assert drop_missed_runs(client) == 7
+    (left,) = runs_in(client, deployment, "SCHEDULED")
+    assert left["expected_start_time"] == max(run["expected_start_time"] for run in late)
+    assert len(runs_in(client, deployment, "CANCELLED")) == 7
+    assert drop_missed_runs(client) == 0
+
+
+def test_a_run_that_nobody_works_on_any_more_is_marked_and_frees_its_place(
+    client: SyncPrefectClient, deployment: DeploymentResponse
+) -> None:
+    run = client.create_flow_run_from_deployment(deployment.id)
+    client.set_flow_run_state(run.id, Running(), force=True)
+    assert [each.id for each in end_dead_runs(client)] == [run.id]
+    state = client.read_flow_run(run.id).state
+    assert state is not None
+    assert state.is_crashed()
+    assert end_dead_runs(client) == []
+
+
+def test_automations_and_limits_are_made_once(client: SyncPrefectClient) -> None:
+    names = [ensure_gpu_limit(), ensure_gpu_limit()]
+    limit = client.read_global_concurrency_limit_by_name(names[0])
+    assert (limit.limit, len(set(names))) == (1, 1)
+    for _ in range(2):
+        create_automations(client)
+    found = client.read_automations()
+    ours = [each for each in found if each.name.startswith("mergeflow: a ")]
+    assert len(ours) == 3
+    (changed, *_) = ours
+    client.pause_automation(changed.id)
+    create_automations(client)
+    kept = client.read_automation(changed.id)
+    assert kept is not None
+    assert not kept.enabled
+
+
+def runs_in(
+    client: SyncPrefectClient, deployment: DeploymentResponse, state: str
+) -> list[dict[str, Any]]:
+    body = {
+        "deployments": {"id": {"any_": [str(deployment.id)]}},
+        "flow_runs": {"state": {"type": {"any_": [state]}}},
+    }
+    found: list[dict[str, Any]] = client.request("POST", "/flow_runs/filter", json=body).json()
+    return found

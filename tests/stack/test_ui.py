@@ -1,0 +1,156 @@
+"""A merge from the browser: the form, the run's page, the reports, the model in MLflow.
+
+Needs Chromium and Playwright; skipped with a reason where there is none. `make stack` runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.stack import RunningStack
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, ViewportSize
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+SECONDS = 60_000
+VIEW: ViewportSize = {"width": 1280, "height": 1000}
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page of a headless browser that talks to nobody but the servers."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    quiet = ("quic", "gpu", "background-networking", "component-update", "sync", "extensions")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet)],
+        )
+        page = browser.new_page(viewport=VIEW)
+        page.set_default_timeout(SECONDS)
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: `$MERGEFLOW_SCREENSHOTS` if it is set."""
+    named = os.environ.get("MERGEFLOW_SCREENSHOTS")
+    return Path(named) if named else tmp_path_factory.mktemp("images")
+
+
+def open_form(page: Page, stack: RunningStack) -> None:
+    deployment = stack.prefect("/deployments/name/merge/merge")["id"]
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/deployments/deployment/{deployment}")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    page.get_by_label("Base model").wait_for()
+
+
+def fill(page: Page) -> None:
+    page.get_by_label("name", exact=True).fill("zoo")
+    page.get_by_label("Base model").fill("zoo/base")
+    for index, model in enumerate(("zoo/code-expert", "zoo/prose-expert")):
+        page.get_by_role("button", name="Add item").click()
+        page.get_by_label("Model", exact=True).nth(index).fill(model)
+        page.get_by_label(re.compile("^Weight")).nth(index).fill("0.5")
+    page.get_by_label(re.compile("^suite")).fill("suite")
+    page.get_by_label(re.compile("^Largest regression")).fill("0.1")
+    page.get_by_label(re.compile("^Smallest gain")).fill("-0.1")
+    page.get_by_label(re.compile("^registered_model")).fill("zoo")
+
+
+def newest_run(stack: RunningStack) -> dict[str, Any]:
+    wanted = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+    (run,) = stack.prefect("/flow_runs/filter", wanted)
+    return dict(run)
+
+
+def test_the_form_offers_every_method_and_asks_for_no_yaml(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    open_form(page, stack)
+    page.locator("button", has_text="task_arithmetic").click()
+    page.get_by_role("option", name="ties", exact=True).wait_for()
+    assert page.get_by_role("option").count() >= 30
+    page.screenshot(path=images / "ui-methods.png")
+    page.keyboard.press("Escape")
+    fill(page)
+    page.set_viewport_size({"width": 1280, "height": 3060})  # the form scrolls in a frame
+    page.screenshot(path=images / "ui-form.png")
+    page.set_viewport_size(VIEW)
+
+
+def test_a_mistake_is_shown_at_its_field_and_starts_nothing(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    before = stack.prefect("/flow_runs/count", {})
+    page.get_by_label(re.compile("^Gamma")).fill("0.2")
+    page.get_by_role("button", name="Submit").click()
+    said = page.get_by_text("nothing here: only breadcrumbs")
+    said.first.wait_for()
+    said.first.scroll_into_view_if_needed()
+    page.screenshot(path=images / "ui-mistake.png")
+    assert stack.prefect("/flow_runs/count", {}) == before
+
+
+def test_the_form_starts_a_merge_that_ends_promoted(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    before = stack.prefect("/flow_runs/count", {})
+    open_form(page, stack)
+    fill(page)
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_function("() => !location.pathname.endsWith('/run')")
+    assert stack.prefect("/flow_runs/count", {}) == before + 1
+    run = stack.finish(newest_run(stack)["id"])
+    assert run["state"]["name"] == "Promoted", run["state"]["message"]
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs/flow-run/{run['id']}")
+    page.get_by_text(run["name"]).first.wait_for()
+    page.get_by_text("Promoted").first.wait_for()
+    page.get_by_text("task_arithmetic").first.wait_for()
+    page.wait_for_timeout(3000)
+    page.screenshot(path=images / "ui-run.png")
+
+
+def test_the_decision_can_be_read_on_the_artifact_page(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    wanted = {"artifacts": {"key": {"any_": ["zoo-decision"]}}}
+    (artifact,) = stack.prefect("/artifacts/filter", wanted)
+    base = f"http://127.0.0.1:{stack.prefect_port}/v2/artifacts/artifact"
+    page.goto(f"{base}/{artifact['id']}")
+    page.get_by_text("zoo_code_bpb").first.wait_for()
+    page.get_by_text("prose-expert").first.wait_for()
+    page.screenshot(path=images / "ui-decision.png")
+
+
+def test_the_run_list_reads_well(page: Page, stack: RunningStack, images: Path) -> None:
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs")
+    page.get_by_text(newest_run(stack)["name"]).first.wait_for()
+    page.wait_for_timeout(2000)
+    page.screenshot(path=images / "ui-runs.png")
+
+
+def test_the_model_is_in_mlflow_with_the_champion_alias(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    page.goto(f"http://127.0.0.1:{stack.mlflow_port}/#/models/zoo")
+    page.get_by_text("champion").first.wait_for()
+    page.get_by_text("Version 2").first.wait_for()
+    page.wait_for_timeout(1000)
+    page.screenshot(path=images / "ui-model.png")
