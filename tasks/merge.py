@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.home import Home
+from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.merge import merge
 from merge_core.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.shard_groups import FanOut
 from tasks.caching import content_task
 from tasks.progress import prefect_progress
 
@@ -22,6 +24,8 @@ def merge_task(
     device: str = "auto",
     threads: int | None = None,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    fan_out: FanOut | None = None,
 ) -> CheckpointManifest:
     """Merge and publish. Compatibility was verified by the step before; NaN is refused here too."""
     return merge(
@@ -30,6 +34,8 @@ def merge_task(
         home=Home(home),
         device=device,
         threads=threads,
+        shard_bytes=shard_bytes,
+        fan_out=fan_out,
         check=False,
         statistics=statistics,
         progress=prefect_progress("merge"),

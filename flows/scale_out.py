@@ -1,0 +1,29 @@
+"""Which workers compute a merge, by what a pipeline or a command says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from merge_core.home import Home
+from merge_core.shard_groups import FanOut
+
+if TYPE_CHECKING:
+    from flows.pipeline import ScaleOut
+
+
+def fan_out_of(chosen: ScaleOut, home: Home) -> FanOut | None:
+    """The workers that were chosen; None for this process itself."""
+    # Each brings libraries that the others do without.
+    if chosen.processes is not None:
+        from tasks.merge_processes import Processes
+
+        return Processes(chosen.processes, home.logs)
+    if chosen.work_pool is not None:
+        from flows.work_pool import WorkPool
+
+        return WorkPool(chosen.work_pool)
+    if chosen.dask is not None:
+        from flows.dask_cluster import DaskCluster
+
+        return DaskCluster(chosen.dask)
+    return None

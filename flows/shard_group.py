@@ -1,0 +1,36 @@
+"""The flow that a worker of a work pool runs: one group of a merge that another run conducts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.steps import device_slot
+from merge_core.errors import MergeflowError
+from merge_core.group_worker import merge_group
+from merge_core.shard_groups import read_job
+
+
+@flow(name="merge-shard-group", persist_result=False)
+def merge_shard_group(directory: str, attempt: str, group: int) -> State[None]:
+    """Merge one group. Ends in `Completed`, or in a failed state that is named after the error.
+
+    Args:
+        directory: the merge's working directory, on storage that this machine shares.
+        attempt: the one of its job.
+        group: number of the group, from 0.
+    """
+    place = Path(directory)
+    job = read_job(place)
+    try:
+        with device_slot(job.device if job else "cpu"):
+            result = merge_group(place, attempt, group)
+    except MergeflowError as error:
+        return Failed(name=type(error).__name__, message=str(error))
+    assert result is not None  # it waits where another worker is at the same group
+    return Completed(
+        message=f"{result.computed} tensors in {result.seconds:.1f} s on {result.worker}"
+    )

@@ -1,0 +1,151 @@
+"""Having a merge's groups computed by workers: the job, who is where, what came of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from merge_core.devices import is_cpu
+from merge_core.engine import survey_plan
+from merge_core.errors import StepError
+from merge_core.journal import boot_id
+from merge_core.plan import Plan
+from merge_core.progress import Progress, Throttle
+from merge_core.shard_groups import (
+    FanOut,
+    MergeJob,
+    MergeOrder,
+    ShardGroup,
+    cut_into_groups,
+    input_files,
+    layout_digest,
+    library_versions,
+    write_job,
+)
+from merge_core.shard_writer import output_error
+from merge_core.staging import Staging
+
+_GROUPS_FOR_EACH_WORKER = 4
+"""So that the last ones to finish do not leave the others waiting for long."""
+_MOST_GROUPS = 64
+_LOOK_EVERY = 0.5
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """How a process computes; as for `merge_core.engine.run_plan`."""
+
+    device: str
+    threads: int | None
+    block_elements: int | None
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who computes in place of this process, and what they make the plan from."""
+
+    fan_out: FanOut
+    order: MergeOrder
+
+
+def conduct(
+    plan: Plan,
+    staging: Staging,
+    workers: Workers,
+    settings: ComputeSettings,
+    progress: Progress | None = None,
+) -> None:
+    """Have every tensor that is not in place computed by workers.
+
+    Surveys of the whole model are made here, once, and handed over: a worker that made its own
+    would read the whole model for it.
+
+    Raises:
+        MergeflowError: what a worker raised.
+        StepError: workers kept dying, or left something undone.
+    """
+    everything = set(range(len(plan.tensors)))
+    if everything <= staging.finished:
+        return
+    job = _job(plan, staging, workers, settings, progress)
+    try:
+        write_job(staging.directory, job)
+    except OSError as error:
+        raise output_error(error, staging.directory) from error
+    with _watching(plan, staging, progress):
+        workers.fan_out.run(staging.directory, job)
+    staging.finished = staging.vouched_for()
+    undone = everything - staging.finished
+    if undone:
+        name = plan.tensors[min(undone)].name
+        raise StepError(
+            f"{len(undone)} tensors, {name} the first of them, are not in place, though no worker"
+            " said that anything failed",
+            where=str(staging.directory),
+            mend="run the same command again: what is finished is kept. Do all workers write to"
+            " this storage?",
+        )
+
+
+def _job(
+    plan: Plan,
+    staging: Staging,
+    workers: Workers,
+    settings: ComputeSettings,
+    progress: Progress | None,
+) -> MergeJob:
+    findings = {}
+    if plan.surveys:
+        found = survey_plan(plan, **asdict(settings), progress=progress)
+        findings = {key: survey.findings() for key, survey in found.items()}
+    return MergeJob(
+        plan=plan.digest,
+        layout=layout_digest(plan),
+        attempt=staging.attempt,
+        boot=boot_id(),
+        order=workers.order,
+        groups=_groups(plan, workers.fan_out),
+        inputs=input_files(plan),
+        surveys=findings,
+        versions=library_versions(),
+        device="cpu" if is_cpu(settings.device) else settings.device.replace("auto", "cuda"),
+        threads=settings.threads,
+        block_elements=settings.block_elements,
+    )
+
+
+def _groups(plan: Plan, fan_out: FanOut) -> tuple[ShardGroup, ...]:
+    count = _MOST_GROUPS
+    if fan_out.workers is not None:
+        count = _GROUPS_FOR_EACH_WORKER * fan_out.workers
+    return cut_into_groups(plan, count, whole_shards=fan_out.whole_shards)
+
+
+@contextmanager
+def _watching(plan: Plan, staging: Staging, progress: Progress | None) -> Iterator[None]:
+    """Report progress by what the workers' journals say, whoever the workers are."""
+    if progress is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        throttle = Throttle(progress, "merge", sum(tensor.slot.nbytes for tensor in plan.tensors))
+        seen: set[int] = set()
+        while True:
+            last = over.wait(_LOOK_EVERY)
+            found = staging.vouched_for() - seen
+            throttle.advance(sum(plan.tensors[index].slot.nbytes for index in found))
+            seen |= found
+            if last:
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
