@@ -7,16 +7,24 @@ stays behind, and is reported.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from merge_core.checkpoint import check_inside, read_json
+from merge_core.bounded_json import parse_json
+from merge_core.checkpoint import read_json
+from merge_core.checkpoint_files import (
+    check_inside,
+    check_plain,
+    is_file_name,
+    read_beginning,
+    read_plain,
+)
 from merge_core.errors import CheckpointError
 from merge_core.file_names import MODULES_NAME, is_companion, is_model_file
+from merge_core.findings import printable
 
 _MAX_MODULES_BYTES = 1 << 20
 _MAX_CODE_BYTES = 8 << 20
@@ -28,7 +36,7 @@ _CODE_MAPS = (
     "video_preprocessor_config.json",
 )
 """Files whose `auto_map` may name code."""
-_RELATIVE_IMPORT = re.compile(r"^\s*(?:from|import)\s+\.(\w+)", re.MULTILINE)
+_RELATIVE_IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+\.(\w+)", re.MULTILINE)
 _PLACE = r"[\w-][\w.-]{0,59}"
 """A directory's name in a module's path: a file system takes it, whatever its letters."""
 _LONGEST_PLACE = 250
@@ -54,6 +62,13 @@ def companion_names(directory: Path) -> tuple[str, ...]:
     for module in _modules(directory):
         check_inside(directory.resolve(), directory / module)
         found += [f"{module}/{path.name}" for path in (directory / module).glob("*.json")]
+    for name in found:
+        if not is_file_name(name.rpartition("/")[2]):
+            raise CheckpointError(
+                f"the file name {printable(name)} holds control characters",
+                where=str(directory),
+                mend="do not trust this checkpoint; fetch it again from its publisher",
+            )
     return tuple(sorted(name for name in found if (directory / name).is_file()))
 
 
@@ -64,11 +79,10 @@ def code_names(directory: Path) -> tuple[str, ...]:
     while waiting:
         name = waiting.pop()
         path = directory / name
-        if name in found or not path.is_file():
+        if name in found or not is_file_name(name) or not path.is_file():
             continue
         found[name] = None
-        with path.open("rb") as file:
-            text = file.read(_MAX_CODE_BYTES).decode("utf-8", "replace")
+        text = read_beginning(path, _MAX_CODE_BYTES).decode("utf-8", "replace")
         waiting += [f"{module}.py" for module in _RELATIVE_IMPORT.findall(text)]
     return tuple(sorted(found))
 
@@ -103,7 +117,7 @@ def copy_files(source: Path, directory: Path, names: Collection[str]) -> tuple[s
     """
     present = tuple(name for name in names if (source / name).is_file())
     for name in present:
-        check_inside(source.resolve(), source / name)
+        check_plain(source.resolve(), source / name)
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, directory / name)
     return present
@@ -133,12 +147,8 @@ def _modules(directory: Path) -> list[str]:
 
 def _list_of(path: Path) -> list[Any]:
     try:
-        if path.stat().st_size > _MAX_MODULES_BYTES:
-            raise CheckpointError(f"{path.name} is too large", where=str(path.parent))
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValueError, RecursionError):
+        value = parse_json(read_plain(path, _MAX_MODULES_BYTES))
+    except ValueError:
         value = None
     if not isinstance(value, list):
         raise CheckpointError(

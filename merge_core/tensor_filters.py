@@ -15,9 +15,12 @@ from typing import Any, get_args
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.layers import Group, group_of
+from merge_core.pattern_cost import most_steps
 
 FILTER_KEYS = ("filter", "glob", "regex", "group")
 GROUPS: tuple[str, ...] = get_args(Group)
+_USUAL_LENGTH = 64
+_MAX_STEPS = 1e9
 MAX_PATTERN = 300
 """Longest pattern, in characters: no honest one is longer, and long ones can take forever."""
 
@@ -77,6 +80,12 @@ def _check_pattern(key: str, pattern: Any, where: str) -> None:
     if len(pattern) > MAX_PATTERN:
         raise RecipeError(f"{key} is longer than {MAX_PATTERN} characters", where=where)
     if key == "regex":
+        if most_steps(pattern, _USUAL_LENGTH) > _MAX_STEPS:
+            raise RecipeError(
+                f"'{pattern}' can take for ever to match: it repeats a group, or too many parts",
+                where=where,
+                mend="write several entries, each with a simpler pattern",
+            )
         try:
             _compiled(pattern)
         except (re.error, OverflowError, RecursionError) as error:

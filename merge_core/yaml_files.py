@@ -15,8 +15,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.findings import printable
 
 MAX_YAML_BYTES = 1 << 20
+_MAX_VALUES = 100_000
+_MAX_BRACKETS = 64
+_LONGEST_NUMBER = 1000
+"""Characters: few enough that Python agrees to print the number in a message."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -39,25 +44,12 @@ def load_yaml_documents(source: Path | str, where: str | None = None) -> list[di
     """The YAML mappings, divided by `---`, of a file (`Path`) or a text (`str`); at least one.
 
     Raises:
-        RecipeError: unreadable, over 1 MiB, not YAML, a key given twice, or not mappings.
+        RecipeError: unreadable, over 1 MiB, not YAML, a key given twice, a tag that would build
+            an object, aliases that multiply, or not mappings.
     """
     where = where or (str(source) if isinstance(source, Path) else "recipe")
-    text = _read(source) if isinstance(source, Path) else source
-    if len(text) > MAX_YAML_BYTES:
-        raise RecipeError("the file is larger than 1 MiB", where=where)
-    try:
-        documents = list(yaml.load_all(text, Loader=_StrictLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"{where}:{mark.line + 1}" if mark else where
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"this is not valid YAML: {problem}", where=line) from None
-    except RecursionError:
-        raise RecipeError("this is nested too deeply", where=where) from None
-    except ValueError as error:
-        raise RecipeError(
-            f"this holds a value that YAML cannot read: {error}", where=where
-        ) from None
+    text = read_text(source) if isinstance(source, Path) else source
+    documents = load_safely(text, StrictLoader, where)
     if not documents:
         raise RecipeError("this must be a mapping of keys to values", where=where)
     for number, document in enumerate(documents, 1):
@@ -65,6 +57,48 @@ def load_yaml_documents(source: Path | str, where: str | None = None) -> list[di
             place = where if len(documents) == 1 else f"{where}: document {number}"
             raise RecipeError("this must be a mapping of keys to values", where=place)
     return documents
+
+
+def load_safely(text: str, loader: type[yaml.SafeLoader], where: str) -> list[Any]:
+    """The documents of a YAML text, whatever they are, in bounded time and memory.
+
+    Args:
+        loader: `BoundedLoader` or a subclass of it.
+
+    Raises:
+        RecipeError: over 1 MiB, or nothing that the loader takes.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise RecipeError("the file is larger than 1 MiB", where=where)
+    try:
+        return list(yaml.load_all(text, Loader=loader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 1}" if mark else where
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"this is not valid YAML: {problem}", where=line) from None
+    except RecursionError:
+        raise RecipeError("this is nested too deeply", where=where) from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # PyYAML's constructors of `!!int ""`, `!!bool x` and `!!timestamp x` fail like this.
+        raise RecipeError(
+            f"this holds a value that YAML cannot read: {printable(error)}", where=where
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """A text file that a person wrote; of an endless one only as much as shows that it is.
+
+    Raises:
+        RecipeError: unreadable, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(4 * MAX_YAML_BYTES + 1).decode("utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not a text file", where=str(path)) from None
 
 
 def dump_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -98,15 +132,6 @@ def yaml_path(parts: tuple[int | str, ...]) -> str:
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise RecipeError("is not a text file", where=str(path)) from None
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
@@ -143,8 +168,74 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML's own rules forbid too."""
+class BoundedLoader(yaml.SafeLoader):
+    """SafeLoader that refuses what is small as a text and endless as a value."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """A bracket: of each one that is open PyYAML asks at every token whether it is a key."""
+        if self.flow_level >= _MAX_BRACKETS:
+            raise yaml.scanner.ScannerError(
+                None, None, "brackets nested too deeply", self.get_mark()
+            )
+        super().fetch_flow_collection_start(token)
+
+    def compose_document(self) -> yaml.Node | None:
+        """A document's nodes, once it is known how many values they stand for."""
+        node: yaml.Node | None = super().compose_document()
+        if node is not None:
+            _count_values(node, {})
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number that can be printed."""
+        if len(node.value) > _LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(
+                None, None, "this number has too many digits", node.start_mark
+            )
+        return int(super().construct_yaml_int(node))
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """A text that can be written: `"\\ud800"` is half a character, which no file can hold."""
+        text = str(self.construct_scalar(node))
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise yaml.constructor.ConstructorError(
+                None, None, "this text holds half a surrogate pair", node.start_mark
+            ) from None
+        return text
+
+
+BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
+BoundedLoader.add_constructor("tag:yaml.org,2002:str", BoundedLoader.construct_text)
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """The number of values in a node, each alias counted as all that it stands for.
+
+    Raises:
+        ConstructorError: there are too many, or endlessly many since an anchor holds itself.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    count = known.get(id(node))
+    if count is None:
+        known[id(node)] = _MAX_VALUES  # in place until it is known: itself within itself
+        parts = [part for pair in node.value for part in pair] if _is_map(node) else node.value
+        count = known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
+    if count > _MAX_VALUES:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"with its aliases this holds over {_MAX_VALUES:,} values", node.start_mark
+        )
+    return count
+
+
+def _is_map(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.MappingNode)
+
+
+class StrictLoader(BoundedLoader):
+    """BoundedLoader that refuses a key given twice, which YAML's own rules forbid too."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -175,7 +266,7 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 
 # YAML 1.1 takes 1e-8 for a word; people, YAML 1.2 and mergekit's users take it for a number.
-for _resolver in (_StrictLoader, _Dumper):
+for _resolver in (StrictLoader, _Dumper):
     _resolver.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)"),

@@ -28,8 +28,9 @@ class TextGenerator:
 
         self._torch = torch
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True)
+        safe = {"local_files_only": True, "trust_remote_code": False}
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, **safe)
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, **safe)
         self._model = model.to(self._device).eval()
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:

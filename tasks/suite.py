@@ -11,11 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from merge_core.digests import digest_of, sha256_file
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.yaml_files import load_yaml
 from tasks.lm_eval_catalogue import lm_eval_catalogue
 from tasks.suite_files import data_files, read_own_tasks, task_metrics, unreachable_data
 
@@ -123,12 +123,7 @@ def load_suite(reference: str | Path) -> Suite:
     """
     path = _find(reference)
     where = str(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"is not YAML: {error}", where=where) from None
-    if not isinstance(values, dict):
-        raise RecipeError("must be a mapping with name, tasks, settings", where=where)
+    values = load_yaml(path)
     if "directory" in values:
         raise RecipeError("'directory' is where the file is, not something it says", where=where)
     try:

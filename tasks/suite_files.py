@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from merge_core.errors import RecipeError
+from merge_core.yaml_files import BoundedLoader, load_safely, read_text
 
 LOCAL_FORMATS = ("json", "csv", "text", "parquet", "arrow", "xml")
 """`dataset_path` values that name a file format, the data being files named beside it."""
@@ -84,7 +85,7 @@ def task_metrics(config: dict[str, Any]) -> list[str]:
     ]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """Safe YAML in which lm-eval's `!function module.name` is only text."""
 
 
@@ -99,15 +100,16 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise RecipeError("includes itself", where=str(path))
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read as a task: {error}", where=str(path)) from None
+    documents = load_safely(read_text(path), _Loader, str(path))
+    config = documents[0] if len(documents) == 1 else None
     if not isinstance(config, dict):
         return {}
     includes = config.pop("include", None) or []
     merged: dict[str, Any] = {}
-    for name in [includes] if isinstance(includes, str) else includes:
+    listed = [includes] if isinstance(includes, str) else includes
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise RecipeError("include must be a file's name, or a list of them", where=str(path))
+    for name in listed:
         merged.update(_read(path.parent / name, (*seen, path)))
     return merged | config
 

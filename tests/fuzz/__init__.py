@@ -1,0 +1,1 @@
+"""A fuzzer of everything that reads a stranger's files: `make fuzz`, or `python -m tests.fuzz`."""
