@@ -34,7 +34,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from merge_core.errors import MergeflowError
+from merge_core.errors import MergeflowError, without_passwords
 from merge_core.home import Home
 from merge_core.progress import Progress, ProgressEvent
 
@@ -58,11 +58,11 @@ class Terminal:
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """A line for people, with rich's markup taken literally."""
-        self.notes.print(escape(text), style=style)
+        self.notes.print(shown_text(text), style=style)
 
     def warn(self, text: str) -> None:
         """Something that is allowed but may not be meant, on stderr."""
-        _console(stderr=True).print(f"[yellow]warning:[/] {escape(text)}")
+        _console(stderr=True).print(f"[yellow]warning:[/] {shown_text(text)}")
 
     def give(self, value: Any) -> None:
         """The result of a command for a machine, as JSON on stdout."""
@@ -92,7 +92,7 @@ class Terminal:
 
 def explain(error: MergeflowError) -> None:
     """A user's error on stderr: what, where, what to do."""
-    _console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}")
+    _console(stderr=True).print(f"[bold red]error:[/] {shown_text(str(error))}")
 
 
 def explain_bug(error: BaseException) -> None:
@@ -101,11 +101,13 @@ def explain_bug(error: BaseException) -> None:
     with contextlib.suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(sys.argv[1:])}\n")
-            file.write("".join(traceback.format_exception(error)))
+            command = without_passwords(" ".join(sys.argv[1:]))
+            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
+            file.write(without_passwords("".join(traceback.format_exception(error))))
+    said = without_passwords(str(error))[:300]
     _console(stderr=True).print(
         f"[bold red]error:[/] this is a bug in mergeflow: {type(error).__name__}:"
-        f" {escape(str(error)[:300])}\n  what to do: report it with the end of {escape(str(log))}"
+        f" {shown_text(said)}\n  what to do: report it with the end of {escape(str(log))}"
     )
 
 
@@ -132,6 +134,14 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def shown_text(text: str) -> str:
+    """Text with rich's markup taken literally, and none of a terminal's: no escape sequences that
+    a stranger's file names could hold, no characters that cannot be encoded."""
+    return escape(
+        "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    )
 
 
 def shown_path(path: str | Path) -> str:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import re
+from collections.abc import Iterable, Mapping
+
+# The second form is that of an address which was taken for a path; `models:/name@alias` is none.
+_PASSWORD = re.compile(r"(://)[^/\s?#]*@|(:/)[^/\s?#:]+:[^/\s?#]*@")
 
 
 class MergeflowError(Exception):
     """What went wrong, where (YAML path, file, tensor) and how to mend it.
 
-    `str(error)` is the whole message a user sees; a traceback is only ever for bugs.
+    `str(error)` is the whole message a user sees; a traceback is only ever for bugs. Messages go to
+    terminals, logs and databases: a password in an address is taken out here, once for all.
     """
 
     def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
-        self.what = what
-        self.where = where
-        self.mend = mend
-        super().__init__(what)
+        self.what = without_passwords(what)
+        self.where = without_passwords(where) if where else where
+        self.mend = without_passwords(mend) if mend else mend
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}\n  what to do: {self.mend}" if self.mend else head
+        return _shown(f"{head}\n  what to do: {self.mend}" if self.mend else head)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.mend))
+
+
+def _shown(text: str) -> str:
+    """Names and keys in a message may be a stranger's: no terminal obeys what is left of them."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _rebuild(
@@ -32,12 +43,37 @@ def _rebuild(
     return kind(what, where=where, mend=mend)
 
 
+def error_values(error: MergeflowError) -> dict[str, str | None]:
+    """An error as JSON, for a process that cannot raise it here."""
+    kind = type(error).__name__
+    return {"kind": kind, "what": error.what, "where": error.where, "mend": error.mend}
+
+
+def error_from(values: Mapping[str, str | None]) -> MergeflowError:
+    """The error that `error_values` was given; an unknown kind is a `StepError`."""
+    what, where, mend = values["what"] or "", values["where"], values["mend"]
+    return error_kind(values["kind"])(what, where=where, mend=mend)
+
+
+def error_kind(name: str | None) -> type[MergeflowError]:
+    """The class of this name, or `StepError` if there is none."""
+    kinds = [*MergeflowError.__subclasses__()]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.__name__ == name), StepError)
+
+
 class RecipeError(MergeflowError):
     """A recipe or pipeline file that does not say something meaningful."""
 
 
 class CheckpointError(MergeflowError):
     """A checkpoint that is missing, damaged, hostile or of a kind that is refused."""
+
+
+class UnreadableError(CheckpointError):
+    """A file that cannot be read now: a failing disk, a lost mount, permissions. What a merge has
+    done so far is kept."""
 
 
 class CompatibilityError(MergeflowError):
@@ -54,6 +90,26 @@ class NonFiniteError(CheckpointError):
 
 class StepError(MergeflowError):
     """A pipeline step failed for a reason outside the inputs (evaluation died, server away)."""
+
+
+def unreadable(path: object, error: OSError, what: str = "cannot be read") -> UnreadableError:
+    """What the system said of a file that cannot be read, with what to do about it."""
+    mends: dict[int | None, str] = {
+        errno.EACCES: "get permission to read it",
+        errno.EPERM: "get permission to read it",
+        errno.ENOENT: "put it back",
+    }
+    mend = mends.get(error.errno, "look after the disk or the network that it is on")
+    return UnreadableError(
+        f"{what}: {error.strerror}",
+        where=str(path),
+        mend=f"{mend}, and run the same command again",
+    )
+
+
+def without_passwords(text: str) -> str:
+    """A text with `user:password@` and `token@` taken out of the addresses in it."""
+    return _PASSWORD.sub(lambda match: match[1] or match[2], text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
