@@ -13,8 +13,10 @@ from flows.options import AsJson, Device, OutDirectory, RecipeFile, Threads, rea
 
 if TYPE_CHECKING:
     from flows.console import Terminal
+    from merge_core.home import Home
     from merge_core.recipe import Recipe
     from merge_core.records import CheckpointManifest
+    from merge_core.shard_groups import FanOut
 
 task_vector_app = typer.Typer(
     help="Task vectors as files: what a fine-tune learned, apart from its base.",
@@ -38,6 +40,12 @@ def merge(
     out: OutDirectory,
     device: Device = "auto",
     threads: Threads = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Compute in this many processes; --threads is of each of them."
+        ),
+    ] = None,
     shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest weight file, e.g. 5GB or 500MB.")
     ] = "5GB",
@@ -53,15 +61,16 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
-    from flows.console import Terminal
+    from flows.console import Terminal, seconds
     from merge_core.compatibility import raise_for_errors
     from merge_core.compatibility import verify as examine
     from merge_core.execution import refuse_existing
-    from merge_core.explanation import explain, idle_filters
+    from merge_core.explanation import explain, has_filters, idle_filters
     from merge_core.home import Home
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
     from merge_core.recipe import load_recipe
+    from merge_core.timings import Timings
     from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
     from tasks.locate import base_and_models, fetch_all
@@ -86,13 +95,15 @@ def merge(
             progress=progress,
             tolerance=tolerance,
         )
+        identified = time.monotonic()
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
         for finding in report.warnings:
             terminal.warn(str(finding))
         raise_for_errors(report)
-        for warning in idle_filters(loaded, explain(loaded, open_inputs(loaded, sources))):
-            terminal.warn(warning)
+        if has_filters(loaded):
+            for warning in idle_filters(loaded, explain(loaded, open_inputs(loaded, sources))):
+                terminal.warn(warning)
         statistics = calibrate_all(
             loaded,
             sources,
@@ -102,6 +113,7 @@ def merge(
             threads=threads,
             progress=progress,
         )
+        checked, timings = time.monotonic(), Timings()
         manifest = run_merge(
             loaded,
             sources,
@@ -113,9 +125,18 @@ def merge(
             check=False,
             statistics=statistics,
             copy_code=copy_code,
+            fan_out=_processes(processes, home),
             progress=progress,
+            timings=timings,
         )
-    _give_manifest(terminal, manifest, time.monotonic() - started)
+    ended = time.monotonic()
+    _give_manifest(terminal, manifest, ended - started)
+    if not as_json:
+        terminal.say(
+            f"  time   inputs identified {seconds(identified - started)}, checked"
+            f" {seconds(checked - identified)}, merged {seconds(ended - checked)};"
+            f" of all threads: {timings}"
+        )
 
 
 def verify(
@@ -318,6 +339,15 @@ def apply(
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)
+
+
+def _processes(count: int | None, home: Home) -> FanOut | None:
+    """Child processes that compute, if any were asked for."""
+    if count is None:
+        return None
+    from tasks.merge_processes import Processes
+
+    return Processes(count, home.logs)
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flows.sizes import read_size
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe file: YAML in mergekit's notation.")
@@ -30,15 +31,10 @@ TrackingUri = Annotated[
     ),
 ]
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
 
 def read_bytes(text: str) -> int:
     """A number of bytes: `5GB`, `500 MB`, `1GiB`, `1000000`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|)\s*", text, re.IGNORECASE)
-    if not match:
-        raise typer.BadParameter(f"'{text}' is no size; write for example 5GB or 500MB")
-    count = int(float(match[1]) * _UNITS[match[2].upper()])
-    if count < 1:
-        raise typer.BadParameter("a size is at least 1 byte")
-    return count
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from flows.sizes import read_size
 from merge_core.errors import RecipeError
 from merge_core.home import Home
 from merge_core.recipe import Recipe, load_recipe, parse_recipe
@@ -18,10 +19,12 @@ from merge_core.yaml_files import load_yaml, validated
 from tasks.calibration import check_data
 from tasks.decide import PromotionRule
 from tasks.references import expand_variables, parse_reference
+from tasks.registry_client import strip_credentials
 from tasks.suite import load_suite
 
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+_DASK = r"^(local|(tcp|tls|ucx|wss?)://.+)$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
 def _device(value: str) -> str:
@@ -35,11 +38,21 @@ def _device(value: str) -> str:
 Device = Annotated[str, AfterValidator(_device), Field(json_schema_extra={"pattern": _DEVICE})]
 
 
-class _Section(BaseModel):
+def _shard_size(value: str) -> str:
+    read_size(value)
+    return value
+
+
+ShardSize = Annotated[str, AfterValidator(_shard_size)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: immutable, strict about its keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """How checkpoints are scored."""
 
     suite: str = Field(
@@ -72,14 +85,14 @@ class Evaluate(_Section):
     )
 
 
-class Register(_Section):
+class Register(Section):
     """Where the result is recorded."""
 
     model: str | None = Field(
         default=None,
         title="Registered model",
         description="Name in MLflow's model registry; empty: the merge is not registered.",
-        pattern=_NAME,
+        pattern=NAME,
         json_schema_extra={"position": 0},
     )
     experiment: str = Field(
@@ -98,8 +111,54 @@ class Register(_Section):
         json_schema_extra={"position": 2},
     )
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_credentials(cls, value: str | None) -> str | None:
+        """Prefect keeps the parameters of every run: no password may be among them."""
+        if value and strip_credentials(value) != value:
+            raise ValueError(
+                "a password in a pipeline would be kept with every run of it; set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, or the"
+                " whole address as MLFLOW_TRACKING_URI"
+            )
+        return value
 
-class Execution(_Section):
+
+class ScaleOut(Section):
+    """Which workers compute the merge, to the same bytes: one of these, or the run itself."""
+
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        title="Processes",
+        description="This many processes on the machine of the run.",
+        json_schema_extra={"position": 0},
+    )
+    work_pool: str | None = Field(
+        default=None,
+        min_length=1,
+        title="Work pool",
+        description="A Prefect work pool; its workers share the storage.",
+        json_schema_extra={"position": 1},
+    )
+    dask: str | None = Field(
+        default=None,
+        pattern=_DASK,
+        title="Dask cluster",
+        description="tcp://host:8786 of a scheduler whose workers share the storage; or local.",
+        json_schema_extra={"position": 2},
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ScaleOut:
+        chosen = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other; keep one")
+        return self
+
+
+class Execution(Section):
     """How the merge itself is computed. Nothing here changes the values of the result."""
 
     device: Device = Field(
@@ -113,7 +172,7 @@ class Execution(_Section):
         ge=1,
         le=256,
         title="Threads",
-        description="Empty: one for each processor, at most 16.",
+        description="Empty: one for each processor, at most 16. With workers: of each of them.",
         json_schema_extra={"position": 1},
     )
     scan_weights: bool = Field(
@@ -123,15 +182,26 @@ class Execution(_Section):
         " in the report. The merge itself refuses NaN in any case.",
         json_schema_extra={"position": 2},
     )
+    shard_size: ShardSize = Field(
+        default="5GB",
+        title="Largest weight file",
+        description="For example 5GB or 500MB. Workers on several machines take whole files.",
+        json_schema_extra={"position": 3},
+    )
+    scale_out: ScaleOut = Field(
+        default_factory=ScaleOut,
+        title="Workers",
+        json_schema_extra={"position": 4},
+    )
 
 
-class Pipeline(_Section):
+class Pipeline(Section):
     """Which checkpoints, which merge, which evaluation, which rule, which registered model."""
 
     name: str = Field(
         title="Name",
         description="Shown in the run list; letters, digits, dot, dash and underscore.",
-        pattern=_NAME,
+        pattern=NAME,
         json_schema_extra={"position": 0},
     )
     description: str = Field(
@@ -218,11 +288,15 @@ def load_pipeline(path: Path) -> LoadedPipeline:
         if isinstance(recipe, dict):
             values["recipe"] = parse_recipe(recipe, where=f"{path}: recipe")
     pipeline = validated(Pipeline, values, str(path))
-    suite = beside / Path(expand_variables(pipeline.evaluate.suite, Home.discover())).expanduser()
-    if suite.exists():
-        evaluate = pipeline.evaluate.model_copy(update={"suite": str(suite)})
-        pipeline = pipeline.model_copy(update={"evaluate": evaluate})
+    evaluate = with_suite_beside(pipeline.evaluate, beside)
+    pipeline = pipeline.model_copy(update={"evaluate": evaluate})
     return LoadedPipeline(pipeline, recipe_beside)
+
+
+def with_suite_beside(evaluate: Evaluate, beside: Path) -> Evaluate:
+    """The section of a file with its suite's path made absolute, if it starts from the file."""
+    suite = beside / Path(expand_variables(evaluate.suite, Home.discover())).expanduser()
+    return evaluate.model_copy(update={"suite": str(suite)}) if suite.exists() else evaluate
 
 
 def check_places(loaded: LoadedPipeline) -> None:

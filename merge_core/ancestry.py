@@ -12,9 +12,11 @@ import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeAlias
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import MERGEABLE
@@ -23,6 +25,7 @@ from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 from merge_core.workers import default_threads, ordered_map
 
+Floats: TypeAlias = "NDArray[np.float64]"
 Kinship = Literal["identical", "near", "far", "unrelated"]
 
 UNRELATED_BELOW = 0.5
@@ -32,6 +35,7 @@ FAR_BELOW = 0.9
 FAR_ABOVE = 0.6
 """Difference relative to the base's norm above which a task vector is suspiciously long."""
 
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _MAX_TENSORS = 64
 _RUNS = 4
 _RUN = 1 << 14
@@ -72,13 +76,15 @@ def measure_ancestry(base: Checkpoint, model: Checkpoint, reader: BlockReader) -
     """
 
     def measure(pair: tuple[TensorInput, TensorInput]) -> tuple[float, float, float, float]:
-        ours, theirs = (values_of(source, reader) for source in pair)
-        parts = [_compare(ours, theirs, start, count) for start, count in _runs(pair[0])]
+        ours, theirs = (_floats_of(source, reader) for source in pair)
+        with np.errstate(over="ignore", invalid="ignore"):  # of float64 near its largest, and NaN
+            parts = [_compare(ours, theirs, start, count) for start, count in _runs(pair[0])]
         base_square, model_square, product, difference = map(sum, zip(*parts, strict=True))
         return base_square, model_square, product, difference
 
     pairs = _sampled_tensors(base, model)
-    squares = list(ordered_map(measure, pairs, default_threads()))
+    made = any(not isinstance(source, TensorEntry) for pair in pairs for source in pair)
+    squares = list(ordered_map(measure, pairs, default_threads(), uses_torch=made))
     if not any(square[0] for square in squares):
         return None
     base_square, model_square, product, difference = map(sum, zip(*squares, strict=True))
@@ -103,11 +109,10 @@ def same_weights(one: Checkpoint, other: Checkpoint, reader: BlockReader) -> boo
             return False
         if isinstance(entry, TensorEntry) != isinstance(twin, TensorEntry):
             return False
-        ours, theirs = values_of(entry, reader), values_of(twin, reader)
+        ours, theirs = _bytes_of(entry, reader), _bytes_of(twin, reader)
         for start in range(0, entry.numel, _COMPARED):
             count = min(_COMPARED, entry.numel - start)
-            a, b = ours(start, count), theirs(start, count)
-            if not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+            if ours(start, count) != theirs(start, count):
                 return False
     return True
 
@@ -128,18 +133,47 @@ def _sampled_tensors(base: Checkpoint, model: Checkpoint) -> list[tuple[TensorIn
 
 
 def _compare(
-    base: Callable[[int, int], torch.Tensor],
-    model: Callable[[int, int], torch.Tensor],
+    base: Callable[[int, int], Floats],
+    model: Callable[[int, int], Floats],
     start: int,
     count: int,
 ) -> tuple[float, float, float, float]:
     """||x||², ||y||², <x, y> and ||y - x||² of a run of the base's and the model's elements."""
-    x = base(start, count).double()
-    y = model(start, count).double()
-    known = torch.isfinite(x) & torch.isfinite(y)
-    x, y = x[known], y[known]
+    x, y = base(start, count), model(start, count)
+    known = np.isfinite(x) & np.isfinite(y)
+    if not known.all():
+        x, y = x[known], y[known]
     delta = y - x
-    return float(x @ x), float(y @ y), float(x @ y), float(delta @ delta)
+    return _product(x, x), _product(y, y), _product(x, y), _product(delta, delta)
+
+
+def _product(a: Floats, b: Floats) -> float:
+    """Not `a @ b`, whose sum depends on how many processors there are."""
+    return float((a * b).sum())
+
+
+def _floats_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], Floats]:
+    """Reads `start, count` elements of an input of a mergeable dtype."""
+    if isinstance(source, TensorEntry):
+        return lambda start, count: _as_floats(
+            reader.read_bytes(source, start, count), source.dtype
+        )
+    read = values_of(source, reader)
+    return lambda start, count: read(start, count).numpy()
+
+
+def _bytes_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], bytes | bytearray]:
+    """Reads the bytes of `start, count` elements of an input; of one that is made, as float64."""
+    if isinstance(source, TensorEntry):
+        return partial(reader.read_bytes, source)
+    read = values_of(source, reader)
+    return lambda start, count: read(start, count).numpy().tobytes()
+
+
+def _as_floats(stored: bytearray, dtype: str) -> Floats:
+    if dtype == "BF16":  # the upper half of a float32
+        return (np.frombuffer(stored, "<u2").astype(np.uint32) << 16).view(np.float32).astype(float)
+    return np.frombuffer(stored, _FLOATS[dtype]).astype(float)
 
 
 def _runs(entry: TensorInput) -> Iterator[tuple[int, int]]:

@@ -5,8 +5,6 @@ Only headers are read here. Weights stay on disk until the engine streams them.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from merge_core.bounded_json import parse_json
+from merge_core.checkpoint_files import is_file_name, read_plain
 from merge_core.dtypes import name_of
 from merge_core.errors import CheckpointError
+from merge_core.findings import printable
+from merge_core.garbage import collection_paused
 from merge_core.inputs import TensorInput
 from merge_core.safetensors_header import TensorEntry, read_header
 
@@ -25,9 +27,11 @@ MODEL_STEM = "model"
 _STEMS = (MODEL_STEM, "diffusion_pytorch_model")
 """What the names of weight files begin with where transformers and diffusers look for them."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_MAX_JSON_BYTES = 256 << 20
+_MAX_JSON_BYTES = 100 << 20
 _MAX_DEPTH = 64
 _MANY = 8
+MAX_TENSORS = 1 << 20
+"""Of all shards together; the largest published models have a fifth of it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Checkpoint:
         return name_of(weights.most_common(1)[0][0]) if weights else "float32"
 
 
+@collection_paused()
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Read a checkpoint's headers and check them against its index and the files that are there.
 
@@ -71,50 +76,54 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     stem = _stem(directory)
     index = f"{stem}{INDEX_SUFFIX}"
     indexed = (directory / index).exists()
-    shards = _indexed_shards(directory, index) if indexed else (f"{stem}{SUFFIX}",)
-    if not indexed:
-        check_inside(directory.resolve(), directory / shards[0])
+    weight_map = _weight_map(directory, index) if indexed else {}
+    shards = _indexed_shards(directory, index, weight_map) if indexed else (f"{stem}{SUFFIX}",)
     tensors: dict[str, TensorEntry] = {}
+    placed: dict[str, str] = {}
     for shard in shards:
-        for name, entry in read_header(directory / shard).items():
-            if name in tensors:
-                raise CheckpointError(
-                    f"tensor {name!r} is in two shards, {tensors[name].path.name} and {shard}",
-                    where=str(directory),
-                    mend="fetch or save the checkpoint again",
-                )
-            tensors[name] = entry
+        found = read_header(directory / shard)
+        if not tensors.keys().isdisjoint(found):
+            name = min(tensors.keys() & found.keys())
+            raise CheckpointError(
+                f"tensor {name!r} is in two shards, {placed[name]} and {shard}",
+                where=str(directory),
+                mend="fetch or save the checkpoint again",
+            )
+        tensors |= found
+        placed |= dict.fromkeys(found, shard)
+        if len(tensors) > MAX_TENSORS:
+            raise CheckpointError(
+                f"the checkpoint holds more than {MAX_TENSORS:,} tensors", where=str(directory)
+            )
     if indexed:
-        _check_index(directory, index, tensors)
+        _check_index(directory, index, weight_map, placed)
     if not tensors:
         raise CheckpointError("the checkpoint holds no tensors", where=str(directory))
     config_path = directory / "config.json"
     config = read_json(config_path) if config_path.exists() else {}
     return Checkpoint(
         directory,
-        MappingProxyType(dict(sorted(tensors.items()))),
+        MappingProxyType({name: tensors[name] for name in sorted(tensors)}),
         shards,
         MappingProxyType(config),
         stem,
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) -> dict[str, Any]:
     """A JSON object from a checkpoint's file, with its size and depth bounded.
 
+    Options as for `merge_core.bounded_json.parse_json`.
+
     Raises:
-        CheckpointError: unreadable, too large, too deep, or not an object.
+        CheckpointError: unreadable, a link out of its directory, no plain file, too large, too
+            deep, or not an object.
     """
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path.name} is too large", where=str(path.parent))
-        content = path.read_bytes()
-        value = json.loads(content)
-        if b"\\ud" in content.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
+        value = parse_json(
+            read_plain(path, _MAX_JSON_BYTES), unique_keys=unique_keys, finite=finite
+        )
+    except ValueError as error:
         raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path.parent)) from None
     if not isinstance(value, dict) or _deeper_than(value, _MAX_DEPTH):
         raise CheckpointError(f"{path.name} is not a plain JSON object", where=str(path.parent))
@@ -129,36 +138,33 @@ def _stem(directory: Path) -> str:
     indices = sorted(path.name for path in directory.glob(f"*{INDEX_SUFFIX}"))
     if len(indices) > 1:
         raise CheckpointError(
-            f"there are {len(indices)} models here: {indices[0]} and {indices[1]}",
+            f"there are {len(indices)} models here: {printable(indices[0])} and"
+            f" {printable(indices[1])}",
             where=str(directory),
             mend="put each in a directory of its own, with its config.json",
         )
     return indices[0].removesuffix(INDEX_SUFFIX) if indices else _only_file(directory)
 
 
-def _indexed_shards(directory: Path, index: str) -> tuple[str, ...]:
-    weight_map = _weight_map(directory, index)
+def _indexed_shards(directory: Path, index: str, weight_map: Mapping[str, str]) -> tuple[str, ...]:
     shards = sorted(set(weight_map.values()))
-    root = directory.resolve()
     for shard in shards:
-        if shard != os.path.basename(shard) or not shard.endswith(".safetensors"):  # noqa: PTH119
+        if not is_file_name(shard) or not shard.endswith(SUFFIX):
             raise CheckpointError(
                 f"{index} points to {shard[:120]!r}, which is not a file of this directory",
                 where=str(directory),
                 mend="do not trust this checkpoint; fetch it again from its publisher",
             )
-        path = directory / shard
-        if not path.exists():
+        if not (directory / shard).exists():
             raise CheckpointError(
                 f"shard {shard} is missing", where=str(directory), mend="fetch it again"
             )
-        check_inside(root, path)
     stem = index.removesuffix(INDEX_SUFFIX)
     siblings = [f"{stem}{SUFFIX}", *(p.name for p in directory.glob(f"{stem}-*{SUFFIX}"))]
     extra = [n for n in sorted(siblings) if n not in shards and (directory / n).exists()]
     if extra:
         raise CheckpointError(
-            f"{extra[0]} is not named by {index}",
+            f"{printable(extra[0])} is not named by {printable(index)}",
             where=str(directory),
             mend="remove leftovers of an earlier save, or fetch the checkpoint again",
         )
@@ -185,7 +191,8 @@ def _only_file(directory: Path) -> str:
     pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{pickles[0]} is a pickle, which can run code when loaded; only safetensors are read",
+            f"{printable(pickles[0])} is a pickle, which can run code when loaded; only"
+            " safetensors are read",
             where=str(directory),
             mend="if you trust it, convert it once: load it with transformers and call"
             " save_pretrained(DIRECTORY), which writes safetensors",
@@ -193,9 +200,9 @@ def _only_file(directory: Path) -> str:
     parts = sorted({path.parent.name for path in directory.glob(f"*/*{SUFFIX}")})
     if parts:
         raise CheckpointError(
-            f"this is a pipeline of several models: {', '.join(parts[:_MANY])}",
+            f"this is a pipeline of several models: {printable(', '.join(parts[:_MANY]))}",
             where=str(directory),
-            mend=f"merge them one by one: {directory / parts[0]} is a checkpoint",
+            mend=f"merge them one by one: {printable(directory / parts[0])} is a checkpoint",
         )
     raise CheckpointError(
         "no safetensors weights here",
@@ -204,37 +211,34 @@ def _only_file(directory: Path) -> str:
     )
 
 
-def check_inside(root: Path, path: Path) -> None:
-    """Refuse links out of the checkpoint, but for the Hub cache's own snapshot -> blobs links."""
-    target = path.resolve()
-    hub_blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else None
-    if not target.is_relative_to(root) and (hub_blobs is None or target.parent != hub_blobs):
-        raise CheckpointError(
-            f"{path.name} is a link that leaves the checkpoint's directory",
-            where=str(path.parent),
-            mend="replace the link by the file, if you trust it",
-        )
-
-
 def _weight_map(directory: Path, index: str) -> dict[str, str]:
-    weight_map = read_json(directory / index).get("weight_map")
+    content = read_json(directory / index, unique_keys=True)
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(f"{index} has no usable weight_map", where=str(directory))
+        raise CheckpointError(f"{printable(index)} has no usable weight_map", where=str(directory))
+    if not isinstance(content.get("metadata", {}), dict):
+        raise CheckpointError(
+            f"{printable(index)} has metadata that is not an object", where=str(directory)
+        )
     return weight_map
 
 
-def _check_index(directory: Path, index: str, tensors: Mapping[str, TensorEntry]) -> None:
-    weight_map = _weight_map(directory, index)
-    for name in sorted(weight_map.keys() ^ tensors.keys()):
-        where = "is in no shard" if name in weight_map else f"is not in {index}"
+def _check_index(
+    directory: Path, index: str, weight_map: Mapping[str, str], placed: Mapping[str, str]
+) -> None:
+    """Compare the shard of every tensor, by name, as the index says and as headers do."""
+    if weight_map == placed:
+        return
+    for name in sorted(weight_map.keys() ^ placed.keys()):
+        where = "is in no shard" if name in weight_map else f"is not in {printable(index)}"
         raise CheckpointError(
             f"tensor {name[:120]!r} {where}", where=str(directory), mend="fetch it again"
         )
     for name, shard in weight_map.items():
-        if tensors[name].path.name != shard:
+        if placed[name] != shard:
             raise CheckpointError(
-                f"tensor {name[:120]!r} is in {tensors[name].path.name}, not in {shard} as"
-                f" {index} says",
+                f"tensor {name[:120]!r} is in {placed[name]}, not in {shard} as"
+                f" {printable(index)} says",
                 where=str(directory),
                 mend="fetch the checkpoint again",
             )

@@ -11,11 +11,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-
-from merge_core.dtypes import TORCH_DTYPES, name_of
+from merge_core.dtypes import name_of, torch_dtype
 from merge_core.errors import MergeflowError, NonFiniteError
 from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.lazy_torch import torch
 from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK, Block, Granularity, Kernel, Survey, TensorJob
 from merge_core.methods.post_steps import post_step_named
@@ -139,18 +138,21 @@ class Computation:
         self.numel = tensor.numel
         self.step = self._step()
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """The tensor in blocks of about the worker's size: multiples of `step`, but for the last.
+    def ranges(self, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """Elements in blocks of about the worker's size: multiples of `step`, but for the last.
+
+        Args:
+            first: where to begin, a multiple of `step`; by default all elements come.
 
         Raises:
             Stopped: between two blocks, when the merge is being given up.
         """
-        numel = self._tensor.numel
+        end = self._tensor.numel if stop is None else stop
         length = self.step * max(1, self._context.block // self.step)
-        for start in range(0, numel, length):
+        for start in range(first, end, length):
             if self._context.stop.is_set():
                 raise Stopped
-            yield start, min(length, numel - start)
+            yield start, min(length, end - start)
 
     def blocks(self) -> Iterator[Block]:
         """All blocks of the inputs, in order."""
@@ -180,7 +182,7 @@ class Computation:
         """
         exact = self.exact(start, count)
         dtype = self._tensor.dtype
-        rounded = round_once(exact, TORCH_DTYPES[dtype])
+        rounded = round_once(exact, torch_dtype(dtype))
         suspicious = not bool(torch.isfinite(rounded.sum(dtype=torch.float64)))
         if suspicious and not bool(torch.isfinite(rounded).all()):
             raise NonFiniteError(

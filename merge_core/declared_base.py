@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from merge_core.checkpoint_files import read_beginning
+from merge_core.errors import CheckpointError
 from merge_core.findings import printable
 
 _MAX_CARD_BYTES = 1 << 18
@@ -17,9 +19,8 @@ _MAX_CARD_BYTES = 1 << 18
 def declared_bases(directory: Path) -> tuple[str, ...]:
     """The `base_model` entries of README.md, empty when there are none or it cannot be read."""
     try:
-        with (directory / "README.md").open("rb") as file:
-            text = file.read(_MAX_CARD_BYTES).decode("utf-8", "replace")
-    except OSError:
+        text = read_beginning(directory / "README.md", _MAX_CARD_BYTES).decode("utf-8", "replace")
+    except CheckpointError:
         return ()
     lines = text.replace("\r\n", "\n").split("\n")
     if lines[0].strip() != "---" or "---" not in lines[1:]:

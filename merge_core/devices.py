@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-import torch
+import ctypes
+from pathlib import Path
 
 from merge_core.errors import RecipeError
+from merge_core.lazy_torch import torch
+
+
+def is_cpu(name: str) -> bool:
+    """Whether a device of this name is the CPU; torch is loaded only where there may be a GPU.
+
+    Raises:
+        RecipeError: as for `compute_device`.
+    """
+    return (
+        name == "cpu"
+        or (name == "auto" and not _may_have_gpu())
+        or compute_device(name).type == "cpu"
+    )
 
 
 def compute_device(name: str) -> torch.device:
@@ -28,3 +43,14 @@ def compute_device(name: str) -> torch.device:
             mend="use auto or cpu",
         )
     return device
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver of NVIDIA or AMD is installed; only torch knows whether it can use it."""
+    if Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from merge_core.errors import unreadable
 from merge_core.file_names import is_model_file, is_named_file
 from merge_core.records import FileDigest
 
@@ -33,15 +34,22 @@ def digest_of(value: Any) -> str:
 
 
 def sha256_file(path: Path, listener: Callable[[int], None] | None = None) -> str:
-    """sha256 of a file's bytes, read in constant memory; `listener` gets the bytes just read."""
+    """sha256 of a file's bytes, read in constant memory; `listener` gets the bytes just read.
+
+    Raises:
+        UnreadableError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-            if listener:
-                listener(count)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(view[:count])
+                if listener:
+                    listener(count)
+    except OSError as error:
+        raise unreadable(path, error) from error
     return digest.hexdigest()
 
 

@@ -1,32 +1,31 @@
 """The streaming engine: computes a plan's tensors block by block into a staging directory.
 
 Peak memory is a constant: one set of blocks for each worker, whatever the size of model, shard or
-tensor (but for methods that need a whole matrix). Workers take whole tensors in file order; torch
-runs single-threaded inside each, so that the number of threads changes neither the order of any sum
-nor any byte of the result.
+tensor (but for methods that need a whole matrix). Workers take tensors in file order, large ones in
+parts where the method allows it; torch runs single-threaded inside each, so that the number of
+threads changes neither the order of any sum nor any byte of the result.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-import torch
-
-from merge_core.computed import COPY, Computation, Computing, Stopped
-from merge_core.devices import compute_device
-from merge_core.dtypes import ITEM_SIZES, name_of
-from merge_core.errors import CompatibilityError
-from merge_core.inputs import entries_of
+from merge_core.computed import Computing, Stopped
+from merge_core.devices import compute_device, is_cpu
 from merge_core.methods.base import CHUNK, Survey
-from merge_core.plan import Plan, PlannedTensor
+from merge_core.plan import Plan
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
-from merge_core.staging import Staging
+from merge_core.shard_writer import ShardWriter
 from merge_core.surveying import run_surveys
+from merge_core.tensor_work import Work, parts_of
+from merge_core.timings import Timings
+from merge_core.torch_threads import OneThreadEach
 
 CPU_BLOCK = 4 * CHUNK
 """Elements of a block on the CPU: a few of them in float64 fit the cache."""
@@ -36,12 +35,17 @@ CUDA_BLOCK = 256 * CHUNK
 
 def run_plan(
     plan: Plan,
-    staging: Staging,
+    staging: ShardWriter,
     *,
     device: str = "auto",
     threads: int | None = None,
     block_elements: int | None = None,
     progress: Progress | None = None,
+    only: Collection[int] | None = None,
+    surveys: Mapping[str, Survey] | None = None,
+    fused: bool = True,
+    timings: Timings | None = None,
+    finished: Callable[[int], None] | None = None,
 ) -> None:
     """Compute every tensor of a plan that the staging directory does not hold yet.
 
@@ -49,6 +53,11 @@ def run_plan(
         device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:1".
         threads: workers; by default one for each available core, at most 8.
         block_elements: elements of a block, rounded up to a multiple of `CHUNK`.
+        only: indices of the tensors to compute; by default all.
+        surveys: what `survey_plan` found of this plan; by default it is called first.
+        fused: use fused kernels where there are some (`merge_core.fused`); the bytes are the same.
+        timings: where to add what was spent.
+        finished: told the index of each tensor whose bytes are all written, from any thread.
 
     Raises:
         NonFiniteError: NaN or infinity in an input, or a result too large for the stored dtype.
@@ -56,95 +65,118 @@ def run_plan(
         CheckpointError: an input cannot be read to its end.
         OutputError: the result cannot be written.
     """
-    target = compute_device(device)
-    default = CPU_BLOCK if target.type == "cpu" else CUDA_BLOCK
-    block = -(-(block_elements or default) // CHUNK) * CHUNK
-    workers = threads or min(8, len(os.sched_getaffinity(0)))
-    todo = [index for index in range(len(plan.tensors)) if index not in staging.finished]
-    stop, lock = threading.Event(), threading.Lock()
-    surveys: dict[str, Survey] = {}
-    queue = iter(todo)
-
-    with BlockReader() as reader, _single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
-
-        def context() -> Computing:
-            return Computing(reader, target, block, surveys, stop)
-
-        if todo:
-            run_surveys(plan.surveys, surveys, context, workers, progress)
-        throttle = Throttle(progress, "merge", sum(tensor.slot.nbytes for tensor in plan.tensors))
-        throttle.advance(sum(plan.tensors[index].slot.nbytes for index in staging.finished))
+    block = _block_elements(device, block_elements)
+    workers = threads or _default_workers()
+    wanted = range(len(plan.tensors)) if only is None else sorted(only)
+    todo = [index for index in wanted if index not in staging.finished]
+    if todo and plan.surveys and surveys is None:
+        surveys = survey_plan(
+            plan, device=device, threads=threads, block_elements=block_elements, progress=progress
+        )
+    throttle = Throttle(progress, "merge", _nbytes(plan, wanted))
+    throttle.advance(_nbytes(plan, set(wanted) - set(todo)))
+    timings = timings or Timings()
+    parts = parts_of(plan, todo, workers)
+    left = Counter(part.index for part in parts)
+    queue, stop, lock = iter(parts), threading.Event(), threading.Lock()
+    with BlockReader(timings) as reader, OneThreadEach() as torch_threads:
+        shared = Work(
+            plan=plan,
+            staging=staging,
+            reader=reader,
+            device=device,
+            block=block,
+            fused=fused and is_cpu(device),
+            surveys=surveys or {},
+            torch_threads=torch_threads,
+            timings=timings,
+            stop=stop,
+        )
 
         def work() -> None:
-            mine = context()
             while not stop.is_set():
                 with lock:
-                    index = next(queue, None)
-                if index is None:
+                    part = next(queue, None)
+                if part is None:
                     return
                 try:
-                    _compute(plan.tensors[index], mine, staging)
+                    shared.do(part)
                 except Stopped:
                     return
-                nbytes = plan.tensors[index].slot.nbytes
-                staging.finish(index, nbytes)
                 with lock:
-                    throttle.advance(nbytes)
+                    left[part.index] -= 1
+                    is_last = left[part.index] == 0
+                if is_last:
+                    nbytes = plan.tensors[part.index].slot.nbytes
+                    staging.finish(part.index, nbytes)
+                    if finished:
+                        finished(part.index)
+                    with lock:
+                        throttle.advance(nbytes)
 
-        futures = [pool.submit(work) for _ in range(workers)]
+        _run(work, workers, stop, timings)
+
+
+def survey_plan(
+    plan: Plan,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    block_elements: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Survey]:
+    """What the plan's methods must learn of the whole model first; nothing for most plans.
+
+    Arguments and errors as for `run_plan`.
+    """
+    if not plan.surveys:
+        return {}
+    target = compute_device(device)
+    block = _block_elements(device, block_elements)
+    found: dict[str, Survey] = {}
+    with BlockReader() as reader, OneThreadEach() as torch_threads:
+
+        def context() -> Computing:
+            torch_threads.enter()
+            return Computing(reader, target, block, found, threading.Event())
+
+        run_surveys(plan.surveys, found, context, threads or _default_workers(), progress)
+    return found
+
+
+def _block_elements(device: str, wanted: int | None) -> int:
+    default = CPU_BLOCK if is_cpu(device) else CUDA_BLOCK
+    return -(-(wanted or default) // CHUNK) * CHUNK
+
+
+def _default_workers() -> int:
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def _nbytes(plan: Plan, indices: Collection[int]) -> int:
+    return sum(plan.tensors[index].slot.nbytes for index in indices)
+
+
+def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings: Timings) -> None:
+    """Let workers do their work to the end, or until one of them fails."""
+    ends: list[float] = []
+
+    def timed() -> None:
+        started = time.perf_counter()
         try:
-            _await(futures)
+            work()
+        finally:
+            ends.append(time.perf_counter())
+            timings.add("compute", ends[-1] - started)
+
+    io_before = timings.seconds("read") + timings.seconds("write")
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(timed) for _ in range(workers)]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
         finally:
             stop.set()
-
-
-def _compute(tensor: PlannedTensor, context: Computing, staging: Staging) -> None:
-    """All blocks of one tensor, written to their place."""
-    if tensor.method == COPY:
-        _copy(tensor, context, staging)
-        return
-    computation = Computation(tensor.computed, context)
-    for start, count in computation.ranges():
-        _write(tensor, staging, start, computation.rounded(start, count).cpu())
-
-
-def _copy(tensor: PlannedTensor, context: Computing, staging: Staging) -> None:
-    entries = [entry for source in tensor.computed.inputs for entry in entries_of(source)]
-    for start in range(0, tensor.slot.numel, context.block):
-        if context.stop.is_set():
-            raise Stopped
-        count = min(context.block, tensor.slot.numel - start)
-        first = context.reader.read(entries[0], start, count)
-        for entry in entries[1:]:
-            other = context.reader.read(entry, start, count)
-            if other.dtype != first.dtype or not torch.equal(first, other):
-                raise CompatibilityError(
-                    f"tensor {tensor.name} holds {name_of(entry.dtype)} values that differ from"
-                    f" those in {entries[0].path.parent}; such values cannot be averaged",
-                    where=str(entry.path),
-                    mend="merge checkpoints whose buffers agree",
-                )
-        _write(tensor, staging, start, first)
-
-
-def _write(tensor: PlannedTensor, staging: Staging, start: int, values: torch.Tensor) -> None:
-    slot = tensor.slot
-    data = values.contiguous().view(torch.uint8).numpy().data
-    staging.write(slot.shard, data, slot.offset + start * ITEM_SIZES[slot.dtype])
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _await(futures: Sequence[Future[None]]) -> None:
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
+    timings.add("compute", io_before - timings.seconds("read") - timings.seconds("write"))
+    timings.add("wait", sum(max(ends) - end for end in ends))

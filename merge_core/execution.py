@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
+from merge_core.conducting import ComputeSettings, Workers, conduct
 from merge_core.digests import DigestMemo
 from merge_core.engine import run_plan
-from merge_core.errors import CheckpointError, MergeflowError, OutputError
+from merge_core.errors import (
+    CheckpointError,
+    MergeflowError,
+    OutputError,
+    StepError,
+    UnreadableError,
+    unreadable,
+)
 from merge_core.home import Home
 from merge_core.layout import index_json, index_name
 from merge_core.manifest import read_manifest, seal, verify_manifest
 from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
 from merge_core.progress import Progress
-from merge_core.records import CheckpointManifest, SourceCheckpoint, TakenOver
+from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
+from merge_core.shard_groups import input_files
+from merge_core.shard_hashing import ShardHasher
+from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
+from merge_core.timings import Timings
+from merge_core.workers import default_threads
 
 
 def execute(
@@ -29,11 +44,14 @@ def execute(
     threads: int | None = None,
     block_elements: int | None = None,
     extra_files: Mapping[str, bytes] | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
+    timings: Timings | None = None,
 ) -> CheckpointManifest:
     """Carry out a plan; a killed run of the same plan is resumed. Arguments as for `merge`.
 
     Args:
+        workers: who computes; by default this process.
         extra_files: written in place of config, tokenizer and model card, for results that are not
             models.
 
@@ -42,6 +60,7 @@ def execute(
     """
     if out is not None:
         refuse_existing(out)
+    timings = timings or Timings()
     if out is None:
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
@@ -51,18 +70,32 @@ def execute(
         if out is None and (known := _published(home, plan)):
             staging.discard()
             return known
-        before = _fingerprints(plan)
-        staging.prepare()
+        if out is not None and out.exists():  # another process was faster
+            staging.discard()
+            refuse_existing(out)
         try:
-            run_plan(
-                plan,
-                staging,
-                device=device,
-                threads=threads,
-                block_elements=block_elements,
-                progress=progress,
-            )
-            if _fingerprints(plan) != before:
+            before = input_files(plan)
+            _refuse_changed(sources, home)
+            staging.prepare()
+            settings = ComputeSettings(device, threads, block_elements)
+            if workers is not None:
+                conduct(plan, staging, workers, settings, progress)
+            hashing = threads or default_threads()
+            # Opened only now: another machine's writes may not show in a file that was open before.
+            with ShardHasher(plan, staging.checkpoint, hashing, timings) as hasher:
+                hasher.finished(staging.finished)
+                if workers is None:
+                    run_plan(
+                        plan,
+                        staging,
+                        **asdict(settings),
+                        progress=progress,
+                        timings=timings,
+                        finished=lambda index: hasher.finished([index]),
+                    )
+                hasher.finished(range(len(plan.tensors)))
+                weights = hasher.digests(progress)
+            if input_files(plan) != before:
                 raise CheckpointError(
                     "an input changed while it was merged",
                     mend="wait until nothing writes to the inputs, and merge again",
@@ -75,15 +108,19 @@ def execute(
                 taken_over = write_model_files(plan, sources, staging.checkpoint)
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
-            manifest = seal(plan, staging.checkpoint, target, taken_over, progress)
-        except OutputError:
+            manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
+            if out is None:  # known before it is there: a kill in between costs nothing
+                _remember(home, plan, manifest)
+        except (OutputError, StepError, UnreadableError):
             raise
+        except OSError as error:
+            raise _told(error, staging, home) from error
         except MergeflowError:
             staging.discard()
             raise
-        staging.publish(Path(manifest.path), read_only=out is None, replace=out is None)
-    if out is None:
-        _remember(home, plan, manifest)
+        with timings.during("wait"):
+            staging.publish(Path(manifest.path), read_only=out is None, replace=out is None)
+    _keep_digests(home, manifest)
     return manifest
 
 
@@ -99,6 +136,39 @@ def refuse_existing(out: Path) -> None:
             where=str(out),
             mend="remove it, or name another output directory",
         )
+
+
+def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None:
+    """The inputs hold what their digests say: nobody wrote to them since they were identified."""
+    memo = DigestMemo(home.digest_memo)
+    parts: list[SourceCheckpoint | SourceAdapter] = list(sources.values())
+    parts += [source.adapter for source in sources.values() if source.adapter]
+    for part in parts:
+        for file in part.files:
+            path = part.directory / file.name
+            if not path.is_file() or memo.sha256(path) != file.sha256:
+                raise CheckpointError(
+                    "this file has changed since the merge began",
+                    where=str(path),
+                    mend="wait until nothing writes to the inputs, and merge again",
+                )
+
+
+def _keep_digests(home: Home, manifest: CheckpointManifest) -> None:
+    """Who uses the result need not hash it again."""
+    memo = DigestMemo(home.digest_memo)
+    with suppress(OSError):  # somebody removed it already
+        for file in manifest.files:
+            memo.remember(Path(manifest.path) / file.name, file.sha256)
+
+
+def _told(error: OSError, staging: Staging, home: Home) -> MergeflowError:
+    """What the system said of a file beside the weights, which was being read or written."""
+    place = Path(error.filename or staging.checkpoint)
+    written = place.is_relative_to(staging.directory) or place.is_relative_to(home.path)
+    if written or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return output_error(error, staging.checkpoint)
+    return unreadable(place, error)
 
 
 def _literal(path: Path) -> str:
@@ -127,13 +197,3 @@ def _remember(home: Home, plan: Plan, manifest: CheckpointManifest) -> None:
 
 def _pointer(home: Home, plan: Plan) -> Path:
     return home.path / "store" / "plans" / plan.digest
-
-
-def _fingerprints(plan: Plan) -> str:
-    """Size and modification time of every weight file that is read."""
-    paths = {entry.path for tensor in plan.tensors for entry in tensor.computed.entries}
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        status = path.stat()
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
-    return digest.hexdigest()

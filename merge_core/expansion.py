@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError, RecipeError
@@ -28,8 +30,7 @@ _Tensors = Mapping[str, TensorInput]
 """Tensors of one checkpoint, or of one module of it, by name in file order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(NamedTuple):
     """One output tensor before it has a place: its parts of the inputs and where it lies."""
 
     name: str
@@ -157,6 +158,8 @@ def _check_same(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors
     leader = _shapes(recipe, section, tensors, section.leader)
     for reference in _references(section):
         shapes = _shapes(recipe, section, tensors, reference)
+        if shapes == leader:
+            continue
         problems = (
             [f"{name} is missing" for name in sorted(leader.keys() - shapes.keys())]
             + [f"{n} is not in {section.leader}" for n in sorted(shapes.keys() - leader.keys())]
@@ -180,6 +183,8 @@ def _shapes(
     recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors], reference: str
 ) -> dict[str, tuple[int, ...]]:
     own = tensors[reference]
+    if not section.stacked and not recipe.exclude:
+        return {name: entry.shape for name, entry in own.items()}
     prefix = main_stack(own, reference)[0] if section.stacked else None
     shapes = {}
     for name, entry in own.items():
@@ -194,10 +199,10 @@ def _whole(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) ->
     (part,) = section.parts
     names = list(tensors[section.leader])
     counts = layer_counts(names)
+    combined = _Combined(recipe, tensors, part)
     return [
-        _expansion(recipe, tensors, part, name, [name] * len(part.members), name, depth)
+        combined.expansion(name, [name] * len(part.members), name, depth_of(name, counts))
         for name in names
-        for depth in (depth_of(name, counts),)
     ]
 
 
@@ -211,12 +216,13 @@ def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) 
     after = [name for name in outside if name not in before]
 
     def whole(part: Part, name: str) -> Expansion:
-        return _expansion(recipe, tensors, part, name, [name] * len(part.members), name, 0.0)
+        combined = _Combined(recipe, tensors, part)
+        return combined.expansion(name, [name] * len(part.members), name, 0.0)
 
     result = [whole(first, name) for name in before]
     number = 0
     for part in section.parts:
-        leader = part.members[0]
+        leader, combined = part.members[0], _Combined(recipe, tensors, part)
         start, end = _range(leader)
         names_by_layer = _layers(tensors[leader.model], stacks[leader.model][0])
         for step in range(end - start):
@@ -228,32 +234,34 @@ def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) 
                 ]
                 base = _base_layer(part, stacks, name, step)
                 output = _moved(name, prefix, number)
-                result.append(_expansion(recipe, tensors, part, output, names, base, depth))
+                result.append(combined.expansion(output, names, base, depth))
             number += 1
     return result + [whole(last, name) for name in after]
 
 
-def _expansion(
-    recipe: Recipe,
-    tensors: Mapping[str, _Tensors],
-    part: Part,
-    output: str,
-    names: Sequence[str],
-    base: str,
-    depth: float,
-) -> Expansion:
-    """One output tensor from the tensors called `names` of a part's members, and the base's."""
-    origin = tensors[part.base][base] if part.base else None
-    if _is_kept(recipe, output):
-        first = () if origin is not None else (tensors[part.members[0].model][names[0]],)
-        return Expansion(output, part, origin, first, depth, kept=True)
-    chosen = recipe.inputs(part)
-    inputs = tuple(
-        tensors[member.model][name]
-        for member, name in zip(part.members, names, strict=True)
-        if member in chosen
-    )
-    return Expansion(output, part, origin, inputs, depth)
+class _Combined:
+    """The models that one part of a recipe combines, each with its tensors."""
+
+    def __init__(self, recipe: Recipe, tensors: Mapping[str, _Tensors], part: Part) -> None:
+        self._recipe = recipe
+        self._part = part
+        self._base = tensors[part.base] if part.base else None
+        self._first = tensors[part.members[0].model]
+        chosen = recipe.inputs(part)
+        self._chosen = [
+            (index, tensors[member.model])
+            for index, member in enumerate(part.members)
+            if member in chosen
+        ]
+
+    def expansion(self, output: str, names: Sequence[str], base: str, depth: float) -> Expansion:
+        """One output tensor from the tensors called `names` of the members, and the base's."""
+        origin = self._base[base] if self._base is not None else None
+        if self._recipe.exclude and _is_kept(self._recipe, output):
+            first = () if origin is not None else (self._first[names[0]],)
+            return Expansion(output, self._part, origin, first, depth, kept=True)
+        inputs = tuple([tensors[names[index]] for index, tensors in self._chosen])
+        return Expansion(output, self._part, origin, inputs, depth)
 
 
 def _is_kept(recipe: Recipe, name: str) -> bool:
@@ -327,5 +335,11 @@ def _in_file_order(checkpoint: Checkpoint) -> dict[str, TensorInput]:
     stored = [each for each in checkpoint.tensors.values() if isinstance(each, TensorEntry)]
     if len(stored) < len(checkpoint.tensors):
         return dict(checkpoint.tensors)
-    stored.sort(key=lambda entry: (entry.path.name, entry.offset))
-    return {entry.name: entry for entry in stored}
+    files: dict[Path, list[TensorEntry]] = {}
+    for entry in stored:
+        files.setdefault(entry.path, []).append(entry)
+    return {
+        entry.name: entry
+        for path in sorted(files, key=attrgetter("name"))
+        for entry in sorted(files[path], key=attrgetter("offset"))
+    }

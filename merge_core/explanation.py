@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from merge_core.computed import COPY, ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.expansion import Expansion, expand
+from merge_core.garbage import collection_paused
 from merge_core.layers import Group, group_of, layer_of
 from merge_core.methods.post_steps import post_step_named
 from merge_core.parameters import Level, Parameter, Resolved, trace
@@ -61,6 +63,7 @@ class Explained:
     post: tuple[tuple[str, Settings], ...] = ()
 
 
+@collection_paused()
 def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
     """Every tensor of a recipe's result, after those of the recipes that it uses by name.
 
@@ -77,6 +80,11 @@ def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
             place = "" if each is recipe else str(each.name)
             explained.append(_explained(each, place, expansion, tensor))
     return explained
+
+
+def has_filters(recipe: Recipe) -> bool:
+    """Whether `idle_filters` can find any: without it nothing has to be explained."""
+    return any(_filters(each) for each in (*recipe.recipes, recipe))
 
 
 def idle_filters(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
@@ -105,24 +113,31 @@ def _idle(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
         )
         for resolved in settings.values()
     }
+    return [
+        f"{place} ({described(entry)})"
+        for place, entry in _filters(recipe).items()
+        if not (
+            any(matches(entry, tensor.name) for tensor in tensors)
+            if place.startswith("exclude[")
+            else place in used
+        )
+    ]
+
+
+def _filters(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """The entries of a recipe that are about some tensors only, by their YAML path."""
     levels = [level for index in range(len(recipe.post)) for level in recipe.post_levels(index)]
     for part in recipe.parts:
         levels += [*(member.own for member in recipe.inputs(part)), *recipe.levels(part)]
-    places = {
+    found = {
         f"{level.where}.{name}[{index}]": entry
         for level in levels
         for name, setting in level.items()
         if isinstance(setting, list | tuple) and isinstance(setting[0], Mapping)
         for index, entry in enumerate(setting)
+        if not is_total(entry)
     }
-    idle = [place for place, entry in places.items() if place not in used and not is_total(entry)]
-    excluding = {f"exclude[{index}]": entry for index, entry in enumerate(recipe.exclude)}
-    idle += [
-        place
-        for place, entry in excluding.items()
-        if not any(matches(entry, tensor.name) for tensor in tensors)
-    ]
-    return [f"{place} ({described((places | excluding)[place])})" for place in idle]
+    return found | {f"exclude[{index}]": entry for index, entry in enumerate(recipe.exclude)}
 
 
 def _explained(recipe: Recipe, place: str, each: Expansion, tensor: ComputedTensor) -> Explained:

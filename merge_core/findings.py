@@ -31,9 +31,9 @@ class Finding(Record):
 
 
 def some(items: Iterable[object], limit: int = 3) -> str:
-    """The first few of a collection in words: `a, b, c and 5 more`."""
+    """The first few of a collection in words: `a, b, c and 5 more`; none of them endless."""
     listed = [str(item) for item in items]
-    shown = ", ".join(listed[:limit])
+    shown = ", ".join(each if len(each) <= 200 else f"{each[:197]}..." for each in listed[:limit])
     rest = len(listed) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
 

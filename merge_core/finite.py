@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import ITEM_SIZES, MERGEABLE
@@ -41,7 +40,6 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class _Format:
-    integer: torch.dtype
     signed: Any
     unsigned: Any
     infinity: int
@@ -49,14 +47,15 @@ class _Format:
 
     @property
     def negative_infinity(self) -> int:
-        return self.infinity | (1 << (8 * self.integer.itemsize - 1))
+        bits = 8 * int(np.dtype(self.unsigned).itemsize)
+        return self.infinity | (1 << (bits - 1))
 
 
 _FORMATS = {
-    "BF16": _Format(torch.int16, np.int16, np.uint16, 0x7F80),
-    "F16": _Format(torch.int16, np.int16, np.uint16, 0x7C00),
-    "F32": _Format(torch.int32, np.int32, np.uint32, 0x7F800000),
-    "F64": _Format(torch.int64, np.int64, np.uint64, 0x7FF0000000000000),
+    "BF16": _Format(np.int16, np.uint16, 0x7F80),
+    "F16": _Format(np.int16, np.uint16, 0x7C00),
+    "F32": _Format(np.int32, np.uint32, 0x7F800000),
+    "F64": _Format(np.int64, np.uint64, 0x7FF0000000000000),
 }
 
 
@@ -84,13 +83,12 @@ def find_non_finite(
         entry, first, last = piece
         nan = infinite = 0
         for start in range(first, last, BLOCK):
-            found = count_non_finite(
-                reader.read(entry, start, min(BLOCK, last - start)), entry.dtype
-            )
+            block = reader.read_bytes(entry, start, min(BLOCK, last - start))
+            found = count_non_finite(block, entry.dtype)
             nan, infinite = nan + found[0], infinite + found[1]
         return entry, last - first, nan, infinite
 
-    with closing(ordered_map(scan, _pieces(list(counts)), threads)) as scanned:
+    with closing(ordered_map(scan, _pieces(list(counts)), threads, uses_torch=False)) as scanned:
         for entry, elements, nan, infinite in scanned:
             counts[entry] = (counts[entry][0] + nan, counts[entry][1] + infinite)
             if advance:
@@ -100,10 +98,10 @@ def find_non_finite(
     return [NonFinite(entry.name, *known[entry]) for entry in entries if any(known[entry])]
 
 
-def count_non_finite(block: torch.Tensor, dtype: str) -> tuple[int, int]:
-    """How many NaNs and how many infinities a non-empty flat block of a float dtype code holds."""
+def count_non_finite(block: bytearray, dtype: str) -> tuple[int, int]:
+    """How many NaNs and how many infinities a block holds: stored values of a float dtype code."""
     form = _FORMATS[dtype]
-    signed = block.view(form.integer).numpy()
+    signed = np.frombuffer(block, form.signed)
     unsigned = signed.view(form.unsigned)
     if int(signed.max()) < form.infinity and int(unsigned.max()) < form.negative_infinity:
         return 0, 0

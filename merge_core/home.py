@@ -44,6 +44,11 @@ class Home:
         return self.path / "store" / "statistics"
 
     @property
+    def averages(self) -> Path:
+        """Records of the averages of training runs, by configuration."""
+        return self.path / "averages"
+
+    @property
     def cache(self) -> Path:
         """Results of the pipeline's cached steps."""
         return self.path / "cache"
@@ -67,6 +72,11 @@ class Home:
     def logs(self) -> Path:
         """Output of the servers and child processes that a run starts."""
         return self.path / "logs"
+
+    @property
+    def stack(self) -> Path:
+        """What is known of the local stack that runs here (`mergeflow up`)."""
+        return self.path / "stack"
 
     @property
     def scratch(self) -> Path:

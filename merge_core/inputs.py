@@ -12,10 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from merge_core.dtypes import ITEM_SIZES
 from merge_core.errors import NonFiniteError
+from merge_core.lazy_torch import torch
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 

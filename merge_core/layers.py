@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 Group = Literal["embeddings", "attention", "mlp", "norms", "head", "other"]
 
-_LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
+_ZEROS = str.maketrans("123456789", "000000000")
+_LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 _GROUPS: tuple[tuple[Group, re.Pattern[str]], ...] = (
     ("norms", re.compile(r"(norm|layrnorm|(^|\.)ln_)[^.]*\.[^.]+$", re.I)),
     (
@@ -40,14 +42,14 @@ _GROUPS: tuple[tuple[Group, re.Pattern[str]], ...] = (
 
 def layer_of(name: str) -> int | None:
     """Index of the layer a tensor belongs to, or None."""
-    match = _LAYER.match(name)
-    return int(match.group(2)) if match else None
+    match = _LAYER.search(name)
+    return int(match[1]) if match else None
 
 
 def stack_of(name: str) -> tuple[str, int] | None:
     """The stack's prefix and the layer's index: (`model.layers`, 3), or None."""
-    match = _LAYER.match(name)
-    return (match.group(1), int(match.group(2))) if match else None
+    match = _LAYER.search(name)
+    return (name[: match.start()], int(match[1])) if match else None
 
 
 def layer_counts(names: Iterable[str]) -> dict[str, int]:
@@ -72,8 +74,21 @@ def depth_of(name: str, counts: dict[str, int]) -> float:
     return stack[1] / (layers - 1) if layers > 1 else 1.0
 
 
+def kind_of(name: str) -> str:
+    """A tensor's name with every digit a 0.
+
+    A model of many layers and experts has few kinds, so what holds for a kind is found out once.
+    """
+    return name.translate(_ZEROS)
+
+
 def group_of(name: str) -> Group:
     """The kind of tensor: embeddings, attention, mlp, norms, head or other."""
+    return _group_of_kind(kind_of(name))
+
+
+@lru_cache(maxsize=4096)
+def _group_of_kind(name: str) -> Group:
     for group, pattern in _GROUPS:
         if pattern.search(name):
             return group

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from merge_core.checkpoint import INDEX_SUFFIX, MODEL_STEM, SUFFIX
 from merge_core.dtypes import ITEM_SIZES
@@ -13,10 +14,11 @@ from merge_core.dtypes import ITEM_SIZES
 DEFAULT_SHARD_BYTES = 5_000_000_000
 """The Hub's customary shard size."""
 _HEADER_ALIGNMENT = 8
+_Sized = tuple[str, str, tuple[int, ...], int]
+"""Name, dtype code, shape and number of bytes of a tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """The place of one output tensor."""
 
     name: str
@@ -52,14 +54,14 @@ def lay_out(
     dtypes come first, which keeps every tensor aligned. A tensor larger than a shard has its own.
     Names of files begin with `stem`.
     """
-    groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
+    groups: list[list[_Sized]] = [[]]
     used = 0
-    for tensor in tensors:
-        nbytes = _nbytes(tensor)
+    for name, dtype, shape in tensors:
+        nbytes = math.prod(shape) * ITEM_SIZES[dtype]
         if groups[-1] and used + nbytes > shard_bytes:
             groups.append([])
             used = 0
-        groups[-1].append(tensor)
+        groups[-1].append((name, dtype, shape, nbytes))
         used += nbytes
     slots: list[Slot] = []
     shards = []
@@ -67,8 +69,7 @@ def lay_out(
         group.sort(key=lambda tensor: -ITEM_SIZES[tensor[1]])
         header = _header(group)
         position = len(header)
-        for name, dtype, shape in group:
-            nbytes = _nbytes((name, dtype, shape))
+        for name, dtype, shape, nbytes in group:
             slots.append(Slot(name, dtype, shape, index, position, nbytes))
             position += nbytes
         shards.append(PlannedShard(_shard_name(stem, index, len(groups)), header, position))
@@ -97,17 +98,12 @@ def _shard_name(stem: str, index: int, count: int) -> str:
     return f"{stem}{SUFFIX}" if count == 1 else f"{stem}-{index + 1:05}-of-{count:05}{SUFFIX}"
 
 
-def _nbytes(tensor: tuple[str, str, tuple[int, ...]]) -> int:
-    _, dtype, shape = tensor
-    return math.prod(shape) * ITEM_SIZES[dtype]
-
-
-def _header(group: Sequence[tuple[str, str, tuple[int, ...]]]) -> bytes:
+def _header(group: Sequence[_Sized]) -> bytes:
     fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, dtype, shape in group:
-        end = position + _nbytes((name, dtype, shape))
-        fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+    for name, dtype, shape, nbytes in group:
+        end = position + nbytes
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": (position, end)}
         position = end
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _HEADER_ALIGNMENT)

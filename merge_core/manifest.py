@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.digests import DigestMemo, model_digest
+from merge_core.digests import DigestMemo, model_digest, sha256_file
 from merge_core.errors import CheckpointError
 from merge_core.plan import ENGINE, Plan
-from merge_core.progress import Progress
-from merge_core.records import CheckpointManifest, TakenOver
-from merge_core.sources import hash_files
+from merge_core.records import CheckpointManifest, FileDigest, TakenOver
 
 MANIFEST_NAME = "mergeflow_manifest.json"
 SUMS_NAME = "SHA256SUMS"
@@ -26,16 +25,22 @@ def seal(
     directory: Path,
     target: Path,
     taken_over: TakenOver,
-    progress: Progress | None = None,
+    weights: Mapping[str, str],
 ) -> CheckpointManifest:
     """Hash a complete checkpoint directory and write its manifest and SHA256SUMS into it.
 
     Args:
         target: where the directory will be published, with `{object_id}` for its own digest.
+        weights: sha256 of the weight files, which were hashed as they were written.
     """
-    names = files_below(directory) - {MANIFEST_NAME, SUMS_NAME}
-    paths = [directory / name for name in sorted(names)]
-    files = hash_files(directory, paths, DigestMemo(None), "hash", progress)
+    files = [
+        FileDigest(
+            name=name,
+            size=(directory / name).stat().st_size,
+            sha256=weights.get(name) or sha256_file(directory / name),
+        )
+        for name in sorted(files_below(directory) - {MANIFEST_NAME, SUMS_NAME})
+    ]
     body = {
         "digest": model_digest(files),
         "method": plan.recipe.merge_method,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from merge_core.calibration import measurements
 from merge_core.compatibility import raise_for_errors, verify
+from merge_core.conducting import Workers
 from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
 from merge_core.home import Home
@@ -15,6 +16,8 @@ from merge_core.plan import make_plan
 from merge_core.progress import Progress
 from merge_core.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.shard_groups import FanOut, MergeOrder
+from merge_core.timings import Timings
 from merge_core.tolerance import Tolerance
 
 
@@ -31,7 +34,9 @@ def merge(
     check: bool = True,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
+    fan_out: FanOut | None = None,
     progress: Progress | None = None,
+    timings: Timings | None = None,
 ) -> CheckpointManifest:
     """Merge checkpoints into a new checkpoint directory.
 
@@ -43,6 +48,8 @@ def merge(
             its own verify step, turns this off.
         copy_code: take over the donor's own code (.py files that its config names): whoever loads
             the result with trust_remote_code runs it.
+        fan_out: has groups of tensors computed by other processes, to the same bytes; `threads` is
+            then for each of them. By default this process computes.
         statistics: what `tasks.calibration` measured of each model, for methods that use data.
 
     Raises:
@@ -50,6 +57,7 @@ def merge(
         CompatibilityError: the checkpoints do not belong together.
         CheckpointError: an input is damaged, changed meanwhile, or holds NaN.
         OutputError: `out` exists, or there is not enough room, or it cannot be written.
+        StepError: workers kept dying; what they finished is kept for the next attempt.
     """
     if out is not None:
         refuse_existing(out)
@@ -69,6 +77,10 @@ def merge(
     plan = make_plan(
         recipe, sources, shard_bytes=shard_bytes, statistics=statistics, copy_code=copy_code
     )
+    workers = None
+    if fan_out is not None:
+        order = MergeOrder.of(recipe, sources, statistics, shard_bytes, copy_code)
+        workers = Workers(fan_out, order)
     return execute(
         plan,
         sources,
@@ -77,5 +89,7 @@ def merge(
         device=device,
         threads=threads,
         block_elements=block_elements,
+        workers=workers,
         progress=progress,
+        timings=timings,
     )

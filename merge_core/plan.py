@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from merge_core.checkpoint import open_checkpoint
 from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.digests import digest_of
 from merge_core.dtypes import name_of
+from merge_core.garbage import collection_paused
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
@@ -21,12 +22,11 @@ from merge_core.sources import open_source
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
 
-ENGINE = "2"
+ENGINE = "3"
 """Raised when the same plan would give other bytes; part of every plan's digest."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
+class PlannedTensor(NamedTuple):
     """One output tensor: what it is computed from, how, and where it goes."""
 
     slot: Slot
@@ -107,6 +107,7 @@ def plan_key(
     return digest_of(identity)
 
 
+@collection_paused()
 def make_plan(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
@@ -144,6 +145,7 @@ def make_plan(
     )
 
 
+@collection_paused()
 def open_inputs(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import MERGEABLE, TORCH_DTYPES, name_of
+from merge_core.dtypes import DTYPE_NAMES, MERGEABLE
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.layers import group_of
 from merge_core.tolerance import STRICT, Tolerance
@@ -413,4 +413,4 @@ def _main_dtype(headers: Headers) -> str:
 
 
 def _dtype_name(code: str) -> str:
-    return name_of(code) if code in TORCH_DTYPES else code
+    return DTYPE_NAMES.get(code, code)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import read_json
-from merge_core.errors import CheckpointError
+from merge_core.checkpoint_files import read_beginning
 from merge_core.findings import Finding, some
 
 _MAX_TEMPLATE_BYTES = 1 << 22
@@ -122,16 +122,13 @@ def _special_findings(
 def _chat_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | None:
     path = directory / "chat_template.jinja"
     if path.exists():
-        try:
-            with path.open("rb") as file:
-                return file.read(_MAX_TEMPLATE_BYTES).decode("utf-8", "replace").strip()
-        except OSError as error:
-            raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        return read_beginning(path, _MAX_TEMPLATE_BYTES).decode("utf-8", "replace").strip()
     value = _optional_json(directory / "chat_template.json").get("chat_template")
     value = tokenizer_config.get("chat_template") if value is None else value
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
+        named = [item for item in value if isinstance(item, dict)]
+        default = [item.get("template") for item in named if item.get("name") == "default"]
+        value = default[-1] if default else None
     return value.strip() if isinstance(value, str) else None
 
 

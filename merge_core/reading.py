@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
-import torch
-
-from merge_core.dtypes import ITEM_SIZES, TORCH_DTYPES
-from merge_core.errors import CheckpointError
+from merge_core.checkpoint_files import open_plain
+from merge_core.dtypes import ITEM_SIZES, torch_dtype
+from merge_core.errors import CheckpointError, unreadable
+from merge_core.lazy_torch import torch
 from merge_core.safetensors_header import TensorEntry
+from merge_core.timings import Timings
 
 
 class BlockReader:
@@ -20,7 +22,8 @@ class BlockReader:
     Use as a context manager. Safe to share between threads: reads carry their own position.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timings: Timings | None = None) -> None:
+        self._timings = timings
         self._descriptors: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -48,7 +51,7 @@ class BlockReader:
             CheckpointError: the file ended early (it changed since it was opened) or is unreadable.
         """
         size = ITEM_SIZES[entry.dtype]
-        dtype = TORCH_DTYPES[entry.dtype]
+        dtype = torch_dtype(entry.dtype)
         if not count:
             return torch.empty(0, dtype=dtype)
         if buffer is None:
@@ -56,16 +59,36 @@ class BlockReader:
         self._fill(entry, memoryview(buffer)[: count * size], entry.offset + start * size)
         return torch.frombuffer(buffer, dtype=dtype, count=count)
 
+    def read_bytes(self, entry: TensorEntry, start: int, count: int) -> bytearray:
+        """The bytes of elements `start : start + count` of a tensor as they are stored.
+
+        Raises:
+            CheckpointError: as for `read`.
+        """
+        size = ITEM_SIZES[entry.dtype]
+        buffer = bytearray(count * size)
+        self._fill(entry, memoryview(buffer), entry.offset + start * size)
+        return buffer
+
+    def read_into(self, entry: TensorEntry, start: int, count: int, buffer: bytearray) -> None:
+        """The bytes of elements `start : start + count`, into the beginning of a buffer.
+
+        Raises:
+            CheckpointError: as for `read`.
+        """
+        size = ITEM_SIZES[entry.dtype]
+        self._fill(entry, memoryview(buffer)[: count * size], entry.offset + start * size)
+
     def _fill(self, entry: TensorEntry, view: memoryview, position: int) -> None:
         descriptor = self._descriptor(entry.path)
         done = 0
+        started = time.perf_counter()
         while done < len(view):
             try:
                 count = os.preadv(descriptor, [view[done:]], position + done)
             except OSError as error:
-                raise CheckpointError(
-                    f"reading tensor {entry.name!r} failed: {error.strerror}", where=str(entry.path)
-                ) from error
+                what = f"tensor {entry.name!r} cannot be read"
+                raise unreadable(entry.path, error, what) from error
             if count == 0:
                 raise CheckpointError(
                     f"the file ended inside tensor {entry.name!r}",
@@ -73,16 +96,13 @@ class BlockReader:
                     mend="something changed the checkpoint while it was read; start again",
                 )
             done += count
+        if self._timings:
+            self._timings.add("read", time.perf_counter() - started)
 
     def _descriptor(self, path: Path) -> int:
         with self._lock:
             descriptor = self._descriptors.get(path)
             if descriptor is None:
-                try:
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    raise CheckpointError(
-                        f"cannot be opened: {error.strerror}", where=str(path)
-                    ) from error
+                descriptor = open_plain(path)
                 self._descriptors[path] = descriptor
             return descriptor

@@ -97,7 +97,8 @@ def warnings_of(recipe: Recipe) -> list[str]:
     """What is allowed but often a mistake, in words."""
     found = []
     crowd = max(len(recipe.inputs(part)) for part in recipe.parts)
-    if crowd > _MANY_MODELS:
+    # Means of many checkpoints of one run are the rule, and nothing in them is summed up.
+    if crowd > _MANY_MODELS and recipe.merge_method != "linear":
         found.append(f"{crowd} models are merged; interference grows with their number")
     found += [
         f"{where} is {value:g}: a scale above 1 often leaves the loss basin"

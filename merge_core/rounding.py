@@ -6,23 +6,29 @@ middle of two neighbours becomes the middle, and then the even neighbour, which 
 
 from __future__ import annotations
 
-import torch
+from functools import cache
 
-_MIDDLES = {torch.bfloat16: (0xFFFF, 0x8000), torch.float16: (0x0FFF, 0)}
-"""Mask and pattern of float32 values that may be a middle; for float16 some others too, since the
-middles of its subnormals have any number of zeros at the end."""
+from merge_core.lazy_torch import torch
 
 
 def round_once(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`exact` (float64) in another dtype, every value rounded once."""
-    if dtype not in _MIDDLES:
+    middles = _middles().get(dtype)
+    if middles is None:
         return exact.to(dtype)
     single = exact.to(torch.float32)
-    mask, pattern = _MIDDLES[dtype]
+    mask, pattern = middles
     suspects = ((single.view(torch.int32) & mask) == pattern).nonzero()
     if suspects.numel():
         _move_off(single, exact, suspects.unbind(dim=1))
     return single.to(dtype)
+
+
+@cache
+def _middles() -> dict[torch.dtype, tuple[int, int]]:
+    """Mask and pattern of float32 values that may be a middle; for float16 some others too, since
+    the middles of its subnormals have any number of zeros at the end."""
+    return {torch.bfloat16: (0xFFFF, 0x8000), torch.float16: (0x0FFF, 0)}
 
 
 def _move_off(single: torch.Tensor, exact: torch.Tensor, where: tuple[torch.Tensor, ...]) -> None:

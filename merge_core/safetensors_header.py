@@ -8,12 +8,14 @@ Nothing is allocated in proportion to a number that the file merely claims.
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
+import math
+import os
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from merge_core.bounded_json import parse_json
+from merge_core.checkpoint_files import check_inside, open_plain
 from merge_core.dtypes import ITEM_SIZES
 from merge_core.errors import CheckpointError
 
@@ -24,11 +26,11 @@ MAX_ELEMENTS = 1 << 48
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _NOT_READ = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
 """Dtype codes of the format that stand for nothing an average makes sense of."""
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
+_LONGEST_NAME = 512
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One tensor on disk: where its bytes are and how to read them."""
 
     name: str
@@ -50,10 +52,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one safetensors file, in the order of their data.
 
     Raises:
-        CheckpointError: anything about the header or the file's length is not as the format says.
+        CheckpointError: anything about the header or the file's length is not as the format says,
+            or the path is a link out of its directory or no plain file.
     """
+    check_inside(path.parent.resolve(), path)
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
             prefix, opening = file.read(8), file.read(1)
@@ -76,7 +80,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     fields.pop("__metadata__", None)
     start = 8 + length
     entries = [_entry(path, name, value, start) for name, value in fields.items()]
-    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+    entries.sort(key=attrgetter("offset", "nbytes"))
     _check_coverage(path, entries, start, size)
     return {entry.name: entry for entry in entries}
 
@@ -85,10 +89,8 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise _damaged(path, "has a header that is not a JSON object")
     try:
-        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
-    except RecursionError:
-        raise _damaged(path, "has a header nested too deeply") from None
-    except (ValueError, UnicodeDecodeError) as error:
+        fields = parse_json(text, unique_keys=True)
+    except ValueError as error:
         raise _damaged(path, f"has a header that is not valid JSON ({error})") from None
     metadata = fields.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -97,53 +99,49 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     return fields
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"key {key[:80]!r} appears twice")
-            seen.add(key)
-    return result
-
-
 def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
-    where = f"tensor {name[:80]!r}"
-    if not _NAME.fullmatch(name):
-        raise _damaged(path, f"{where} has an unusable name")
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(path, f"{where} is not described by dtype, shape and data_offsets alone")
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise _damaged(path, f"tensor {name[:80]!r} has an unusable name")
+    if not isinstance(value, dict) or value.keys() != _FIELDS:
+        raise _damaged(
+            path, f"tensor {name[:80]!r} is not described by dtype, shape and data_offsets alone"
+        )
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+        raise _unusable_dtype(path, name, dtype)
+    if not _is_counts(shape) or len(shape) > MAX_RANK or (total := math.prod(shape)) > MAX_ELEMENTS:
+        raise _damaged(path, f"tensor {name[:80]!r} has the impossible shape {str(shape)[:80]}")
+    if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(
+            path, f"tensor {name[:80]!r} has the impossible data_offsets {str(offsets)[:80]}"
+        )
+    first, last = offsets
+    nbytes = total * ITEM_SIZES[dtype]
+    if last - first != nbytes:
+        raise _damaged(
+            path, f"tensor {name[:80]!r} of {nbytes} bytes is given {last - first} bytes of data"
+        )
+    return TensorEntry(name, dtype, tuple(shape), path, start + first, nbytes)
+
+
+def _unusable_dtype(path: Path, name: str, dtype: Any) -> CheckpointError:
     if isinstance(dtype, str) and dtype in _NOT_READ:
-        raise CheckpointError(
-            f"{where} is {dtype}, a format of quantised or complex values, which cannot be merged",
+        return CheckpointError(
+            f"tensor {name[:80]!r} is {dtype}, a format of quantised or complex values, which"
+            " cannot be merged",
             where=str(path),
             mend="use the unquantised checkpoint it was made from (its model card names it)",
         )
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise _damaged(path, f"{where} has the unknown dtype {str(dtype)[:40]!r}")
-    if not _is_counts(shape) or len(shape) > MAX_RANK:
-        raise _damaged(path, f"{where} has the impossible shape {str(shape)[:80]}")
-    if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _damaged(path, f"{where} has the impossible data_offsets {str(offsets)[:80]}")
-    elements = 1
-    for extent in shape:
-        elements *= extent
-        if elements > MAX_ELEMENTS:
-            raise _damaged(path, f"{where} has the impossible shape {str(shape)[:80]}")
-    nbytes = elements * ITEM_SIZES[dtype]
-    if offsets[1] - offsets[0] != nbytes:
-        raise _damaged(
-            path, f"{where} of {nbytes} bytes is given {offsets[1] - offsets[0]} bytes of data"
-        )
-    return TensorEntry(name, dtype, tuple(shape), path, start + offsets[0], nbytes)
+    return _damaged(path, f"tensor {name[:80]!r} has the unknown dtype {str(dtype)[:40]!r}")
 
 
 def _is_counts(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        type(item) is int and 0 <= item < (1 << 62) for item in value
-    )
+    if not isinstance(value, list):
+        return False
+    for item in value:  # noqa: SIM110 - twice as fast as `all`, once for each tensor of a model
+        if type(item) is not int or not 0 <= item <= MAX_ELEMENTS:
+            return False
+    return True
 
 
 def _check_coverage(path: Path, entries: list[TensorEntry], start: int, size: int) -> None:

@@ -13,6 +13,7 @@ from threading import Lock
 from merge_core.adapters import adapted, open_adapter
 from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
 from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoint_files import check_plain
 from merge_core.companion_files import code_names, companion_names
 from merge_core.digests import DigestMemo, digest_of, model_digest
 from merge_core.file_names import is_model_file
@@ -107,17 +108,24 @@ def open_source(source: SourceCheckpoint) -> Checkpoint:
 def adapter_files(directory: Path) -> list[Path]:
     """The files of an adapter directory that decide what it adds, by name."""
     found = [directory / CONFIG_NAME, directory / WEIGHTS_NAME]
-    return [path for path in found if path.is_file()]
+    present = [path for path in found if path.is_file()]
+    for path in present:
+        check_plain(directory.resolve(), path)
+    return present
 
 
 def model_files(directory: Path) -> list[Path]:
     """The files of a checkpoint directory that decide what the model computes, by name.
 
     Raises:
-        CheckpointError: the checkpoint names files that are not in its directory.
+        CheckpointError: the checkpoint names files that are not in its directory, or one is a link
+            out of it or no plain file.
     """
+    root = directory.resolve()
     names = {path.name for path in directory.iterdir() if is_model_file(path.name)}
     names |= {*companion_names(directory), *code_names(directory)}
+    for name in names:
+        check_plain(root, directory / name)
     return [directory / name for name in sorted(names)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from merge_core.computed import Computation, ComputedTensor, Computing, Stopped
 from merge_core.methods import method_named
@@ -33,15 +34,31 @@ def run_surveys(
         NonFiniteError, CheckpointError: an input is broken.
     """
     for key, tensors in surveys.items():
-        method = method_named(tensors[0].method)
-        survey = method.survey([tensor.job(None) for tensor in tensors])
-        assert survey is not None
+        survey = _survey_of(tensors)
         index = 0
         while index < survey.passes:
             _run_pass(survey, index, tensors, context, workers, progress)
             survey.conclude(index)
             index += 1
         found[key] = survey
+
+
+def adopted_surveys(
+    surveys: Mapping[str, tuple[ComputedTensor, ...]], findings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Survey]:
+    """The surveys of a plan with what was found elsewhere, by their keys. Nothing is read."""
+    adopted = {}
+    for key, tensors in surveys.items():
+        survey = _survey_of(tensors)
+        survey.adopt(findings[key])
+        adopted[key] = survey
+    return adopted
+
+
+def _survey_of(tensors: Sequence[ComputedTensor]) -> Survey:
+    survey = method_named(tensors[0].method).survey([tensor.job(None) for tensor in tensors])
+    assert survey is not None
+    return survey
 
 
 def _run_pass(

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from merge_core.inputs import TensorInput, values_of
+from merge_core.lazy_torch import torch
 from merge_core.reading import BlockReader
 
 BLOCK = 1 << 18

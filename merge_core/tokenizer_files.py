@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import read_json
+from merge_core.checkpoint_files import check_plain, read_plain
 from merge_core.digests import canonical_json, digest_of, sha256_file
 from merge_core.errors import CheckpointError
 from merge_core.file_names import SENTENCEPIECE_FILES
@@ -23,7 +24,9 @@ TOKENIZER_FILES = (
     *SENTENCEPIECE_FILES,
 )
 """Files that define a tokenizer, the one that says most first."""
-_MAX_TEXT_BYTES = 256 << 20
+_MAX_TEXT_BYTES = 64 << 20
+_MAX_IDS = 1 << 32
+_MAX_SCORE = 1e300
 _ADDED_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _DEFAULTS = {"ByteLevel": {"use_regex": True}, "Metaspace": {"split": True}}
 """Settings that older files leave out, by the type of the step they belong to."""
@@ -72,7 +75,7 @@ def read_tokenizer(directory: Path) -> Tokenizer | None:
         CheckpointError: a tokenizer file that is damaged or of an unknown form.
     """
     binaries = {
-        name: sha256_file(directory / name) for name in SENTENCEPIECE_FILES if _has(directory, name)
+        name: _digest(directory, name) for name in SENTENCEPIECE_FILES if _has(directory, name)
     }
     if _has(directory, "tokenizer.json"):
         return _from_tokenizer_json(directory / "tokenizer.json", binaries)
@@ -286,7 +289,7 @@ def _one_is_missing(
 
 
 def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
-    content = read_json(path)
+    content = read_json(path, finite=True)
     model = content.get("model")
     if not isinstance(model, dict):
         raise CheckpointError(
@@ -297,14 +300,13 @@ def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
     vocabulary: Any = model.get("vocab", {})
     scores: tuple[float, ...] = ()
     if isinstance(vocabulary, list):
-        pairs = [item for item in vocabulary if isinstance(item, list) and len(item) == 2]
-        if not all(isinstance(score, int | float) for _, score in pairs):
+        if not all(_is_scored(item) for item in vocabulary):
             raise CheckpointError("tokenizer.json has an unusable score", where=str(path.parent))
-        scores = tuple(float(item[1]) for item in pairs)
-        vocabulary = {str(item[0]): i for i, item in enumerate(pairs)}
+        scores = tuple(float(score) for _, score in vocabulary)
+        vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
     ids = _ids(vocabulary, path)
     added: dict[str, dict[str, bool]] = {}
-    for token in content.get("added_tokens") or []:
+    for token in _list(content.get("added_tokens"), "added_tokens", path):
         if not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise CheckpointError("tokenizer.json has unusable added_tokens", where=str(path))
         added[token["content"]] = {flag: bool(token.get(flag)) for flag in _ADDED_FLAGS}
@@ -319,7 +321,7 @@ def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
         "post_processor": _settled(content.get("post_processor")),
         "decoder": _settled(content.get("decoder")),
     }
-    merges = _pairs(model.get("merges") or [], path)
+    merges = _pairs(_list(model.get("merges"), "merges", path), path)
     return Tokenizer("tokenizer.json", ids, merges, scores, added, steps, framing, binaries)
 
 
@@ -344,13 +346,32 @@ def _settled(value: Any) -> Any:
 
 
 def _ids(vocabulary: Any, path: Path) -> dict[str, int]:
-    if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
+    if not isinstance(vocabulary, dict) or not all(
+        type(i) is int and 0 <= i < _MAX_IDS for i in vocabulary.values()
+    ):
         raise CheckpointError(
             f"{path.name} has a vocabulary that does not map tokens to ids",
             where=str(path.parent),
             mend="fetch this file again, or save the tokenizer again",
         )
     return dict(vocabulary)
+
+
+def _is_scored(item: Any) -> bool:
+    """Whether an entry of a Unigram vocabulary is a piece with a score that float64 holds."""
+    return (
+        isinstance(item, list)
+        and len(item) == 2
+        and isinstance(item[0], str)
+        and type(item[1]) in (int, float)
+        and abs(item[1]) < _MAX_SCORE
+    )
+
+
+def _list(value: Any, key: str, path: Path) -> list[Any]:
+    if not isinstance(value, list | None):
+        raise CheckpointError(f"{path.name} has {key} that are not a list", where=str(path.parent))
+    return value or []
 
 
 def _pairs(merges: list[Any], path: Path) -> tuple[tuple[str, str], ...]:
@@ -369,11 +390,12 @@ def _merges_txt(path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_TEXT_BYTES).decode("utf-8", "replace")
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return read_plain(path, _MAX_TEXT_BYTES).decode("utf-8", "replace")
+
+
+def _digest(directory: Path, name: str) -> str:
+    check_plain(directory.resolve(), directory / name)
+    return sha256_file(directory / name)
 
 
 def _has(directory: Path, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
+from merge_core.lazy_torch import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,18 +21,19 @@ def default_threads() -> int:
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int
+    function: Callable[[T], R], items: Iterable[T], threads: int, *, uses_torch: bool = True
 ) -> Generator[R, None, None]:
     """`function` of each item, in the items' order, computed by `threads` threads.
 
     At most `2 * threads` items are in work or waiting to be taken. Inside, torch uses one thread
-    for each worker, so that sums do not depend on the machine's number of processors. Wrap the
-    generator in `contextlib.closing` when the caller may leave early: that waits for the workers.
+    for each worker, so that sums do not depend on the machine's number of processors; a function
+    without torch says so, and it is not loaded. Wrap the generator in `contextlib.closing` when the
+    caller may leave early: that waits for the workers.
     """
-    torch_threads = torch.get_num_threads()
+    torch_threads = torch.get_num_threads() if uses_torch else 0
     remaining = iter(items)
     waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=_one_torch_thread if uses_torch else None)
     try:
         for item in itertools.islice(remaining, 2 * threads):
             waiting.append(pool.submit(function, item))
@@ -42,4 +43,9 @@ def ordered_map(
                 waiting.append(pool.submit(function, item))
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(torch_threads)
+        if uses_torch:
+            torch.set_num_threads(torch_threads)
+
+
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from merge_core.adapters.fitting import (
@@ -23,11 +22,12 @@ from merge_core.adapters.records import AdapterManifest, ModuleRow, RestRow
 from merge_core.adapters.writing import Factors, write_adapter
 from merge_core.checkpoint import Checkpoint
 from merge_core.compatibility import raise_for_errors, verify
-from merge_core.dtypes import MERGEABLE, TORCH_DTYPES, code_of
+from merge_core.dtypes import MERGEABLE, code_of, torch_dtype
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.inputs import FeedContext
 from merge_core.layers import group_of
+from merge_core.lazy_torch import torch
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.records import MergeInput, SourceCheckpoint
@@ -206,7 +206,7 @@ def _replaced(
     for name, tensor in expert.tensors.items():
         if any(name.startswith(f"{module}.") for module in modules):
             values = context.open(tensor).read(0, tensor.numel)
-            saved[name] = values.to(TORCH_DTYPES[tensor.dtype], copy=True).view(tensor.shape)
+            saved[name] = values.to(torch_dtype(tensor.dtype), copy=True).view(tensor.shape)
     kept = [each for each in found.factors if each.module + _WEIGHT not in saved]
     names = {each.module for each in kept}
     found.factors = kept

@@ -12,9 +12,9 @@ from merge_core.adapters.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     AdapterConfig,
+    check_effort,
     read_adapter_config,
 )
-from merge_core.checkpoint import check_inside
 from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.errors import CheckpointError
 from merge_core.safetensors_header import TensorEntry, read_header
@@ -78,7 +78,6 @@ def open_adapter(directory: Path) -> Adapter:
     path = directory / WEIGHTS_NAME
     if not path.is_file():
         raise _no_weights(directory)
-    check_inside(directory.resolve(), path)
     entries = read_header(path)
     factors: dict[str, dict[str, TensorEntry]] = {}
     replaced: dict[str, TensorEntry] = {}
@@ -102,6 +101,7 @@ def open_adapter(directory: Path) -> Adapter:
             replaced[target] = entry
             if _COPY in plain:
                 copies.add(target)
+    check_effort(config, factors, directory)
     pairs = tuple(_pair(directory, config, module, factors[module]) for module in sorted(factors))
     if not pairs and not replaced:
         raise _damaged(directory, f"{WEIGHTS_NAME} holds no tensors")

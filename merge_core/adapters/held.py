@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-
-import torch
+from typing import TypeAlias
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import Computing
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.inputs import Feed, FeedContext
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
 from merge_core.safetensors_header import TensorEntry
 from merge_core.surveying import run_surveys
 
-Tensors = Mapping[str, torch.Tensor]
+Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
 def merge_held(

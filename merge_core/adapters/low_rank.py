@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import torch
+from merge_core.lazy_torch import torch
 
-Pair = tuple[torch.Tensor, torch.Tensor]
+Pair: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 """B (out, r) and A (r, in) of a product B @ A."""
 
 

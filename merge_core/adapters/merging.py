@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from merge_core.adapters.files import Adapter, LoraPair, open_adapter
@@ -27,6 +26,7 @@ from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.findings import some
 from merge_core.inputs import FeedContext
+from merge_core.lazy_torch import torch
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe

@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME, matches
 from merge_core.adapters.files import PREFIX, open_adapter
 from merge_core.adapters.records import AdapterManifest
 from merge_core.digests import DigestMemo, model_digest
-from merge_core.dtypes import TORCH_DTYPES, name_of
+from merge_core.dtypes import code_of_torch, name_of, torch_dtype
 from merge_core.errors import NonFiniteError, OutputError
 from merge_core.execution import refuse_existing
 from merge_core.layout import lay_out
+from merge_core.lazy_torch import torch
 from merge_core.manifest import SUMS_NAME
 from merge_core.sources import hash_files
 
@@ -83,7 +82,7 @@ def write_adapter(
     """
     refuse_existing(out)
     tensors = _stored(factors, dtype) | {
-        PREFIX + name: Stored(_code_of(values), tuple(values.shape), values)
+        PREFIX + name: Stored(code_of_torch(values.dtype), tuple(values.shape), values)
         for name, values in (replaced or {}).items()
     }
     body = dict(body) | {
@@ -119,7 +118,7 @@ def _stored(factors: Sequence[Factors], dtype: str) -> dict[str, Stored]:
     tensors = {}
     for each in factors:
         for letter, values in (("A", each.a), ("B", each.b)):
-            rounded = values.to(TORCH_DTYPES[dtype])
+            rounded = values.to(torch_dtype(dtype))
             if not bool(torch.isfinite(rounded).all()):
                 raise NonFiniteError(
                     f"a factor of {each.module} has values up to {float(values.abs().max()):.3g},"
@@ -185,10 +184,6 @@ def _seal(working: Path, out: Path, body: Mapping[str, Any]) -> AdapterManifest:
         "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items())), "utf-8"
     )
     return AdapterManifest.model_validate({**described, "path": str(out)})
-
-
-def _code_of(values: torch.Tensor) -> str:
-    return next(code for code, dtype in TORCH_DTYPES.items() if dtype == values.dtype)
 
 
 def _fsync(path: Path) -> None:

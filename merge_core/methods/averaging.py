@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from merge_core.errors import RecipeError
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob
 from merge_core.parameters import Parameter, Scalar
 

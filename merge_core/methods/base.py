@@ -15,10 +15,9 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.parameters import Parameter, Scalar
 
 CHUNK = 1 << 16
@@ -127,6 +126,14 @@ class Survey(ABC):
     def conclude(self, index: int) -> None:
         """All tensors of pass `index` were seen."""
 
+    @abstractmethod
+    def findings(self) -> dict[str, Any]:
+        """What the kernels need of it, once concluded, as JSON: for workers elsewhere."""
+
+    @abstractmethod
+    def adopt(self, findings: Mapping[str, Any]) -> None:
+        """Take the findings of another survey of the same tensors in place of its own."""
+
 
 class Probe(ABC):
     """One tensor's share of a survey's pass."""
@@ -205,9 +212,18 @@ class Sum:
         self._step = step
 
     def add(self, values: torch.Tensor) -> None:
-        """Add a block's values (float64)."""
+        """Add a block's values (float64); on a GPU in the device's own order."""
         for start in range(0, values.numel(), self._step):
-            self.value += float(values[start : start + self._step].sum())
+            self.value += _sum_of_step(values[start : start + self._step])
+
+
+def _sum_of_step(values: torch.Tensor) -> float:
+    if values.device.type != "cpu":
+        return float(values.sum())
+    # numba, which takes most of a second to import, only where something is summed.
+    from merge_core.fused.sums import sum_in_lanes
+
+    return float(sum_in_lanes(values.numpy()))
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from merge_core.errors import RecipeError
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, Sum, TensorJob, add_up
 from merge_core.parameters import Parameter, Scalar
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, Sum, Survey, TensorJob, add_up
 from merge_core.methods.task_vector_sum import LAMBDA, WEIGHT
 from merge_core.methods.whole_model import GLOBAL, GlobalNorms, is_global, scope_parameter

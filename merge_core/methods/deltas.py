@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.parameters import Parameter
 

@@ -9,80 +9,66 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from itertools import combinations_with_replacement
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, Block, Kernel, Sum
 
 Matrix = NDArray[np.float64]
 
 
+Spanning = Literal["models", "base and models", "task vectors"]
+"""What is combined. Of task vectors the combination is added to the base."""
+
+
 class GramKernel(Kernel):
-    """Measures the Gram matrix of `vectors(block)`, then combines them by `coefficients(gram)`."""
+    """Measures the Gram matrix of some vectors, then combines them by `coefficients(gram)`."""
 
     passes = 1
 
-    def __init__(self, count: int, step: int = CHUNK) -> None:
-        self._sums = {pair: Sum(step) for pair in combinations_with_replacement(range(count), 2)}
-        self._count = count
+    def __init__(self, models: int, spanning: Spanning, step: int = CHUNK) -> None:
+        self.spanning = spanning
+        self.count = models + (spanning == "base and models")
+        self.step = step
+        pairs = combinations_with_replacement(range(self.count), 2)
+        self._sums = {pair: Sum(step) for pair in pairs}
         self._coefficients: list[float] = []
-
-    @abstractmethod
-    def vectors(self, block: Block) -> list[torch.Tensor]:
-        """The vectors to combine: the models, or their task vectors."""
 
     @abstractmethod
     def coefficients(self, gram: Matrix) -> list[float]:
         """The factor of each vector, from all their dot products (float64, count x count)."""
 
-    def origin(self, block: Block) -> torch.Tensor | None:
-        """What the combination is added to: nothing, or the base."""
-        return None
-
     def observe(self, index: int, block: Block) -> None:
-        vectors = self.vectors(block)
+        vectors = self._vectors(block)
         for (i, j), total in self._sums.items():
             total.add(vectors[i] * vectors[j])
 
     def conclude(self, index: int) -> None:
-        gram = np.zeros((self._count, self._count))
+        gram = np.zeros((self.count, self.count))
         for (i, j), total in self._sums.items():
             gram[i, j] = gram[j, i] = total.value
         self._coefficients = self.coefficients(gram)
 
     def combine(self, block: Block) -> torch.Tensor:
-        vectors = self.vectors(block)
+        vectors = self._vectors(block)
         total = vectors[0] * self._coefficients[0]
         for vector, coefficient in zip(vectors[1:], self._coefficients[1:], strict=True):
             total += vector * coefficient
-        origin = self.origin(block)
-        return total if origin is None else total + origin
+        if self.spanning != "task vectors":
+            return total
+        assert block.base is not None
+        return total + block.base
 
-
-class ModelGram(GramKernel):
-    """Over the models' weights, the base first when the method reads one."""
-
-    def __init__(self, count: int, *, with_base: bool) -> None:
-        super().__init__(count + with_base)
-        self._with_base = with_base
-
-    def vectors(self, block: Block) -> list[torch.Tensor]:
-        if self._with_base:
-            assert block.base is not None
-            return [block.base, *block.models]
-        return list(block.models)
-
-
-class TaskVectorGram(GramKernel):
-    """Over the task vectors; the result is added to the base."""
-
-    def vectors(self, block: Block) -> list[torch.Tensor]:
-        return block.task_vectors
-
-    def origin(self, block: Block) -> torch.Tensor | None:
-        return block.base
+    def _vectors(self, block: Block) -> list[torch.Tensor]:
+        if self.spanning == "task vectors":
+            return block.task_vectors
+        if self.spanning == "models":
+            return list(block.models)
+        assert block.base is not None
+        return [block.base, *block.models]
 
 
 def norms(gram: Matrix) -> list[float]:

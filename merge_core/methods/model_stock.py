@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up
-from merge_core.methods.gram import Matrix, TaskVectorGram, norms
+from merge_core.methods.gram import GramKernel, Matrix, norms
 from merge_core.parameters import Parameter
 
 _TINY = 1e-6
@@ -31,10 +30,10 @@ class ModelStock(Method):
     def kernel(self, job: TensorJob) -> Kernel:
         if job.parameters["filter_wise"]:
             return _ByRow(job.row)
-        return _Whole(len(job.model_parameters), job.row_step)
+        return _Whole(len(job.model_parameters), "task vectors", job.row_step)
 
 
-class _Whole(TaskVectorGram):
+class _Whole(GramKernel):
     def coefficients(self, gram: Matrix) -> list[float]:
         lengths = norms(gram)
         count = len(lengths)

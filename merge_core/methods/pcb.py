@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up
 from merge_core.methods.order_statistics import OrderStatistics
 from merge_core.methods.task_vector_sum import LAMBDA

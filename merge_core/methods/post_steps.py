@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch
-
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, TensorJob
 from merge_core.methods.spectral.algebra import PARALLEL, frobenius, is_matrix, singular_triples
 from merge_core.parameters import Parameter, Scalar

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
+from merge_core.lazy_torch import torch
 
 BITS = 53
 """Bits of each random number: as many as a float64 probability can tell apart."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, add_up
 from merge_core.methods.selection import LargestEntries
 from merge_core.methods.task_vector_sum import INT8_MASK
 from merge_core.parameters import Parameter
 
-_TINY = 1e-6
+TINY = 1e-6
+"""The least divisor."""
 
 
 class Sce(Method):
@@ -62,7 +62,7 @@ class _Sce(Kernel):
     def conclude(self, index: int) -> None:
         if index == self._selecting:
             energies = [total.value / self._numel for total in self._energies]
-            self._shares = _shares(energies)
+            self._shares = energy_shares(energies)
         elif index == 0:
             self._selection = LargestEntries(int(self._topk * self._varying))
         elif self._selection is not None:
@@ -77,7 +77,7 @@ class _Sce(Kernel):
             mixed += delta * agree * share
             divisor += agree.to(divisor.dtype) * share
         assert block.base is not None
-        return block.base + mixed / divisor.clamp(min=_TINY)
+        return block.base + mixed / divisor.clamp(min=TINY)
 
     def _selected(self, deltas: list[torch.Tensor], start: int) -> list[torch.Tensor]:
         if self._selection is None:
@@ -96,8 +96,9 @@ def _variance(deltas: list[torch.Tensor]) -> torch.Tensor:
     return total / len(offsets)
 
 
-def _shares(energies: list[float]) -> list[float]:
+def energy_shares(energies: list[float]) -> list[float]:
+    """The models' weights, from the mean squares of their selected entries."""
     total = sum(energies)
-    if abs(total) < _TINY:
+    if abs(total) < TINY:
         return [1.0 / len(energies)] * len(energies)
     return [energy / total for energy in energies]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Sum
 from merge_core.methods.random_bits import BITS, keep_mask, random_integers
 from merge_core.methods.selection import LargestEntries

@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from merge_core.errors import MergeflowError, RecipeError
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob
-from merge_core.methods.gram import GramKernel, Matrix, ModelGram, TaskVectorGram, norms
+from merge_core.methods.gram import GramKernel, Matrix, norms
 from merge_core.parameters import Parameter, Scalar
 
 _TINY_NORM = 1e-8
@@ -71,7 +71,7 @@ class NuSlerp(Method):
         w0, w1 = job.numbers("weight")
         t = w1 / (w0 + w1) if abs(w0 + w1) >= _TINY_WEIGHT_SUM else 0.5
         if job.parameters["nuslerp_flatten"] or len(job.shape) < 2:
-            return _NuSlerpWhole(t, job.row_step)
+            return _NuSlerpWhole(t, job)
         if job.parameters["nuslerp_row_wise"]:
             return _NuSlerpColumns(t, job)
         return _NuSlerpRows(t, job.row)
@@ -110,8 +110,7 @@ class MultiSlerp(Method):
         weights = np.asarray(job.numbers("weight"))
         if job.parameters["normalize_weights"]:
             weights = weights / weights.sum()
-        kind = _MultiSlerpTaskVectors if job.has_base else _MultiSlerpModels
-        return kind(weights, float(job.parameters["eps"]), job.name)
+        return _MultiSlerp(weights, float(job.parameters["eps"]), job)
 
 
 class Karcher(Method):
@@ -137,9 +136,9 @@ class Karcher(Method):
         return _Karcher(len(job.model_parameters), iterations, tolerance)
 
 
-class _Slerp(ModelGram):
+class _Slerp(GramKernel):
     def __init__(self, t: float) -> None:
-        super().__init__(1, with_base=True)
+        super().__init__(1, "base and models")
         self._t = t
 
     def coefficients(self, gram: Matrix) -> list[float]:
@@ -175,15 +174,9 @@ def _arc(
 
 
 class _NuSlerpWhole(GramKernel):
-    def __init__(self, t: float, step: int) -> None:
-        super().__init__(2, step)
+    def __init__(self, t: float, job: TensorJob) -> None:
+        super().__init__(2, "task vectors" if job.has_base else "models", job.row_step)
         self._t = t
-
-    def vectors(self, block: Block) -> list[torch.Tensor]:
-        return _two(block)
-
-    def origin(self, block: Block) -> torch.Tensor | None:
-        return block.base
 
     def coefficients(self, gram: Matrix) -> list[float]:
         dot, square0, square1 = torch.tensor(
@@ -262,27 +255,18 @@ def _multislerp(weights: Matrix, eps: float, gram: Matrix, tensor: str) -> list[
     return [float(value) for value in direction * scales * size]
 
 
-class _MultiSlerpModels(ModelGram):
-    def __init__(self, weights: Matrix, eps: float, tensor: str) -> None:
-        super().__init__(len(weights), with_base=False)
-        self._weights, self._eps, self._tensor = weights, eps, tensor
+class _MultiSlerp(GramKernel):
+    def __init__(self, weights: Matrix, eps: float, job: TensorJob) -> None:
+        super().__init__(len(weights), "task vectors" if job.has_base else "models")
+        self._weights, self._eps, self._tensor = weights, eps, job.name
 
     def coefficients(self, gram: Matrix) -> list[float]:
         return _multislerp(self._weights, self._eps, gram, self._tensor)
 
 
-class _MultiSlerpTaskVectors(TaskVectorGram):
-    def __init__(self, weights: Matrix, eps: float, tensor: str) -> None:
-        super().__init__(len(weights))
-        self._weights, self._eps, self._tensor = weights, eps, tensor
-
-    def coefficients(self, gram: Matrix) -> list[float]:
-        return _multislerp(self._weights, self._eps, gram, self._tensor)
-
-
-class _Karcher(ModelGram):
+class _Karcher(GramKernel):
     def __init__(self, count: int, iterations: int, tolerance: float) -> None:
-        super().__init__(count, with_base=False)
+        super().__init__(count, "models")
         self._iterations = iterations
         self._tolerance = tolerance
 

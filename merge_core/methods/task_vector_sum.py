@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, TINY_SUM, Block, Kernel, TensorJob, add_up
 from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
 from merge_core.parameters import Parameter

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from merge_core.errors import RecipeError
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Probe, Sum, Survey, TensorJob
 from merge_core.methods.selection import AboveThreshold, ThresholdSearch, magnitude_bits
 from merge_core.methods.sparsify import KeepAll, Sparsifier, kept_count
@@ -99,6 +99,25 @@ class GlobalTrim(Survey):
         if index == ThresholdSearch.passes:
             self._share_out()
 
+    def findings(self) -> dict[str, Any]:
+        return {
+            str(model): {
+                "found": search.found,
+                "threshold": search.threshold,
+                "ties_wanted": search.ties_wanted,
+                "ties": self._ties[model],
+                "wanted": self._wanted.get(model, {}),
+            }
+            for model, search in self._searches.items()
+        }
+
+    def adopt(self, findings: Mapping[str, Any]) -> None:
+        for model, search in self._searches.items():
+            found = findings[str(model)]
+            search.found, search.threshold = found["found"], found["threshold"]
+            search.ties_wanted = found["ties_wanted"]
+            self._ties[model], self._wanted[model] = found["ties"], found["wanted"]
+
     def keepers(self, job: TensorJob) -> list[Sparsifier]:
         """For each input of a tensor, what of it stays."""
         return [self._keeper(model, job.name) for model in job.models]
@@ -138,6 +157,18 @@ class GlobalNorms(Survey):
         assert isinstance(probe, _Squares)
         for model, total in zip(job.models, probe.totals, strict=True):
             self._squares.setdefault(model, {})[job.name] = total.value
+
+    def findings(self) -> dict[str, Any]:
+        return {
+            str(model): {tensor: square.hex() for tensor, square in squares.items()}
+            for model, squares in self._squares.items()
+        }
+
+    def adopt(self, findings: Mapping[str, Any]) -> None:
+        self._squares = {
+            int(model): {tensor: float.fromhex(square) for tensor, square in squares.items()}
+            for model, squares in findings.items()
+        }
 
     def squares(self, job: TensorJob) -> list[float]:
         """For each input of a tensor the squared norm of its model's task vector."""

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import read_json
+from merge_core.checkpoint_files import read_plain
 from merge_core.file_names import SENTENCEPIECE_FILES, TOKENIZER_FILES
 from merge_core.vocabulary.union import Flags, MergedVocabulary, Vocabulary
 
 _OTHER_FORMS = (*SENTENCEPIECE_FILES, "tekken.json", "tokenizer.model.v3")
+_MAX_BYTES = 256 << 20
 _FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -30,7 +32,7 @@ def tokenizer_files(
     files = {}
     for name in TOKENIZER_FILES:
         if (directory / name).is_file():
-            files[name] = (directory / name).read_bytes()
+            files[name] = read_plain(directory / name, _MAX_BYTES)
     if not merged.new and not leading.rowless:
         return files
     content = read_json(directory / "tokenizer.json")

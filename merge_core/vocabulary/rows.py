@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.lazy_torch import torch
 from merge_core.safetensors_header import TensorEntry
 
 Rows = NDArray[np.int64]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.layers import group_of, layer_of
+from merge_core.layers import group_of, kind_of, layer_of
 
 _POSITIONS = re.compile(r"(position|wpe|token_type|segment|patch)", re.I)
 _OTHER_NAMES = re.compile(r"(^|\.)(output|head|emb|proj_out)\.(weight|bias)$")
@@ -33,7 +34,7 @@ def vocabulary_tables(checkpoint: Checkpoint) -> Tables | None:
     heights = {
         name: entry.shape[0]
         for name, entry in checkpoint.tensors.items()
-        if entry.shape and _indexed_by_token(name)
+        if entry.shape and _indexed_by_token(kind_of(name))
     }
     embeddings = [
         rows
@@ -60,6 +61,7 @@ def vocab_size_of(config: Mapping[str, Any]) -> int | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def _indexed_by_token(name: str) -> bool:
     if _POSITIONS.search(name):
         return False

@@ -45,7 +45,16 @@ def run_recipe(
     out: Path,
     **options: object,
 ) -> CheckpointManifest:
-    """Merge without the compatibility check, which has tests of its own."""
+    """Merge without the compatibility check, which has tests of its own.
+
+    Sources are described as they are now: a test may have written to them.
+    """
+    sources = {
+        name: source
+        if source.adapter
+        else describe_source(source.reference, source.directory, DigestMemo(None))
+        for name, source in sources.items()
+    }
     if not isinstance(recipe, Recipe):
         recipe = parse_recipe(recipe)
     plan_options = {"shard_bytes": options.pop("shard_bytes")} if "shard_bytes" in options else {}

@@ -51,6 +51,15 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("evaluate.suite", 3, ["evaluate.suite"]),
         ("execution.device", "gpu", ["execution.device", "use auto, cpu, cuda or cuda:N"]),
         ("execution.threads", 0, ["execution.threads"]),
+        ("execution.shard_size", "5 parsecs", ["execution.shard_size", "write for example 5GB"]),
+        ("execution.scale_out.proceses", 2, ["scale_out.proceses", "did you mean 'processes'?"]),
+        ("execution.scale_out.processes", 0, ["execution.scale_out.processes"]),
+        ("execution.scale_out.dask", "10.0.0.5:8786", ["execution.scale_out.dask"]),
+        (
+            "execution.scale_out",
+            {"processes": 2, "dask": "local"},
+            ["execution.scale_out", "processes and dask exclude each other"],
+        ),
         ("register.model", "two words", ["register.model"]),
         ("promote.confidence", 2, ["promote.confidence"]),
         ("name", "no/slash", ["name"]),
@@ -130,7 +139,10 @@ def test_the_run_name_follows_the_recipe() -> None:
 
 def test_every_field_of_the_form_has_a_title_and_a_place() -> None:
     schema = Pipeline.model_json_schema(by_alias=True)
-    sections = [schema, *(schema["$defs"][name] for name in ("Evaluate", "Register", "Execution"))]
+    sections = [
+        schema,
+        *(schema["$defs"][name] for name in ("Evaluate", "Register", "Execution", "ScaleOut")),
+    ]
     for section in sections:
         for name, field in section["properties"].items():
             assert "title" in field or "$ref" in field, name

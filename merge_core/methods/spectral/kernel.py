@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, TensorJob, add_up
 from merge_core.methods.spectral.algebra import is_matrix
 

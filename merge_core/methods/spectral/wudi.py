@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import Kernel, Method, TensorJob, add_up
 from merge_core.methods.spectral.kernel import SpectralKernel
 from merge_core.methods.task_vector_sum import LAMBDA

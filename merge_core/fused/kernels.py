@@ -1,0 +1,238 @@
+"""The fused kernels of whole families of methods, as the engine drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+
+from merge_core.fused.compiling import Array, compiled
+from merge_core.fused.formats import is_plain, magnitude_bits, widen
+from merge_core.fused.order_statistics import INFINITE, NOTHING, Cut, Patterns, find_cuts
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
+from merge_core.fused.sums import dot_in_steps, norms_in_steps
+from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
+from merge_core.fused.weighted_sums import weighted_sum
+from merge_core.methods.gram import GramKernel
+
+_TINY_SUM = 1e-8
+_TINY_NORM = 1e-7
+
+
+def restoring_factor(norm: str, total: Array) -> float:
+    """What gives a task vector back its norm ("l1" or "l2"), from sums before and after masking."""
+    before, after = (float(value) for value in total)
+    if norm == "l2":
+        before, after = before**0.5, after**0.5
+    return before / after if before >= _TINY_NORM and after >= _TINY_NORM else 1.0
+
+
+class WeightedSum(FusedKernel):
+    """out = sum_k weights[k] * models[k] / divisor."""
+
+    def __init__(self, weights: Sequence[float], divisor: float) -> None:
+        self._weights = tuple(weights)
+        self._divisor = None if divisor == 1.0 else divisor
+
+    def combine(self, block: StoredBlock, out: Array) -> bool:
+        return is_plain(weighted_sum(block.models, self._weights, self._divisor, out))
+
+
+@dataclass(frozen=True)
+class Joining:
+    """How sparsified task vectors become one."""
+
+    weights: tuple[float, ...]
+    scale: float
+    normalize: bool
+    consensus: bool
+    by_count: bool = False
+    """Whether models vote with one voice each, not with their entries' size."""
+    divide_by_count: bool = False
+
+    def run(
+        self,
+        block: StoredBlock,
+        masks: tuple[Any, ...],
+        factors: tuple[float, ...],
+        out: Array,
+    ) -> Any:
+        """Join one block; the result is for `is_plain`."""
+        if self.consensus:
+            ones = (1.0,) * len(self.weights)
+            shares = ones if self.divide_by_count else self.weights
+            return sum_agreeing(
+                block.base,
+                block.models,
+                masks,
+                factors,
+                self.weights,
+                True if self.by_count else None,
+                shares if self.normalize else None,
+                self.scale,
+                block.start,
+                out,
+            )
+        divisor = sum(self.weights)
+        divided = self.normalize and abs(divisor) >= _TINY_SUM and divisor != 1.0
+        return sum_all(
+            block.base,
+            block.models,
+            masks,
+            factors,
+            self.weights,
+            divisor if divided else None,
+            self.scale,
+            block.start,
+            out,
+        )
+
+
+class TaskVectors(FusedKernel):
+    """Every entry stays, or those that a random number leaves: task arithmetic and DARE.
+
+    Args:
+        masks: see `merge_core.fused.masks`.
+        factors: what each sparsified task vector is multiplied by.
+        restore: "l1" or "l2" to measure the factors that give back those norms.
+        step: elements of one step of a sum.
+    """
+
+    def __init__(
+        self,
+        joining: Joining,
+        masks: Sequence[Any],
+        factors: Sequence[float],
+        restore: str | None,
+        step: int,
+    ) -> None:
+        self._joining = joining
+        self._masks = tuple(masks)
+        self._factors = tuple(factors)
+        self._restore = restore
+        self._step = step
+
+    def prepare(self, tensor: StoredTensor) -> None:
+        if self._restore is None:
+            return
+        squared = True if self._restore == "l2" else None
+        totals = [np.zeros(2) for _ in self._masks]
+        for block in tensor.blocks():
+            for model, mask, total in zip(block.models, self._masks, totals, strict=True):
+                norms_in_steps(block.base, model, mask, squared, block.start, self._step, total)
+        self._factors = tuple(restoring_factor(self._restore, total) for total in totals)
+
+    def combine(self, block: StoredBlock, out: Array) -> bool:
+        return is_plain(self._joining.run(block, self._masks, self._factors, out))
+
+
+@dataclass(frozen=True)
+class Band:
+    """Which entries of a task vector stay: `dropped` largest go, the next `kept` stay."""
+
+    kept: int
+    dropped: int = 0
+
+
+class Bands(FusedKernel):
+    """The entries of each task vector in a band of magnitudes stay: TIES and Breadcrumbs."""
+
+    def __init__(self, joining: Joining, bands: Sequence[Band]) -> None:
+        self._joining = joining
+        self._bands = bands
+        self._factors = (1.0,) * len(bands)
+        self._cuts: list[tuple[Cut, Cut]] = []
+
+    def prepare(self, tensor: StoredTensor) -> None:
+        wanted: list[tuple[Patterns, int]] = []
+        for model, band in enumerate(self._bands):
+            patterns = differences(model)
+            wanted += [(patterns, band.dropped + band.kept), (patterns, band.dropped)]
+        cuts = find_cuts(tensor, wanted)
+        if any(cut != NOTHING and cut.threshold > INFINITE for cut in cuts):
+            raise Unusual
+        self._cuts = list(zip(cuts[::2], cuts[1::2], strict=True))
+
+    def combine(self, block: StoredBlock, out: Array) -> bool:
+        plain = True
+        for part in self._parts(block):
+            masks = tuple(
+                (np.int32(inner.lowest(part.start)), np.int32(outer.lowest(part.start)))
+                for inner, outer in self._cuts
+            )
+            written = out[part.start - block.start :][: part.count]
+            plain &= is_plain(self._joining.run(part, masks, self._factors, written))
+        return plain
+
+    def _parts(self, block: StoredBlock) -> Iterator[StoredBlock]:
+        """The block, divided after each last tie that belongs."""
+        end = block.start + block.count
+        ties = {cut.last + 1 for cuts in self._cuts for cut in cuts if cut.last is not None}
+        inside = sorted(tie for tie in ties if block.start < tie < end)
+        for first, last in zip([block.start, *inside], [*inside, end], strict=True):
+            yield block.part(first, last)
+
+
+@cache
+def differences(model: int) -> Patterns:
+    """Magnitude patterns of one model's task vector."""
+
+    def patterns(block: StoredBlock) -> Array:
+        bits = np.empty(block.count, np.int32)
+        _difference_bits(block.base, block.models[model], bits)
+        return bits
+
+    return patterns
+
+
+@compiled
+def _difference_bits(base: Array, model: Array, bits: Array) -> None:
+    for i in range(bits.size):
+        bits[i] = magnitude_bits(widen(model[i]) - widen(base[i]))
+
+
+class Combination(FusedKernel):
+    """Models or task vectors with coefficients from their dot products: SLERP and its kin.
+
+    Args:
+        kernel: the method's own kernel, which knows the coefficients.
+    """
+
+    def __init__(self, kernel: GramKernel) -> None:
+        self._kernel = kernel
+        self._coefficients: tuple[float, ...] = ()
+        self.step = kernel.step
+
+    def prepare(self, tensor: StoredTensor) -> None:
+        count = self._kernel.count
+        gram = np.zeros((count, count))
+        pairs = list(combinations_with_replacement(range(count), 2))
+        for block in tensor.blocks():
+            vectors, base = self._vectors(block)
+            for i, j in pairs:
+                gram[i, j] = dot_in_steps(vectors[i], vectors[j], base, self.step, gram[i, j])
+        for i, j in pairs:
+            gram[j, i] = gram[i, j]
+        if not np.isfinite(gram).all():
+            raise Unusual
+        self._coefficients = tuple(self._kernel.coefficients(gram))
+
+    def combine(self, block: StoredBlock, out: Array) -> bool:
+        vectors, base = self._vectors(block)
+        if base is None:
+            return is_plain(weighted_sum(vectors, self._coefficients, None, out))
+        masks, factors = ((),) * len(vectors), (1.0,) * len(vectors)
+        joining = Joining(self._coefficients, 1.0, normalize=False, consensus=False)
+        return is_plain(joining.run(block, masks, factors, out))
+
+    def _vectors(self, block: StoredBlock) -> tuple[tuple[Array, ...], Array | None]:
+        """What is combined, and the base that is to be subtracted from it, if any."""
+        if self._kernel.spanning == "models" or block.base is None:
+            return block.models, None
+        if self._kernel.spanning == "task vectors":
+            return block.models, block.base
+        return (block.base, *block.models), None

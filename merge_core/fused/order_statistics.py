@@ -1,0 +1,255 @@
+"""The exact k-th largest magnitude of a tensor in about one pass, without sorting it.
+
+A sample brackets the wanted magnitude between two patterns; one pass counts what lies above the
+bracket and makes a histogram of what lies in it. Weights of 16 bits have few distinct differences,
+so the bin that is hit mostly holds a single pattern, and is the answer; otherwise the next pass
+collects the few entries of the bin. A sample that misleads costs passes, never the right result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from merge_core.fused.compiling import Array, compiled
+from merge_core.fused.stored import StoredBlock, StoredTensor
+
+_ALL_PATTERNS = 1 << 31
+_RUNS, _RUN = 64, 1024
+"""A sample: that many runs of that many elements, spread evenly."""
+_SLACK = 12
+"""Half the bracket's width in standard deviations of an independent sample; entries nearby are not
+independent, hence so many."""
+_BINS = 4096
+_FEW = 1 << 20
+"""Entries that may be collected at once."""
+_SNAPSHOTS = 32
+"""Histograms that are kept, to find the part of the tensor where the last tie is."""
+_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The entries above a magnitude pattern, and those equal to it up to the index `last`."""
+
+    threshold: int
+    last: int | None = None
+    """None for all of them."""
+
+    def lowest(self, index: int) -> int:
+        """The smallest pattern that is among them at an index, and from there to `last`."""
+        return self.threshold + (self.last is not None and index > self.last)
+
+
+ALL, NOTHING = Cut(0), Cut(_ALL_PATTERNS - 1)
+
+INFINITE = 0x7F800000
+"""The pattern of infinity; those above it are no numbers."""
+
+Patterns = Callable[[StoredBlock], Array]
+"""The magnitude patterns (int32) of a block's entries."""
+
+
+def find_cuts(tensor: StoredTensor, wanted: Sequence[tuple[Patterns, int]]) -> list[Cut]:
+    """For each (patterns, count) the cut that holds just the `count` largest entries.
+
+    Among equal magnitudes those with the lowest index belong.
+    """
+    searches = [_Search(count, tensor.numel) for _, count in wanted]
+    sources = list(dict.fromkeys(patterns for patterns, _ in wanted))
+    unlimited = [search for search in searches if search.cut is None]
+    if unlimited:
+        samples = _samples(tensor, sources)
+        for search, (patterns, _) in zip(searches, wanted, strict=True):
+            search.bracket(samples[sources.index(patterns)])
+    while True:
+        active = {
+            source: [
+                search
+                for search, (patterns, _) in zip(searches, wanted, strict=True)
+                if patterns is source and search.cut is None
+            ]
+            for source in sources
+        }
+        if not any(active.values()):
+            return [search.cut for search in searches if search.cut is not None]
+        for block in tensor.blocks():
+            for source, those in active.items():
+                bits = source(block) if those else None
+                for search in those:
+                    search.observe(bits, block.start)
+        for source, those in active.items():
+            for search in those:
+                search.conclude(tensor, source)
+
+
+def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:
+    """Sorted patterns of some entries, for each source: of all where there are few."""
+    size = _RUNS * _RUN
+    if tensor.numel <= size:
+        starts = list(range(0, tensor.numel, _RUN))
+    else:
+        starts = [tensor.numel * run // _RUNS for run in range(_RUNS)]
+    found: list[list[Array]] = [[] for _ in sources]
+    for start in starts:
+        block = tensor.read(start, min(_RUN, tensor.numel - start))
+        for source, parts in zip(sources, found, strict=True):
+            parts.append(source(block).copy())
+    return [np.sort(np.concatenate(parts)) for parts in found]
+
+
+class _Search:
+    """The search for one cut."""
+
+    def __init__(self, count: int, numel: int) -> None:
+        self._rank = count
+        self._numel = numel
+        self.cut: Cut | None = NOTHING if count <= 0 else ALL if count >= numel else None
+        self._low, self._high = 0, _ALL_PATTERNS
+        self._collecting: list[tuple[Array, Array]] | None = None
+        self._reset()
+
+    def bracket(self, sample: Array) -> None:
+        """Narrow the window to where a sorted sample makes the answer likely."""
+        if self.cut is not None:
+            return
+        share = self._rank / self._numel
+        position = sample.size - share * sample.size
+        slack = _SLACK * math.sqrt(sample.size * share * (1.0 - share)) + 16.0
+        first, last = int(position - slack), int(position + slack)
+        low = int(sample[first]) if first >= 0 else 0
+        high = int(sample[last]) + 1 if last < sample.size else _ALL_PATTERNS
+        self._set_window(low, high)
+
+    def observe(self, bits: Array | None, start: int) -> None:
+        """See a block's patterns."""
+        assert bits is not None
+        if self._collecting is not None:
+            where = np.flatnonzero((bits >= self._low) & (bits < self._high))
+            self._collecting.append((bits[where], where + start))
+            return
+        if start >= len(self._snapshots) * self._numel / _SNAPSHOTS:
+            self._snapshots.append((start, self._counts.copy()))
+        self._above += _count(
+            bits,
+            np.int32(self._low),
+            np.int32(self._high - 1),
+            self._shift,
+            self._counts,
+            self._least,
+            self._most,
+        )
+
+    def conclude(self, tensor: StoredTensor, patterns: Patterns) -> None:
+        """All blocks were seen: the cut is found, or the window of the next pass is."""
+        if self._collecting is not None:
+            self._choose_among_collected()
+            return
+        inside = int(self._counts.sum())
+        rank = self._rank - self._above
+        if rank <= 0:
+            self._set_window(self._high, _ALL_PATTERNS)
+        elif rank > inside:
+            self._set_window(0, self._low)
+        else:
+            self._descend(rank, tensor, patterns)
+
+    def _descend(self, rank: int, tensor: StoredTensor, patterns: Patterns) -> None:
+        from_top = np.cumsum(self._counts[::-1])
+        place = int(np.searchsorted(from_top, rank))
+        number = _BINS - 1 - place
+        rank -= int(from_top[place - 1]) if place else 0
+        count = int(self._counts[number])
+        if self._least[number] == self._most[number]:
+            threshold = int(self._least[number])
+            last = (
+                None if rank == count else self._locate(threshold, number, rank, tensor, patterns)
+            )
+            self.cut = Cut(threshold, last)
+            return
+        low = self._low + (number << self._shift)
+        high = min(self._high, low + (1 << self._shift))
+        if count <= _FEW:
+            self._low, self._high, self._collecting, self._wanted = low, high, [], rank
+        else:
+            self._set_window(low, high)
+
+    def _locate(
+        self, threshold: int, number: int, rank: int, tensor: StoredTensor, patterns: Patterns
+    ) -> int:
+        """The index of the `rank`-th entry of just this magnitude."""
+        seen = [int(counts[number]) for _, counts in self._snapshots]
+        place = int(np.searchsorted(seen, rank)) - 1
+        left = rank - seen[place]
+        for block in tensor.blocks(self._snapshots[place][0]):
+            equal = np.flatnonzero(patterns(block) == threshold)
+            if left <= equal.size:
+                return block.start + int(equal[left - 1])
+            left -= equal.size
+        raise AssertionError("entries were counted that are not there")
+
+    def _choose_among_collected(self) -> None:
+        assert self._collecting is not None
+        bits = np.concatenate([part for part, _ in self._collecting])
+        where = np.concatenate([part for _, part in self._collecting])
+        order = np.lexsort((where, -bits.astype(np.int64)))
+        chosen = order[self._wanted - 1]
+        threshold = int(bits[chosen])
+        self.cut = Cut(threshold, int(where[chosen]))
+
+    def _set_window(self, low: int, high: int) -> None:
+        self._low, self._high = low, high
+        self._reset()
+
+    def _reset(self) -> None:
+        width = self._high - self._low
+        self._shift = max(0, (width - 1).bit_length() - (_BINS.bit_length() - 1))
+        self._counts = np.zeros(_BINS, np.int64)
+        self._least = np.full(_BINS, _ALL_PATTERNS, np.int64)
+        self._most = np.full(_BINS, -1, np.int64)
+        self._above = 0
+        self._snapshots: list[tuple[int, Array]] = []
+        self._wanted = 0
+
+
+@compiled
+def _above(bits: Array, top: Any) -> int:
+    above = 0
+    for i in range(bits.size):
+        above += bits[i] > top
+    return above
+
+
+@compiled
+def _pick(bits: Array, low: Any, width: Any, picked: Array) -> np.int64:
+    """Write the offsets of those patterns that lie in the window; how many there are."""
+    count = np.int64(0)
+    for i in range(bits.size):
+        offset = np.uint32(np.uint32(bits[i]) - np.uint32(low))
+        picked[count] = offset
+        count += np.int64(offset < width)
+    return count
+
+
+@compiled
+def _count(
+    bits: Array, low: Any, top: Any, shift: int, counts: Array, least: Array, most: Array
+) -> int:
+    """Add the patterns from `low` to `top` to a histogram with its extremes; how many exceed."""
+    width = np.uint32(np.int64(top) - low + 1)
+    picked = np.empty(_TILE, np.uint32)
+    above = 0
+    for first in range(0, bits.size, _TILE):
+        tile = bits[first : first + _TILE]
+        above += _above(tile, top)
+        for p in range(_pick(tile, low, width, picked)):
+            pattern = low + np.int64(picked[p])
+            number = np.int64(picked[p]) >> shift
+            counts[number] += 1
+            least[number] = min(pattern, least[number])
+            most[number] = max(pattern, most[number])
+    return above

@@ -1,0 +1,112 @@
+"""Tensors as stored patterns: read block by block into buffers that are used again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from merge_core.dtypes import ITEM_SIZES
+from merge_core.fused.compiling import Array
+from merge_core.fused.formats import STORED
+from merge_core.methods.base import CHUNK
+from merge_core.reading import BlockReader
+from merge_core.safetensors_header import TensorEntry
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A run of elements of one tensor; `start` is the flat index of the first.
+
+    The arrays hold stored patterns (`formats.STORED`) and are valid until the next block is read.
+    """
+
+    start: int
+    base: Array | None
+    models: tuple[Array, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return int(self.models[0].size)
+
+    def part(self, first: int, last: int) -> StoredBlock:
+        """The elements `first : last`, as indices into the whole tensor."""
+        run = slice(first - self.start, last - self.start)
+        base = None if self.base is None else self.base[run]
+        return StoredBlock(first, base, tuple(model[run] for model in self.models))
+
+
+class StoredTensor:
+    """The inputs of one output tensor, all of the same dtype, as one worker reads them.
+
+    Args:
+        block: elements of a usual block.
+        check: called before each block; raises when the merge is being given up.
+    """
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        base: TensorEntry | None,
+        models: Sequence[TensorEntry],
+        block: int,
+        check: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._entries = [*([base] if base else []), *models]
+        self._has_base = base is not None
+        self._dtype = models[0].dtype
+        self.block = block
+        self._check = check
+        size = min(block, models[0].numel) * ITEM_SIZES[self._dtype]
+        self._buffers = [bytearray(size) for _ in self._entries]
+        self.numel = models[0].numel
+
+    def read(self, start: int, count: int) -> StoredBlock:
+        """Some elements of every input; `count` is at most the usual block."""
+        self._check()
+        arrays = [
+            self._read(entry, start, count, buffer)
+            for entry, buffer in zip(self._entries, self._buffers, strict=True)
+        ]
+        base = arrays.pop(0) if self._has_base else None
+        return StoredBlock(start, base, tuple(arrays))
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[StoredBlock]:
+        """All elements from `start` to `stop`, in order."""
+        end = self.numel if stop is None else stop
+        for first in range(start, end, self.block):
+            yield self.read(first, min(self.block, end - first))
+
+    def _read(self, entry: TensorEntry, start: int, count: int, buffer: bytearray) -> Array:
+        self._reader.read_into(entry, start, count, buffer)
+        return np.frombuffer(buffer, dtype=STORED[entry.dtype], count=count)
+
+
+class FusedKernel(ABC):
+    """One method on one tensor, over stored patterns. Gives what the method's own kernel gives."""
+
+    step = CHUNK
+    """Blocks must begin at multiples of it."""
+
+    def prepare(self, tensor: StoredTensor) -> None:
+        """Read the tensor as often as needed before any block of it can be combined."""
+
+    @abstractmethod
+    def combine(self, block: StoredBlock, out: Array) -> bool:
+        """Write a block's merged values into `out`.
+
+        Returns:
+            Whether all were rounded right: not so for bfloat16 results that are subnormal, too
+            large or no number. Then `out` is worth nothing; float64 can be asked for instead.
+        """
+
+
+class Unusual(Exception):  # noqa: N818 - not an error: the general kernels take over
+    """This tensor is not one for fused kernels.
+
+    Parts of it may have been written: the method's own kernel writes the same bytes, or fails.
+    """

@@ -1,0 +1,106 @@
+"""Sums over a tensor, added up in an order that no block size or number of threads changes.
+
+Elements are added step by step (`CHUNK` elements, or whole rows), and within a step in `LANES`
+interleaved partial sums, so that a vector unit can do it; the partial sums are added in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from merge_core.fused.compiling import Array, compiled
+from merge_core.fused.formats import widen
+from merge_core.fused.masks import kept, part
+
+LANES = 64
+
+
+@compiled
+def _total(lanes: Array) -> float:
+    total = 0.0
+    for lane in range(lanes.size):
+        total += lanes[lane]
+    return total
+
+
+@compiled
+def sum_in_lanes(values: Array) -> Any:
+    """The sum of one step's values (float64)."""
+    lanes = np.zeros(LANES)
+    whole = values.size // LANES * LANES
+    for first in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += values[first + lane]
+    for i in range(whole, values.size):
+        lanes[i - whole] += values[i]
+    return _total(lanes)
+
+
+@compiled
+def _add_norms(
+    base: Array, model: Array, mask: Any, squared: bool | None, start: int, lanes: Array
+) -> None:
+    """Add at most `LANES` entries of a task vector, before and after masking, to their lanes."""
+    before, after = lanes
+    for i in range(model.size):
+        delta = widen(model[i]) - widen(base[i])
+        rest = kept(mask, delta, start, i)
+        if squared is None:
+            before[i] += abs(delta)
+            after[i] += abs(rest)
+        else:
+            before[i] += delta * delta
+            after[i] += rest * rest
+
+
+@compiled
+def norms_in_steps(
+    base: Array,
+    model: Array,
+    mask: Any,
+    squared: bool | None,
+    start: int,
+    step: int,
+    totals: Array,
+) -> None:
+    """Add to `totals` (float64, 2) a block's norms before and after masking, step by step."""
+    lanes = np.zeros((2, LANES))
+    for first in range(0, model.size, step):
+        last = min(model.size, first + step)
+        lanes[:] = 0.0
+        for at in range(first, last, LANES):
+            end = min(at + LANES, last)
+            part_mask = part(mask, at, end)
+            _add_norms(base[at:end], model[at:end], part_mask, squared, start + at, lanes)
+        totals[0] += _total(lanes[0])
+        totals[1] += _total(lanes[1])
+
+
+@compiled
+def _add_products(first: Array, second: Array, base: Array | None, lanes: Array) -> None:
+    """Add at most `LANES` products of two vectors, less the base if any, to their lanes."""
+    for i in range(first.size):
+        if base is None:
+            lanes[i] += widen(first[i]) * widen(second[i])
+        else:
+            origin = widen(base[i])
+            lanes[i] += (widen(first[i]) - origin) * (widen(second[i]) - origin)
+
+
+@compiled
+def dot_in_steps(first: Array, second: Array, base: Array | None, step: int, total: float) -> float:
+    """`total` plus a block's dot product of two models, or of their task vectors, step by step."""
+    lanes = np.zeros(LANES)
+    for start in range(0, first.size, step):
+        last = min(first.size, start + step)
+        lanes[:] = 0.0
+        for at in range(start, last, LANES):
+            end = min(at + LANES, last)
+            if base is None:
+                _add_products(first[at:end], second[at:end], None, lanes)
+            else:
+                _add_products(first[at:end], second[at:end], base[at:end], lanes)
+        total += _total(lanes)
+    return total

@@ -1,0 +1,114 @@
+"""SCE: entries by their variance over the models, energies of what is selected, and the merge."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from merge_core.fused.compiling import Array, compiled
+from merge_core.fused.formats import PLAIN, fold, is_plain, magnitude_bits, narrow, pack, widen
+from merge_core.fused.order_statistics import ALL, Cut, find_cuts
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
+from merge_core.fused.sums import norms_in_steps
+from merge_core.methods.base import CHUNK
+from merge_core.methods.sce import TINY, energy_shares
+
+
+class SelectByVariance(FusedKernel):
+    """See `methods.sce.Sce`; `topk` is the share of the varying entries that is kept."""
+
+    def __init__(self, topk: float, models: int) -> None:
+        self._topk = topk
+        self._cut = ALL
+        self._shares = (0.0,) * models
+
+    def prepare(self, tensor: StoredTensor) -> None:
+        if self._topk < 1:
+            varying = sum(_variances(block)[1] for block in tensor.blocks())
+            count = int(self._topk * varying)
+            self._cut = find_cuts(tensor, [(_variance_patterns, count)])[0]
+        totals = [np.zeros(2) for _ in self._shares]
+        for block in tensor.blocks():
+            mask = self._mask(block)
+            for model, total in zip(block.models, totals, strict=True):
+                norms_in_steps(block.base, model, mask, True, block.start, CHUNK, total)
+        energies = [float(after) / max(1, tensor.numel) for _, after in totals]
+        self._shares = tuple(energy_shares(energies))
+
+    def combine(self, block: StoredBlock, out: Array) -> bool:
+        mask = self._mask(block)
+        return is_plain(_merge(block.base, block.models, mask, self._shares, out))
+
+    def _mask(self, block: StoredBlock) -> Array:
+        if self._cut == ALL:
+            return np.ones(block.count, np.uint8)
+        return chosen(_variance_patterns(block), self._cut, block.start)
+
+
+def chosen(patterns: Array, cut: Cut, start: int) -> Array:
+    """Which entries of a block are among those of a cut: uint8."""
+    mask = np.empty(patterns.size, np.uint8)
+    last = cut.last if cut.last is not None else start + patterns.size
+    ties = min(patterns.size, max(0, last + 1 - start))
+    _compare(patterns[:ties], np.int32(cut.threshold - 1), mask[:ties])
+    _compare(patterns[ties:], np.int32(cut.threshold), mask[ties:])
+    return mask
+
+
+def _variance_patterns(block: StoredBlock) -> Array:
+    return _variances(block)[0]
+
+
+def _variances(block: StoredBlock) -> tuple[Array, int]:
+    """Magnitude patterns of a block's variances (int32), and how many are not 0."""
+    bits = np.empty(block.count, np.int32)
+    return bits, int(_variance_bits(block.base, block.models, bits))
+
+
+@compiled
+def _variance_bits(base: Array, models: tuple[Array, ...], bits: Array) -> int:
+    varying = 0
+    for i in range(bits.size):
+        origin = widen(base[i])
+        first = widen(models[0][i]) - origin
+        total = 0.0
+        for k in range(1, len(models)):
+            total += (widen(models[k][i]) - origin) - first
+        mean = total / len(models)
+        variance = mean * mean
+        for k in range(1, len(models)):
+            offset = (widen(models[k][i]) - origin) - first - mean
+            variance += offset * offset
+        variance = variance / len(models)
+        bits[i] = magnitude_bits(variance)
+        varying += variance != 0.0
+    return varying
+
+
+@compiled
+def _compare(patterns: Array, below: np.int32, mask: Array) -> None:
+    for i in range(patterns.size):
+        mask[i] = patterns[i] > below
+
+
+@compiled
+def _merge(
+    base: Array, models: tuple[Array, ...], mask: Array, shares: tuple[float, ...], out: Array
+) -> np.int32:
+    worst = PLAIN
+    for i in range(out.size):
+        origin = widen(base[i])
+        selected = np.float64(mask[i])
+        vote = 0.0
+        for k in range(len(models)):
+            vote += (widen(models[k][i]) - origin) * selected
+        mixed = 0.0
+        divisor = 0.0
+        for k in range(len(models)):
+            delta = (widen(models[k][i]) - origin) * selected
+            agrees = np.float64(((vote >= 0.0) & (delta > 0.0)) | ((vote < 0.0) & (delta < 0.0)))
+            mixed += delta * agrees * shares[k]
+            divisor += agrees * shares[k]
+        narrowed = narrow(origin + mixed / (divisor if divisor > TINY else TINY), out)
+        worst = fold(worst, narrowed, out)
+        out[i] = pack(narrowed, out)
+    return worst

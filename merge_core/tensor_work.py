@@ -1,0 +1,150 @@
+"""What one worker does: compute a tensor, or a part of one, and write it to its place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from merge_core.computed import COPY, Computation, Computing, Stopped
+from merge_core.devices import compute_device
+from merge_core.dtypes import ITEM_SIZES, name_of
+from merge_core.errors import CompatibilityError
+from merge_core.inputs import entries_of
+from merge_core.lazy_torch import torch
+from merge_core.methods.base import Survey
+from merge_core.plan import Plan, PlannedTensor
+from merge_core.reading import BlockReader
+from merge_core.safetensors_header import TensorEntry
+from merge_core.shard_writer import ShardWriter
+from merge_core.timings import Timings
+from merge_core.torch_threads import OneThreadEach
+
+PART = 1 << 24
+"""Elements of a tensor that one worker takes at once, where the method allows parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of elements of one of the plan's tensors."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.stop - self.start
+
+
+def parts_of(plan: Plan, indices: list[int], workers: int) -> list[Part]:
+    """The work of some tensors, in file order; but first what would keep a worker at the end."""
+    parts = []
+    for index in indices:
+        tensor = plan.tensors[index]
+        numel = tensor.slot.numel
+        length = PART if _is_divisible(tensor) else max(1, numel)
+        parts += [
+            Part(index, start, min(numel, start + length)) for start in range(0, numel, length)
+        ] or [Part(index, 0, 0)]
+    fair_share = max(PART, sum(part.numel for part in parts) // (2 * workers))
+    return sorted(parts, key=lambda part: part.numel <= fair_share)
+
+
+def _is_divisible(tensor: PlannedTensor) -> bool:
+    if tensor.method == COPY:
+        return True
+    # What is made as it is read might be made again for every part.
+    stored = all(isinstance(source, TensorEntry) for source in tensor.computed.sources)
+    return stored and tensor.computed.granularity == "elementwise"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all workers of a merge share.
+
+    fused: use fused kernels where there are some.
+    """
+
+    plan: Plan
+    staging: ShardWriter
+    reader: BlockReader
+    device: str
+    block: int
+    fused: bool
+    surveys: Mapping[str, Survey]
+    torch_threads: OneThreadEach
+    timings: Timings
+    stop: threading.Event
+
+    def general(self) -> Computing:
+        """A context for the methods' own kernels. Loads torch."""
+        self.torch_threads.enter()
+        device = compute_device(self.device)
+        return Computing(self.reader, device, self.block, self.surveys, self.stop)
+
+    def check(self) -> None:
+        """Raises Stopped when the merge is being given up."""
+        if self.stop.is_set():
+            raise Stopped
+
+    def do(self, part: Part) -> None:
+        """Compute and write a part.
+
+        Raises:
+            Stopped: the merge is being given up.
+            MergeflowError: as `run_plan` says.
+        """
+        tensor = self.plan.tensors[part.index]
+        if tensor.method == COPY:
+            self._copy(tensor, part)
+        elif not (self.fused and self._fused(tensor, part)):
+            self._general(tensor, part)
+
+    def _fused(self, tensor: PlannedTensor, part: Part) -> bool:
+        """Try a fused kernel; False when the tensor needs its method's own."""
+        # numba takes most of a second to import, and not every merge can use it.
+        from merge_core.fused.computation import FusedComputation
+        from merge_core.fused.stored import Unusual
+
+        try:
+            computation = FusedComputation.of(tensor.computed, self.reader, self.block, self.check)
+            if computation is None:
+                return False
+            for values in computation.blocks(part.start, part.stop):
+                self._write(tensor, values.start, values.data)
+        except Unusual:
+            return False
+        return True
+
+    def _general(self, tensor: PlannedTensor, part: Part) -> None:
+        computation = Computation(tensor.computed, self.general())
+        for start, count in computation.ranges(part.start, part.stop):
+            values = computation.rounded(start, count).cpu().contiguous()
+            self._write(tensor, start, values.view(torch.uint8).numpy().data)
+
+    def _copy(self, tensor: PlannedTensor, part: Part) -> None:
+        entries = [entry for source in tensor.computed.inputs for entry in entries_of(source)]
+        for start in range(part.start, part.stop, self.block):
+            self.check()
+            count = min(self.block, part.stop - start)
+            first = self.reader.read_bytes(entries[0], start, count)
+            for entry in entries[1:]:
+                same = entry.dtype == entries[0].dtype
+                if not same or self.reader.read_bytes(entry, start, count) != first:
+                    raise CompatibilityError(
+                        f"tensor {tensor.name} holds {name_of(entry.dtype)} values that differ from"
+                        f" those in {entries[0].path.parent}; such values cannot be averaged",
+                        where=str(entry.path),
+                        mend="merge checkpoints whose buffers agree",
+                    )
+            self._write(tensor, start, memoryview(first))
+
+    def _write(self, tensor: PlannedTensor, start: int, data: Any) -> None:
+        slot = tensor.slot
+        started = time.perf_counter()
+        self.staging.write(slot.shard, data, slot.offset + start * ITEM_SIZES[slot.dtype])
+        self.timings.add("write", time.perf_counter() - started)

@@ -1,0 +1,111 @@
+"""What makes planning fast changes nothing: the same plans, the same refusals."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from benchmarks.planning import MODELS, RECIPES, recipe_of, tensor_shapes, write_checkpoint
+from merge_core.bounded_json import parse_json
+from merge_core.explanation import has_filters
+from merge_core.garbage import collection_paused
+from merge_core.layers import group_of, kind_of, layer_of
+from merge_core.plan import make_plan
+from merge_core.recipe import parse_recipe
+
+
+def test_every_tensor_of_a_mixture_of_experts_is_planned_once_in_the_donors_order(
+    tmp_path: Path,
+) -> None:
+    shapes = tensor_shapes(1000)
+    sources = [write_checkpoint(tmp_path / model, shapes) for model in MODELS]
+    recipe = parse_recipe(recipe_of("ties, with filters and gradients", tmp_path))
+    plan = make_plan(recipe, {source.reference: source for source in sources})
+    assert [tensor.name for tensor in plan.tensors] == list(shapes)
+    for tensor in plan.tensors:
+        assert tensor.slot.shape == shapes[tensor.name]
+        assert tensor.computed.base is not None
+        read = (tensor.computed.base, *tensor.computed.inputs)
+        assert [(each.name, each.path.parent.name) for each in read] == [  # type: ignore[union-attr]
+            (tensor.name, model) for model in MODELS
+        ]
+    weights = {
+        tensor.name: [each["weight"] for each in tensor.computed.model_parameters]
+        for tensor in plan.tensors
+    }
+    assert weights["model.norm.weight"] == [0.0, 0.0]
+    assert weights["model.layers.0.self_attn.q_proj.weight"] == [0.5, 0.5]
+    assert weights["model.layers.0.mlp.experts.7.up_proj.weight"] == [0.4, 0.4]
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_only_a_recipe_with_filters_is_searched_for_idle_ones(name: str, tmp_path: Path) -> None:
+    assert has_filters(parse_recipe(recipe_of(name, tmp_path))) == ("filters" in name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.12.mlp.experts.117.down_proj.weight",
+        "bert.encoder.layer.3.attention.self.query.weight",
+        "transformer.h.11.ln_2.bias",
+        "encoder.block.0.layer.1.DenseReluDense.wi_1.weight",
+        "roberta.fc12.weight",
+    ],
+)
+def test_the_digits_of_a_name_do_not_decide_its_group(name: str) -> None:
+    assert group_of(name) == group_of(kind_of(name))
+    assert (layer_of(name) is None) == (layer_of(kind_of(name)) is None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 1}',
+        '{"a": {"b": 1, "b": 2}}',
+        '{"a": {"b": [{"c": 1, "c": 2}]}}',
+        '{"a:": 1, "a:": 2}',
+        '{"a": 1, "\\u0061": 2}',
+    ],
+)
+def test_a_key_that_comes_twice_is_found_wherever_it_is(text: str) -> None:
+    with pytest.raises(ValueError, match="appears twice"):
+        parse_json(text.encode(), unique_keys=True)
+
+
+@pytest.mark.parametrize("text", ['{"a:b": {"c": ":"}}', '{"a": [{"a": 1}], "b": {"a": 1}}', "[1]"])
+def test_equal_keys_of_different_objects_and_colons_in_texts_are_no_matter(text: str) -> None:
+    assert parse_json(text.encode(), unique_keys=True) == json.loads(text)
+
+
+def test_garbage_collection_resumes_when_the_last_of_several_threads_is_done() -> None:
+    assert gc.isenabled()
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with collection_paused():
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    with collection_paused():
+        thread.start()
+        inside.wait()
+    assert not gc.isenabled()
+    leave.set()
+    thread.join()
+    assert gc.isenabled()
+
+
+def test_garbage_collection_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with collection_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
