@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: demo test lint bench bench-memory clean help
+.PHONY: averaging averaging-plot bench bench-8b clean crash demo fuzz help lint scale-out stack test stack
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -16,19 +16,44 @@ test: lint  ## everything that CI checks
 	@echo "tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recipes (five minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_hostile_headers.py tests/faults/test_hostile_indices.py
+
+crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
+		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_secrets.py
+
+scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work pool, Dask), some of them killed (slow)
+	@$(INSTALL) -e '.[dask]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/scale_out \
+		tests/faults/test_killed_worker.py tests/unit/test_shard_groups.py
+
 lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict merge_core
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## speed beside mergekit and the disk's floor (8 GB of disk, slow)
+bench: $(VENV)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (slow, 11 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
-	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-1b --out benchmarks/work
+	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-1b --out docs/benchmarks
 
-bench-memory: $(VENV)/.installed  ## peak memory of merges of 1.24 B parameters (10 GB of disk, slow)
-	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work
-	@$(BIN)/python benchmarks/peak_memory.py benchmarks/work/llama-1b --table docs/benchmarks/memory.md
+bench-8b: $(VENV)/.installed  ## the same at 8 B parameters, without mergekit (slow, 50 GB of disk)
+	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b --models 2
+	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-8b --out docs/benchmarks \
+		--without mergekit --methods linear task_arithmetic ties --rounds 1
+
+averaging: $(VENV)/.installed-dev  ## average beside a simulated training run, on real servers (slow)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s tests/pipeline/test_averaging_flow.py tests/averaging
+
+averaging-plot: $(VENV)/.installed  ## measure every schedule on the example models, and draw it
+	@OMP_NUM_THREADS=1 $(BIN)/python -m examples.averaging_schedules $(MERGEFLOW_HOME)/zoo \
+		--plot docs/images/averaging-schedules.png
+
+stack: $(VENV)/.installed-dev  ## `mergeflow up` with real servers and a real browser (about ten minutes)
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline/test_stack_setup.py tests/stack -m slow
 
 clean:  ## remove the virtual environment and everything that was made here
 	@chmod -R u+w $(CURDIR)/.mergeflow 2>/dev/null || true

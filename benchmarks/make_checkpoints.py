@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -25,6 +26,15 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
         "vocab_size": 128_256,
     },
+    # Llama-3.1-8B: 8.03 B parameters, an output matrix of its own
+    "llama-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+    },
     "llama-60m": {
         "hidden_size": 512,
         "intermediate_size": 2048,
@@ -34,11 +44,14 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 32_000,
     },
 }
+UNTIED = ("llama-8b",)
 SHARD_BYTES = 1_000_000_000
+PATTERN = 1 << 24
+"""Elements of noise after which it repeats: drawing billions of numbers would take minutes."""
 
 
 def tensor_shapes(shape: dict[str, int]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Llama with tied embeddings."""
+    """Names and shapes of a Llama's tensors but its output matrix."""
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     kv = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
     shapes: dict[str, tuple[int, ...]] = {
@@ -60,9 +73,13 @@ def tensor_shapes(shape: dict[str, int]) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (hidden,)}
 
 
-def write_model(directory: Path, shape: dict[str, int], model: int) -> None:
+def write_model(directory: Path, name: str, model: int) -> None:
     """Model 0 is the base; model i adds its own small task vector."""
     directory.mkdir(parents=True)
+    shape = SHAPES[name]
+    shapes = tensor_shapes(shape)
+    if name in UNTIED:
+        shapes["lm_head.weight"] = (shape["vocab_size"], shape["hidden_size"])
     shard: dict[str, torch.Tensor] = {}
     shards: list[list[str]] = []
     used = 0
@@ -72,13 +89,13 @@ def write_model(directory: Path, shape: dict[str, int], model: int) -> None:
         shards.append(list(shard))
         shard.clear()
 
-    for number, (name, extent) in enumerate(tensor_shapes(shape).items()):
+    for number, (tensor, extent) in enumerate(shapes.items()):
         noise = torch.Generator().manual_seed(number)
-        values = torch.empty(extent).normal_(0, 0.02, generator=noise)
+        values = _noise(extent, 0.02, noise)
         if model:
             own = torch.Generator().manual_seed(1000 * model + number)
-            values += torch.empty(extent).normal_(0, 0.001, generator=own)
-        shard[name] = values.to(torch.bfloat16)
+            values += _noise(extent, 0.001, own)
+        shard[tensor] = values.to(torch.bfloat16)
         used += 2 * values.numel()
         if used > SHARD_BYTES:
             flush()
@@ -96,10 +113,16 @@ def write_model(directory: Path, shape: dict[str, int], model: int) -> None:
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "dtype": "bfloat16",
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": name not in UNTIED,
         **shape,
     }
     (directory / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def _noise(extent: tuple[int, ...], scale: float, generator: torch.Generator) -> torch.Tensor:
+    numel = math.prod(extent)
+    pattern = torch.empty(min(numel, PATTERN)).normal_(0, scale, generator=generator)
+    return pattern.repeat(-(-numel // PATTERN))[:numel].reshape(extent)
 
 
 def main() -> None:
@@ -111,7 +134,7 @@ def main() -> None:
     for model in range(options.models):
         directory = options.directory / options.shape / ("base" if model == 0 else f"model-{model}")
         if not directory.exists():
-            write_model(directory, SHAPES[options.shape], model)
+            write_model(directory, options.shape, model)
         print(directory)
 
 

@@ -109,6 +109,7 @@ def env() -> None:
     """Print the settings that make Prefect's and MLflow's own commands see mergeflow's data."""
     from shlex import quote
 
+    from flows.stack_record import running_stack
     from merge_core.home import Home
     from tasks.registry_client import default_tracking_uri
 
@@ -120,8 +121,14 @@ def env() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_TRACKING_URI": default_tracking_uri(home),
     }
+    stack = running_stack(home)
+    if stack is not None:
+        settings |= stack.environment
     for name, value in settings.items():
         typer.echo(f"export {name}={quote(value)}")
+    if stack is not None:
+        typer.echo(f"# Prefect is on {stack.prefect}, MLflow on {stack.mlflow} (mergeflow up)")
+        return
     typer.echo("# then: prefect server start      (runs and reports, http://127.0.0.1:4200)")
     typer.echo("#       mlflow ui                 (models and scores, http://127.0.0.1:5000)")
 

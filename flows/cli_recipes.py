@@ -29,7 +29,7 @@ def plan(
     from flows.console import Terminal
     from flows.plan_view import plan_json, show_plan
     from merge_core.explanation import explain as explained
-    from merge_core.explanation import idle_filters
+    from merge_core.explanation import has_filters, idle_filters
     from merge_core.plan import make_plan, open_inputs
     from merge_core.recipe import load_recipe
 
@@ -39,9 +39,11 @@ def plan(
     if sources is None:
         return
     made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
-    tensors_explained = explained(loaded, open_inputs(loaded, sources))
-    for warning in [*loaded.warnings(), *idle_filters(loaded, tensors_explained)]:
+    for warning in loaded.warnings():
         terminal.warn(warning)
+    if has_filters(loaded):
+        for warning in idle_filters(loaded, explained(loaded, open_inputs(loaded, sources))):
+            terminal.warn(warning)
     if as_json:
         terminal.give(plan_json(made, tensors=tensors))
     else:

@@ -33,8 +33,13 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
     Args:
         beside: directory that relative checkpoint paths start from; by default the current one.
     """
+    return final_state(pipeline, Path(beside) if beside else None)
+
+
+def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
+    """Run every step inside the current flow run; the state that the run has to end in."""
     try:
-        outcome = _run(pipeline, Home.discover(), Path(beside) if beside else None)
+        outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
@@ -58,16 +63,4 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     registration = step.register(
         pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
     )
-    served = manifest.as_source() if decision.promote else baseline
-    champion = registration.champion if registration else None
-    return MergeOutcome(
-        state="Promoted" if decision.promote else "FellBack",
-        serve=served.path,
-        serve_digest=served.digest,
-        champion=f"models:/{champion.name}/{champion.version}" if champion else None,
-        merged=manifest,
-        base=baseline,
-        decision=decision,
-        scores=scores.by_name(),
-        registration=registration,
-    )
+    return step.outcome_of(manifest, baseline, scores, decision, registration)

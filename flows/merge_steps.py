@@ -17,6 +17,8 @@ from prefect import runtime
 
 from flows.artifacts import as_graph, publish_report, with_warnings
 from flows.pipeline import Pipeline
+from flows.scale_out import fan_out_of
+from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
 from merge_core.calibration import measurements
 from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
@@ -40,7 +42,7 @@ from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.locate import changed_files, location_key
 from tasks.merge import merge_task
 from tasks.profile import profile_task
-from tasks.records import Decision, EvaluationReport, Registration
+from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
 from tasks.registry_client import default_tracking_uri
@@ -196,10 +198,14 @@ def merge(
 ) -> CheckpointManifest:
     """The merged checkpoint in the store, every byte of it as its manifest says."""
     recipe, how = pipeline.recipe, pipeline.execution
-    key = plan_key(recipe, sources, statistics=statistics)
+    shard_bytes = read_size(how.shard_size)
+    key = plan_key(recipe, sources, shard_bytes, statistics)
     measured = dict(statistics or {})
-    arguments = (key, recipe, dict(sources), home.path, how.device, how.threads, measured)
-    with device_slot(how.device):
+    fan_out = fan_out_of(how.scale_out, home)
+    compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
+    arguments = (key, recipe, dict(sources), *compute)
+    # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
+    with device_slot("cpu" if how.scale_out.work_pool else how.device):
         manifest = run_step(merge_task, *arguments, subject=recipe.merge_method)
         problems = verify_manifest(manifest, DigestMemo(home.digest_memo))
         if problems:
@@ -232,12 +238,26 @@ def evaluate(
     manifest: CheckpointManifest,
     home: Home,
 ) -> Scores:
-    """Scores of base, experts and merged, each found by the checkpoint's content where known."""
+    """Scores of base, experts and merged."""
+    judged = experts if pipeline.evaluate.experts else ()
+    checkpoints = [base, *judged, manifest.as_source()]
+    names = ["base", *distinct_names([expert.reference for expert in judged]), "merged"]
+    first, *others, last = score(pipeline, suite, checkpoints, names, home)
+    return Scores(base=first, experts=tuple(others), merged=last)
 
+
+def score(
+    pipeline: Pipeline,
+    suite: Suite,
+    checkpoints: Sequence[SourceCheckpoint],
+    names: Sequence[str],
+    home: Home,
+) -> list[EvaluationReport]:
+    """Scores of checkpoints on one suite, each found by the checkpoint's content where known."""
     device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
     threads = max(1, default_threads() // parallel) if parallel > 1 else None
 
-    def score(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
+    def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
         key = evaluation_key(checkpoint, suite, device)
         named = checkpoint.model_copy(update={"reference": name})
         with device_slot(device):
@@ -247,12 +267,8 @@ def evaluate(
         # The same content may have been scored under another name.
         return report.model_copy(update={"reference": checkpoint.reference})
 
-    judged = experts if pipeline.evaluate.experts else ()
-    checkpoints = [base, *judged, manifest.as_source()]
-    names = ["base", *distinct_names([expert.reference for expert in judged]), "merged"]
-    jobs = [partial(score, *job) for job in zip(checkpoints, names, strict=True)]
-    first, *others, last = run_together(jobs, parallel)
-    return Scores(base=first, experts=tuple(others), merged=last)
+    jobs = [partial(one, *job) for job in zip(checkpoints, names, strict=True)]
+    return run_together(jobs, parallel)
 
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
@@ -274,8 +290,13 @@ def register(
     decision: Decision,
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
+    artifacts: Mapping[str, str] | None = None,
 ) -> Registration | None:
-    """The record in MLflow and the alias: the last step, never cached, safe to repeat."""
+    """The record in MLflow and the alias: the last step, never cached, safe to repeat.
+
+    Args:
+        artifacts: more files for the merge's run in MLflow, by name.
+    """
     name = pipeline.register_as.model
     if name is None:
         return None
@@ -297,11 +318,35 @@ def register(
         profile=profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
+        artifacts=artifacts,
     )
     ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
     publish_report(pipeline.name, "lineage", page)
     return registration
+
+
+def outcome_of(
+    manifest: CheckpointManifest,
+    baseline: SourceCheckpoint,
+    scores: Scores,
+    decision: Decision,
+    registration: Registration | None,
+) -> MergeOutcome:
+    """The run's answer: which checkpoint to serve, and why."""
+    served = manifest.as_source() if decision.promote else baseline
+    champion = registration.champion if registration else None
+    return MergeOutcome(
+        state="Promoted" if decision.promote else "FellBack",
+        serve=served.path,
+        serve_digest=served.digest,
+        champion=f"models:/{champion.name}/{champion.version}" if champion else None,
+        merged=manifest,
+        base=baseline,
+        decision=decision,
+        scores=scores.by_name(),
+        registration=registration,
+    )
 
 
 def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.stack_record import running_stack
 from merge_core.errors import StepError
 from merge_core.home import Home
 
@@ -58,15 +59,18 @@ _UNUSED_SERVICES = (
 def prefect_session(home: Home) -> Iterator[PrefectSession]:
     """Prefect for the block, with step results kept under `home.cache`.
 
-    With `PREFECT_API_URL` set, that server is used as it is. Otherwise one is started on a free
-    port of the loopback interface, and stopped at the end of the block, after everything sent to
-    it has been written down. It takes seconds to start: do other work (Prefect may be imported
+    With `PREFECT_API_URL` set, that server is used as it is; else the servers of the local stack
+    (`mergeflow up`) when it runs on this home. Otherwise one is started on a free port of the
+    loopback interface, and stopped at the end of the block, after everything sent to it has been
+    written down. It takes seconds to start: do other work (Prefect may be imported
     now), then call `ready()` before the first flow.
     """
     given = os.environ.get("PREFECT_API_URL")
-    if given:
-        with _client(home, {}), _drained():
-            yield PrefectSession(given, None)
+    stack = None if given else running_stack(home)
+    if given or stack:
+        ours = {"PREFECT_HOME": str(home.prefect), **stack.environment} if stack else {}
+        with _client(home, ours), _drained():
+            yield PrefectSession(os.environ["PREFECT_API_URL"], None)
         return
     server = _Server(home)
     try:
@@ -106,6 +110,7 @@ class _Server:
         home.prefect.mkdir(parents=True, exist_ok=True)
         home.logs.mkdir(parents=True, exist_ok=True)
         self.log = home.logs / "prefect-server.log"
+        services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
         # The socket listens before the child exists: no port is guessed, no request is refused.
         with socket.socket() as listener, self.log.open("ab") as output:
             listener.bind(("127.0.0.1", 0))
@@ -117,7 +122,7 @@ class _Server:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment(home),
+                env={**server_environment(home, self.api_url), **services},
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
@@ -155,22 +160,26 @@ class _Server:
                 os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
 
-    def _environment(self, home: Home) -> dict[str, str]:
-        root = str(Path(__file__).resolve().parent.parent)
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
-        return {
-            **inherited,
-            **QUIET,
-            **services,
-            # In memory, a killed run's hold on the GPU would outlive it for ever.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
-            "PYTHONPATH": os.pathsep.join(path),
-            "PREFECT_HOME": str(home.prefect),
-            "PREFECT_UI_API_URL": self.api_url,
-            "PREFECT__SERVER_FINAL": "1",
-        }
+
+def server_environment(home: Home, api_url: str) -> dict[str, str]:
+    """Environment of a Prefect server with its data under the home, for `flows.prefect_server`."""
+    root = str(Path(__file__).resolve().parent.parent)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **inherited,
+        **QUIET,
+        # In memory, a killed run's hold on the GPU would outlive it for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+        # A machine under load is slow to start a run, whose place must not be given away meanwhile.
+        "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "900",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PYTHONPATH": os.pathsep.join(path),
+        "PREFECT_HOME": str(home.prefect),
+        "PREFECT_UI_API_URL": api_url,
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT__SERVER_FINAL": "1",
+    }
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from flows.console import Terminal
+from flows.console import Terminal, shown_text
 from merge_core.compatibility import CompatibilityReport
 from merge_core.profile import Section, TaskVectorProfile
 from tasks.records import EvaluationReport
@@ -26,7 +26,7 @@ def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
     terminal.results.print(table)
     for finding in report.findings:
         style = _SEVERITIES[finding.severity]
-        terminal.results.print(f"[{style}]{finding.severity}:[/] {escape(str(finding))}")
+        terminal.results.print(f"[{style}]{finding.severity}:[/] {shown_text(str(finding))}")
     first = next((row for row in report.rows if row.architecture), None)
     if report.ok and first is not None:
         extent = "every weight" if report.scanned else "a sample of the weights"

@@ -78,13 +78,13 @@ def device_slot(device: str) -> Iterator[None]:
     if resolved_device_kind(device) != "cuda":
         yield
         return
-    name = f"gpu:{socket.gethostname()}"
-    _ensure_limit(name)
-    with concurrency(name, occupy=1, lease_duration=_LEASE_SECONDS):
+    with concurrency(ensure_gpu_limit(), occupy=1, lease_duration=_LEASE_SECONDS):
         yield
 
 
-def _ensure_limit(name: str) -> None:
+def ensure_gpu_limit() -> str:
+    """Name of the concurrency limit of this machine's GPU, created when missing."""
+    name = f"gpu:{socket.gethostname()}"
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(name)
@@ -92,3 +92,4 @@ def _ensure_limit(name: str) -> None:
             limit = GlobalConcurrencyLimitCreate(name=name, limit=1)
             with contextlib.suppress(ObjectAlreadyExists):  # another run was faster
                 client.create_global_concurrency_limit(limit)
+    return name
