@@ -25,6 +25,7 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 CASES: list[tuple[str, Mapping[str, Any]]] = [
     ("linear", {}),
     ("linear", {"normalize": False}),
+    ("linear", {"weights": (1.0, 1.0, 2.0)}),
     ("passthrough", {"scale": 1.3}),
     ("task_arithmetic", {"lambda": 0.7}),
     ("task_arithmetic", {"normalize": True}),
@@ -186,7 +187,7 @@ def computed(
     )
     per_model = [
         {p.name: settings[p.name] for p in method.per_model()} | ({"weight": weight})
-        for weight in (0.5, 0.3, 0.9)
+        for weight in settings.get("weights", (0.5, 0.3, 0.9))
     ]
     needs_base = method.base == "required"
     return ComputedTensor(
