@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b clean crash demo fuzz help lint scale-out stack test stack
+.PHONY: averaging averaging-plot bench bench-8b clean crash demo fuzz help lint scale-out sessions stack test stack
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -23,6 +23,9 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
 		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_secrets.py
+
+sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, adapters through the whole flow (five minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py tests/pipeline/test_adapters_in_flow.py
 
 scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work pool, Dask), some of them killed (slow)
 	@$(INSTALL) -e '.[dask]'
@@ -60,7 +63,7 @@ clean:  ## remove the virtual environment and everything that was made here
 	rm -rf $(VENV) .mergeflow build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 22
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

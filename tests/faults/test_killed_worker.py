@@ -24,6 +24,8 @@ from tests.support.scale_out_cases import (
     write_zoo,
 )
 
+pytestmark = pytest.mark.slow
+
 CONDUCTOR = """
 import sys
 from pathlib import Path

@@ -17,6 +17,8 @@ from merge_core.errors import StepError
 from merge_core.home import Home
 from tests.support.processes import is_alive, wait_until
 
+pytestmark = pytest.mark.slow
+
 COMMAND = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell started us behind

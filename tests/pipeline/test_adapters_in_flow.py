@@ -21,6 +21,8 @@ from merge_core.home import Home
 from merge_core.sources import describe_adapter, describe_source, with_adapter
 from tasks.records import MergeOutcome
 
+pytestmark = pytest.mark.slow
+
 LENIENT = {"max_regression": 0.5, "min_gain": -0.5, "min_documents": 10}
 
 
