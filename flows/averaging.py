@@ -12,9 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from flows.pipeline import (
-    NAME,
     Evaluate,
     Execution,
+    Named,
     Pipeline,
     Register,
     Section,
@@ -104,22 +104,9 @@ class Retention(Section):
     )
 
 
-class Averaging(Section):
+class Averaging(Named):
     """A training run, its checkpoints to average, and what becomes of the average."""
 
-    name: str = Field(
-        title="Name",
-        description="Shown in the run list; letters, digits, dot, dash and underscore.",
-        pattern=NAME,
-        json_schema_extra={"position": 0},
-    )
-    description: str = Field(
-        default="",
-        title="Description",
-        description="What this is for, for people.",
-        max_length=2000,
-        json_schema_extra={"position": 1},
-    )
     training: TrainingRun = Field(title="Training run", json_schema_extra={"position": 2})
     choose: Choice = Field(
         default_factory=Choice, title="Checkpoints", json_schema_extra={"position": 3}

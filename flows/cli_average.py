@@ -33,16 +33,11 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Average a training run's checkpoints. Exit code 0: promoted, or nothing new; 3: fell back."""
+    from flows.cli_session import session_for
     from flows.console import Terminal
-    from flows.prefect_session import prefect_session
-    from merge_core.home import Home
-    from merge_core.yaml_files import load_yaml
 
     terminal = Terminal(machine=as_json)
-    load_yaml(config)  # a file that cannot be read is said at once, before the slow imports
-    with prefect_session(Home.discover()) as prefect:
-        if prefect.embedded:
-            terminal.say("starting Prefect ...", style="dim")
+    with session_for(config, terminal) as prefect:
         from flows.average_steps import NothingNew
         from flows.averaging import check_places, load_averaging
         from flows.running import show_outcome

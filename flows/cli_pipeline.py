@@ -24,16 +24,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
+    from flows.cli_session import session_for
     from flows.console import Terminal
-    from flows.prefect_session import prefect_session
-    from merge_core.home import Home
-    from merge_core.yaml_files import load_yaml
 
     terminal = Terminal(machine=as_json)
-    load_yaml(pipeline)  # a file that cannot be read is said at once, before the slow imports
-    with prefect_session(Home.discover()) as prefect:
-        if prefect.embedded:
-            terminal.say("starting Prefect ...", style="dim")
+    with session_for(pipeline, terminal) as prefect:
         from flows.pipeline import check_places, load_pipeline
         from flows.running import run_pipeline, show_outcome
 

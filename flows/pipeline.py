@@ -195,8 +195,8 @@ class Execution(Section):
     )
 
 
-class Pipeline(Section):
-    """Which checkpoints, which merge, which evaluation, which rule, which registered model."""
+class Named(Section):
+    """What a file that a flow is run from says of itself."""
 
     name: str = Field(
         title="Name",
@@ -207,10 +207,15 @@ class Pipeline(Section):
     description: str = Field(
         default="",
         title="Description",
-        description="What this pipeline is for, for people.",
+        description="What this is for, for people.",
         max_length=2000,
         json_schema_extra={"position": 1},
     )
+
+
+class Pipeline(Named):
+    """Which checkpoints, which merge, which evaluation, which rule, which registered model."""
+
     recipe: Recipe = Field(
         title="Recipe",
         description="The merge, in mergekit's notation. In a file: the recipe itself, or the path"

@@ -8,6 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from merge_core import tensor_work
+from merge_core.errors import NonFiniteError
+from merge_core.methods.base import CHUNK
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
@@ -86,3 +89,38 @@ def test_the_order_of_input_shards_does_not_change_the_merge(
     again = load_file(tmp_path / "again" / "model.safetensors")
     for name, tensor in merged.items():
         assert torch.equal(again[name].view(torch.int16), tensor.view(torch.int16)), name
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "nearswap"])
+def test_a_tensor_computed_in_parts_has_the_same_bytes(
+    method: str,
+    zoo: dict[str, SourceCheckpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameters = {"t": 1e-3} if method == "nearswap" else {"weight": 0.4}
+    models = TWO[:1] if method == "nearswap" else TWO
+    recipe = {
+        "merge_method": method,
+        "base_model": "base",
+        "models": models,
+        "parameters": parameters,
+    }
+    whole = run_recipe(recipe, zoo, tmp_path / "whole")
+    monkeypatch.setattr(tensor_work, "PART", CHUNK)
+    parts = run_recipe(recipe, zoo, tmp_path / "parts", threads=4)
+    assert parts.object_id == whole.object_id
+
+
+def test_infinity_in_a_later_part_of_a_tensor_is_told(
+    zoo: dict[str, SourceCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.zeros(3 * CHUNK, dtype=torch.bfloat16)
+    sound = write_checkpoint(tmp_path / "sound", {"layers.0.weight": values})
+    values[2 * CHUNK + 5] = torch.inf
+    broken = write_checkpoint(tmp_path / "broken", {"layers.0.weight": values})
+    monkeypatch.setattr(tensor_work, "PART", CHUNK)
+    recipe = {"merge_method": "linear", "models": [{"model": "sound"}, {"model": "broken"}]}
+    with pytest.raises(NonFiniteError, match=r"layers\.0\.weight holds NaN or infinity"):
+        run_recipe(recipe, {"sound": sound, "broken": broken}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,15 @@ import yaml
 from examples.model_zoo import Zoo
 from flows.deployments import DIRECTORY
 from tests.support.processes import wait_until
-from tests.support.stack import LENIENT, Refused, RunningStack, form, switches, versions
+from tests.support.stack import (
+    LENIENT,
+    Refused,
+    RunningStack,
+    form,
+    merge_from_the_form,
+    switches,
+    versions,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -65,14 +73,7 @@ def test_a_form_that_names_nothing_real_fails_with_what_to_mend(
 def test_a_merge_from_the_form_is_promoted_and_registered(
     stack: RunningStack, tiny_zoo: Zoo
 ) -> None:
-    run = stack.finish(stack.start_run("merge/merge", form(tiny_zoo)))
-    assert run["state"]["name"] == "Promoted", run["state"]["message"]
-    assert run["name"].startswith("zoo-")
-    assert {"mergeflow", "task_arithmetic", "suite", "zoo"} <= set(run["tags"])
-    merged, base = versions(stack)
-    assert {merged["current_stage"], base["current_stage"]} == {"None"}
-    champion = stack.mlflow("/registered-models/alias", name="zoo", alias="champion")
-    assert champion["model_version"]["version"] == merged["version"]
+    merge_from_the_form(stack, tiny_zoo)
 
 
 def test_a_recipe_in_the_form_is_the_same_merge(stack: RunningStack, tiny_zoo: Zoo) -> None:

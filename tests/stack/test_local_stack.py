@@ -20,7 +20,14 @@ import pytest
 
 from examples.model_zoo import Zoo
 from tests.support.processes import is_alive, wait_until
-from tests.support.stack import RunningStack, form, free_port, switches, versions
+from tests.support.stack import (
+    RunningStack,
+    form,
+    free_port,
+    merge_from_the_form,
+    switches,
+    versions,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -55,14 +62,7 @@ def test_a_second_up_on_the_same_home_says_where_the_first_is(stack: RunningStac
 def test_a_merge_from_the_form_is_promoted_and_registered(
     stack: RunningStack, tiny_zoo: Zoo
 ) -> None:
-    run = stack.finish(stack.start_run("merge/merge", form(tiny_zoo)))
-    assert run["state"]["name"] == "Promoted", run["state"]["message"]
-    assert run["name"].startswith("zoo-")
-    assert {"mergeflow", "task_arithmetic", "suite", "zoo"} <= set(run["tags"])
-    merged, base = versions(stack)
-    assert {merged["current_stage"], base["current_stage"]} == {"None"}
-    champion = stack.mlflow("/registered-models/alias", name="zoo", alias="champion")
-    assert champion["model_version"]["version"] == merged["version"]
+    merge_from_the_form(stack, tiny_zoo)
 
 
 WEBHOOK = """

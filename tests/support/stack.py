@@ -202,3 +202,15 @@ def _ask(address: str, body: Any = None, method: str | None = None) -> Any:
                 raise Refused(error.code, error.read().decode()) from None
             time.sleep(1)
     raise AssertionError("three attempts return or raise")
+
+
+def merge_from_the_form(stack: RunningStack, zoo: Zoo) -> None:
+    """Start a merge as the form does, and find it promoted and registered."""
+    run = stack.finish(stack.start_run("merge/merge", form(zoo)))
+    assert run["state"]["name"] == "Promoted", run["state"]["message"]
+    assert run["name"].startswith("zoo-")
+    assert {"mergeflow", "task_arithmetic", "suite", "zoo"} <= set(run["tags"])
+    merged, base = versions(stack)
+    assert {merged["current_stage"], base["current_stage"]} == {"None"}
+    champion = stack.mlflow("/registered-models/alias", name="zoo", alias="champion")
+    assert champion["model_version"]["version"] == merged["version"]

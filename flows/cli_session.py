@@ -1,0 +1,30 @@
+"""What commands that run a flow from a file begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.console import Terminal
+    from flows.prefect_session import PrefectSession
+
+
+@contextmanager
+def session_for(config: Path, terminal: Terminal) -> Iterator[PrefectSession]:
+    """A Prefect session for a configuration file, which may still be starting: see its `ready`.
+
+    Raises:
+        RecipeError: the file cannot be read; said at once, before the slow imports.
+    """
+    from flows.prefect_session import prefect_session
+    from merge_core.home import Home
+    from merge_core.yaml_files import load_yaml
+
+    load_yaml(config)
+    with prefect_session(Home.discover()) as prefect:
+        if prefect.embedded:
+            terminal.say("starting Prefect ...", style="dim")
+        yield prefect
