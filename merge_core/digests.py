@@ -85,19 +85,22 @@ class DigestMemo:
     def sha256(self, path: Path, listener: Callable[[int], None] | None = None) -> str:
         """sha256 of a file, from memory when the file is unchanged."""
         path = path.absolute()
-        before = _fingerprint(path)
+        before = fingerprint(path)
         known = self._recall(path, before)
         if known is not None:
             if listener:
                 listener(path.stat().st_size)
             return known
         digest = sha256_file(path, listener)
-        if _fingerprint(path) == before:
-            self.remember(path, digest)
+        if fingerprint(path) == before:
+            self.remember(path, digest, before)
         return digest
 
-    def remember(self, path: Path, digest: str) -> None:
-        """Note the digest of a file as it is now (the caller just computed it)."""
+    def remember(self, path: Path, digest: str, seen: str) -> None:
+        """Note the digest of a file whose fingerprint was `seen` when it was computed.
+
+        Not the fingerprint that it has now: the file may have changed a moment ago.
+        """
         if self._connection is None:
             return
         path = path.absolute()
@@ -105,7 +108,7 @@ class DigestMemo:
             try:
                 self._connection.execute(
                     "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
-                    (str(path), _fingerprint(path), digest),
+                    (str(path), seen, digest),
                 )
                 self._connection.commit()
             except sqlite3.Error:
@@ -125,6 +128,11 @@ class DigestMemo:
         return str(row[0]) if row else None
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
+    """What changes whenever a file's content does: size, modification time, device and inode.
+
+    Raises:
+        OSError: there is no such file.
+    """
     status = os.stat(path)  # noqa: PTH116 - follows links on purpose: Hub snapshots are links
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_dev}:{status.st_ino}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.conducting import ComputeSettings, Workers, conduct
-from merge_core.digests import DigestMemo
+from merge_core.digests import DigestMemo, fingerprint
 from merge_core.engine import run_plan
 from merge_core.errors import (
     CheckpointError,
@@ -109,6 +108,9 @@ def execute(
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
             manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
+            sealed = {
+                file.name: fingerprint(staging.checkpoint / file.name) for file in manifest.files
+            }
             if out is None:  # known before it is there: a kill in between costs nothing
                 _remember(home, plan, manifest)
         except (OutputError, StepError, UnreadableError):
@@ -120,7 +122,7 @@ def execute(
             raise
         with timings.during("wait"):
             staging.publish(Path(manifest.path), read_only=out is None, replace=out is None)
-    _keep_digests(home, manifest)
+    _keep_digests(home, manifest, sealed)
     return manifest
 
 
@@ -154,12 +156,11 @@ def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None
                 )
 
 
-def _keep_digests(home: Home, manifest: CheckpointManifest) -> None:
-    """Who uses the result need not hash it again."""
+def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str, str]) -> None:
+    """Who uses the result need not hash it again. A rename leaves fingerprints as they were."""
     memo = DigestMemo(home.digest_memo)
-    with suppress(OSError):  # somebody removed it already
-        for file in manifest.files:
-            memo.remember(Path(manifest.path) / file.name, file.sha256)
+    for file in manifest.files:
+        memo.remember(Path(manifest.path) / file.name, file.sha256, sealed[file.name])
 
 
 def _told(error: OSError, staging: Staging, home: Home) -> MergeflowError:
