@@ -9,7 +9,7 @@ import numpy as np
 
 from merge_core.computed import ComputedTensor
 from merge_core.fused.compiling import Array
-from merge_core.fused.formats import STORED, all_finite, narrow_exactly
+from merge_core.fused.formats import STORED, all_finite
 from merge_core.fused.registry import fused_kernel
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.reading import BlockReader
@@ -31,10 +31,9 @@ class FusedComputation:
     """One tensor, or a part of it, being computed by one worker."""
 
     def __init__(self, tensor: ComputedTensor, kernel: FusedKernel, inputs: StoredTensor) -> None:
-        self._dtype = STORED[tensor.dtype]
         self._kernel = kernel
         self._inputs = inputs
-        self._out = np.empty(min(inputs.block, inputs.numel), self._dtype)
+        self._out = np.empty(min(inputs.block, inputs.numel), STORED[tensor.dtype])
         kernel.prepare(inputs)
 
     @classmethod
@@ -69,13 +68,10 @@ class FusedComputation:
             yield MergedBlock(block.start, self._rounded(block).data.cast("B"))
 
     def _rounded(self, block: StoredBlock) -> Array:
+        if self._kernel.drops and not all(map(all_finite, block.inputs)):
+            raise Unusual
         out = self._out[: block.count]
-        if not self._kernel.combine(block, out):
-            exact = np.empty(block.count, np.float64)
-            self._kernel.combine(block, exact)
-            narrow_exactly(exact, out)
-        elif self._dtype is np.uint16:
-            return out
+        self._kernel.combine(block, out)
         if not all_finite(out):
             raise Unusual
         return out

@@ -4,10 +4,9 @@ uint16 holds bfloat16 patterns, int16 float16 patterns (numpy knows no bfloat16,
 with neither); float32 and float64 are themselves. `widen` and `narrow` convert single values inside
 compiled loops; both become a few vector instructions.
 
-Rounding float64 to bfloat16 happens once, to nearest, ties to even, in integer arithmetic on the
-float64 pattern: 45 of the 52 mantissa bits go. That is right for zero and for all normal results.
-`fold` remembers whether a subnormal or overflowing one was among them; the caller then rounds the
-block again by `narrow_exactly`.
+Rounding float64 to bfloat16 happens once, to nearest, ties to even: adding a number 2**45 times as
+large, and subtracting it again, leaves 8 of the 53 significant bits, or what of them a subnormal
+has. A result that is too large becomes infinity, or no number; `all_finite` finds either.
 """
 
 from __future__ import annotations
@@ -23,17 +22,15 @@ from merge_core.fused.compiling import Array, compiled, instruction
 STORED = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32, "F64": np.float64}
 """For each safetensors code the numpy dtype that stands for it here."""
 
-PLAIN = np.int32(0)
-"""The start of `fold`."""
-
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _HALF, _FLOAT, _DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
-_DROPPED = 45
-"""Mantissa bits of a float64 that a bfloat16 has no room for."""
-_REBIAS = (1023 - 127) << 7
-_FEWEST, _MOST = _REBIAS + 0x80, _REBIAS + 0x7F7F
-"""Smallest and largest normal bfloat16, as exponent and mantissa bits of a rounded float64."""
+_ROUNDER = 1.5 * 2**45
+"""Times a power of two: 53 - 8 = 45 bits that a bfloat16 has no room for, and even in the last that
+it has, so that ties go to even."""
+_EXPONENT, _SIGN = 0x7FF << 52, 1 << 63
+_SMALLEST = 2.0**-126
+"""The power of two at which bfloat16 becomes subnormal: below it the last bit stays the same."""
 
 
 def _widened(builder: Any, kind: Any, value: Any, to: Any) -> Any:
@@ -70,80 +67,57 @@ def magnitude_bits(typing_context: Any, difference: Any) -> Any:
 
 @instruction
 def narrow(typing_context: Any, value: Any, out: Any) -> Any:
-    """A float64 on its way into the array `out`: to be given to `fold` and `pack`."""
+    """A float64 rounded once to what the array `out` stores."""
     stored = out.dtype
-    result = types.int32 if stored in (types.uint16, types.int16) else stored
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         exact = arguments[0]
         if stored == types.uint16:
             return _rounded(builder, exact)
         if stored == types.int16:
-            half = builder.fptrunc(_to_odd(builder, exact), _HALF)
-            return builder.zext(builder.bitcast(half, _I16), _I32)
+            return builder.bitcast(builder.fptrunc(_to_odd(builder, exact), _HALF), _I16)
         return builder.fptrunc(exact, _FLOAT) if stored == types.float32 else exact
 
-    return result(types.float64, out), generate
+    return stored(types.float64, out), generate
 
 
 @instruction
-def fold(typing_context: Any, worst: Any, narrowed: Any, out: Any) -> Any:
-    """Remembers, for bfloat16, how far from plain the narrowed values were: see `is_plain`."""
-    stored = out.dtype
+def kept_if(typing_context: Any, condition: Any, value: Any) -> Any:
+    """A float64, or a zero of its sign where the condition does not hold."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if stored != types.uint16:
-            return arguments[0]
-        pattern = builder.and_(arguments[1], ir.Constant(_I32, 0x7FFFF))
-        offset = builder.sub(pattern, ir.Constant(_I32, _FEWEST))
-        is_zero = builder.icmp_unsigned("==", pattern, ir.Constant(_I32, 0))
-        offset = builder.select(is_zero, ir.Constant(_I32, 0), offset)
-        larger = builder.icmp_unsigned(">", offset, arguments[0])
-        return builder.select(larger, offset, arguments[0])
+        bits = builder.bitcast(arguments[1], _I64)
+        zero = builder.and_(bits, ir.Constant(_I64, _SIGN))
+        return builder.bitcast(builder.select(arguments[0], bits, zero), _DOUBLE)
 
-    return types.int32(types.int32, narrowed, out), generate
-
-
-def is_plain(worst: Any) -> bool:
-    """Whether all folded values were zero or normal in their format."""
-    return bool(0 <= worst <= _MOST - _FEWEST)
+    return types.float64(types.boolean, types.float64), generate
 
 
 @instruction
-def pack(typing_context: Any, narrowed: Any, out: Any) -> Any:
-    """The stored value of a narrowed one."""
-    stored = out.dtype
+def with_sign_of(typing_context: Any, value: Any, other: Any) -> Any:
+    """A float64, negated where the other is negative."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = arguments[0]
-        if stored == types.int16:
-            return builder.trunc(value, _I16)
-        if stored != types.uint16:
-            return value
-        magnitude = builder.sub(
-            builder.and_(value, ir.Constant(_I32, 0x7FFFF)), ir.Constant(_I32, _REBIAS)
-        )
-        negative = builder.icmp_signed("<", magnitude, ir.Constant(_I32, 0))
-        magnitude = builder.select(negative, ir.Constant(_I32, 0), magnitude)
-        sign = builder.and_(builder.lshr(value, ir.Constant(_I32, 4)), ir.Constant(_I32, 0x8000))
-        return builder.trunc(builder.or_(magnitude, sign), _I16)
+        bits, others = (builder.bitcast(argument, _I64) for argument in arguments)
+        flipped = builder.xor(bits, builder.and_(others, ir.Constant(_I64, _SIGN)))
+        return builder.bitcast(flipped, _DOUBLE)
 
-    return stored(narrowed, out), generate
+    return types.float64(types.float64, types.float64), generate
 
 
 def _rounded(builder: Any, exact: Any) -> Any:
-    """A float64 rounded to nearest even: exponent and 7 mantissa bits, in bit 19 the sign; int32.
-
-    A NaN may carry into the bit above its exponent, but never into the sign.
-    """
+    """A float64 as a bfloat16 pattern, rounded once to the nearest, ties to even."""
     bits = builder.bitcast(exact, _I64)
-    magnitude = builder.and_(bits, ir.Constant(_I64, (1 << 63) - 1))
-    last = builder.and_(builder.lshr(bits, ir.Constant(_I64, _DROPPED)), ir.Constant(_I64, 1))
-    half = ir.Constant(_I64, (1 << (_DROPPED - 1)) - 1)
-    rounded = builder.add(builder.add(magnitude, last), half)
-    rounded = builder.lshr(rounded, ir.Constant(_I64, _DROPPED))
-    sign = builder.and_(builder.lshr(bits, ir.Constant(_I64, 44)), ir.Constant(_I64, 1 << 19))
-    return builder.trunc(builder.or_(rounded, sign), _I32)
+    power = builder.bitcast(builder.and_(bits, ir.Constant(_I64, _EXPONENT)), _DOUBLE)
+    smallest = ir.Constant(_DOUBLE, _SMALLEST)
+    power = builder.select(builder.fcmp_ordered(">", power, smallest), power, smallest)
+    rounder = builder.fmul(power, ir.Constant(_DOUBLE, _ROUNDER))
+    rounded = builder.fsub(builder.fadd(exact, rounder), rounder)
+    # The sum has lost the sign of a zero.
+    magnitude = builder.and_(builder.bitcast(rounded, _I64), ir.Constant(_I64, _SIGN - 1))
+    signed = builder.or_(magnitude, builder.and_(bits, ir.Constant(_I64, _SIGN)))
+    single = builder.fptrunc(builder.bitcast(signed, _DOUBLE), _FLOAT)
+    return builder.trunc(builder.lshr(builder.bitcast(single, _I32), ir.Constant(_I32, 16)), _I16)
 
 
 def _to_odd(builder: Any, exact: Any) -> Any:
@@ -161,32 +135,6 @@ def _to_odd(builder: Any, exact: Any) -> Any:
     away = builder.zext(builder.icmp_signed(">", loss, zero), _I32)
     inexact = builder.zext(builder.icmp_signed("!=", loss, zero), _I32)
     return builder.bitcast(builder.or_(builder.sub(bits, away), inexact), _FLOAT)
-
-
-@instruction
-def _narrow_once(typing_context: Any, value: Any) -> Any:
-    """A float64 as bfloat16 pattern, subnormals and overflow included."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = builder.bitcast(_to_odd(builder, arguments[0]), _I32)
-        last = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-        magnitude = builder.and_(bits, ir.Constant(_I32, 0x7FFFFFFF))
-        rounded = builder.add(builder.add(magnitude, last), ir.Constant(_I32, 0x7FFF))
-        rounded = builder.lshr(rounded, ir.Constant(_I32, 16))
-        # A NaN of all ones must not become a zero with the sign set.
-        most = ir.Constant(_I32, 0x7FFF)
-        rounded = builder.select(builder.icmp_unsigned("<", rounded, most), rounded, most)
-        sign = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 0x8000))
-        return builder.trunc(builder.or_(rounded, sign), _I16)
-
-    return types.uint16(types.float64), generate
-
-
-@compiled
-def narrow_exactly(exact: Array, out: Array) -> None:
-    """Round float64 values into an array of bfloat16 patterns, whatever their size."""
-    for i in range(out.size):
-        out[i] = _narrow_once(exact[i])
 
 
 @compiled

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import is_plain, magnitude_bits, widen
-from merge_core.fused.order_statistics import INFINITE, NOTHING, Cut, Patterns, find_cuts
+from merge_core.fused.formats import magnitude_bits, widen
+from merge_core.fused.order_statistics import Cut, Patterns, find_cuts, least_magnitude
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.fused.sums import dot_in_steps, norms_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
@@ -41,8 +41,8 @@ class WeightedSum(FusedKernel):
         self._weights = tuple(weight / divisor if beforehand else weight for weight in weights)
         self._divisor = None if beforehand else divisor
 
-    def combine(self, block: StoredBlock, out: Array) -> bool:
-        return is_plain(weighted_sum(block.models, self._weights, self._divisor, out))
+    def combine(self, block: StoredBlock, out: Array) -> None:
+        weighted_sum(block.models, self._weights, self._divisor, out)
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Joining:
         self,
         block: StoredBlock,
         masks: tuple[Any, ...],
-        factors: tuple[float, ...],
+        factors: tuple[float, ...] | None,
         out: Array,
-    ) -> Any:
-        """Join one block; the result is for `is_plain`."""
+    ) -> None:
+        """Join one block of task vectors, each times its factor if there are any."""
         if self.consensus:
             ones = (1.0,) * len(self.weights)
             shares = ones if self.divide_by_count else self.weights
-            return sum_agreeing(
+            sum_agreeing(
                 block.base,
                 block.models,
                 masks,
@@ -80,9 +80,10 @@ class Joining:
                 block.start,
                 out,
             )
+            return
         divisor = sum(self.weights)
         divided = self.normalize and abs(divisor) >= _TINY_SUM and divisor != 1.0
-        return sum_all(
+        sum_all(
             block.base,
             block.models,
             masks,
@@ -115,7 +116,8 @@ class TaskVectors(FusedKernel):
     ) -> None:
         self._joining = joining
         self._masks = tuple(masks)
-        self._factors = tuple(factors)
+        self._factors = tuple(factors) if any(factor != 1.0 for factor in factors) else None
+        self.drops = any(masks)
         self._restore = restore
         self._step = step
 
@@ -129,8 +131,8 @@ class TaskVectors(FusedKernel):
                 norms_in_steps(block.base, model, mask, squared, block.start, self._step, total)
         self._factors = tuple(restoring_factor(self._restore, total) for total in totals)
 
-    def combine(self, block: StoredBlock, out: Array) -> bool:
-        return is_plain(self._joining.run(block, self._masks, self._factors, out))
+    def combine(self, block: StoredBlock, out: Array) -> None:
+        self._joining.run(block, self._masks, self._factors, out)
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,11 @@ class Band:
 class Bands(FusedKernel):
     """The entries of each task vector in a band of magnitudes stay: TIES and Breadcrumbs."""
 
+    drops = True
+
     def __init__(self, joining: Joining, bands: Sequence[Band]) -> None:
         self._joining = joining
         self._bands = bands
-        self._factors = (1.0,) * len(bands)
         self._cuts: list[tuple[Cut, Cut]] = []
 
     def prepare(self, tensor: StoredTensor) -> None:
@@ -156,20 +159,19 @@ class Bands(FusedKernel):
             patterns = differences(model)
             wanted += [(patterns, band.dropped + band.kept), (patterns, band.dropped)]
         cuts = find_cuts(tensor, wanted)
-        if any(cut != NOTHING and cut.threshold > INFINITE for cut in cuts):
-            raise Unusual
         self._cuts = list(zip(cuts[::2], cuts[1::2], strict=True))
 
-    def combine(self, block: StoredBlock, out: Array) -> bool:
-        plain = True
+    def combine(self, block: StoredBlock, out: Array) -> None:
         for part in self._parts(block):
-            masks = tuple(
-                (np.int32(inner.lowest(part.start)), np.int32(outer.lowest(part.start)))
-                for inner, outer in self._cuts
-            )
             written = out[part.start - block.start :][: part.count]
-            plain &= is_plain(self._joining.run(part, masks, self._factors, written))
-        return plain
+            self._joining.run(part, self._masks(part.start), None, written)
+
+    def _masks(self, start: int) -> tuple[Any, ...]:
+        """What stays from an index to the next tie; without upper ends if there are none."""
+        ends = [tuple(least_magnitude(cut.lowest(start)) for cut in cuts) for cuts in self._cuts]
+        if all(high == math.inf for _, high in ends):
+            return tuple((low,) for low, _ in ends)
+        return tuple(ends)
 
     def _parts(self, block: StoredBlock) -> Iterator[StoredBlock]:
         """The block, divided after each last tie that belongs."""
@@ -224,13 +226,13 @@ class Combination(FusedKernel):
             raise Unusual
         self._coefficients = tuple(self._kernel.coefficients(gram))
 
-    def combine(self, block: StoredBlock, out: Array) -> bool:
+    def combine(self, block: StoredBlock, out: Array) -> None:
         vectors, base = self._vectors(block)
         if base is None:
-            return is_plain(weighted_sum(vectors, self._coefficients, None, out))
-        masks, factors = ((),) * len(vectors), (1.0,) * len(vectors)
+            weighted_sum(vectors, self._coefficients, None, out)
+            return
         joining = Joining(self._coefficients, 1.0, normalize=False, consensus=False)
-        return is_plain(joining.run(block, masks, factors, out))
+        joining.run(block, ((),) * len(vectors), None, out)
 
     def _vectors(self, block: StoredBlock) -> tuple[tuple[Array, ...], Array | None]:
         """What is combined, and the base that is to be subtracted from it, if any."""

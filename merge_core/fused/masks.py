@@ -1,7 +1,7 @@
 """Which entries of a task vector stay, as compiled loops ask it: by the type of the mask.
 
 * `()`: all stay;
-* `(low, high)`, int32: those whose magnitude, as a float32 pattern, is in `low <= bits < high`;
+* `(low,)` or `(low, high)`, float64: those whose magnitude is at least `low`, and below `high`;
 * `(key, limit)`, uint64: those whose random number is below the limit, see `random_bits`;
 * an array of uint8: those where it is 1.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from merge_core.fused.formats import magnitude_bits
+from merge_core.fused.formats import kept_if
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -31,7 +31,7 @@ def _kept(mask: Any, delta: Any, start: Any, i: Any) -> Any:
     if isinstance(mask, types.Array):
 
         def given(mask: Any, delta: Any, start: Any, i: Any) -> Any:
-            return delta * np.float64(mask[i])
+            return kept_if(mask[i] != 0, delta)
 
         return given
     if len(mask) == 0:
@@ -40,11 +40,16 @@ def _kept(mask: Any, delta: Any, start: Any, i: Any) -> Any:
             return delta
 
         return every
-    if mask[0] == types.int32:
+    if mask[0] == types.float64:
+        if len(mask) == 1:
+
+            def large(mask: Any, delta: Any, start: Any, i: Any) -> Any:
+                return kept_if(abs(delta) >= mask[0], delta)
+
+            return large
 
         def in_band(mask: Any, delta: Any, start: Any, i: Any) -> Any:
-            bits = magnitude_bits(delta)
-            return delta * np.float64((bits >= mask[0]) & (bits < mask[1]))
+            return kept_if((abs(delta) >= mask[0]) & (abs(delta) < mask[1]), delta)
 
         return in_band
 
@@ -53,7 +58,7 @@ def _kept(mask: Any, delta: Any, start: Any, i: Any) -> Any:
         bits = (bits ^ (bits >> np.uint64(30))) * _MULTIPLIER_1
         bits = (bits ^ (bits >> np.uint64(27))) * _MULTIPLIER_2
         bits = (bits ^ (bits >> np.uint64(31))) >> np.uint64(11)
-        return delta * np.float64(bits < mask[1])
+        return kept_if(bits < mask[1], delta)
 
     return drawn
 

@@ -32,6 +32,10 @@ _SNAPSHOTS = 32
 _TILE = 1024
 
 
+INFINITE = 0x7F800000
+"""The pattern of infinity; those above it are no numbers."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """The entries above a magnitude pattern, and those equal to it up to the index `last`."""
@@ -45,10 +49,19 @@ class Cut:
         return self.threshold + (self.last is not None and index > self.last)
 
 
-ALL, NOTHING = Cut(0), Cut(_ALL_PATTERNS - 1)
+def least_magnitude(pattern: int) -> float:
+    """The smallest float64 whose magnitude, rounded to float32, has at least this pattern."""
+    if pattern <= 0:
+        return 0.0
+    if pattern > INFINITE:
+        return math.inf
+    below, there = np.array([pattern - 1, pattern], np.uint32).view(np.float32).astype(np.float64)
+    middle = (below + (2.0**128 if pattern == INFINITE else there)) / 2.0
+    # A float64 in the middle is rounded to the even one of both.
+    return float(middle if pattern % 2 == 0 else np.nextafter(middle, math.inf))
 
-INFINITE = 0x7F800000
-"""The pattern of infinity; those above it are no numbers."""
+
+ALL, NOTHING = Cut(0), Cut(_ALL_PATTERNS - 1)
 
 Patterns = Callable[[StoredBlock], Array]
 """The magnitude patterns (int32) of a block's entries."""

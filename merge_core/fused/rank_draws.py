@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import is_plain, magnitude_bits, widen
+from merge_core.fused.formats import magnitude_bits, widen
 from merge_core.fused.kernels import Joining, restoring_factor
 from merge_core.fused.masks import kept
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
@@ -38,6 +38,8 @@ class RankDraws(FusedKernel):
         step: elements of one step of a sum, a multiple of `row`.
     """
 
+    drops = True
+
     def __init__(
         self, joining: Joining, draws: Sequence[Draw], restore: str | None, row: int, step: int
     ) -> None:
@@ -65,8 +67,8 @@ class RankDraws(FusedKernel):
             for draw, total in zip(self._draws, totals, strict=True)
         )
 
-    def combine(self, block: StoredBlock, out: Array) -> bool:
-        return is_plain(self._joining.run(block, self._masks(block), self._factors, out))
+    def combine(self, block: StoredBlock, out: Array) -> None:
+        self._joining.run(block, self._masks(block), self._factors, out)
 
     def _masks(self, block: StoredBlock) -> tuple[Array, ...]:
         packed = self._remembered.get(block.start)

@@ -32,6 +32,11 @@ class StoredBlock:
         """Number of elements."""
         return int(self.models[0].size)
 
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        """The base, if there is one, and the models."""
+        return self.models if self.base is None else (self.base, *self.models)
+
     def part(self, first: int, last: int) -> StoredBlock:
         """The elements `first : last`, as indices into the whole tensor."""
         run = slice(first - self.start, last - self.start)
@@ -91,18 +96,16 @@ class FusedKernel(ABC):
 
     step = CHUNK
     """Blocks must begin at multiples of it."""
+    drops = False
+    """Whether an entry may be left out of the result, and a NaN with it, so that no trace of it is
+    left in what is written."""
 
     def prepare(self, tensor: StoredTensor) -> None:
         """Read the tensor as often as needed before any block of it can be combined."""
 
     @abstractmethod
-    def combine(self, block: StoredBlock, out: Array) -> bool:
-        """Write a block's merged values into `out`.
-
-        Returns:
-            Whether all were rounded right: not so for bfloat16 results that are subnormal, too
-            large or no number. Then `out` is worth nothing; float64 can be asked for instead.
-        """
+    def combine(self, block: StoredBlock, out: Array) -> None:
+        """Write a block's merged values into `out`, each rounded once."""
 
 
 class Unusual(Exception):  # noqa: N818 - not an error: the general kernels take over

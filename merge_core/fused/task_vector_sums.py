@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import PLAIN, fold, narrow, pack, widen
+from merge_core.fused.formats import kept_if, narrow, widen, with_sign_of
 from merge_core.fused.masks import kept
 
 _TINY_SUM = 1e-8
@@ -22,27 +22,25 @@ def sum_all(
     base: Array,
     models: tuple[Array, ...],
     masks: tuple[Any, ...],
-    factors: tuple[float, ...],
+    factors: tuple[float, ...] | None,
     weights: tuple[float, ...],
     divisor: float | None,
     scale: float,
     start: int,
     out: Array,
-) -> np.int32:
+) -> None:
     """out = base + scale * sum_k weights[k] * factors[k] * kept(models[k] - base) / divisor."""
-    worst = PLAIN
     for i in range(out.size):
         origin = widen(base[i])
-        total = kept(masks[0], widen(models[0][i]) - origin, start, i) * factors[0] * weights[0]
-        for k in range(1, len(models)):
-            delta = widen(models[k][i]) - origin
-            total += kept(masks[k], delta, start, i) * factors[k] * weights[k]
+        total = -0.0
+        for k in range(len(models)):
+            value = kept(masks[k], widen(models[k][i]) - origin, start, i)
+            if factors is not None:
+                value = value * factors[k]
+            total += value * weights[k]
         if divisor is not None:
             total = total / divisor
-        narrowed = narrow(origin + total * scale, out)
-        worst = fold(worst, narrowed, out)
-        out[i] = pack(narrowed, out)
-    return worst
+        out[i] = narrow(origin + total * scale, out)
 
 
 @compiled
@@ -50,22 +48,23 @@ def sum_agreeing(
     base: Array,
     models: tuple[Array, ...],
     masks: tuple[Any, ...],
-    factors: tuple[float, ...],
+    factors: tuple[float, ...] | None,
     weights: tuple[float, ...],
     by_count: bool | None,
     shares: tuple[float, ...] | None,
     scale: float,
     start: int,
     out: Array,
-) -> np.int32:
+) -> None:
     """As `sum_all`, over the entries whose sign is elected, divided by their `shares`."""
-    worst = PLAIN
     for i in range(out.size):
         origin = widen(base[i])
         vote = 0.0
         for k in range(len(models)):
-            delta = widen(models[k][i]) - origin
-            value = kept(masks[k], delta, start, i) * factors[k] * weights[k]
+            value = kept(masks[k], widen(models[k][i]) - origin, start, i)
+            if factors is not None:
+                value = value * factors[k]
+            value = value * weights[k]
             if by_count is None:
                 vote += value
             else:
@@ -73,15 +72,14 @@ def sum_agreeing(
         total = 0.0
         divisor = 0.0
         for k in range(len(models)):
-            delta = widen(models[k][i]) - origin
-            value = kept(masks[k], delta, start, i) * factors[k] * weights[k]
-            agrees = np.float64(((vote >= 0.0) & (value > 0.0)) | ((vote < 0.0) & (value < 0.0)))
-            total += value * agrees
+            value = kept(masks[k], widen(models[k][i]) - origin, start, i)
+            if factors is not None:
+                value = value * factors[k]
+            value = value * weights[k]
+            agrees = with_sign_of(value, vote) > 0.0  # a vote of 0 has no sign: 0.0 - x + x is +0
+            total += kept_if(agrees, value)
             if shares is not None:
-                divisor += agrees * shares[k]
+                divisor += kept_if(agrees, shares[k])
         if shares is not None:
             total = total / (1.0 if abs(divisor) < _TINY_SUM else divisor)
-        narrowed = narrow(origin + total * scale, out)
-        worst = fold(worst, narrowed, out)
-        out[i] = pack(narrowed, out)
-    return worst
+        out[i] = narrow(origin + total * scale, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import PLAIN, fold, is_plain, magnitude_bits, narrow, pack, widen
+from merge_core.fused.formats import kept_if, magnitude_bits, narrow, widen, with_sign_of
 from merge_core.fused.order_statistics import ALL, Cut, find_cuts
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
 from merge_core.fused.sums import norms_in_steps
@@ -15,6 +15,8 @@ from merge_core.methods.sce import TINY, energy_shares
 
 class SelectByVariance(FusedKernel):
     """See `methods.sce.Sce`; `topk` is the share of the varying entries that is kept."""
+
+    drops = True
 
     def __init__(self, topk: float, models: int) -> None:
         self._topk = topk
@@ -34,9 +36,9 @@ class SelectByVariance(FusedKernel):
         energies = [float(after) / max(1, tensor.numel) for _, after in totals]
         self._shares = tuple(energy_shares(energies))
 
-    def combine(self, block: StoredBlock, out: Array) -> bool:
+    def combine(self, block: StoredBlock, out: Array) -> None:
         mask = self._mask(block)
-        return is_plain(_merge(block.base, block.models, mask, self._shares, out))
+        _merge(block.base, block.models, mask, self._shares, out)
 
     def _mask(self, block: StoredBlock) -> Array:
         if self._cut == ALL:
@@ -93,22 +95,17 @@ def _compare(patterns: Array, below: np.int32, mask: Array) -> None:
 @compiled
 def _merge(
     base: Array, models: tuple[Array, ...], mask: Array, shares: tuple[float, ...], out: Array
-) -> np.int32:
-    worst = PLAIN
+) -> None:
     for i in range(out.size):
         origin = widen(base[i])
-        selected = np.float64(mask[i])
         vote = 0.0
         for k in range(len(models)):
-            vote += (widen(models[k][i]) - origin) * selected
+            vote += kept_if(mask[i] != 0, widen(models[k][i]) - origin)
         mixed = 0.0
         divisor = 0.0
         for k in range(len(models)):
-            delta = (widen(models[k][i]) - origin) * selected
-            agrees = np.float64(((vote >= 0.0) & (delta > 0.0)) | ((vote < 0.0) & (delta < 0.0)))
-            mixed += delta * agrees * shares[k]
-            divisor += agrees * shares[k]
-        narrowed = narrow(origin + mixed / (divisor if divisor > TINY else TINY), out)
-        worst = fold(worst, narrowed, out)
-        out[i] = pack(narrowed, out)
-    return worst
+            delta = kept_if(mask[i] != 0, widen(models[k][i]) - origin)
+            agrees = with_sign_of(delta, vote) > 0.0
+            mixed += kept_if(agrees, delta) * shares[k]
+            divisor += kept_if(agrees, shares[k])
+        out[i] = narrow(origin + mixed / (divisor if divisor > TINY else TINY), out)
