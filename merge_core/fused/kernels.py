@@ -15,7 +15,7 @@ from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import magnitude_bits, widen
 from merge_core.fused.order_statistics import Cut, Patterns, find_cuts, least_magnitude
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
-from merge_core.fused.sums import dot_in_steps, norms_in_steps
+from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps, norms_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
 from merge_core.fused.weighted_sums import weighted_sum
 from merge_core.methods.gram import GramKernel
@@ -213,15 +213,7 @@ class Combination(FusedKernel):
         self.step = kernel.step
 
     def prepare(self, tensor: StoredTensor) -> None:
-        count = self._kernel.count
-        gram = np.zeros((count, count))
-        pairs = list(combinations_with_replacement(range(count), 2))
-        for block in tensor.blocks():
-            vectors, base = self._vectors(block)
-            for i, j in pairs:
-                gram[i, j] = dot_in_steps(vectors[i], vectors[j], base, self.step, gram[i, j])
-        for i, j in pairs:
-            gram[j, i] = gram[i, j]
+        gram = self._gram(tensor)
         if not np.isfinite(gram).all():
             raise Unusual
         self._coefficients = tuple(self._kernel.coefficients(gram))
@@ -233,6 +225,23 @@ class Combination(FusedKernel):
             return
         joining = Joining(self._coefficients, 1.0, normalize=False, consensus=False)
         joining.run(block, ((),) * len(vectors), None, out)
+
+    def _gram(self, tensor: StoredTensor) -> Array:
+        """The dot products of what is combined, each with each."""
+        count = self._kernel.count
+        pairs = list(combinations_with_replacement(range(count), 2))
+        totals = np.zeros(len(pairs))
+        for block in tensor.blocks():
+            vectors, base = self._vectors(block)
+            if count == 2:
+                gram_of_two_in_steps(*vectors, base, self.step, totals)
+                continue
+            for place, (i, j) in enumerate(pairs):
+                totals[place] = dot_in_steps(vectors[i], vectors[j], base, self.step, totals[place])
+        gram = np.zeros((count, count))
+        for total, (i, j) in zip(totals, pairs, strict=True):
+            gram[i, j] = gram[j, i] = total
+        return gram
 
     def _vectors(self, block: StoredBlock) -> tuple[tuple[Array, ...], Array | None]:
         """What is combined, and the base that is to be subtracted from it, if any."""

@@ -104,3 +104,39 @@ def dot_in_steps(first: Array, second: Array, base: Array | None, step: int, tot
                 _add_products(first[at:end], second[at:end], base[at:end], lanes)
         total += _total(lanes)
     return total
+
+
+@compiled
+def _add_products_of_two(
+    first: Array, second: Array, base: Array | None, lanes: tuple[Array, Array, Array]
+) -> None:
+    """Add at most `LANES` products of two vectors, each with each, to their lanes."""
+    squares, products, others = lanes
+    for i in range(first.size):
+        one, other = widen(first[i]), widen(second[i])
+        if base is not None:
+            origin = widen(base[i])
+            one, other = one - origin, other - origin
+        squares[i] += one * one
+        products[i] += one * other
+        others[i] += other * other
+
+
+@compiled
+def gram_of_two_in_steps(
+    first: Array, second: Array, base: Array | None, step: int, totals: Array
+) -> None:
+    """Add a block's three dot products to `totals` (float64, 3): as `dot_in_steps`, in one pass."""
+    lanes = (np.zeros(LANES), np.zeros(LANES), np.zeros(LANES))
+    for start in range(0, first.size, step):
+        last = min(first.size, start + step)
+        for product in range(3):
+            lanes[product][:] = 0.0
+        for at in range(start, last, LANES):
+            end = min(at + LANES, last)
+            if base is None:
+                _add_products_of_two(first[at:end], second[at:end], None, lanes)
+            else:
+                _add_products_of_two(first[at:end], second[at:end], base[at:end], lanes)
+        for product in range(3):
+            totals[product] += _total(lanes[product])
