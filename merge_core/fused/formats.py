@@ -155,12 +155,12 @@ def _all_finite(values: Array) -> bool:
     return broken == 0
 
 
-_INFINITY = {"uint16": 0x7F80, "int16": 0x7C00}
+_INFINITY = {np.dtype(np.uint16): 0x7F80, np.dtype(np.int16): 0x7C00}
 
 
 def all_finite(values: Array) -> bool:
     """Whether a run of stored values holds neither NaN nor infinity."""
-    infinity = _INFINITY.get(values.dtype.name)
+    infinity = _INFINITY.get(values.dtype)
     if infinity is None:
         return bool(_all_finite(values))
     return bool(_largest_magnitude(values.view(np.uint16)) < infinity)

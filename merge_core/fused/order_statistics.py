@@ -21,7 +21,7 @@ from merge_core.fused.stored import StoredBlock, StoredTensor
 _ALL_PATTERNS = 1 << 31
 _RUNS, _RUN = 64, 1024
 """A sample: that many runs of that many elements, spread evenly."""
-_SLACK = 12
+_SLACK = 8
 """Half the bracket's width in standard deviations of an independent sample; entries nearby are not
 independent, hence so many."""
 _BINS = 4096
