@@ -17,6 +17,11 @@ from merge_core.methods.random_bits import BITS
 
 _REMEMBERED = 1 << 26
 """Elements of the largest tensor whose masks are kept from one pass to the next, as bits."""
+_OCTAVES = 8
+"""Powers of two below a row's largest magnitude that are sorted into bins of their own."""
+_PATIENCE = 32
+"""Moves for each entry of a row after which sorting it by insertion is given up."""
+_UNRANKED = -1
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,9 @@ class RankDraws(FusedKernel):
     def _mask(self, block: StoredBlock, model: Array, draw: Draw) -> Array:
         if draw.density in (0.0, 1.0):
             return np.full(block.count, int(draw.density), np.uint8)
-        ranks = np.zeros(block.count, np.int64)
-        for start in range(0, block.count, self._row) if self._row > 1 else ():
-            row = slice(start, start + self._row)
-            _rank_row(block.base, model, row, ranks)
+        ranks = np.zeros(block.count, np.int32)
+        if self._row > 1:
+            _rank(block.base, model, self._row, ranks)
         mask = np.empty(block.count, np.uint8)
         slope = draw.spread / (self._row - 1) if self._row > 1 else 0.0
         low = draw.low if self._row > 1 else draw.density
@@ -94,41 +98,97 @@ class RankDraws(FusedKernel):
         return mask
 
 
-def _rank_row(base: Array | None, model: Array, row: slice, ranks: Array) -> None:
-    """Ranks of a row's magnitudes, from 0 for the smallest; equal ones in their order."""
+def _rank(base: Array | None, model: Array, row: int, ranks: Array) -> None:
+    """Ranks of the magnitudes within each row, from 0 for the smallest; equal ones in order."""
     assert base is not None
-    keys = np.empty(model[row].size, np.uint64)
-    if _keys(base[row], model[row], keys):
-        keys.sort()
-        _spread(keys, ranks[row])
+    bits = min(23, max(3, row.bit_length() - _OCTAVES.bit_length()))
+    if _rank_rows(base, model, row, bits, ranks):
         return
-    # Some differences have more bits than a float32: compare them in full.
-    exact = np.empty(keys.size)
-    _magnitudes(base[row], model[row], exact)
-    ranks[row][np.argsort(exact, kind="stable")] = np.arange(keys.size)
+    for start in range(0, model.size, row):
+        if ranks[start] == _UNRANKED:
+            those = slice(start, start + row)
+            exact = np.empty(row)
+            _magnitudes(base[those], model[those], exact)
+            ranks[those][np.argsort(exact, kind="stable")] = np.arange(row)
 
 
 @compiled
-def _keys(base: Array, model: Array, keys: Array) -> bool:
-    """Magnitude patterns, each with its index below it; whether the patterns are exact."""
+def _rank_rows(base: Array, model: Array, row: int, bits: int, ranks: Array) -> bool:
+    """Rank every row, in bins of `bits` bits of the mantissa; whether that did for all of them."""
+    counts = np.empty(_OCTAVES << bits, np.int32)
+    patterns, sorted_patterns = np.empty(row, np.int32), np.empty(row, np.int32)
+    order = np.empty(row, np.int32)
+    all_ranked = True
+    for start in range(0, model.size, row):
+        those = slice(start, start + row)
+        ranked = _are_exact(base[those], model[those], patterns) and _rank_row(
+            patterns, 23 - bits, counts, sorted_patterns, order, ranks[those]
+        )
+        if not ranked:
+            ranks[start] = _UNRANKED
+            all_ranked = False
+    return all_ranked
+
+
+@compiled
+def _are_exact(base: Array, model: Array, patterns: Array) -> bool:
+    """Write magnitude patterns; whether they are the magnitudes, rather than close to them."""
     inexact = 0
-    for i in range(keys.size):
+    for i in range(patterns.size):
         delta = widen(model[i]) - widen(base[i])
         inexact += np.float64(np.float32(delta)) != delta
-        keys[i] = (np.uint64(magnitude_bits(delta)) << np.uint64(32)) | np.uint64(i)
+        patterns[i] = magnitude_bits(delta)
     return inexact == 0
+
+
+@compiled
+def _rank_row(
+    patterns: Array,
+    shift: int,
+    counts: Array,
+    sorted_patterns: Array,
+    order: Array,
+    ranks: Array,
+) -> bool:
+    """Sort by counting into bins, then by insertion within them; False when that takes too long.
+
+    The bins span the octaves below the largest magnitude; the lowest takes what is smaller still.
+    """
+    low = np.int32(patterns.max() - (np.int64(counts.size) << shift) + 1)
+    counts[:] = 0
+    for i in range(patterns.size):
+        counts[max(patterns[i] - low, 0) >> shift] += 1
+    total = np.int32(0)
+    for number in range(counts.size):
+        count = counts[number]
+        counts[number] = total
+        total += count
+    for i in range(patterns.size):
+        number = max(patterns[i] - low, 0) >> shift
+        place = counts[number]
+        counts[number] = place + 1
+        order[place] = i
+        sorted_patterns[place] = patterns[i]
+    patience = _PATIENCE * patterns.size
+    for place in range(1, patterns.size):
+        pattern, i = sorted_patterns[place], order[place]
+        hole = place
+        while hole > 0 and sorted_patterns[hole - 1] > pattern:
+            sorted_patterns[hole], order[hole] = sorted_patterns[hole - 1], order[hole - 1]
+            hole -= 1
+        sorted_patterns[hole], order[hole] = pattern, i
+        patience -= place - hole
+        if patience < 0:
+            return False
+    for place in range(patterns.size):
+        ranks[order[place]] = place
+    return True
 
 
 @compiled
 def _magnitudes(base: Array, model: Array, magnitudes: Array) -> None:
     for i in range(magnitudes.size):
         magnitudes[i] = abs(widen(model[i]) - widen(base[i]))
-
-
-@compiled
-def _spread(keys: Array, ranks: Array) -> None:
-    for rank in range(keys.size):
-        ranks[np.int64(keys[rank] & np.uint64(0xFFFFFFFF))] = rank
 
 
 @compiled
