@@ -11,12 +11,10 @@ from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import magnitude_bits, widen
 from merge_core.fused.kernels import Joining, restoring_factor
 from merge_core.fused.masks import kept
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
+from merge_core.fused.stored import MOST_REMEMBERED, FusedKernel, StoredBlock, StoredTensor
 from merge_core.fused.sums import norms_in_steps
 from merge_core.methods.random_bits import BITS
 
-_REMEMBERED = 1 << 26
-"""Elements of the largest tensor whose masks are kept from one pass to the next, as bits."""
 _OCTAVES = 8
 """Powers of two below a row's largest magnitude that are sorted into bins of their own."""
 _PATIENCE = 32
@@ -63,7 +61,7 @@ class RankDraws(FusedKernel):
         totals = [np.zeros(2) for _ in self._draws]
         for block in tensor.blocks():
             masks = self._masks(block)
-            if tensor.numel <= _REMEMBERED:
+            if tensor.numel <= MOST_REMEMBERED:
                 self._remembered[block.start] = [np.packbits(mask) for mask in masks]
             for model, mask, total in zip(block.models, masks, totals, strict=True):
                 norms_in_steps(block.base, model, mask, squared, block.start, self.step, total)

@@ -7,7 +7,7 @@ import numpy as np
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import kept_if, magnitude_bits, narrow, widen, with_sign_of
 from merge_core.fused.order_statistics import ALL, Cut, find_cuts
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
+from merge_core.fused.stored import MOST_REMEMBERED, FusedKernel, StoredBlock, StoredTensor
 from merge_core.fused.sums import norms_in_steps
 from merge_core.methods.base import CHUNK
 from merge_core.methods.sce import TINY, energy_shares
@@ -22,15 +22,18 @@ class SelectByVariance(FusedKernel):
         self._topk = topk
         self._cut = ALL
         self._shares = (0.0,) * models
+        self._remembered: dict[int, Array] = {}
 
     def prepare(self, tensor: StoredTensor) -> None:
         if self._topk < 1:
-            varying = sum(_variances(block)[1] for block in tensor.blocks())
+            varying = sum(_count_varying(block.base, block.models) for block in tensor.blocks())
             count = int(self._topk * varying)
             self._cut = find_cuts(tensor, [(_variance_patterns, count)])[0]
         totals = [np.zeros(2) for _ in self._shares]
         for block in tensor.blocks():
             mask = self._mask(block)
+            if tensor.numel <= MOST_REMEMBERED:
+                self._remembered[block.start] = np.packbits(mask)
             for model, total in zip(block.models, totals, strict=True):
                 norms_in_steps(block.base, model, mask, True, block.start, CHUNK, total)
         energies = [float(after) / max(1, tensor.numel) for _, after in totals]
@@ -41,6 +44,9 @@ class SelectByVariance(FusedKernel):
         _merge(block.base, block.models, mask, self._shares, out)
 
     def _mask(self, block: StoredBlock) -> Array:
+        packed = self._remembered.get(block.start)
+        if packed is not None:
+            return np.unpackbits(packed, count=block.count)
         if self._cut == ALL:
             return np.ones(block.count, np.uint8)
         return chosen(_variance_patterns(block), self._cut, block.start)
@@ -57,18 +63,28 @@ def chosen(patterns: Array, cut: Cut, start: int) -> Array:
 
 
 def _variance_patterns(block: StoredBlock) -> Array:
-    return _variances(block)[0]
-
-
-def _variances(block: StoredBlock) -> tuple[Array, int]:
-    """Magnitude patterns of a block's variances (int32), and how many are not 0."""
+    """Magnitude patterns of a block's variances (int32)."""
     bits = np.empty(block.count, np.int32)
-    return bits, int(_variance_bits(block.base, block.models, bits))
+    _variance_bits(block.base, block.models, bits)
+    return bits
 
 
 @compiled
-def _variance_bits(base: Array, models: tuple[Array, ...], bits: Array) -> int:
+def _count_varying(base: Array, models: tuple[Array, ...]) -> int:
+    """How many entries of the task vectors are not the same in all models."""
     varying = 0
+    for i in range(base.size):
+        origin = widen(base[i])
+        first = widen(models[0][i]) - origin
+        differs = False
+        for k in range(1, len(models)):
+            differs |= widen(models[k][i]) - origin != first
+        varying += differs
+    return varying
+
+
+@compiled
+def _variance_bits(base: Array, models: tuple[Array, ...], bits: Array) -> None:
     for i in range(bits.size):
         origin = widen(base[i])
         first = widen(models[0][i]) - origin
@@ -80,10 +96,7 @@ def _variance_bits(base: Array, models: tuple[Array, ...], bits: Array) -> int:
         for k in range(1, len(models)):
             offset = (widen(models[k][i]) - origin) - first - mean
             variance += offset * offset
-        variance = variance / len(models)
-        bits[i] = magnitude_bits(variance)
-        varying += variance != 0.0
-    return varying
+        bits[i] = magnitude_bits(variance / len(models))
 
 
 @compiled
