@@ -22,7 +22,7 @@ from merge_core.sources import open_source
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
 
-ENGINE = "3"
+ENGINE = "4"
 """Raised when the same plan would give other bytes; part of every plan's digest."""
 
 

@@ -14,7 +14,7 @@ from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import widen
 from merge_core.fused.masks import kept, part
 
-LANES = 64
+LANES = 256
 
 
 @compiled
@@ -40,10 +40,15 @@ def sum_in_lanes(values: Array) -> Any:
 
 @compiled
 def _add_norms(
-    base: Array, model: Array, mask: Any, squared: bool | None, start: int, lanes: Array
+    base: Array,
+    model: Array,
+    mask: Any,
+    squared: bool | None,
+    start: int,
+    before: Array,
+    after: Array,
 ) -> None:
     """Add at most `LANES` entries of a task vector, before and after masking, to their lanes."""
-    before, after = lanes
     for i in range(model.size):
         delta = widen(model[i]) - widen(base[i])
         rest = kept(mask, delta, start, i)
@@ -66,16 +71,18 @@ def norms_in_steps(
     totals: Array,
 ) -> None:
     """Add to `totals` (float64, 2) a block's norms before and after masking, step by step."""
-    lanes = np.zeros((2, LANES))
+    before, after = np.zeros(LANES), np.zeros(LANES)
     for first in range(0, model.size, step):
         last = min(model.size, first + step)
-        lanes[:] = 0.0
+        before[:] = 0.0
+        after[:] = 0.0
         for at in range(first, last, LANES):
             end = min(at + LANES, last)
             part_mask = part(mask, at, end)
-            _add_norms(base[at:end], model[at:end], part_mask, squared, start + at, lanes)
-        totals[0] += _total(lanes[0])
-        totals[1] += _total(lanes[1])
+            run = slice(at, end)
+            _add_norms(base[run], model[run], part_mask, squared, start + at, before, after)
+        totals[0] += _total(before)
+        totals[1] += _total(after)
 
 
 @compiled
