@@ -52,6 +52,10 @@ def _options(
     ] = False,
 ) -> None:
     """Options of `mergeflow` itself."""
+    from flows.stack_record import find_registry
+    from merge_core.home import Home
+
+    find_registry(Home.discover())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

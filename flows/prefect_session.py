@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.stack_record import running_stack
-from merge_core.errors import StepError
+from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
 
 _START_SECONDS = 120.0
@@ -64,6 +64,9 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
     loopback interface, and stopped at the end of the block, after everything sent to it has been
     written down. It takes seconds to start: do other work (Prefect may be imported
     now), then call `ready()` before the first flow.
+
+    Raises:
+        MergeflowError: the home's runs are in databases whose stack is not up.
     """
     given = os.environ.get("PREFECT_API_URL")
     stack = None if given else running_stack(home)
@@ -72,6 +75,12 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
         with _client(home, ours), _drained():
             yield PrefectSession(os.environ["PREFECT_API_URL"], None)
         return
+    if home.stack_file.exists():
+        raise MergeflowError(
+            "runs are kept in the databases that this file names, and no server of them is up",
+            where=str(home.stack_file),
+            mend="start `mergeflow up`, or set PREFECT_API_URL to a server that runs already",
+        )
     server = _Server(home)
     try:
         settings = {"PREFECT_HOME": str(home.prefect), "PREFECT_API_URL": server.api_url}

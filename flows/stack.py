@@ -1,4 +1,4 @@
-"""The local stack: Prefect server, MLflow server and a worker, up until the user stops them.
+"""The local stack: Prefect server, MLflow server and workers, up until the user stops them.
 
 All processes of a stack are children of `mergeflow up`, each in a session of its own so that Ctrl-C
 reaches `up` alone, and a guard ends them when `up` dies without having done so.
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.prefect_session import QUIET, server_environment
+from flows.stack_config import StackConfig
 from flows.stack_processes import (
     end_all,
     end_members,
@@ -37,7 +38,11 @@ from merge_core.home import Home
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+
 WORKER_NAME = "local"
+"""Of the only worker; several are `local-1`, `local-2`, ..."""
+RUNS_EACH = 2
+"""Runs that each of several workers has at once: one, and a group of tensors of one."""
 
 _START_SECONDS = 240.0
 _TRY_PORTS = 20
@@ -97,8 +102,11 @@ class Service:
 class Stack:
     """The processes of one `mergeflow up`."""
 
-    def __init__(self, home: Home, prefect: socket.socket, mlflow_port: int) -> None:
+    def __init__(
+        self, home: Home, prefect: socket.socket, mlflow_port: int, config: StackConfig
+    ) -> None:
         self.home = home
+        self.config = config
         for directory in (home.logs, home.prefect, home.mlflow, home.cache, home.stack):
             directory.mkdir(parents=True, exist_ok=True)
         self.record = StackRecord(
@@ -108,12 +116,13 @@ class Stack:
             prefect=f"http://{HOST}:{prefect.getsockname()[1]}",
             mlflow=f"http://{HOST}:{mlflow_port}",
             directory=str(Path.cwd()),
+            records=config.shown,
         )
         self._reading, self._lifeline = os.pipe()
         self._guard: subprocess.Popen[bytes] | None = None
         self.prefect = self._prefect(prefect)
         self.mlflow = self._mlflow(mlflow_port)
-        self.worker = self._worker()
+        self.workers = [self._worker(name) for name in worker_names(config.workers)]
         self._running: list[Service] = []
 
     def start_servers(self) -> None:
@@ -130,9 +139,12 @@ class Stack:
         for service in (self.prefect, self.mlflow):
             self._start(service)
 
-    def start_worker(self) -> None:
-        """Start the worker; its pool has to exist."""
-        self._start(self.worker)
+    def start_workers(self) -> None:
+        """Start what needs the server's tables and the work pool: background services, workers."""
+        if self.config.redis:
+            self._start(self._prefect_services())
+        for worker in self.workers:
+            self._start(worker)
 
     def wait(self, *services: Service) -> None:
         """Return when these services answer, by default all that were started.
@@ -188,27 +200,43 @@ class Stack:
             "MERGEFLOW_HOME": str(self.home.path),
         }
 
+    def _prefect_environment(self) -> dict[str, str]:
+        return {**self._environment("prefect"), **self.config.prefect}
+
     def _prefect(self, listener: socket.socket) -> Service:
+        """The API, which also brings the database's tables up to date; without Redis, all of it."""
+        api_alone = {"PREFECT__SERVER_WEBSERVER_ONLY": "1"} if self.config.redis else {}
         return Service(
             title="the Prefect server",
             command=[sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
-            environment=self._environment("prefect"),
+            environment={**self._prefect_environment(), **api_alone},
             log=self.home.logs / "prefect-server.log",
             health=f"{self.record.api}/health",
             listener=listener,
         )
 
+    def _prefect_services(self) -> Service:
+        """Scheduler, automations, and all else of the server that is not its API."""
+        return Service(
+            title="Prefect's background services",
+            command=[sys.executable, "-m", "prefect", "server", "services", "start"],
+            environment=self._prefect_environment(),
+            log=self.home.logs / "prefect-services.log",
+        )
+
     def _mlflow(self, port: int) -> Service:
+        embedded = f"sqlite:///{self.home.mlflow / 'mlflow.db'}"
         return Service(
             title="the MLflow server",
             command=[
                 *(sys.executable, "-m", "mlflow", "server"),
-                *("--backend-store-uri", f"sqlite:///{self.home.mlflow / 'mlflow.db'}"),
                 *("--artifacts-destination", str(self.home.mlflow / "artifacts")),
                 *("--host", HOST, "--port", str(port), "--workers", "1"),
             ],
             environment={
                 **self._environment("mlflow"),
+                # Not an argument: those of a process are for everyone to read.
+                "MLFLOW_BACKEND_STORE_URI": self.config.mlflow or embedded,
                 # Its own background jobs judge traces of agents; here they are six idle processes.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
@@ -216,14 +244,16 @@ class Stack:
             health=f"{self.record.mlflow}/health",
         )
 
-    def _worker(self) -> Service:
+    def _worker(self, name: str) -> Service:
+        shared = ["--limit", str(RUNS_EACH)] if self.config.workers > 1 else []
         environment = self._environment("worker")
         del environment["PREFECT__SERVER_FINAL"], environment["PREFECT_UI_API_URL"]
         return Service(
-            title="the worker",
+            title="the worker" if name == WORKER_NAME else f"the worker {name}",
             command=[
                 *(sys.executable, "-m", "prefect", "worker", "start"),
-                *("--pool", "mergeflow", "--type", "process", "--name", WORKER_NAME),
+                *("--pool", "mergeflow", "--type", "process", "--name", name),
+                *shared,
             ],
             environment={
                 **environment,
@@ -234,7 +264,7 @@ class Stack:
                 "PREFECT_LOGGING_LOGGERS_MERGEFLOW_LEVEL": "INFO",
                 "MLFLOW_TRACKING_URI": self.record.mlflow,
             },
-            log=self.home.logs / "worker.log",
+            log=self.home.logs / f"worker{name.removeprefix(WORKER_NAME)}.log",
         )
 
 
@@ -317,6 +347,13 @@ def listen(wanted: int | None, default: int, option: str) -> tuple[socket.socket
         where=f"{HOST}:{wanted or default}",
         mend=f"free it, or take another: {option} {number}",
     )
+
+
+def worker_names(count: int) -> list[str]:
+    """What the stack's workers are called in Prefect."""
+    if count == 1:
+        return [WORKER_NAME]
+    return [f"{WORKER_NAME}-{number}" for number in range(1, count + 1)]
 
 
 def answers(address: str) -> bool:

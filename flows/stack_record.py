@@ -25,6 +25,8 @@ class StackRecord:
     mlflow: str
     directory: str
     """Where relative paths in forms start: the directory that `up` was called in."""
+    records: str = "SQLite"
+    """Where Prefect and MLflow keep theirs, for people."""
 
     @property
     def api(self) -> str:
@@ -46,6 +48,17 @@ def running_stack(home: Home) -> StackRecord | None:
     from flows.stack_processes import is_same_process
 
     return record if is_same_process(record.pid, record.started) else None
+
+
+def find_registry(home: Home) -> None:
+    """Point MLflow's clients of this process to the stack when only its servers know the database.
+
+    On SQLite every command may open the file itself, with the stack up or down.
+    """
+    if home.stack_file.exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        stack = running_stack(home)
+        if stack is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = stack.mlflow
 
 
 def read_record(home: Home) -> StackRecord | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
@@ -62,12 +63,14 @@ def create_work_pool(client: SyncPrefectClient) -> None:
         return
 
 
-def worker_is_online(client: SyncPrefectClient, since: datetime) -> bool:
-    """Whether a worker has reported to the pool after a moment."""
+def workers_online(client: SyncPrefectClient, since: datetime) -> set[str]:
+    """Names of the workers that have reported to the pool after a moment."""
     workers = client.read_workers_for_work_pool(WORK_POOL)
-    return any(
-        worker.last_heartbeat_time and worker.last_heartbeat_time > since for worker in workers
-    )
+    return {
+        worker.name
+        for worker in workers
+        if worker.last_heartbeat_time and worker.last_heartbeat_time > since
+    }
 
 
 def end_dead_runs(client: SyncPrefectClient) -> list[FlowRun]:
@@ -139,3 +142,14 @@ def _runs_in(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
         found += page
         if len(page) < _PAGE:
             return found
+
+
+def main() -> None:
+    """Set up the server that PREFECT_API_URL names; relative paths in forms start here."""
+    with get_client(sync_client=True) as client:
+        create_work_pool(client)
+        print("\n".join(set_up(client, Path.cwd())))
+
+
+if __name__ == "__main__":
+    main()

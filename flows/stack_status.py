@@ -46,6 +46,8 @@ class StackStatus:
     home: str
     prefect: str | None = None
     mlflow: str | None = None
+    records: str | None = None
+    """The databases behind both."""
     prefect_answers: bool = False
     mlflow_answers: bool = False
     workers: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ def read_status(home: Home) -> StackStatus:
         "home": str(home.path),
         "prefect": record.prefect,
         "mlflow": record.mlflow,
+        "records": record.records,
         "mlflow_answers": answers(f"{record.mlflow}/health"),
         "logs": str(home.logs),
     }
@@ -95,6 +98,7 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     workers = ", ".join(status.workers) or "none online"
     _line(terminal, "worker", bool(status.workers), f"{workers} (pool {status.pool})", status.logs)
     terminal.say(f"data      {shown_path(status.home)}")
+    terminal.say(f"records   {status.records}")
     if status.schedules:
         terminal.say("\nschedules", style="bold")
         table = _table()

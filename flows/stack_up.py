@@ -16,7 +16,9 @@ from flows.stack import (
     end_leftovers,
     listen,
     only_one,
+    worker_names,
 )
+from flows.stack_config import only_one_on, read_stack_config
 from flows.stack_record import StackRecord
 from merge_core.home import Home
 
@@ -28,9 +30,10 @@ def bring_up(terminal: Terminal, home: Home, prefect: int | None, mlflow: int | 
 
     Raises:
         MergeflowError: it cannot be started here.
-        StepError: a process of it ended again and again.
+        StepError: a process of it ended again and again, or a database does not answer.
     """
-    with only_one(home), Signals() as signals:
+    config = read_stack_config(home)
+    with only_one(home), only_one_on(config), Signals() as signals:
         left = end_leftovers(home)
         if left:
             terminal.say(f"ended {left} processes that a killed `mergeflow up` left behind")
@@ -41,7 +44,7 @@ def bring_up(terminal: Terminal, home: Home, prefect: int | None, mlflow: int | 
                 mlflow_port = free.getsockname()[1]
             for taken in filter(None, (prefect_taken, mlflow_taken)):
                 terminal.warn(f"{taken}; the next free one is used")
-            _run(terminal, Stack(home, listener, mlflow_port), signals)
+            _run(terminal, Stack(home, listener, mlflow_port, config), signals)
 
 
 def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
@@ -60,7 +63,8 @@ def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
     finally:
         signals.stopping()
         stack.stop(signals)
-    terminal.say(f"stopped; everything is kept in {shown_path(stack.home.path)}")
+    elsewhere = f" and {stack.record.records}" if stack.home.stack_file.exists() else ""
+    terminal.say(f"stopped; everything is kept in {shown_path(stack.home.path)}{elsewhere}")
 
 
 def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
@@ -75,7 +79,7 @@ def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
         drop_missed_runs,
         end_dead_runs,
         set_up,
-        worker_is_online,
+        workers_online,
     )
 
     began = datetime.now(UTC)
@@ -87,10 +91,11 @@ def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
         missed = drop_missed_runs(client)
         if missed:
             terminal.say(f"{missed} scheduled runs were missed and are left out")
-        stack.start_worker()
+        stack.start_workers()
+        expected = set(worker_names(stack.config.workers))
         names = set_up(client, Path(stack.record.directory))
         stack.wait()
-        while not worker_is_online(client, since=began):
+        while not expected <= workers_online(client, since=began):
             stack.wait()
             time.sleep(0.2)
     return names
@@ -103,5 +108,7 @@ def _announce(terminal: Terminal, stack: Stack, names: list[str], duration: floa
     terminal.say(f"MLflow    {record.mlflow}   models, scores, versions", style="bold")
     terminal.say(f"ready in {seconds(duration)}; deployments: {', '.join(names)}")
     terminal.say(f"data in {shown_path(stack.home.path)}, logs in {shown_path(stack.home.logs)}")
+    if stack.home.stack_file.exists():
+        terminal.say(f"runs and models in {record.records}; workers: {len(stack.workers)}")
     terminal.say(f"paths in forms start at {record.directory}")
     terminal.say("`mergeflow status` shows the health; Ctrl-C stops everything")

@@ -79,6 +79,11 @@ class Home:
         return self.path / "stack"
 
     @property
+    def stack_file(self) -> Path:
+        """Databases and workers of `mergeflow up`, when the embedded ones are not enough."""
+        return self.path / "stack.yaml"
+
+    @property
     def scratch(self) -> Path:
         """Working files of evaluations."""
         return self.path / "scratch"

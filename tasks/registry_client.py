@@ -56,8 +56,19 @@ class Registry:
 
 
 def default_tracking_uri(home: Home) -> str:
-    """`$MLFLOW_TRACKING_URI` when set, else the embedded SQLite database in the data directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{home.mlflow / _DATABASE}"
+    """`$MLFLOW_TRACKING_URI` when set, else the embedded SQLite database in the data directory.
+
+    Raises:
+        MergeflowError: the home's models are in another database, whose server is not up.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if not named and home.stack_file.exists():
+        raise MergeflowError(
+            "models are kept in the database that this file names, and no server of it is up",
+            where=str(home.stack_file),
+            mend="start `mergeflow up`, or set MLFLOW_TRACKING_URI to a server that runs already",
+        )
+    return named or f"{_SQLITE}{home.mlflow / _DATABASE}"
 
 
 def is_server(tracking_uri: str) -> bool:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 from examples.model_zoo import Zoo
-from tests.support.stack import RunningStack
+from tests.support.stack import RunningStack, lay_out
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Zoo) -> Iterator[RunningStack]:
     """`mergeflow up`, ready; nothing of it is left after the tests."""
     directory = tmp_path_factory.mktemp("stack")
-    shutil.copytree(tiny_zoo.suite, directory / "suite")
-    suite = yaml.safe_load((directory / "suite" / "suite.yaml").read_text())
-    suite["tasks"] = [task for task in suite["tasks"] if task["task"].endswith("bpb")]
-    (directory / "suite" / "suite.yaml").write_text(yaml.safe_dump(suite))
-    (directory / "zoo").symlink_to(tiny_zoo.directory)
+    lay_out(directory, tiny_zoo)
     stack = RunningStack(home=directory / "home", directory=directory).up()
     try:
         yield stack

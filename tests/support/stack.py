@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from examples.model_zoo import Zoo
 from tests.support.processes import wait_until
@@ -44,6 +46,8 @@ class RunningStack:
     prefect_port: int = field(default_factory=free_port)
     mlflow_port: int = field(default_factory=free_port)
     process: subprocess.Popen[str] | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    """What the user has set for this stack: passwords."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -53,7 +57,7 @@ class RunningStack:
             for name, value in os.environ.items()
             if not name.startswith(("PREFECT_", "MLFLOW_", "MERGEFLOW_"))
         }
-        return {**kept, "MERGEFLOW_HOME": str(self.home)}
+        return {**kept, **self.variables, "MERGEFLOW_HOME": str(self.home)}
 
     @property
     def output(self) -> str:
@@ -145,6 +149,15 @@ class Refused(Exception):  # noqa: N818 - an answer, not a mistake of the test
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"{status}: {said}")
         self.status, self.said = status, said
+
+
+def lay_out(directory: Path, zoo: Zoo) -> None:
+    """What a user has where `up` is called: a quick suite, and the models."""
+    shutil.copytree(zoo.suite, directory / "suite")
+    suite = yaml.safe_load((directory / "suite" / "suite.yaml").read_text())
+    suite["tasks"] = [task for task in suite["tasks"] if task["task"].endswith("bpb")]
+    (directory / "suite" / "suite.yaml").write_text(yaml.safe_dump(suite))
+    (directory / "zoo").symlink_to(zoo.directory)
 
 
 def form(zoo: Zoo, **changes: Any) -> dict[str, Any]:

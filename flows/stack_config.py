@@ -1,0 +1,267 @@
+"""Where `mergeflow up` keeps its records, and how many workers it starts: `stack.yaml` in the home.
+
+Without that file: SQLite under the home, one worker. With it: PostgreSQL, and Redis between the
+processes of Prefect. Passwords come from the environment, from `~/.pgpass`, or from the file if
+nobody else can read it; they reach the servers in their environment alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from merge_core.errors import MergeflowError, StepError
+from merge_core.home import Home
+from merge_core.yaml_files import load_yaml, validated
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_OLDEST_POSTGRESQL = 14_00_09
+"""14.9, as PostgreSQL counts; Prefect needs it."""
+_STACK_LOCK = 0x6D65726765
+"""Advisory lock that a stack holds in its database, for as long as `mergeflow up` lives."""
+_CONNECT_SECONDS = 10
+
+
+class StackConfig(BaseModel):
+    """What `stack.yaml` may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefect_database: str | None = Field(default=None, repr=False)
+    """`postgresql://user@host:port/name`, as libpq and psql write it."""
+    mlflow_database: str | None = Field(default=None, repr=False)
+    """Another database, or the same server's; each program makes its tables itself."""
+    redis: str | None = Field(default=None, repr=False)
+    """`redis://host:port/number`. With it Prefect's API and its services are two processes."""
+    workers: int = Field(default=1, ge=1, le=32)
+    """Workers that this machine adds to the work pool."""
+
+    @field_validator("prefect_database", "mlflow_database")
+    @classmethod
+    def _is_postgresql(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in ("postgresql", "postgres"):
+            raise ValueError("write it as postgresql://host:5432/name")
+        return value
+
+    @field_validator("redis")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("write it as redis://host:6379/0")
+        return value
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> StackConfig:
+        if bool(self.prefect_database) != bool(self.mlflow_database):
+            raise ValueError("prefect_database and mlflow_database belong together: give both")
+        if not self.prefect_database and (self.redis or self.workers > 1):
+            raise ValueError(
+                "redis and several workers need PostgreSQL, since SQLite admits one writer at a"
+                " time: give prefect_database and mlflow_database too"
+            )
+        if self.prefect_database and self.prefect_database == self.mlflow_database:
+            raise ValueError(
+                "prefect_database and mlflow_database are the same database, and both programs"
+                " call their table of versions alembic_version: give each its own"
+            )
+        return self
+
+    @property
+    def prefect(self) -> dict[str, str]:
+        """Settings for every process of the Prefect server; they hold passwords."""
+        if not self.prefect_database:
+            return {}
+        address = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": _for_asyncpg(self.prefect_database)}
+        return address | (_redis_settings(self.redis) if self.redis else {})
+
+    @property
+    def mlflow(self) -> str | None:
+        """The database as MLflow takes it, with the password; None: SQLite in the home."""
+        # SQLAlchemy 2.1 takes plain postgresql:// for psycopg 3; MLflow is tested with psycopg2.
+        return self.mlflow_database and _with_scheme(self.mlflow_database, "postgresql+psycopg2")
+
+    @property
+    def shown(self) -> str:
+        """Where the records are, for people: without users and passwords."""
+        if not (self.prefect_database and self.mlflow_database):
+            return "SQLite"
+        names = [_place(self.prefect_database), _place(self.mlflow_database)]
+        return f"PostgreSQL {' and '.join(names)}" + (
+            f", Redis {_place(self.redis)}" if self.redis else ""
+        )
+
+
+def read_stack_config(home: Home) -> StackConfig:
+    """The home's `stack.yaml`, with `${NAME}` replaced; without that file, SQLite and one worker.
+
+    Raises:
+        MergeflowError: it does not say something meaningful, shows a password to other users, or
+            names a variable that is not set.
+    """
+    path = home.stack_file
+    if not path.exists():
+        return StackConfig()
+    values = load_yaml(path)
+    _refuse_open_passwords(path, values)
+    filled = {
+        key: _filled(value, f"{path}: {key}") if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+    return validated(StackConfig, filled, str(path))
+
+
+@contextlib.contextmanager
+def only_one_on(config: StackConfig) -> Iterator[None]:
+    """Hold the databases for one stack; PostgreSQL lets go of them when this process dies.
+
+    Raises:
+        MergeflowError: another stack holds them, PostgreSQL is too old, or packages are missing.
+        StepError: one of the servers does not answer or refuses the user.
+    """
+    if not (config.prefect_database and config.mlflow_database):
+        yield
+        return
+    _require_packages()
+    with _connected(config.prefect_database) as prefect, _connected(config.mlflow_database):
+        if config.redis:
+            _try_redis(config.redis)
+        if prefect.server_version < _OLDEST_POSTGRESQL:
+            raise MergeflowError(
+                f"this is PostgreSQL {prefect.server_version / 10_000:.2f}",
+                where=_place(config.prefect_database),
+                mend="use PostgreSQL 14.9 or newer, which Prefect needs",
+            )
+        with prefect.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [_STACK_LOCK])
+            if not cursor.fetchone()[0]:
+                raise MergeflowError(
+                    "another `mergeflow up` uses this database, maybe on another machine or with"
+                    " another data directory",
+                    where=_place(config.prefect_database),
+                    mend="stop that one first, or name another database in stack.yaml",
+                )
+        yield
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("psycopg2", "prefect_redis") if find_spec(name) is None]
+    if missing:
+        raise MergeflowError(
+            f"needs {' and '.join(missing)}, which this installation lacks",
+            where="stack.yaml",
+            mend="python -m pip install -c constraints.txt -e '.[scale-out]'",
+        )
+
+
+def _refuse_open_passwords(path: Path, values: dict[str, Any]) -> None:
+    """Like ssh and libpq: a file that others can read must not hold a password."""
+    open_to_others = stat.S_IMODE(path.stat().st_mode) & 0o077
+    for key, value in values.items():
+        passwords = _passwords(value) if isinstance(value, str) else []
+        if open_to_others and not all(map(_VARIABLE.fullmatch, passwords)):
+            raise MergeflowError(
+                f"{key} holds a password, and other users of this machine can read the file",
+                where=str(path),
+                mend=f"chmod 600 {path}, or write ${{NAME}} and set the variable NAME",
+            )
+
+
+def _passwords(address: str) -> list[str]:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(address)
+        given = [value for key, value in parse_qsl(parts.query) if key == "password"]
+        return [parts.password, *given] if parts.password else given
+    return []
+
+
+def _filled(text: str, where: str) -> str:
+    """A text with `${NAME}` replaced by the variable, escaped as addresses need it."""
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if not found:
+            raise MergeflowError(
+                f"the variable {match[1]} is not set",
+                where=where,
+                mend=f"set it before `mergeflow up`, from a file: {match[1]}=$(cat secret-file)",
+            )
+        return quote(found, safe="")
+
+    return _VARIABLE.sub(value, text)
+
+
+def _for_asyncpg(address: str) -> str:
+    """A libpq address as Prefect takes it: asyncpg calls `sslmode` `ssl`."""
+    place, _, given = _with_scheme(address, "postgresql+asyncpg").partition("?")
+    query = [("ssl" if key == "sslmode" else key, value) for key, value in parse_qsl(given)]
+    return f"{place}?{urlencode(query)}" if query else place
+
+
+def _with_scheme(address: str, scheme: str) -> str:
+    return f"{scheme}://{address.partition('://')[2]}"
+
+
+def _redis_settings(address: str) -> dict[str, str]:
+    """What two processes of one Prefect server have to share: events, leases, orders to workers.
+
+    Not Docket: each process runs its own queue, and `/api/admin/settings` would show its address
+    with the password to everyone.
+    """
+    return {
+        "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+        "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
+        "PREFECT_REDIS_MESSAGING_URL": address,
+        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": address,
+    }
+
+
+def _place(address: str) -> str:
+    """`host:port/name` of an address."""
+    parts = urlsplit(address)
+    query = dict(parse_qsl(parts.query))
+    host = parts.hostname or query.get("host", "")
+    port = parts.port or query.get("port")
+    return f"{host}{f':{port}' if port else ''}{unquote(parts.path)}"
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    import psycopg2
+
+    try:
+        connection = psycopg2.connect(address, connect_timeout=_CONNECT_SECONDS)
+    except psycopg2.Error as error:
+        raise StepError(
+            f"PostgreSQL says: {str(error).strip()}",
+            where=_place(address),
+            mend="start it, and see that stack.yaml names an existing database and its owner",
+        ) from None
+    with contextlib.closing(connection):
+        connection.autocommit = True
+        yield connection
+
+
+def _try_redis(address: str) -> None:
+    import redis
+
+    try:
+        with redis.Redis.from_url(address, socket_connect_timeout=_CONNECT_SECONDS) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise StepError(
+            f"Redis says: {error}",
+            where=_place(address),
+            mend="start it, and see that stack.yaml names its address and password",
+        ) from None
