@@ -116,7 +116,14 @@ def read_stack_config(home: Home) -> StackConfig:
         key: _filled(value, f"{path}: {key}") if isinstance(value, str) else value
         for key, value in values.items()
     }
-    return validated(StackConfig, filled, str(path))
+    config = validated(StackConfig, filled, str(path))
+    if not config.prefect_database:
+        raise MergeflowError(
+            "names no database",
+            where=str(path),
+            mend="give prefect_database and mlflow_database, or remove the file to use SQLite",
+        )
+    return config
 
 
 @contextlib.contextmanager
@@ -134,9 +141,10 @@ def only_one_on(config: StackConfig) -> Iterator[None]:
     with _connected(config.prefect_database) as prefect, _connected(config.mlflow_database):
         if config.redis:
             _try_redis(config.redis)
-        if prefect.server_version < _OLDEST_POSTGRESQL:
+        version = prefect.server_version
+        if version < _OLDEST_POSTGRESQL:
             raise MergeflowError(
-                f"this is PostgreSQL {prefect.server_version / 10_000:.2f}",
+                f"this is PostgreSQL {version // 10_000}.{version % 10_000}",
                 where=_place(config.prefect_database),
                 mend="use PostgreSQL 14.9 or newer, which Prefect needs",
             )

@@ -97,6 +97,7 @@ def test_the_settings_are_ones_that_prefect_has(
 
 REFUSED = {
     "redis: redis://localhost/0\n": "redis and several workers need PostgreSQL",
+    "workers: 1\n": "names no database",
     "workers: 2\n": "redis and several workers need PostgreSQL",
     "prefect_database: postgresql://h/a\n": "belong together: give both",
     "prefect_database: mysql://h/a\nmlflow_database: postgresql://h/b\n": "write it as postgresql://host",
