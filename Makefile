@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b clean crash demo fuzz help lint scale-out sessions stack test stack
+.PHONY: averaging averaging-plot bench bench-8b clean crash database-servers demo fuzz help lint scale-out sessions stack stack-test test
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -57,6 +57,20 @@ averaging-plot: $(VENV)/.installed  ## measure every schedule on the example mod
 stack: $(VENV)/.installed-dev  ## `mergeflow up` with real servers and a real browser (about ten minutes)
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline/test_stack_setup.py tests/stack -m slow
+
+stack-test: $(VENV)/.installed-dev  ## `mergeflow up` on PostgreSQL and Redis with two workers (about ten minutes)
+	@$(INSTALL) -e '.[scale-out]' check-jsonschema
+	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
+		$(MAKE) --no-print-directory database-servers || true
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m 'slow or not slow' tests/stack_servers \
+		tests/unit/test_stack_config.py tests/unit/test_compose_file.py
+
+# RUNLEVEL=1: the programs alone are wanted; nothing is started, and no cluster of the system's is used.
+database-servers:
+	@echo "installing PostgreSQL and Redis from the distribution's packages (needs root) ..."
+	@apt-get update -qq
+	@RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		postgresql redis-server >/dev/null
 
 clean:  ## remove the virtual environment and everything that was made here
 	@chmod -R u+w $(CURDIR)/.mergeflow 2>/dev/null || true

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 import redis
+import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from examples.model_zoo import Zoo
@@ -33,7 +34,7 @@ from tests.support.scale_out_cases import (
     sums,
     write_zoo,
 )
-from tests.support.stack import RunningStack, merge_from_the_form, versions
+from tests.support.stack import RunningStack, form, merge_from_the_form, versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -144,6 +145,44 @@ def test_the_killed_worker_is_started_again(stack: RunningStack) -> None:
     assert len([each for each in workers if each.ppid() == stack.process.pid]) == 2
 
 
+def test_a_pipeline_on_the_command_line_is_shared_out_to_the_workers(
+    stack: RunningStack, servers: Servers, tiny_zoo: Zoo
+) -> None:
+    values = form(tiny_zoo)
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(tiny_zoo.base),
+        "models": [
+            {"model": str(model), "parameters": {"weight": 0.45}}
+            for model in (tiny_zoo.code_expert, tiny_zoo.prose_expert)
+        ],
+    }
+    pipeline = {
+        "name": "shared-out",
+        "recipe": recipe,
+        "evaluate": {"suite": "suite", "device": "cpu"},
+        "promote": values["promote"],
+        "register": {"model": "zoo"},
+        "execution": {
+            "device": "cpu",
+            "shard_size": "50KB",
+            "scale_out": {"work_pool": "mergeflow"},
+        },
+    }
+    (stack.directory / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
+    done = stack.call("run", "pipeline.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(versions(stack)) == 3
+    runs = (
+        "SELECT state_name, count(*) FROM flow_run WHERE name LIKE '% group % of %'"
+        " AND created > (SELECT max(created) FROM flow_run WHERE name LIKE 'shared-out-%')"
+        " GROUP BY state_name"
+    )
+    (counted,) = servers.query("prefect", runs)
+    assert counted[0] == "Completed"
+    assert counted[1] > 1
+
+
 def test_another_up_on_the_same_database_is_refused(
     stack: RunningStack, servers: Servers, tmp_path: Path
 ) -> None:
@@ -210,7 +249,7 @@ def test_after_the_next_up_everything_is_there_again(stack: RunningStack, server
     before = servers.query("prefect", migrated)
     stack.up()
     assert servers.query("prefect", migrated) == before
-    assert len(versions(stack)) == 2
+    assert len(versions(stack)) == 3
     asked = stack.call("lineage", "models:/zoo@champion")
     assert asked.returncode == 0, asked.stderr
     assert "zoo" in asked.stdout
@@ -224,7 +263,7 @@ def test_without_redis_the_server_is_one_process(stack: RunningStack, servers: S
     assert "workers: 1" in stack.output
     commands = [" ".join(process.cmdline()) for process in stack.processes()]
     assert not any("server services start" in command for command in commands)
-    assert len(versions(stack)) == 2
+    assert len(versions(stack)) == 3
     assert stack.interrupt() == 0
     assert stack.processes() == []
 
