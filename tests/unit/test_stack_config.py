@@ -172,7 +172,7 @@ def test_while_the_stack_is_down_nothing_is_written_into_embedded_databases_inst
 def test_while_it_is_up_every_command_uses_its_mlflow(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what is set below ends with the test
     record = StackRecord("x", os.getpid(), own_start_time(), "http://h:1", "http://h:2", "/")
     write_record(home, record)
     find_registry(home)
