@@ -13,6 +13,7 @@ from prefect.states import Completed, Failed
 
 from flows import average_steps as step
 from flows import merge_steps as merging
+from flows.approval import approve
 from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
 from merge_core.errors import CheckpointError, MergeflowError
@@ -93,7 +94,7 @@ def _average(
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
     scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)
-    decision = merging.decide(pipeline, scores)
+    decision = approve(pipeline, home, scores, merging.decide(pipeline, scores))
     registration = merging.register(
         pipeline, home, manifest, baseline, singles, scores, decision, compatibility, None, files
     )

@@ -180,7 +180,10 @@ class Averaging(Named):
         return parse_recipe(values, where=f"average of {self.name}")
 
     def settings_digest(self, suite: Suite, held_out: Suite) -> str:
-        """Digest of what decides the result, apart from the checkpoints that are there."""
+        """Digest of what decides the result, apart from the checkpoints that are there.
+
+        Who has to approve is left out: it changes what may serve, not what there is to do.
+        """
         kept: Any = {
             "training": {"run", "pattern"},
             "choose": True,
@@ -190,7 +193,9 @@ class Averaging(Named):
         }
         return digest_of(
             {
-                **self.model_dump(mode="json", include=kept),
+                **self.model_dump(
+                    mode="json", include=kept, exclude={"promote": {"approve_within"}}
+                ),
                 "suites": [suite_digest(suite), suite_digest(held_out)],
             }
         )

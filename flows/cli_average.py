@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.options import AsJson, TrackingUri
+from tasks.durations import read_duration
 
 if TYPE_CHECKING:
     from flows.average_steps import NothingNew
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from flows.console import Terminal
     from tasks.records import MergeOutcome
     from tasks.retention import StoredItem
-
-_HOURS = {"m": 1 / 60, "h": 1.0, "d": 24.0}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -33,7 +31,7 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Average a training run's checkpoints. Exit code 0: promoted, or nothing new; 3: fell back."""
-    from flows.cli_session import session_for
+    from flows.cli_session import check_approval, session_for
     from flows.console import Terminal
 
     terminal = Terminal(machine=as_json)
@@ -44,6 +42,7 @@ def average(
 
         loaded = load_averaging(config)
         check_places(loaded)
+        check_approval(loaded.averaging.promote, prefect, config)
         prefect.ready()
         outcome = _run(loaded, terminal)
         idle = isinstance(outcome, NothingNew)
@@ -136,7 +135,7 @@ def _show(terminal: Terminal, items: list[StoredItem]) -> None:
 
 
 def _seconds(age: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", age.strip())
-    if not match:
-        raise typer.BadParameter(f"'{age}' is no age; write for example 30m, 24h or 7d")
-    return float(match[1]) * _HOURS[match[2]] * 3600
+    try:
+        return read_duration(age)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

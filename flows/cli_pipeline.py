@@ -24,7 +24,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
-    from flows.cli_session import session_for
+    from flows.cli_session import check_approval, session_for
     from flows.console import Terminal
 
     terminal = Terminal(machine=as_json)
@@ -34,6 +34,7 @@ def run(
 
         loaded = load_pipeline(pipeline)
         check_places(loaded)
+        check_approval(loaded.pipeline.promote, prefect, pipeline)
         prefect.ready()
         outcome = run_pipeline(loaded, terminal)
         if as_json:

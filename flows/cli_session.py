@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flows.console import Terminal
     from flows.prefect_session import PrefectSession
+    from tasks.decide import PromotionRule
 
 
 @contextmanager
@@ -28,3 +29,20 @@ def session_for(config: Path, terminal: Terminal) -> Iterator[PrefectSession]:
         if prefect.embedded:
             terminal.say("starting Prefect ...", style="dim")
         yield prefect
+
+
+def check_approval(rule: PromotionRule, prefect: PrefectSession, config: Path) -> None:
+    """Find out before any work that nobody could answer the question at its end.
+
+    Raises:
+        RecipeError: approval is asked for, and the server of this command has no page to open.
+    """
+    from merge_core.errors import RecipeError
+
+    if rule.approve_within and prefect.embedded:
+        raise RecipeError(
+            "a person is to approve, and there is no Prefect to do it in",
+            where=f"{config}: promote.approve_within",
+            mend="start `mergeflow up` in another terminal (or set PREFECT_API_URL), then run this"
+            " again; or take approve_within out",
+        )

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows import merge_steps as step
+from flows.approval import approve
 from flows.pipeline import Pipeline
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
@@ -59,7 +60,7 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     others = [source for source in sources.values() if source != baseline]
     experts = [step.written_out(pipeline, source, home) for source in others]
     scores = step.evaluate(pipeline, suite, baseline, experts, manifest, home)
-    decision = step.decide(pipeline, scores)
+    decision = approve(pipeline, home, scores, step.decide(pipeline, scores))
     registration = step.register(
         pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
     )

@@ -7,6 +7,7 @@ UI stays changed.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -29,6 +32,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Crashed
 from prefect.workers.process import ProcessWorker
 
+from flows.approval import APPROVAL_FLOW
 from flows.deployments import DIRECTORY, WORK_POOL, create_deployment, read_deployments
 from flows.steps import ensure_gpu_limit
 from merge_core.yaml_files import load_yaml
@@ -37,7 +41,7 @@ NOTIFICATION_BLOCK = "mergeflow"
 """Name of the notification block that automations send to, whatever its type."""
 
 _SUBJECT = "{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}"
-_BODY = "{{ flow_run.state.message }}\n\n{{ flow_run|ui_url }}"
+_BODY = "{{ flow_run.state.message or '' }}\n\n{{ flow_run|ui_url }}"
 _PAGE = 200
 
 
@@ -78,8 +82,9 @@ def end_dead_runs(client: SyncPrefectClient) -> list[FlowRun]:
 
     To be called while no worker runs. The mark frees their place in the concurrency limits.
     """
-    dead = _runs_in(client, StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
-    for run in dead:
+    at_work = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+    dead = _runs_in(client, *at_work)
+    for run in [*dead, *_questions(client, *at_work, StateType.PAUSED)]:
         message = "The stack was stopped while this run was at work; start it again, it resumes."
         client.set_flow_run_state(run.id, Crashed(message=message), force=True)
     return dead
@@ -132,12 +137,24 @@ def _notification_block(client: SyncPrefectClient) -> UUID | None:
 
 def _runs_in(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
     """Runs of this pool in some states."""
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
+    return _find_runs(client, states, work_pool_filter=pool)
+
+
+def _questions(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
+    """Runs that ask for approval: they belong to no pool, but to a run of one."""
+    flow = FlowFilter(name=FlowFilterName(any_=[APPROVAL_FLOW]))
+    return _find_runs(client, states, flow_filter=flow)
+
+
+def _find_runs(
+    client: SyncPrefectClient, states: Sequence[StateType], **filters: Any
+) -> list[FlowRun]:
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
     found: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(
-            flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=len(found)
+            flow_run_filter=wanted, limit=_PAGE, offset=len(found), **filters
         )
         found += page
         if len(page) < _PAGE:

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from merge_core.errors import MergeflowError, StepError
 from tasks.promotion import champion_version
-from tasks.registry_client import open_registry
+from tasks.registry_client import TAG, open_registry
+
+
+def holds_champion(tracking_uri: str, name: str, digest: str) -> str | None:
+    """`models:/NAME/VERSION` if the champion is the checkpoint of this digest, else None.
+
+    Raises:
+        RegistryUnreachableError: the MLflow server did not answer.
+        StepError: MLflow refused.
+    """
+    address = current_champion(tracking_uri, name)
+    if address is None:
+        return None
+    with open_registry(tracking_uri) as registry:
+        version = registry.client.get_model_version(name, address.rpartition("/")[2])
+    return address if version.tags.get(TAG + "digest") == digest else None
 
 
 def current_champion(tracking_uri: str, name: str) -> str | None:

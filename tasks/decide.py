@@ -12,6 +12,7 @@ from merge_core.digests import digest_of
 from merge_core.errors import RecipeError, StepError, did_you_mean
 from tasks.bootstrap import Floats, interval, pair, resampled_improvements
 from tasks.caching import content_task
+from tasks.durations import DURATION
 from tasks.reasons import gain_reason, task_reason
 from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict
 
@@ -94,6 +95,14 @@ class PromotionRule(BaseModel):
         description="Same reports, same rule, same seed: same decision.",
         json_schema_extra={"position": 8},
     )
+    approve_within: str = Field(
+        default="",
+        pattern=rf"^({DURATION})?$",
+        title="Approval within",
+        description="How long to wait for a person who approves what this rule promotes: 30m, 8h, "
+        "2d. Without approval the base is kept. Empty: nobody is asked.",
+        json_schema_extra={"position": 9},
+    )
 
 
 def decide(
@@ -171,12 +180,15 @@ def decision_key(
     rule: PromotionRule,
     experts: Sequence[EvaluationReport] = (),
 ) -> str:
-    """The cache key of one decision: everything in the reports and the rule."""
+    """The cache key of one decision: everything in the reports and the rule.
+
+    Whether a person is asked afterwards is no part of it: what the numbers say stays the same.
+    """
     reports = [candidate, baseline, *experts]
     return digest_of(
         {
             "reports": [report.model_dump(mode="json") for report in reports],
-            "rule": rule.model_dump(mode="json"),
+            "rule": rule.model_dump(mode="json", exclude={"approve_within"}),
         }
     )
 

@@ -76,6 +76,19 @@ class TaskComparison(Record):
     outcome: Outcome
 
 
+class Approval(Record):
+    """What a person said of a promotion that the rule allows."""
+
+    approved: bool
+    by: str | None = None
+    """Who decided, as typed into the form; None when nobody answered in time."""
+    comment: str = ""
+    at: str
+    """When, in ISO format, UTC."""
+    flow_run_id: str
+    """The run in Prefect that asked, with what was shown."""
+
+
 class Decision(Record):
     """The verdict on a merged checkpoint, with its reasons in words."""
 
@@ -92,6 +105,8 @@ class Decision(Record):
     documents: int
     candidate_digest: str
     baseline_digest: str
+    approval: Approval | None = None
+    """Of a person, where the pipeline asks for one and the rule has promoted."""
 
 
 class RegisteredVersion(Record):

@@ -34,6 +34,7 @@ from tasks.registry_client import (
 from tasks.registry_models import ensure_logged_model
 from tasks.registry_runs import (
     MergeFacts,
+    approval_tags,
     ensure_merge_run,
     finish,
     is_recorded,
@@ -152,6 +153,7 @@ def _promote(
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
             "pipeline": facts.pipeline_name or "",
+            **(approval_tags(decision.approval) if decision.approval else {}),
         },
     )
     served = candidate if decision.promote else base

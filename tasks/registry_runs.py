@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from merge_core.digests import digest_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from tasks.records import Decision, EvaluationReport
+from tasks.records import Approval, Decision, EvaluationReport
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment
 from tasks.report_tables import column_names, decision_markdown
@@ -60,7 +60,8 @@ class MergeFacts:
                 "merged": self.manifest.digest,
                 "base": self.base.digest,
                 "reports": [report.model_dump(mode="json") for report in self.reports],
-                "decision": self.decision.model_dump(mode="json"),
+                # Without what is not there: a key stays when decisions learn to hold more.
+                "decision": self.decision.model_dump(mode="json", exclude_none=True),
                 "pipeline": self.pipeline_name,
             }
         )
@@ -176,6 +177,17 @@ def record_evaluation(
     return str(run.info.run_id)
 
 
+def approval_tags(approval: Approval) -> dict[str, str]:
+    """Who decided what when, to search runs and versions by."""
+    said = "approved" if approval.approved else "declined" if approval.by else "not answered"
+    return {
+        "approval": said,
+        "approval_by": approval.by or "nobody",
+        "approval_at": approval.at,
+        "approval_comment": approval.comment or "none",
+    }
+
+
 def finish(registry: Registry, run_id: str) -> None:
     """Mark a run's record as complete; the tag comes last, it is what a later call trusts."""
     registry.client.set_terminated(run_id, "FINISHED")
@@ -220,6 +232,8 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "pipeline": facts.pipeline_name or "",
         "suite": ", ".join(sorted({report.suite for report in facts.reports})),
     }
+    if decision.approval is not None:
+        tags |= approval_tags(decision.approval)
     for key, value in (facts.prefect_run or {}).items():
         if isinstance(value, str | int):
             tags[f"prefect_{key}"] = strip_credentials(str(value))

@@ -76,11 +76,18 @@ def decision_markdown(
     base: EvaluationReport,
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
+    headline: str | None = None,
 ) -> str:
-    """The decision with its reasons, then the scores side by side."""
-    headline = _HEADLINES[decision.verdict]
-    if decision.verdict == "inconclusive":
-        headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
+    """The decision with its reasons, then the scores side by side.
+
+    Args:
+        headline: in place of the one that says the verdict.
+    """
+    if headline is None:
+        headline = _HEADLINES[decision.verdict]
+        if decision.verdict == "inconclusive":
+            taken = decision.promote
+            headline += ": the merged checkpoint is taken" if taken else ": the base stays"
     names = column_names(experts)
     head = ["task", "metric", "base", *names, "merged", "change", "interval", "outcome"]
     kept = bool(experts)

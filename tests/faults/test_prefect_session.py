@@ -9,13 +9,17 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import yaml
 
+from examples.model_zoo import Zoo
 from flows.prefect_session import PrefectSession, prefect_session
 from merge_core.errors import StepError
 from merge_core.home import Home
 from tests.support.processes import is_alive, wait_until
+from tests.support.stack import PROGRAM
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +81,32 @@ def test_a_server_that_cannot_start_is_told_with_its_log(
         session.ready()
     assert "prefect-server.log" in str(caught.value)
     assert (home.logs / "prefect-server.log").stat().st_size > 0
+
+
+def test_approval_is_refused_before_any_work_where_nobody_could_give_it(
+    tiny_zoo: Zoo, tmp_path: Path, home: Home
+) -> None:
+    values = {
+        "name": "asked",
+        "recipe": {
+            "merge_method": "linear",
+            "models": [
+                {"model": str(model), "parameters": {"weight": 1}}
+                for model in (tiny_zoo.base, tiny_zoo.code_expert)
+            ],
+        },
+        "evaluate": {"suite": str(tiny_zoo.suite)},
+        "promote": {"approve_within": "8h"},
+    }
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump(values))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    command = [PROGRAM, "run", str(file)]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 2, told.stderr
+    assert "promote.approve_within" in told.stderr
+    assert "start `mergeflow up`" in told.stderr
+    assert not home.objects.exists()
 
 
 def test_a_server_that_runs_already_is_used_and_left_running(

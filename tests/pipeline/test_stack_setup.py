@@ -114,7 +114,7 @@ def test_automations_and_limits_are_made_once(client: SyncPrefectClient) -> None
         create_automations(client)
     found = client.read_automations()
     ours = [each for each in found if each.name.startswith("mergeflow: a ")]
-    assert len(ours) == 3
+    assert len(ours) == 4
     (changed, *_) = ours
     client.pause_automation(changed.id)
     create_automations(client)

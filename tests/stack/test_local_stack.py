@@ -150,7 +150,7 @@ def test_after_the_next_up_everything_is_there_again(stack: RunningStack) -> Non
     assert "Crashed" in by_state
     assert {"Running", "Pending"}.isdisjoint(by_state)
     automations = [each["name"] for each in stack.prefect("/automations/filter", {})]
-    assert len(automations) == len(set(automations)) == 4
+    assert len(automations) == len(set(automations)) == 5
     report = {"artifacts": {"key": {"any_": ["zoo-decision"]}}}
     assert stack.prefect("/artifacts/filter", report)
 

@@ -99,5 +99,6 @@ def test_settings_that_change_the_result_change_its_digest_and_others_do_not() -
         ("training.settle_seconds", 5),
         ("execution.threads", 2),
         ("retention.keep", 9),
+        ("promote.approve_within", "8h"),
     ):
         assert digest(changed(path, value)) == known, path

@@ -1,0 +1,167 @@
+"""A person's word before a promotion: a run that waits for a while, with the evaluation and a form.
+
+It is a run of its own inside the run that asks, because Prefect takes a deployment's place in its
+concurrency limit away from a run that is paused itself, and then ends it for having lost it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from prefect import flow, get_client, pause_flow_run, runtime, tags
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import FlowPauseTimeout
+from prefect.input import RunInput
+from prefect.states import Completed
+from prefect.utilities.urls import url_for
+from pydantic import Field
+
+from flows.artifacts import publish_report
+from flows.merge_steps import Scores
+from flows.pipeline import Pipeline
+from merge_core.errors import StepError
+from merge_core.home import Home
+from tasks.approval import with_approval, without_question
+from tasks.champion import holds_champion
+from tasks.durations import read_duration, spell_duration
+from tasks.records import Approval, Decision
+from tasks.registry_client import default_tracking_uri
+from tasks.report_tables import decision_markdown
+
+APPROVAL_FLOW = "approve"
+
+_LOOK_EVERY = 1
+_GRACE_SECONDS = 300
+"""How much later than we Prefect gives up, which would end the run as failed."""
+_PROMOTE, _KEEP = "promote", "keep the base"
+_QUESTION = "May the merged checkpoint replace the base?"
+
+_log = logging.getLogger("mergeflow")
+
+
+class PromotionAnswer(RunInput):
+    """The form of the question. Nothing is filled in: an empty form approves nothing."""
+
+    decision: Literal["promote", "keep the base"] = Field(
+        title="Decision",
+        description="promote: the merged checkpoint becomes the champion.",
+        json_schema_extra={"position": 0},
+    )
+    name: str = Field(
+        pattern=r"\S",
+        max_length=100,
+        title="Your name",
+        description="Kept with the decision, here and in MLflow.",
+        json_schema_extra={"position": 1},
+    )
+    comment: str = Field(
+        default="",
+        max_length=1000,
+        title="Comment",
+        description="Why; kept with the decision.",
+        json_schema_extra={"position": 2},
+    )
+
+
+def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) -> Decision:
+    """The decision after a person was asked, where the rule promotes and the pipeline asks for it.
+
+    Each run asks anew, and no answer is ever found in a cache. A checkpoint that is the champion
+    already is not asked about.
+
+    Raises:
+        StepError: the run that asks was ended from outside.
+    """
+    within, name = pipeline.promote.approve_within, pipeline.register_as.model
+    if not (within and decision.promote):
+        return decision
+    if name is not None:
+        uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+        champion = holds_champion(uri, name, decision.candidate_digest)
+        if champion is not None:
+            _log.info("%s is this checkpoint already: nobody is asked", champion)
+            return without_question(decision, champion)
+    reports = (scores.base, scores.experts, scores.merged)
+    with tags("mergeflow", "approval"):
+        question = decision_markdown(decision, *reports, headline=_QUESTION)
+        approval: Approval = ask(pipeline.run_name, question, within)
+    answered = with_approval(decision, approval, within)
+    publish_report(pipeline.name, "decision", decision_markdown(answered, *reports))
+    return answered
+
+
+def _run_name() -> str:
+    return f"approve {runtime.flow_run.parameters['name']}"
+
+
+@flow(name=APPROVAL_FLOW, flow_run_name=_run_name)
+def ask(name: str, evaluation: str, within: str) -> State[Approval]:
+    """Wait for a person to promote or to keep the base; without an answer the base is kept.
+
+    Args:
+        name: what is asked about.
+        evaluation: what the person is shown.
+        within: how long to wait.
+    """
+    run_id, seconds = runtime.flow_run.id, read_duration(within)
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    page = f"{evaluation}\n\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC the base is kept.\n"
+    _log.warning(
+        "waiting until %s UTC for somebody to approve: %s",
+        f"{until:%Y-%m-%d %H:%M}",
+        url_for("flow-run", run_id),
+    )
+    # Prefect would give a second attempt of this run the answer of the first: each has its own key.
+    key = uuid.uuid4().hex
+    # The end of the time is an answer like any other. The server takes the first and no second, so
+    # nobody can approve what has just been kept back, nor the other way round.
+    context = contextvars.copy_context()
+    clock = threading.Timer(seconds, context.run, (_keep_the_base, run_id, key))
+    clock.daemon = True
+    clock.start()
+    try:
+        answer = pause_flow_run(
+            PromotionAnswer.with_initial_data(description=page),
+            timeout=int(seconds) + _GRACE_SECONDS,
+            poll_interval=_LOOK_EVERY,
+            key=key,
+        )
+    except FlowPauseTimeout:
+        raise StepError(
+            "the question was ended from outside, so nothing was decided",
+            where=f"approval of {name}",
+            mend="start the run again: what it has computed is found again, and it asks anew",
+        ) from None
+    finally:
+        clock.cancel()
+    too_late = answer.comment == key
+    approval = Approval(
+        approved=answer.decision == _PROMOTE,
+        by=None if too_late else answer.name.strip(),
+        comment="" if too_late else answer.comment.strip(),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        flow_run_id=str(run_id),
+    )
+    if approval.by is None:
+        said = f"nobody answered within {spell_duration(within)}"
+    else:
+        said = f"{answer.decision}, says {approval.by}"
+    _log.info("approval: %s", said)
+    return Completed(message=said, data=approval)
+
+
+def _keep_the_base(run_id: str, key: str) -> None:
+    """Answer in the place of a person who did not; too late when one has just done so."""
+    answer = {"decision": _KEEP, "name": "nobody", "comment": key}
+    with get_client(sync_client=True) as client:
+        # Rejected for a moment after the run has paused: its form is not there yet.
+        while client.resume_flow_run(UUID(run_id), answer).status == SetStateStatus.REJECT:
+            time.sleep(_LOOK_EVERY)

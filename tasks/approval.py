@@ -1,0 +1,42 @@
+"""A decision after a person was asked: what they said becomes the first of its reasons."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tasks.durations import spell_duration
+from tasks.records import Approval, Decision
+
+
+def with_approval(decision: Decision, approval: Approval, within: str) -> Decision:
+    """The decision that the answer leaves: the rule's own, or the base when nobody approved.
+
+    Args:
+        within: how long was waited, as the pipeline says it.
+    """
+    when = datetime.fromisoformat(approval.at).strftime("%Y-%m-%d %H:%M UTC")
+    said = f": {approval.comment}" if approval.comment else ""
+    if approval.approved:
+        word = f"approved by {approval.by} on {when}{said}"
+    elif approval.by is not None:
+        word = f"{approval.by} kept the base on {when}{said}"
+    else:
+        word = f"nobody approved within {spell_duration(within)}"
+    return decision.model_copy(
+        update={
+            "verdict": decision.verdict if approval.approved else "fell_back",
+            "promote": approval.approved,
+            "reasons": (word, *decision.reasons),
+            "approval": approval,
+        }
+    )
+
+
+def without_question(decision: Decision, champion: str) -> Decision:
+    """The decision on a checkpoint that serves already: there is nothing to approve.
+
+    Args:
+        champion: the version that serves, `models:/NAME/VERSION`.
+    """
+    word = f"it is {champion}, the champion, already: nobody was asked again"
+    return decision.model_copy(update={"reasons": (word, *decision.reasons)})

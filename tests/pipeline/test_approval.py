@@ -1,0 +1,164 @@
+"""A promotion that a person has to approve, asked on a real Prefect server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+
+from flows.approval import approve
+from flows.merge_steps import Scores
+from flows.pipeline import Pipeline
+from flows.prefect_session import PrefectSession
+from flows.stack_setup import end_dead_runs
+from merge_core.errors import StepError
+from merge_core.home import Home
+from tasks.decide import PromotionRule, decide
+from tasks.records import Decision
+from tasks.register import register_merge
+from tasks.registry_client import open_registry
+from tests.support.approvals import answering, question, waiting
+from tests.support.registrations import zoo_merge
+from tests.unit.test_decide import bits_task, report
+
+YES = {"decision": "promote", "name": "Ada", "comment": "read it all"}
+NO = {"decision": "keep the base", "name": "Grace", "comment": "the tone is off"}
+SCORES = Scores(
+    base=report("base", bits_task("code", 0)),
+    experts=(report("expert", bits_task("code", -0.3)),),
+    merged=report("merged", bits_task("code", -0.2)),
+)
+DECISION = decide(SCORES.merged, SCORES.base, PromotionRule(), SCORES.experts)
+assert DECISION.promote
+
+
+def pipeline(within: str, **changes: Any) -> Pipeline:
+    values = {
+        "name": "asked",
+        "recipe": {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]},
+        "evaluate": {"suite": "starter"},
+        "promote": {"approve_within": within},
+    }
+    return Pipeline.model_validate(values | changes)
+
+
+@flow(name="asks")
+def asks(within: str, home: Path, **changes: Any) -> Decision:
+    """A run that has come as far as its decision."""
+    return approve(pipeline(within, **changes), Home(home), SCORES, DECISION)
+
+
+def test_a_run_waits_for_a_person_and_their_word_is_a_reason(
+    prefect: PrefectSession, home: Home
+) -> None:
+    with answering({}, {"decision": "promote"}, {**YES, "name": " "}, YES, NO) as person:
+        decision = asks("5m", home.path)
+    assert decision.promote
+    assert decision.reasons[0].startswith("approved by Ada on ")
+    assert decision.reasons[0].endswith("UTC: read it all")
+    assert person.answers == ["REJECT", "REJECT", "REJECT", "ACCEPT", "ABORT"]
+    (run,) = person.seen
+    assert run.name.startswith("approve asked-")
+    assert {"mergeflow", "approval"} <= set(run.tags)
+    assert decision.approval is not None
+    assert decision.approval.flow_run_id == str(run.id)
+    shown = question(run)
+    assert "May the merged checkpoint replace the base?" in shown
+    assert all(reason in shown for reason in DECISION.reasons)
+    assert "| task | metric | base | expert | merged |" in shown
+    assert decision.reasons[0] in decision_page(run)
+
+
+def test_a_person_may_keep_the_base(prefect: PrefectSession, home: Home) -> None:
+    with answering(NO):
+        decision = asks("5m", home.path)
+    assert (decision.promote, decision.verdict) == (False, "fell_back")
+    assert "Grace kept the base" in decision.reasons[0]
+    assert "the tone is off" in decision.reasons[0]
+
+
+def test_without_an_answer_in_time_the_base_is_kept_and_no_answer_counts_any_more(
+    prefect: PrefectSession, home: Home
+) -> None:
+    began = time.monotonic()
+    decision = asks("1s", home.path)
+    assert time.monotonic() - began < 20
+    assert (decision.promote, decision.verdict) == (False, "fell_back")
+    assert decision.reasons[0] == "nobody approved within 1 s"
+    assert waiting() == []
+    assert decision.approval is not None
+    with get_client(sync_client=True) as client:
+        late = client.resume_flow_run(decision.approval.flow_run_id, YES)
+    assert late.status.value == "ABORT"
+
+
+def test_a_run_whose_question_was_ended_decides_nothing(
+    prefect: PrefectSession, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.approval._GRACE_SECONDS", 0)
+
+    def end() -> None:
+        """What the next `mergeflow up` does with the questions of runs that are gone."""
+        with get_client(sync_client=True) as client:
+            end_dead_runs(client)
+
+    with answering(then=end), pytest.raises(StepError, match="nothing was decided"):
+        asks("2s", home.path)
+    assert waiting() == []
+
+
+def test_the_champion_is_not_asked_about_again(
+    prefect: PrefectSession, tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
+) -> None:
+    arguments = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    served = register_merge(**arguments).champion
+    again = DECISION.model_copy(update={"candidate_digest": served.digest})
+    serves = pipeline("5m", register={"model": "zoo", "tracking_uri": registry})
+
+    @flow(name="asks-again")
+    def asks_again() -> Decision:
+        return approve(serves, Home(tmp_path), SCORES, again)
+
+    decision = asks_again()
+    assert decision.promote
+    assert decision.approval is None
+    assert f"models:/zoo/{served.version}" in decision.reasons[0]
+
+
+def test_who_decided_is_in_mlflow_on_run_and_version_and_each_word_has_its_run(
+    tiny_zoo: Any, merged: Path, registry: str, prefect: PrefectSession, home: Home
+) -> None:
+    with answering(YES):
+        approval = asks("5m", home.path).approval
+    plain = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    asked = plain["decision"].model_copy(update={"approval": approval})
+    without = register_merge(**plain)
+    found = register_merge(**plain | {"decision": asked})
+    assert found.run_id != without.run_id
+    with open_registry(registry) as opened:
+        version = opened.client.get_model_version("zoo", found.candidate.version)
+        run = opened.client.get_run(found.run_id)
+        untagged = opened.client.get_run(without.run_id)
+    for tags in (run.data.tags, version.tags):
+        assert tags["mergeflow.approval"] == "approved"
+        assert tags["mergeflow.approval_by"] == "Ada"
+        assert tags["mergeflow.approval_comment"] == "read it all"
+        assert tags["mergeflow.approval_at"].startswith("20")
+    assert "mergeflow.approval" not in untagged.data.tags
+    assert register_merge(**plain).run_id == without.run_id
+
+
+def decision_page(run: FlowRun) -> str:
+    """The decision on the page of the run that asked."""
+    with get_client(sync_client=True) as client:
+        assert run.parent_task_run_id is not None
+        parent = client.read_task_run(run.parent_task_run_id).flow_run_id
+        assert parent is not None
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent]))
+        (page,) = client.read_artifacts(artifact_filter=wanted)
+    return str(page.data)
