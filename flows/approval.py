@@ -34,7 +34,7 @@ from tasks.champion import holds_champion
 from tasks.durations import read_duration, spell_duration
 from tasks.records import Approval, Decision
 from tasks.registry_client import default_tracking_uri
-from tasks.report_tables import decision_markdown
+from tasks.report_tables import decision_markdown, question_markdown
 
 APPROVAL_FLOW = "approve"
 
@@ -42,7 +42,6 @@ _LOOK_EVERY = 1
 _GRACE_SECONDS = 300
 """How much later than we Prefect gives up, which would end the run as failed."""
 _PROMOTE, _KEEP = "promote", "keep the base"
-_QUESTION = "May the merged checkpoint replace the base?"
 
 _log = logging.getLogger("mergeflow")
 
@@ -91,7 +90,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
             return without_question(decision, champion)
     reports = (scores.base, scores.experts, scores.merged)
     with tags("mergeflow", "approval"):
-        question = decision_markdown(decision, *reports, headline=_QUESTION)
+        question = question_markdown(decision, *reports)
         approval: Approval = ask(pipeline.run_name, question, within)
     answered = with_approval(decision, approval, within)
     publish_report(pipeline.name, "decision", decision_markdown(answered, *reports))
@@ -113,7 +112,7 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     """
     run_id, seconds = runtime.flow_run.id, read_duration(within)
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    page = f"{evaluation}\n\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC the base is kept.\n"
+    page = f"{evaluation}\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC the base is kept.\n"
     _log.warning(
         "waiting until %s UTC for somebody to approve: %s",
         f"{until:%Y-%m-%d %H:%M}",

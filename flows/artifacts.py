@@ -5,13 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from tasks.records import Registration
+from tasks.registry_client import is_server
 
 
 def publish_report(pipeline: str, kind: str, markdown: str) -> None:
     """Attach a report to the current run; later runs of the pipeline become its newer versions."""
-    key = re.sub(r"[^a-z0-9]+", "-", f"{pipeline}-{kind}".lower()).strip("-")
-    create_markdown_artifact(markdown, key=key, description=f"{kind} of {pipeline}")
+    create_markdown_artifact(
+        markdown, key=_key(pipeline, kind), description=f"{kind} of {pipeline}"
+    )
+
+
+def publish_links(pipeline: str, registration: Registration) -> None:
+    """Where the run's record and its version are in MLflow, to click on.
+
+    Without an MLflow server there is no page to go to, and no link.
+    """
+    address = registration.tracking_uri.rstrip("/")
+    if not is_server(address):
+        return
+    record = f"experiments/{registration.experiment_id}/runs/{registration.run_id}"
+    version = registration.candidate
+    pages = {
+        "mlflow-run": (record, "the run in MLflow: scores, recipe, lineage, files"),
+        "mlflow-version": (
+            f"models/{version.name}/versions/{version.version}",
+            f"models:/{version.name}/{version.version}, the merged checkpoint in MLflow",
+        ),
+    }
+    for kind, (page, text) in pages.items():
+        create_link_artifact(
+            f"{address}/#/{page}", link_text=text, key=_key(pipeline, kind), description=text
+        )
 
 
 def with_warnings(markdown: str, warnings: Sequence[str]) -> str:
@@ -25,3 +52,7 @@ def with_warnings(markdown: str, warnings: Sequence[str]) -> str:
 def as_graph(mermaid: str, text: str) -> str:
     """A graph, followed by the same as text, for readers that draw no graphs."""
     return f"```mermaid\n{mermaid.rstrip()}\n```\n\n```\n{text.rstrip()}\n```\n"
+
+
+def _key(pipeline: str, kind: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{pipeline}-{kind}".lower()).strip("-")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prefect import runtime
 
-from flows.artifacts import as_graph, publish_report, with_warnings
+from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
 from flows.pipeline import Pipeline
 from flows.scale_out import fan_out_of
 from flows.sizes import read_size
@@ -323,6 +323,7 @@ def register(
     ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
     publish_report(pipeline.name, "lineage", page)
+    publish_links(pipeline.name, registration)
     return registration
 
 

@@ -133,7 +133,7 @@ def evaluate_task(
         device=device,
         scratch=scratch,
         threads=threads,
-        progress=prefect_progress(f"evaluate {checkpoint.short}"),
+        progress=prefect_progress(f"evaluate {checkpoint.reference}"),
     )
 
 

@@ -76,18 +76,11 @@ def decision_markdown(
     base: EvaluationReport,
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
-    headline: str | None = None,
 ) -> str:
-    """The decision with its reasons, then the scores side by side.
-
-    Args:
-        headline: in place of the one that says the verdict.
-    """
-    if headline is None:
-        headline = _HEADLINES[decision.verdict]
-        if decision.verdict == "inconclusive":
-            taken = decision.promote
-            headline += ": the merged checkpoint is taken" if taken else ": the base stays"
+    """The decision with its reasons, then the scores side by side."""
+    headline = _HEADLINES[decision.verdict]
+    if decision.verdict == "inconclusive":
+        headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
     names = column_names(experts)
     head = ["task", "metric", "base", *names, "merged", "change", "interval", "outcome"]
     kept = bool(experts)
@@ -129,6 +122,33 @@ def decision_markdown(
     if cut:
         lines += ["", f"{cut[0].truncated} documents were longer than the context and were cut."]
     return "\n".join(lines) + "\n"
+
+
+def question_markdown(
+    decision: Decision,
+    base: EvaluationReport,
+    experts: Sequence[EvaluationReport],
+    candidate: EvaluationReport,
+) -> str:
+    """What a person is shown who has to approve: the reasons, and the scores in a narrow table."""
+    names = column_names(experts)
+    lines = [
+        "## May the merged checkpoint replace the base?",
+        "",
+        *(f"* {_plain(reason)}" for reason in decision.reasons),
+        "",
+        _line(["task", "base", "merged", "change", *names]),
+        _line(["---", *["---:"] * (len(names) + 3)]),
+    ]
+    for row in comparison_rows(decision, base, experts, candidate):
+        scores = [f"{row.base:.4g}", f"**{row.merged:.4g}**", _signed(row.improvement)]
+        lines.append(_line([row.task, *scores, *(f"{score:.4g}" for score in row.experts)]))
+    lines += ["", f"Change: positive is better, in {_metrics(decision)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(decision: Decision) -> str:
+    return ", ".join(dict.fromkeys(comparison.metric for comparison in decision.comparisons))
 
 
 def _signed(value: float) -> str:

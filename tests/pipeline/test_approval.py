@@ -70,7 +70,7 @@ def test_a_run_waits_for_a_person_and_their_word_is_a_reason(
     shown = question(run)
     assert "May the merged checkpoint replace the base?" in shown
     assert all(reason in shown for reason in DECISION.reasons)
-    assert "| task | metric | base | expert | merged |" in shown
+    assert "| task | base | merged | change | expert |" in shown
     assert decision.reasons[0] in decision_page(run)
 
 

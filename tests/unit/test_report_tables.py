@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tasks.decide import PromotionRule, decide
-from tasks.report_tables import column_names, comparison_rows, decision_markdown
+from tasks.report_tables import (
+    column_names,
+    comparison_rows,
+    decision_markdown,
+    question_markdown,
+)
 from tests.unit.test_decide import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
@@ -34,6 +39,16 @@ def test_the_markdown_is_one_well_formed_table_with_the_reasons_above_it():
     assert "code-expert" in table[0]
     assert "↓" in table[2]
     assert "↑" in table[3]
+
+
+def test_the_question_has_what_matters_in_a_table_that_fits_a_dialog():
+    text = question_markdown(DECISION, BASE, [CODER, PROSE], MERGED)
+    assert text.startswith("## May the merged checkpoint replace the base?")
+    assert all(f"* {reason}" in text for reason in DECISION.reasons)
+    head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert head == "| task | base | merged | change | code-expert | prose-expert |"
+    assert len({line.count("|") for line in (head, *rows)}) == 1
+    assert f"| **{MERGED.score('code').score:.4g}** |" in rows[0]
 
 
 def test_without_experts_the_table_has_no_expert_columns():
