@@ -1,13 +1,22 @@
-"""A stack for each module that asks for one, with a quick suite and the models in its directory."""
+"""A stack for each module that asks for one, with a quick suite and the models in its directory; a
+browser to look at it with, where there is one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from examples.model_zoo import Zoo
+from tests.support.browser import CHROMIUM, SECONDS, VIEW
 from tests.support.stack import RunningStack, lay_out
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +32,28 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Zoo) -> Iterator[R
             stack.interrupt()
         for process in stack.processes():
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page of a headless browser that talks to nobody but the servers."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    quiet = ("quic", "gpu", "background-networking", "component-update", "sync", "extensions")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet)],
+        )
+        page = browser.new_page(viewport=VIEW)
+        page.set_default_timeout(SECONDS)
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: `$MERGEFLOW_SCREENSHOTS` if it is set."""
+    named = os.environ.get("MERGEFLOW_SCREENSHOTS")
+    return Path(named) if named else tmp_path_factory.mktemp("images")

@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
@@ -21,6 +23,7 @@ import pytest
 from examples.model_zoo import Zoo
 from tests.support.processes import is_alive, wait_until
 from tests.support.stack import (
+    LENIENT,
     RunningStack,
     form,
     free_port,
@@ -180,6 +183,25 @@ def test_a_merge_that_falls_back_is_told_to_the_users_block(
     assert f"http://127.0.0.1:{stack.prefect_port}/" in told["body"]
 
 
+def test_a_run_that_fails_and_one_that_waits_for_approval_are_told_too(
+    stack: RunningStack, tiny_zoo: Zoo, notifications: tuple[str, list[dict[str, str]]]
+) -> None:
+    received = notifications[1]
+    wrong = stack.finish(stack.start_run("merge/merge", form(tiny_zoo, suite="siute")))
+    assert wrong["state"]["type"] == "FAILED"
+    other = form(tiny_zoo, promote=LENIENT | {"approve_within": "20s"})
+    other["merge"]["models"][0]["weight"] = 0.45
+    waited = stack.finish(stack.start_run("merge/merge", other))
+    assert "nobody approved within 20 s" in waited["state"]["message"]
+    told = (f"merge: {wrong['name']} is Failed", f"approve: approve {waited['name']} is Paused")
+    assert wait_until(lambda: set(told) <= {each["subject"] for each in received}, 60), received
+    (failure,) = [each for each in received if each["subject"] == told[0]]
+    assert "no suite 'siute'" in failure["body"]
+    (question,) = [each for each in received if each["subject"] == told[1]]
+    assert f"http://127.0.0.1:{stack.prefect_port}/" in question["body"]
+    assert "None" not in question["body"]
+
+
 def test_a_server_that_dies_is_started_again(stack: RunningStack) -> None:
     (server,) = [
         each
@@ -212,6 +234,45 @@ def test_the_next_up_ends_what_a_kill_of_up_and_guard_left_behind(stack: Running
     assert not any(is_alive(each.pid) for each in workers)
     assert stack.interrupt(signal.SIGTERM) == 0
     assert stack.processes() == []
+
+
+def test_of_the_runs_that_were_missed_while_it_was_down_the_latest_alone_is_carried_out(
+    stack: RunningStack,
+) -> None:
+    stack.up()
+    deployment = stack.prefect("/deployments/name/merge/merge-scheduled")
+    path = f"/deployments/{deployment['id']}"
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=25)
+    rule = f"DTSTART:{soon:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT=5"
+    five = {"schedule": {"rrule": rule, "timezone": "UTC"}, "active": True, "slug": "five"}
+    stack.prefect(f"{path}/schedules", [five])
+    end = soon + timedelta(seconds=30)
+    window = {"start_time": soon.isoformat(), "end_time": end.isoformat(), "min_runs": 5}
+    stack.prefect(f"{path}/schedule", window)
+    planned = scheduled(stack, deployment["id"], before=end)
+    assert len(planned) == 5
+    assert stack.interrupt() == 0
+    time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
+    stack.up()
+    assert f"{len(planned) - 1} scheduled runs were missed" in stack.output
+    ended = [stack.finish(each)["state"]["type"] for each in planned]
+    assert ended.count("CANCELLED") == len(planned) - 1
+    assert ended[-1] == "FAILED", "the latest has run: there is no recipe where it looks for one"
+    assert stack.interrupt() == 0
+
+
+def scheduled(stack: RunningStack, deployment: str, before: datetime) -> list[str]:
+    """The runs that schedules have planned until then, the earliest first."""
+    wanted = {
+        "deployments": {"id": {"any_": [deployment]}},
+        "flow_runs": {
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "expected_start_time": {"before_": before.isoformat()},
+        },
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    found = stack.prefect("/flow_runs/filter", wanted)
+    return [each["id"] for each in found if each["auto_scheduled"]]
 
 
 def test_a_port_that_is_taken_is_told_with_its_holder_and_a_free_one(stack: RunningStack) -> None:

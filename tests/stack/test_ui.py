@@ -5,52 +5,19 @@ Needs Chromium and Playwright; skipped with a reason where there is none. `make 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.browser import VIEW, artifact_page, artifacts_of, newest_run
 from tests.support.stack import RunningStack
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, ViewportSize
+    from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-SECONDS = 60_000
-VIEW: ViewportSize = {"width": 1280, "height": 1000}
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    """A page of a headless browser that talks to nobody but the servers."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    quiet = ("quic", "gpu", "background-networking", "component-update", "sync", "extensions")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet)],
-        )
-        page = browser.new_page(viewport=VIEW)
-        page.set_default_timeout(SECONDS)
-        yield page
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: `$MERGEFLOW_SCREENSHOTS` if it is set."""
-    named = os.environ.get("MERGEFLOW_SCREENSHOTS")
-    return Path(named) if named else tmp_path_factory.mktemp("images")
 
 
 def open_form(page: Page, stack: RunningStack) -> None:
@@ -72,12 +39,6 @@ def fill(page: Page) -> None:
     page.get_by_label(re.compile("^Largest regression")).fill("0.1")
     page.get_by_label(re.compile("^Smallest gain")).fill("-0.1")
     page.get_by_label(re.compile("^registered_model")).fill("zoo")
-
-
-def newest_run(stack: RunningStack) -> dict[str, Any]:
-    wanted = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
-    (run,) = stack.prefect("/flow_runs/filter", wanted)
-    return dict(run)
 
 
 def test_the_form_offers_every_method_and_asks_for_no_yaml(
@@ -127,16 +88,51 @@ def test_the_form_starts_a_merge_that_ends_promoted(
     page.screenshot(path=images / "ui-run.png")
 
 
+def test_the_runs_page_has_progress_reports_and_links(stack: RunningStack) -> None:
+    found = artifacts_of(stack, newest_run(stack)["id"])
+    reports = {"zoo-compatibility", "zoo-task-vectors", "zoo-decision", "zoo-lineage"}
+    assert reports | {"zoo-mlflow-run", "zoo-mlflow-version"} <= set(found)
+    assert "data:image/png;base64," in found["zoo-task-vectors"]["data"]
+    progress = {key: each["data"] for key, each in found.items() if each["type"] == "progress"}
+    assert set(progress.values()) == {100.0}, progress
+    assert "evaluate-merged" in progress
+
+
 def test_the_decision_can_be_read_on_the_artifact_page(
     page: Page, stack: RunningStack, images: Path
 ) -> None:
-    wanted = {"artifacts": {"key": {"any_": ["zoo-decision"]}}}
-    (artifact,) = stack.prefect("/artifacts/filter", wanted)
-    base = f"http://127.0.0.1:{stack.prefect_port}/v2/artifacts/artifact"
-    page.goto(f"{base}/{artifact['id']}")
+    decision = artifacts_of(stack, newest_run(stack)["id"])["zoo-decision"]
+    page.goto(artifact_page(stack, decision))
     page.get_by_text("zoo_code_bpb").first.wait_for()
     page.get_by_text("prose-expert").first.wait_for()
     page.screenshot(path=images / "ui-decision.png")
+
+
+def test_task_vectors_and_lineage_are_drawn(page: Page, stack: RunningStack, images: Path) -> None:
+    found = artifacts_of(stack, newest_run(stack)["id"])
+    page.goto(artifact_page(stack, found["zoo-task-vectors"]))
+    plot = page.get_by_role("img", name="task vectors by layer")
+    plot.wait_for()
+    assert plot.evaluate("image => image.naturalWidth") > 300
+    page.goto(artifact_page(stack, found["zoo-lineage"]))
+    page.locator("svg", has_text="task_arithmetic").first.wait_for()
+    page.wait_for_timeout(1000)
+    page.screenshot(path=images / "ui-lineage.png")
+
+
+def test_the_links_of_a_run_lead_to_its_record_and_its_version_in_mlflow(
+    page: Page, stack: RunningStack
+) -> None:
+    found = artifacts_of(stack, newest_run(stack)["id"])
+    for key, shown in (("zoo-mlflow-run", "task_arithmetic-"), ("zoo-mlflow-version", "zoo")):
+        page.goto(artifact_page(stack, found[key]))
+        link = page.get_by_role("link", name=re.compile("in MLflow"))
+        address = link.get_attribute("href")
+        assert address is not None
+        assert address.startswith(f"http://127.0.0.1:{stack.mlflow_port}/#/")
+        page.goto(address)
+        page.get_by_text(shown).first.wait_for()
+        assert page.get_by_text("Page Not Found").count() == 0
 
 
 def test_the_run_list_reads_well(page: Page, stack: RunningStack, images: Path) -> None:
