@@ -120,7 +120,9 @@ def create_automations(client: SyncPrefectClient) -> None:
         if not found:
             client.create_automation(AutomationCore.model_validate(entry))
         elif wants and block and [each.type for each in found[0].actions] == [DoNothing().type]:
-            known = found[0].model_dump(include=set(AutomationCore.model_fields))
+            # The server's own field is one that it does not take back.
+            taken = set(AutomationCore.model_fields) - {"owner_resource"}
+            known = found[0].model_dump(include=taken)
             connected = AutomationCore.model_validate({**known, "actions": [action]})
             client.update_automation(found[0].id, connected)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Running
@@ -16,7 +17,13 @@ from prefect.states import Running
 from flows.deployments import create_deployment, read_deployments
 from flows.prefect_session import PrefectSession
 from flows.stack_schedules import switch_schedule
-from flows.stack_setup import create_automations, create_work_pool, drop_missed_runs, end_dead_runs
+from flows.stack_setup import (
+    NOTIFICATION_BLOCK,
+    create_automations,
+    create_work_pool,
+    drop_missed_runs,
+    end_dead_runs,
+)
 from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
@@ -121,6 +128,23 @@ def test_automations_and_limits_are_made_once(client: SyncPrefectClient) -> None
     kept = client.read_automation(changed.id)
     assert kept is not None
     assert not kept.enabled
+
+
+def test_a_notification_block_is_connected_by_the_next_set_up_and_the_rest_stays(
+    client: SyncPrefectClient,
+) -> None:
+    create_automations(client)
+    (before,) = client.read_automations_by_name("mergeflow: a merge fell back")
+    webhook = CustomWebhookNotificationBlock(name="test", url="http://127.0.0.1:9/hook")
+    webhook.save(NOTIFICATION_BLOCK)
+    create_automations(client)
+    (after,) = client.read_automations_by_name("mergeflow: a merge fell back")
+    assert [each.type for each in before.actions] == ["do-nothing"]
+    assert [each.type for each in after.actions] == ["send-notification"]
+    assert after.id == before.id
+    assert after.trigger == before.trigger
+    create_automations(client)
+    assert client.read_automations_by_name("mergeflow: a merge fell back") == [after]
 
 
 def runs_in(

@@ -30,6 +30,7 @@ def test_a_person_approves_in_the_browser(
     question = asked(stack)
     assert stack.state(run)["type"] == "RUNNING"
     assert champion(stack) is None, "nothing is promoted while it waits"
+    page.set_viewport_size({"width": 1280, "height": 1200})
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/runs/flow-run/{question['id']}")
     page.get_by_role("button", name="Resume").first.click()
     dialog = page.locator(".p-modal").first
@@ -104,6 +105,26 @@ def test_the_next_up_ends_the_question_that_nobody_waits_for(stack: RunningStack
     stack.up()
     assert waiting(stack) == []
     assert newest_run(stack, APPROVAL_FLOW)["state"]["type"] == "CRASHED"
+
+
+def test_the_new_look_of_prefect_shows_the_same_form(
+    page: Page, stack: RunningStack, tiny_zoo: Zoo
+) -> None:
+    run = start(stack, tiny_zoo, within="30m", weight=0.42)
+    question = asked(stack)
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs/flow-run/{question['id']}")
+    page.get_by_text("Paused").first.wait_for()
+    page.locator("button[aria-haspopup=menu]").last.click()
+    page.get_by_role("menuitem", name="Resume").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("May the merged checkpoint replace the base?").wait_for()
+    dialog.get_by_role("combobox").first.click()
+    page.get_by_role("option", name="keep the base").click()
+    dialog.get_by_label("Your name").fill("Grace")
+    dialog.get_by_role("button", name="Resume").click()
+    ended = stack.finish(run)
+    assert ended["state"]["name"] == "FellBack", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Grace kept the base on ")
 
 
 def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
