@@ -186,6 +186,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_UI_API_URL": api_url,
+        "PREFECT_UI_URL": api_url.removesuffix("/api"),  # of runs, in notifications
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
     }
