@@ -54,7 +54,7 @@ averaging-plot: $(VENV)/.installed  ## measure every schedule on the example mod
 	@OMP_NUM_THREADS=1 $(BIN)/python -m examples.averaging_schedules $(MERGEFLOW_HOME)/zoo \
 		--plot docs/images/averaging-schedules.png
 
-stack: $(VENV)/.installed-dev  ## `mergeflow up` with real servers and a real browser (about ten minutes)
+stack: $(VENV)/.installed-dev  ## `mergeflow up` with real servers and a real browser (half an hour)
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline/test_stack_setup.py tests/stack -m slow
 

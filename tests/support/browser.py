@@ -31,9 +31,9 @@ def newest_run(stack: RunningStack, flow: str = "merge") -> dict[str, Any]:
 
 def artifacts_of(stack: RunningStack, run: str) -> dict[str, dict[str, Any]]:
     """What is on the page of a run, by its key; of several versions the latest."""
-    wanted = {"flow_runs": {"id": {"any_": [run]}}, "sort": "UPDATED_ASC", "limit": 200}
+    wanted = {"flow_runs": {"id": {"any_": [run]}}, "sort": "CREATED_DESC", "limit": 200}
     found = stack.prefect("/artifacts/filter", wanted)
-    return {each["key"]: dict(each) for each in found}
+    return {each["key"]: dict(each) for each in reversed(found)}
 
 
 def artifact_page(stack: RunningStack, artifact: dict[str, Any]) -> str:
