@@ -81,35 +81,16 @@ def decision_markdown(
     headline = _HEADLINES[decision.verdict]
     if decision.verdict == "inconclusive":
         headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
-    names = column_names(experts)
-    head = ["task", "metric", "base", *names, "merged", "change", "interval", "outcome"]
-    kept = bool(experts)
-    if kept:
-        head.append("of the best expert's gain")
+    rows = comparison_rows(decision, base, experts, candidate)
     lines = [
         f"## {headline}",
         "",
         *(f"* {_plain(reason)}" for reason in decision.reasons),
         "",
-        _line(head),
-        _line(["---", "---", *["---:"] * (len(names) + 4), "---", *(["---:"] if kept else [])]),
+        *_scores(rows, column_names(experts)),
+        "",
+        *_changes(rows, with_experts=bool(experts)),
     ]
-    for row in comparison_rows(decision, base, experts, candidate):
-        share = row.best_expert_gain_kept
-        lines.append(
-            _line(
-                [
-                    row.task,
-                    f"{row.metric} {'↑' if row.higher_is_better else '↓'}",
-                    *(f"{score:.4g}" for score in (row.base, *row.experts)),
-                    f"**{row.merged:.4g}**",
-                    _signed(row.improvement),
-                    f"{_signed(row.low)} to {_signed(row.high)}",
-                    row.outcome,
-                    *([f"{100 * share:.0f} %" if share is not None else "-"] if kept else []),
-                ]
-            )
-        )
     confidence = f"{100 * decision.confidence:g}"
     lines += [
         "",
@@ -122,6 +103,38 @@ def decision_markdown(
     if cut:
         lines += ["", f"{cut[0].truncated} documents were longer than the context and were cut."]
     return "\n".join(lines) + "\n"
+
+
+def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str]) -> list[str]:
+    """Everyone's scores. What they mean is a table of its own: one of both is too wide a page."""
+    lines = [
+        _line(["task", "metric", "base", *experts, "merged"]),
+        _line(["---", "---", *["---:"] * (len(experts) + 2)]),
+    ]
+    for row in rows:
+        metric = f"{row.metric} {'↑' if row.higher_is_better else '↓'}"
+        scores = [f"{score:.4g}" for score in (row.base, *row.experts)]
+        lines.append(_line([row.task, metric, *scores, f"**{row.merged:.4g}**"]))
+    return lines
+
+
+def _changes(rows: Sequence[ComparisonRow], *, with_experts: bool) -> list[str]:
+    kept = ["of the best expert's gain"] if with_experts else []
+    lines = [
+        _line(["task", "change", "interval", "outcome", *kept]),
+        _line(["---", "---:", "---:", "---", *["---:"] * len(kept)]),
+    ]
+    for row in rows:
+        share = row.best_expert_gain_kept
+        cells = [
+            _signed(row.improvement),
+            f"{_signed(row.low)} to {_signed(row.high)}",
+            row.outcome,
+        ]
+        if with_experts:
+            cells.append("-" if share is None else f"{100 * share:.0f} %")
+        lines.append(_line([row.task, *cells]))
+    return lines
 
 
 def question_markdown(

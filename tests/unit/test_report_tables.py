@@ -29,16 +29,21 @@ def test_a_row_has_everyones_score_and_the_share_of_the_best_experts_gain():
     assert quiz.best_expert_gain_kept is None, "no expert is better than the base"
 
 
-def test_the_markdown_is_one_well_formed_table_with_the_reasons_above_it():
+def test_the_markdown_is_two_well_formed_tables_with_the_reasons_above_them():
     text = decision_markdown(DECISION, BASE, [CODER, PROSE], MERGED)
     assert text.startswith("## Promoted")
     assert all(f"* {reason}" in text for reason in DECISION.reasons)
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 2
-    assert len({line.count("|") for line in table}) == 1
-    assert "code-expert" in table[0]
-    assert "↓" in table[2]
-    assert "↑" in table[3]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    scores, changes = lines[:4], lines[4:]
+    assert len(changes) == 2 + 2
+    for table in (scores, changes):
+        assert len({line.count("|") for line in table}) == 1
+    assert scores[0] == "| task | metric | base | code-expert | prose-expert | merged |"
+    assert "↓" in scores[2]
+    assert "↑" in scores[3]
+    assert changes[0] == "| task | change | interval | outcome | of the best expert's gain |"
+    assert changes[2].endswith("| 51 % |"), "0.2 of the 0.4 bits that the coder gained, about"
+    assert changes[3].endswith("| - |"), "no expert is better than the base there"
 
 
 def test_the_question_has_what_matters_in_a_table_that_fits_a_dialog():
