@@ -214,6 +214,9 @@ def _ask(address: str, body: Any = None, method: str | None = None) -> Any:
             if error.code < 500 or attempt == 2:
                 raise Refused(error.code, error.read().decode()) from None
             time.sleep(1)
+        except TimeoutError:  # a machine under load; a question may be asked again
+            if body is not None or attempt == 2:
+                raise
     raise AssertionError("three attempts return or raise")
 
 
