@@ -15,7 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-BLOCK = 1 << 19
+BLOCK = 1 << 18
+"""Bytes: 2**17 elements of 16 bits, the engine's own block."""
 THREADS = min(8, len(os.sched_getaffinity(0)))
 """As many as the engine takes."""
 

@@ -105,6 +105,17 @@ def with_sign_of(typing_context: Any, value: Any, other: Any) -> Any:
     return types.float64(types.float64, types.float64), generate
 
 
+@instruction
+def inverse_of_power(typing_context: Any, value: Any) -> Any:
+    """1 / value for a power of two; a large number for 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.sub(ir.Constant(_I64, 2 * 1023 << 52), builder.bitcast(arguments[0], _I64))
+        return builder.bitcast(bits, _DOUBLE)
+
+    return types.float64(types.float64), generate
+
+
 def _rounded(builder: Any, exact: Any) -> Any:
     """A float64 as a bfloat16 pattern, rounded once to the nearest, ties to even."""
     bits = builder.bitcast(exact, _I64)

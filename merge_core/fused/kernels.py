@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from merge_core.fused.weighted_sums import weighted_sum
 from merge_core.methods.gram import GramKernel
 
 _TINY_SUM = 1e-8
+_FEW_SHARES = 8
 _TINY_NORM = 1e-7
 
 
@@ -43,6 +44,15 @@ class WeightedSum(FusedKernel):
 
     def combine(self, block: StoredBlock, out: Array) -> None:
         weighted_sum(block.models, self._weights, self._divisor, out)
+
+
+@cache
+def _sums_are_powers(shares: tuple[float, ...]) -> bool:
+    """Whether every sum of some of the shares is a power of two; division is then exact scaling."""
+    if len(shares) > _FEW_SHARES or min(shares) < _TINY_SUM:
+        return False
+    sums = {sum(some) for count in range(len(shares)) for some in combinations(shares, count + 1)}
+    return all(math.frexp(each)[0] == 0.5 for each in sums)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Joining:
                 self.weights,
                 True if self.by_count else None,
                 shares if self.normalize else None,
+                True if self.normalize and _sums_are_powers(shares) else None,
                 self.scale,
                 block.start,
                 out,

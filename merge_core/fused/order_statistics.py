@@ -17,6 +17,7 @@ import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.stored import StoredBlock, StoredTensor
+from merge_core.fused.windows import WIDTH, pick
 
 _ALL_PATTERNS = 1 << 31
 _RUNS, _RUN = 64, 1024
@@ -238,28 +239,17 @@ def _above(bits: Array, top: Any) -> int:
 
 
 @compiled
-def _pick(bits: Array, low: Any, width: Any, picked: Array) -> np.int64:
-    """Write the offsets of those patterns that lie in the window; how many there are."""
-    count = np.int64(0)
-    for i in range(bits.size):
-        offset = np.uint32(np.uint32(bits[i]) - np.uint32(low))
-        picked[count] = offset
-        count += np.int64(offset < width)
-    return count
-
-
-@compiled
 def _count(
     bits: Array, low: Any, top: Any, shift: int, counts: Array, least: Array, most: Array
 ) -> int:
     """Add the patterns from `low` to `top` to a histogram with its extremes; how many exceed."""
     width = np.uint32(np.int64(top) - low + 1)
-    picked = np.empty(_TILE, np.uint32)
+    picked = np.empty(_TILE + WIDTH, np.uint32)
     above = 0
     for first in range(0, bits.size, _TILE):
         tile = bits[first : first + _TILE]
         above += _above(tile, top)
-        for p in range(_pick(tile, low, width, picked)):
+        for p in range(pick(tile, low, width, picked)):
             pattern = low + np.int64(picked[p])
             number = np.int64(picked[p]) >> shift
             counts[number] += 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import kept_if, narrow, widen, with_sign_of
+from merge_core.fused.formats import inverse_of_power, kept_if, narrow, widen, with_sign_of
 from merge_core.fused.masks import kept
 
 _TINY_SUM = 1e-8
@@ -52,11 +52,15 @@ def sum_agreeing(
     weights: tuple[float, ...],
     by_count: bool | None,
     shares: tuple[float, ...] | None,
+    powers: bool | None,
     scale: float,
     start: int,
     out: Array,
 ) -> None:
-    """As `sum_all`, over the entries whose sign is elected, divided by their `shares`."""
+    """As `sum_all`, over the entries whose sign is elected, divided by their `shares`.
+
+    powers: not None if every sum of shares is a power of two: then no division is needed.
+    """
     for i in range(out.size):
         origin = widen(base[i])
         vote = 0.0
@@ -80,6 +84,8 @@ def sum_agreeing(
             total += kept_if(agrees, value)
             if shares is not None:
                 divisor += kept_if(agrees, shares[k])
-        if shares is not None:
+        if powers is not None:
+            total = total * inverse_of_power(divisor)
+        elif shares is not None:
             total = total / (1.0 if abs(divisor) < _TINY_SUM else divisor)
         out[i] = narrow(origin + total * scale, out)

@@ -30,6 +30,8 @@ CASES: list[tuple[str, Mapping[str, Any]]] = [
     ("task_arithmetic", {"lambda": 0.7}),
     ("task_arithmetic", {"normalize": True}),
     ("ties", {"density": 0.3}),
+    ("ties", {"density": 0.3, "weights": (1.0, 1.0)}),
+    ("ties", {"density": 0.3, "weights": (0.5, 0.25)}),
     ("ties", {"density": 0.1, "normalize": False, "elect": "count"}),
     ("ties", {"density": 0.999, "average": "count"}),
     ("ties", {"density": 0.0}),
@@ -181,13 +183,14 @@ def computed(
     shape: tuple[int, ...],
 ) -> ComputedTensor:
     method = method_named(method_name)
-    models = entries[1 : 1 + (method.most_models or 3)]
+    weights = parameters.get("weights", (0.5, 0.3, 0.9))
+    models = entries[1 : 1 + min(method.most_models or 3, len(weights))]
     settings = {parameter.name: parameter.default for parameter in method.parameters} | dict(
         parameters
     )
     per_model = [
         {p.name: settings[p.name] for p in method.per_model()} | ({"weight": weight})
-        for weight in settings.get("weights", (0.5, 0.3, 0.9))
+        for weight in weights
     ]
     needs_base = method.base == "required"
     return ComputedTensor(

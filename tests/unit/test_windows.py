@@ -1,0 +1,23 @@
+"""Picking patterns in a window: the vector form and the plain loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from merge_core.fused.windows import WIDTH, pick, pick_by_vectors, pick_one_by_one
+
+
+@pytest.mark.parametrize("count", [0, 1, WIDTH - 1, WIDTH, 1000])
+@pytest.mark.parametrize("width", [0, 1, 300, 1 << 31])
+def test_what_lies_in_the_window_is_picked_in_its_order(count: int, width: int) -> None:
+    rng = np.random.default_rng(count)
+    patterns = rng.integers(0, 1000, count).astype(np.int32)
+    expected = [p - 400 for p in patterns.tolist() if 0 <= p - 400 < width]
+    for one in (pick, pick_by_vectors):
+        picked = np.empty(count + WIDTH, np.uint32)
+        found = one(patterns, np.int32(400), np.uint32(width), picked)
+        assert picked[:found].tolist() == expected
+    picked = np.empty(count + WIDTH, np.uint32)
+    found = pick_one_by_one(patterns, 0, np.int32(400), np.uint32(width), picked, np.int64(0))
+    assert picked[:found].tolist() == expected
