@@ -29,6 +29,9 @@ _OLDEST_POSTGRESQL = 14_00_09
 _STACK_LOCK = 0x6D65726765
 """Advisory lock that a stack holds in its database, for as long as `mergeflow up` lives."""
 _CONNECT_SECONDS = 10
+_NOT_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_OPTIONS = {"sslmode", "host", "port", "user", "password"}
+"""Of a database's address, after the question mark: those that psycopg2 and asyncpg both take."""
 
 
 class StackConfig(BaseModel):
@@ -48,15 +51,21 @@ class StackConfig(BaseModel):
     @field_validator("prefect_database", "mlflow_database")
     @classmethod
     def _is_postgresql(cls, value: str | None) -> str | None:
-        if value and urlsplit(value).scheme not in ("postgresql", "postgres"):
-            raise ValueError("write it as postgresql://host:5432/name")
+        if value:
+            _check_address(value, ("postgresql", "postgres"), "postgresql://host:5432/name")
+            strange = {key for key, _ in parse_qsl(urlsplit(value).query)} - _OPTIONS
+            if strange:
+                raise ValueError(
+                    f"the option {min(strange)} is not one of both programs' drivers; they know"
+                    f" {', '.join(sorted(_OPTIONS))}"
+                )
         return value
 
     @field_validator("redis")
     @classmethod
     def _is_redis(cls, value: str | None) -> str | None:
-        if value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("write it as redis://host:6379/0")
+        if value:
+            _check_address(value, ("redis", "rediss", "unix"), "redis://host:6379/0")
         return value
 
     @model_validator(mode="after")
@@ -86,7 +95,7 @@ class StackConfig(BaseModel):
     @property
     def mlflow(self) -> str | None:
         """The database as MLflow takes it, with the password; None: SQLite in the home."""
-        # SQLAlchemy 2.1 takes plain postgresql:// for psycopg 3; MLflow is tested with psycopg2.
+        # Whatever driver a version of SQLAlchemy prefers: MLflow is tested with psycopg2.
         return self.mlflow_database and _with_scheme(self.mlflow_database, "postgresql+psycopg2")
 
     @property
@@ -183,12 +192,40 @@ def _refuse_open_passwords(path: Path, values: dict[str, Any]) -> None:
             )
 
 
+def _check_address(address: str, schemes: tuple[str, ...], pattern: str) -> None:
+    """Refuse an address that programs would read differently, without repeating any of it.
+
+    Raises:
+        ValueError: another scheme, or signs in a password that would have to be escaped.
+    """
+    filled = _VARIABLE.sub("x", address)
+    if urlsplit(filled).scheme not in schemes:
+        raise ValueError(f"write it as {pattern}")
+    if _is_torn(filled):
+        raise ValueError(
+            f"write it as {pattern}, and signs in a user or password that mean something else there"
+            " (/ @ : % ? #) as %2F and so on; or write ${NAME}, which is escaped for you"
+        )
+
+
+def _is_torn(address: str) -> bool:
+    """Whether a sign that was not escaped ends the user, the password or the host too early."""
+    parts = urlsplit(address)
+    try:
+        parts.port  # noqa: B018 - raises for what is no number
+    except ValueError:
+        return True
+    rest = f"{parts.path}?{parts.query}#{parts.fragment}"
+    return "@" in rest or bool(parts.fragment) or bool(_NOT_ESCAPED.search(address))
+
+
 def _passwords(address: str) -> list[str]:
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(address)
-        given = [value for key, value in parse_qsl(parts.query) if key == "password"]
-        return [parts.password, *given] if parts.password else given
-    return []
+    """What may be a password in an address; all of it where that cannot be told."""
+    if _is_torn(_VARIABLE.sub("x", address)):
+        return [address]
+    parts = urlsplit(address)
+    given = [value for key, value in parse_qsl(parts.query) if key == "password"]
+    return [parts.password, *given] if parts.password else given
 
 
 def _filled(text: str, where: str) -> str:

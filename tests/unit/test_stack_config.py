@@ -103,6 +103,7 @@ REFUSED = {
     "prefect_database: mysql://h/a\nmlflow_database: postgresql://h/b\n": "write it as postgresql://host",
     "prefect_database: postgresql://h/a\nmlflow_database: postgresql://h/a\n": "the same database",
     DATABASES + "redis: localhost:6379\n": "redis://host:6379/0",
+    DATABASES.replace("sslmode=require", "options=x"): "the option options",
     DATABASES + "workers: 0\n": "greater than or equal to 1",
     DATABASES + "worker: 2\n": "did you mean 'workers'",
     DATABASES.replace("PG_PASSWORD", "UNHEARD_OF"): "the variable UNHEARD_OF is not set",
@@ -138,6 +139,18 @@ def test_a_password_in_a_file_that_others_can_read_is_refused(literal: str, home
 
 
 @pytest.mark.skipif(find_spec("psycopg2") is not None, reason="the extra scale-out is installed")
+@pytest.mark.parametrize("password", ["pa/ss", "50%off", "p@s/w", "a#b"])
+def test_a_password_with_signs_that_end_it_too_early_is_refused_and_not_repeated(
+    password: str, home: Home
+) -> None:
+    text = DATABASES.replace("${PG_PASSWORD}", password)
+    for mode, message in ((0o644, "chmod 600"), (0o600, "is escaped for you")):
+        written(home, text, mode)
+        with pytest.raises(MergeflowError, match=message) as caught:
+            read_stack_config(home)
+        assert password not in str(caught.value)
+
+
 def test_packages_that_are_missing_are_named_with_the_extra(home: Home) -> None:
     written(home, DATABASES)
     with pytest.raises(MergeflowError, match=r"psycopg2.*\n.*\[scale-out\]"):
