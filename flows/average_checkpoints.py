@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
@@ -16,9 +17,13 @@ from flows import merge_steps as merging
 from flows.approval import approve
 from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
+from flows.pipeline import Pipeline
+from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
+from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import Trajectory
+from tasks.averages import AverageRecord
 from tasks.records import MergeOutcome
 from tasks.suite import Suite
 
@@ -63,24 +68,43 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         if idle:
             return idle
         try:
-            return _average(averaging, trajectory, settings, suite, held_out, home)
+            past = step.past_average(averaging, trajectory, settings, home)
+            average = _average(averaging, trajectory, past, suite, held_out, home)
         except (CheckpointError, OSError):
             removed = step.was_removed(trajectory)
             if not removed or attempt == _ATTEMPTS:
                 raise
             _log.warning("the training removed %s meanwhile: choosing again", ", ".join(removed))
+            continue
+        # Not tried again: a person may have been asked.
+        outcome = _conclude(average, home)
+        step.conclude(averaging, trajectory, settings, past, outcome, home)
+        step.retain(averaging, average.mix, home)
+        return outcome
     raise AssertionError("the last attempt returns or raises")
+
+
+class _Average(NamedTuple):
+    """An average that was evaluated, with all that its decision and its record rest on."""
+
+    pipeline: Pipeline
+    mix: Mix
+    compatibility: CompatibilityReport
+    files: dict[str, str]
+    manifest: CheckpointManifest
+    baseline: SourceCheckpoint
+    singles: list[SourceCheckpoint]
+    scores: merging.Scores
 
 
 def _average(
     averaging: Averaging,
     trajectory: Trajectory,
-    settings: str,
+    past: AverageRecord | None,
     suite: Suite,
     held_out: Suite,
     home: Home,
-) -> MergeOutcome:
-    past = step.past_average(averaging, trajectory, settings, home)
+) -> _Average:
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     sources = merging.resolve(pipeline, home, None)
@@ -94,11 +118,22 @@ def _average(
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
     scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)
+    return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
+
+
+def _conclude(average: _Average, home: Home) -> MergeOutcome:
+    pipeline, scores = average.pipeline, average.scores
     decision = approve(pipeline, home, scores, merging.decide(pipeline, scores))
     registration = merging.register(
-        pipeline, home, manifest, baseline, singles, scores, decision, compatibility, None, files
+        pipeline,
+        home,
+        average.manifest,
+        average.baseline,
+        average.singles,
+        scores,
+        decision,
+        average.compatibility,
+        None,
+        average.files,
     )
-    outcome = merging.outcome_of(manifest, baseline, scores, decision, registration)
-    step.conclude(averaging, trajectory, settings, past, outcome, home)
-    step.retain(averaging, mix, home)
-    return outcome
+    return merging.outcome_of(average.manifest, average.baseline, scores, decision, registration)
