@@ -6,15 +6,16 @@ concurrency limit away from a run that is paused itself, and then ends it for ha
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
-import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_client, pause_flow_run, runtime, tags
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import SetStateStatus
@@ -30,13 +31,14 @@ from flows.pipeline import Pipeline
 from merge_core.errors import StepError
 from merge_core.home import Home
 from tasks.approval import with_approval, without_question
-from tasks.champion import holds_champion
+from tasks.champion import current_champion, holds_champion
 from tasks.durations import read_duration, spell_duration
 from tasks.records import Approval, Decision
 from tasks.registry_client import default_tracking_uri
 from tasks.report_tables import decision_markdown, question_markdown
 
 APPROVAL_FLOW = "approve"
+QUESTION_TAGS = ("mergeflow", "approval")
 
 _LOOK_EVERY = 1
 _GRACE_SECONDS = 300
@@ -51,7 +53,7 @@ class PromotionAnswer(RunInput):
 
     decision: Literal["promote", "keep the base"] = Field(
         title="Decision",
-        description="promote: the merged checkpoint becomes the champion.",
+        description="promote: the merged checkpoint replaces the base.",
         json_schema_extra={"position": 0},
     )
     name: str = Field(
@@ -77,21 +79,32 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
     already is not asked about.
 
     Raises:
-        StepError: the run that asks was ended from outside.
+        StepError: the run that asks was ended from outside, or the champion changed meanwhile.
     """
     within, name = pipeline.promote.approve_within, pipeline.register_as.model
     if not (within and decision.promote):
         return decision
+    reports = (scores.base, scores.experts, scores.merged)
+    serving = None
     if name is not None:
         uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
         champion = holds_champion(uri, name, decision.candidate_digest)
         if champion is not None:
             _log.info("%s is this checkpoint already: nobody is asked", champion)
-            return without_question(decision, champion)
-    reports = (scores.base, scores.experts, scores.merged)
-    with tags("mergeflow", "approval"):
+            unasked = without_question(decision, champion)
+            publish_report(pipeline.name, "decision", decision_markdown(unasked, *reports))
+            return unasked
+        serving = current_champion(uri, name)
+    with tags(*QUESTION_TAGS):
         question = question_markdown(decision, *reports)
         approval: Approval = ask(pipeline.run_name, question, within)
+    if name is not None and (now := current_champion(uri, name)) != serving:
+        raise StepError(
+            f"the champion changed from {serving or 'none'} to {now or 'none'} while this waited,"
+            " so the alias was left alone",
+            where=f"approval of {pipeline.run_name}",
+            mend="start the run again: what it has computed is found again, and it asks anew",
+        )
     answered = with_approval(decision, approval, within)
     publish_report(pipeline.name, "decision", decision_markdown(answered, *reports))
     return answered
@@ -122,9 +135,10 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     key = uuid.uuid4().hex
     # The end of the time is an answer like any other. The server takes the first and no second, so
     # nobody can approve what has just been kept back, nor the other way round.
-    context = contextvars.copy_context()
-    clock = threading.Timer(seconds, context.run, (_keep_the_base, run_id, key))
-    clock.daemon = True
+    context, answered = contextvars.copy_context(), threading.Event()
+    clock = threading.Thread(
+        target=context.run, args=(_keep_the_base, run_id, key, seconds, answered), daemon=True
+    )
     clock.start()
     try:
         answer = pause_flow_run(
@@ -140,7 +154,7 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
             mend="start the run again: what it has computed is found again, and it asks anew",
         ) from None
     finally:
-        clock.cancel()
+        answered.set()
     too_late = answer.comment == key
     approval = Approval(
         approved=answer.decision == _PROMOTE,
@@ -157,10 +171,16 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     return Completed(message=said, data=approval)
 
 
-def _keep_the_base(run_id: str, key: str) -> None:
-    """Answer in the place of a person who did not; too late when one has just done so."""
+def _keep_the_base(run_id: str, key: str, seconds: float, answered: threading.Event) -> None:
+    """When the time is over, answer in the place of a person who did not.
+
+    Tried again for as long as the run waits: it may not have paused yet, or the server be restarted
+    just now. Where a person was faster the run ends, and this with it.
+    """
     answer = {"decision": _KEEP, "name": "nobody", "comment": key}
-    with get_client(sync_client=True) as client:
-        # Rejected for a moment after the run has paused: its form is not there yet.
-        while client.resume_flow_run(UUID(run_id), answer).status == SetStateStatus.REJECT:
-            time.sleep(_LOOK_EVERY)
+    wait = seconds
+    while not answered.wait(wait):
+        wait = _LOOK_EVERY
+        with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            if client.resume_flow_run(UUID(run_id), answer).status == SetStateStatus.ACCEPT:
+                return

@@ -23,7 +23,7 @@ from flows.steps import device_slot, run_step, run_together
 from merge_core.calibration import measurements
 from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
 from merge_core.digests import DigestMemo, model_digest
-from merge_core.errors import RecipeError, did_you_mean
+from merge_core.errors import RecipeError, StepError, did_you_mean
 from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
 from merge_core.manifest import verify_manifest
@@ -301,13 +301,20 @@ def register(
     if name is None:
         return None
     uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    recipe_file = Path(manifest.path) / RECIPE_NAME
+    if not recipe_file.exists():
+        raise StepError(
+            "the merged checkpoint was removed while this run waited",
+            where=manifest.path,
+            mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
+        )
     registration = run_step(
         register_task,
         subject=name,
         tracking_uri=uri,
         experiment=pipeline.register_as.experiment,
         model_name=name,
-        recipe_yaml=(Path(manifest.path) / RECIPE_NAME).read_text("utf-8"),
+        recipe_yaml=recipe_file.read_text("utf-8"),
         recipe_digest=pipeline.recipe.digest,
         manifest=manifest,
         base=base,

@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
@@ -32,7 +33,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Crashed
 from prefect.workers.process import ProcessWorker
 
-from flows.approval import APPROVAL_FLOW
+from flows.approval import APPROVAL_FLOW, QUESTION_TAGS
 from flows.deployments import DIRECTORY, WORK_POOL, create_deployment, read_deployments
 from flows.steps import ensure_gpu_limit
 from merge_core.yaml_files import load_yaml
@@ -146,13 +147,18 @@ def _runs_in(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
 def _questions(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
     """Runs that ask for approval: they belong to no pool, but to a run of one."""
     flow = FlowFilter(name=FlowFilterName(any_=[APPROVAL_FLOW]))
-    return _find_runs(client, states, flow_filter=flow)
+    ours = FlowRunFilterTags(all_=list(QUESTION_TAGS))
+    return _find_runs(client, states, tags=ours, flow_filter=flow)
 
 
 def _find_runs(
-    client: SyncPrefectClient, states: Sequence[StateType], **filters: Any
+    client: SyncPrefectClient,
+    states: Sequence[StateType],
+    tags: FlowRunFilterTags | None = None,
+    **filters: Any,
 ) -> list[FlowRun]:
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
+    wanted = FlowRunFilter(state=state, tags=tags)
     found: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(

@@ -130,6 +130,26 @@ def test_the_champion_is_not_asked_about_again(
     assert f"models:/zoo/{served.version}" in decision.reasons[0]
 
 
+def test_an_answer_that_comes_after_another_promotion_moves_nothing(
+    prefect: PrefectSession, tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
+) -> None:
+    arguments = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    asked = pipeline("5m", register={"model": "zoo", "tracking_uri": registry})
+
+    @flow(name="asks-meanwhile")
+    def asks_meanwhile() -> Decision:
+        return approve(asked, Home(tmp_path), SCORES, DECISION)
+
+    def promote_another() -> None:
+        register_merge(**arguments)
+
+    with (
+        answering(YES, first=promote_another),
+        pytest.raises(StepError, match="champion changed from none to models:/zoo/"),
+    ):
+        asks_meanwhile()
+
+
 def test_who_decided_is_in_mlflow_on_run_and_version_and_each_word_has_its_run(
     tiny_zoo: Any, merged: Path, registry: str, prefect: PrefectSession, home: Home
 ) -> None:

@@ -31,9 +31,16 @@ class Person:
 
 @contextlib.contextmanager
 def answering(
-    *answers: dict[str, Any], then: Callable[[], object] = lambda: None
+    *answers: dict[str, Any],
+    first: Callable[[], object] = lambda: None,
+    then: Callable[[], object] = lambda: None,
 ) -> Iterator[Person]:
-    """Somebody who gives these answers, one after the other, to the next run that asks."""
+    """Somebody who gives these answers, one after the other, to the next run that asks.
+
+    Args:
+        first: what they do between being asked and answering.
+        then: what they do afterwards.
+    """
     person = Person()
     failed: list[BaseException] = []
 
@@ -42,6 +49,7 @@ def answering(
             wait_until(lambda: any(map(question, waiting())), 60)
             (run,) = waiting()
             person.seen.append(run)
+            first()
             with get_client(sync_client=True) as client:
                 for each in answers:
                     person.answers.append(client.resume_flow_run(run.id, each).status.value)
