@@ -18,19 +18,19 @@ from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unus
 from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps, norms_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
 from merge_core.fused.weighted_sums import weighted_sum
+from merge_core.methods.base import TINY_SUM
 from merge_core.methods.gram import GramKernel
+from merge_core.methods.sparsify import TINY_NORM
 
-_TINY_SUM = 1e-8
 _FEW_SHARES = 8
-_TINY_NORM = 1e-7
 
 
 def restoring_factor(norm: str, total: Array) -> float:
     """What gives a task vector back its norm ("l1" or "l2"), from sums before and after masking."""
     before, after = (float(value) for value in total)
     if norm == "l2":
-        before, after = before**0.5, after**0.5
-    return before / after if before >= _TINY_NORM and after >= _TINY_NORM else 1.0
+        before, after = math.sqrt(before), math.sqrt(after)
+    return before / after if before >= TINY_NORM and after >= TINY_NORM else 1.0
 
 
 class WeightedSum(FusedKernel):
@@ -49,7 +49,7 @@ class WeightedSum(FusedKernel):
 @cache
 def _sums_are_powers(shares: tuple[float, ...]) -> bool:
     """Whether every sum of some of the shares is a power of two; division is then exact scaling."""
-    if len(shares) > _FEW_SHARES or min(shares) < _TINY_SUM:
+    if len(shares) > _FEW_SHARES or min(shares) < TINY_SUM:
         return False
     sums = {sum(some) for count in range(len(shares)) for some in combinations(shares, count + 1)}
     return all(math.frexp(each)[0] == 0.5 for each in sums)
@@ -93,7 +93,7 @@ class Joining:
             )
             return
         divisor = sum(self.weights)
-        divided = self.normalize and abs(divisor) >= _TINY_SUM and divisor != 1.0
+        divided = self.normalize and abs(divisor) >= TINY_SUM and divisor != 1.0
         sum_all(
             block.base,
             block.models,

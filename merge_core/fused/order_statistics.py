@@ -75,8 +75,7 @@ def find_cuts(tensor: StoredTensor, wanted: Sequence[tuple[Patterns, int]]) -> l
     """
     searches = [_Search(count, tensor.numel) for _, count in wanted]
     sources = list(dict.fromkeys(patterns for patterns, _ in wanted))
-    unlimited = [search for search in searches if search.cut is None]
-    if unlimited:
+    if any(search.cut is None for search in searches):
         samples = _samples(tensor, sources)
         for search, (patterns, _) in zip(searches, wanted, strict=True):
             search.bracket(samples[sources.index(patterns)])

@@ -13,8 +13,7 @@ import numpy as np
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import inverse_of_power, kept_if, narrow, widen, with_sign_of
 from merge_core.fused.masks import kept
-
-_TINY_SUM = 1e-8
+from merge_core.methods.base import TINY_SUM
 
 
 @compiled
@@ -87,5 +86,5 @@ def sum_agreeing(
         if powers is not None:
             total = total * inverse_of_power(divisor)
         elif shares is not None:
-            total = total / (1.0 if abs(divisor) < _TINY_SUM else divisor)
+            total = total / (1.0 if abs(divisor) < TINY_SUM else divisor)
         out[i] = narrow(origin + total * scale, out)

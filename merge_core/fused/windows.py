@@ -17,7 +17,7 @@ from numba import types
 from merge_core.fused.compiling import Array, compiled, instruction
 
 WIDTH = 16
-"""Patterns in a vector. `picked` needs room for as many more than there are patterns."""
+"""Patterns in a vector. `picked` needs room for one more than there are patterns."""
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _VECTOR, _MASK = ir.VectorType(_I32, WIDTH), ir.VectorType(_I1, WIDTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 from merge_core.lazy_torch import torch
@@ -9,7 +10,8 @@ from merge_core.methods.base import Sum
 from merge_core.methods.random_bits import BITS, keep_mask, random_integers
 from merge_core.methods.selection import LargestEntries
 
-_TINY_NORM = 1e-7
+TINY_NORM = 1e-7
+"""A norm below this cannot be restored."""
 
 
 class Sparsifier(ABC):
@@ -170,8 +172,8 @@ class Rescale:
         """All blocks were seen."""
         before, after = self._before.value, self._after.value
         if self.kind == "l2":
-            before, after = before**0.5, after**0.5
-        if before >= _TINY_NORM and after >= _TINY_NORM:
+            before, after = math.sqrt(before), math.sqrt(after)
+        if before >= TINY_NORM and after >= TINY_NORM:
             self.factor = before / after
 
 
