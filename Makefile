@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MERGEKIT := benchmarks/.venv-mergekit
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b clean crash database-servers demo fuzz help lint scale-out sessions stack stack-test test
+.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo fuzz help lint scale-out sessions stack stack-test test
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -38,7 +39,7 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/mypy --strict merge_core
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (slow, 11 GB)
+bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (an hour, 11 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-1b --out docs/benchmarks
 
@@ -46,6 +47,11 @@ bench-8b: $(VENV)/.installed  ## the same at 8 B parameters, without mergekit (s
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b --models 2
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-8b --out docs/benchmarks \
 		--without mergekit --methods linear task_arithmetic ties --rounds 1
+
+bench-memory: $(VENV)/.installed  ## peak memory with the tensors of an 8 B model, two layers of it (ten minutes, 13 GB)
+	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b-two-layers --models 3
+	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-8b-two-layers --out docs/benchmarks \
+		--without floor engine first mergekit --rounds 1
 
 averaging: $(VENV)/.installed-dev  ## average beside a simulated training run, on real servers (slow)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s tests/pipeline/test_averaging_flow.py tests/averaging
@@ -92,4 +98,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for tests ..."
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# An environment of its own: a peer to measure against, and no part of mergeflow.
+$(MERGEKIT)/.installed:
+	@$(PYTHON) -m venv $(MERGEKIT)
+	@$(MERGEKIT)/bin/python -m pip install -qq torch==2.13.0
+	@$(MERGEKIT)/bin/python -m pip install -qq torch==2.13.0 mergekit==0.1.5
 	@touch $@

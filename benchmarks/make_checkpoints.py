@@ -35,6 +35,15 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
         "vocab_size": 128_256,
     },
+    # As llama-8b, with two of its layers: the same tensors, the largest among them, on less disk
+    "llama-8b-two-layers": {
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+    },
     "llama-60m": {
         "hidden_size": 512,
         "intermediate_size": 2048,
@@ -44,7 +53,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 32_000,
     },
 }
-UNTIED = ("llama-8b",)
+UNTIED = ("llama-8b", "llama-8b-two-layers")
 SHARD_BYTES = 1_000_000_000
 PATTERN = 1 << 24
 """Elements of noise after which it repeats: drawing billions of numbers would take minutes."""

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, help="directory that holds base, model-1, ...")
     parser.add_argument("--out", type=Path, help="directory for table, plot and raw figures")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mergekit-rounds", type=int, default=1, help="it may take minutes")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--without", nargs="*", default=[], choices=CONTENDERS)
     parser.add_argument("--limit", type=float, default=900, help="seconds until a process is ended")
@@ -53,12 +54,14 @@ def main() -> None:
     for number in range(options.rounds):
         for method in options.methods:
             for contender in contenders:
+                if contender == "mergekit" and number >= options.mergekit_rounds:
+                    continue
                 cost = contest.run(contender, method)
                 costs.setdefault(method, {}).setdefault(contender, []).append(cost)
                 own = "" if cost.written is None else f"  ({cost.written:.2f} s written)"
                 print(f"{number + 1} {method:16}{contender:10}{cost.wall:8.1f} s{own}", flush=True)
     shutil.rmtree(work)
-    write(costs, checkpoints, options.rounds, options.out)
+    write(costs, checkpoints, options.out)
 
 
 def warm(checkpoints: list[Path]) -> None:
@@ -70,14 +73,14 @@ def warm(checkpoints: list[Path]) -> None:
                     pass
 
 
-def write(costs: Costs, checkpoints: list[Path], rounds: int, out: Path | None) -> None:
+def write(costs: Costs, checkpoints: list[Path], out: Path | None) -> None:
     """Print the table; with `out` write it, its plot and the raw figures there."""
     name = checkpoints[0].parent.name
     size = sum(path.stat().st_size for path in checkpoints[0].glob("*.safetensors")) / 1e9
     machine = (
         f"{len(checkpoints)} bf16 checkpoints of {size:.2f} GB (`{name}`),"
         f" {len(os.sched_getaffinity(0))} cores, {_processor()}, Python"
-        f" {platform.python_version()}, warm page cache, medians of {rounds} rounds"
+        f" {platform.python_version()}, warm page cache, medians of {_rounds(costs)}"
     )
     text = f"# Speed, side by side: {name}\n\n{machine}.\n\n{table(costs)}{NOTES}"
     print(text)
@@ -87,6 +90,14 @@ def write(costs: Costs, checkpoints: list[Path], rounds: int, out: Path | None) 
         (out / f"speed-{name}.md").write_text(text + f"\n![The same as bars](speed-{name}.png)\n")
         raw = {m: {c: [asdict(x) for x in xs] for c, xs in by.items()} for m, by in costs.items()}
         (out / f"speed-{name}.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+def _rounds(costs: Costs) -> str:
+    """How often each contender ran, in words."""
+    counts = {name: len(runs) for by in costs.values() for name, runs in by.items()}
+    most = max(counts.values())
+    fewer = [f"{name}: {count}" for name, count in counts.items() if count < most]
+    return f"{most} rounds" + (f" ({', '.join(fewer)})" if fewer else "")
 
 
 def _processor() -> str:

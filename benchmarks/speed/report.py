@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def plot(costs: Costs, path: Path, title: str) -> None:
     axes.set_yscale("log")
     axes.set_xticks(range(len(costs)), list(costs))
     axes.set_ylabel("seconds")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(textwrap.fill(title, 110), loc="left", fontsize=9)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
