@@ -20,6 +20,7 @@ from merge_core.findings import printable
 MAX_YAML_BYTES = 1 << 20
 _MAX_VALUES = 100_000
 _MAX_BRACKETS = 64
+_LONGEST_KEY = 100
 _LONGEST_NUMBER = 1000
 """Characters: few enough that Python agrees to print the number in a message."""
 M = TypeVar("M", bound=BaseModel)
@@ -130,15 +131,23 @@ def yaml_path(parts: tuple[int | str, ...]) -> str:
     """`('models', 0, 'parameters')` as a person writes it: `models[0].parameters`."""
     path = ""
     for part in parts:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        step = part if isinstance(part, int) else _shortened(part)
+        path += f"[{step}]" if isinstance(part, int) else f".{step}" if path else f"{step}"
     return path
+
+
+def _shortened(key: object) -> str:
+    """A key as messages show it: a stranger's may be of any length."""
+    text = str(key)
+    return text if len(text) <= _LONGEST_KEY else f"{text[:_LONGEST_KEY]}..."
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
     path = yaml_path(item["loc"])
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, item["loc"][:-1])
-        return f"{path}: unknown key '{item['loc'][-1]}'; {did_you_mean(item['loc'][-1], known)}"
+        key = _shortened(item["loc"][-1])
+        return f"{path}: unknown key '{key}'; {did_you_mean(key, known)}"
     if item["type"] == "missing":
         return f"{path}: this key is required"
     if item["type"] == "tuple_type":
@@ -245,7 +254,7 @@ class StrictLoader(BoundedLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                    None, None, f"the key '{_shortened(key)}' is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -294,6 +294,13 @@ def test_a_mistake_is_named_with_its_place(mistake: str) -> None:
         assert part in message
 
 
+def test_a_key_of_any_length_makes_a_short_message() -> None:
+    text = f"merge_method: linear\nmodels: [{{model: a}}]\n? {'long' * 5000}\n: 1\n"
+    with pytest.raises(RecipeError, match="unknown key 'longlong") as caught:
+        parse_recipe(text)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("merge_method: linear\nmodels: []\nmerge_method: ties\n")
