@@ -172,8 +172,9 @@ def held(config: StackConfig) -> None:
 
 
 def test_while_the_stack_is_down_nothing_is_written_into_embedded_databases_instead(
-    home: Home,
+    home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)  # other tests' server
     written(home, WHOLE)
     with pytest.raises(MergeflowError, match="start `mergeflow up`"):
         default_tracking_uri(home)
