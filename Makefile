@@ -17,7 +17,7 @@ test: lint  ## everything that CI checks
 	@echo "tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recipes (five minutes)
+fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recipes (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_hostile_headers.py tests/faults/test_hostile_indices.py
 
@@ -39,7 +39,7 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/mypy --strict merge_core
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (an hour, 11 GB)
+bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (forty minutes, 11 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-1b --out docs/benchmarks
 
