@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 
@@ -40,6 +41,15 @@ def members(instance: str, role: str | None = None) -> list[psutil.Process]:
             carried, _, its_role = process.environ().get(MARK, "").partition(":")
             if carried == instance and role in (None, its_role):
                 found.append(process)
+    return found
+
+
+def flow_runs_at_work(instance: str) -> set[UUID]:
+    """The Prefect runs that have a living process in a stack; Prefect names them to it."""
+    found = set()
+    for process in members(instance, "worker"):
+        with contextlib.suppress(psutil.Error, OSError, ValueError):
+            found.add(UUID(process.environ().get("PREFECT__FLOW_RUN_ID", "")))
     return found
 
 

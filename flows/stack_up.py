@@ -6,6 +6,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from flows.console import Terminal, seconds, shown_path
 from flows.stack import (
@@ -23,6 +24,8 @@ from flows.stack_record import StackRecord
 from merge_core.home import Home
 
 _LOOK_EVERY = 1.0
+_LOOK_FOR_RUNS_EVERY, _LOOK_FOR_RUNS = 5.0, 180.0
+"""Seconds: how often, and how long after a restart, runs that died with a worker are looked for."""
 
 
 def bring_up(terminal: Terminal, home: Home, prefect: int | None, mlflow: int | None) -> None:
@@ -54,10 +57,7 @@ def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
         terminal.say("starting Prefect and MLflow ...", style="dim")
         names = _set_up(terminal, stack)
         _announce(terminal, stack, names, time.monotonic() - started)
-        while True:
-            time.sleep(_LOOK_EVERY)
-            for service in stack.revive():
-                terminal.warn(f"{service.title} had ended and is started again; see {service.log}")
+        _keep_up(terminal, stack)
     except KeyboardInterrupt:
         terminal.say("stopping ... (once more to stop at once)", style="dim")
     finally:
@@ -67,20 +67,46 @@ def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
     terminal.say(f"stopped; everything is kept in {shown_path(stack.home.path)}{elsewhere}")
 
 
+def _keep_up(terminal: Terminal, stack: Stack) -> NoReturn:
+    """Start again what ends by itself, and end the runs that went with it, for ever."""
+    look_until, look_next = 0.0, 0.0
+    while True:
+        time.sleep(_LOOK_EVERY)
+        for service in stack.revive():
+            terminal.warn(f"{service.title} had ended and is started again; see {service.log}")
+            look_until = time.monotonic() + _LOOK_FOR_RUNS
+        if look_next < time.monotonic() < look_until:
+            for name in _end_abandoned(stack):
+                terminal.warn(f"the run {name} ended with its worker; start it again in Prefect")
+            look_next = time.monotonic() + _LOOK_FOR_RUNS_EVERY
+
+
+def _end_abandoned(stack: Stack) -> list[str]:
+    """Names of the runs whose processes are gone; none while the server does not answer."""
+    import httpx
+    from prefect import get_client
+    from prefect.exceptions import PrefectException
+
+    from flows.interrupted_runs import end_abandoned_runs
+    from flows.prefect_session import prefect_session
+
+    expected = worker_names(stack.config.workers)
+    try:
+        with prefect_session(stack.home), get_client(sync_client=True) as client:
+            return [r.name for r in end_abandoned_runs(client, stack.record.instance, expected)]
+    except (httpx.HTTPError, PrefectException):
+        return []
+
+
 def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
     """Prepare the server, then let the worker begin. Prefect is imported while it starts."""
     os.environ.update(stack.record.environment | {"MLFLOW_TRACKING_URI": stack.record.mlflow})
     os.environ["PREFECT_HOME"] = str(stack.home.prefect)
     from prefect import get_client
 
+    from flows.interrupted_runs import drop_missed_runs, end_dead_runs
     from flows.prefect_session import prefect_session
-    from flows.stack_setup import (
-        create_work_pool,
-        drop_missed_runs,
-        end_dead_runs,
-        set_up,
-        workers_online,
-    )
+    from flows.stack_setup import create_work_pool, set_up, workers_online
 
     began = datetime.now(UTC)
     stack.wait(stack.prefect)

@@ -190,6 +190,7 @@ def test_beside_a_training_run_averages_hold_complete_checkpoints_and_survive_a_
     try:
         assert wait_until(lambda: len(ends(stack)) >= 1, 240), "no run has averaged anything"
         killed = kill_worker(stack)
+        assert wait_until(lambda: stack.state(killed[0])["type"] == "CRASHED", 120), "unnoticed"
         assert training.wait(300) == 0
         known = digests(run)
         newest = max(known, key=lambda name: int(name.split("-")[1]))
@@ -197,7 +198,8 @@ def test_beside_a_training_run_averages_hold_complete_checkpoints_and_survive_a_
     finally:
         training.kill()
         stack.prefect(f"{path}/{created['id']}", method="DELETE")
-    assert wait_until(lambda: not active(stack), 240)
+    wait_until(lambda: not active(stack), 240)
+    assert active(stack) == []
     recorded = merges(stack, "training")
     used = [digest for tags in recorded for digest in inputs(tags)]
     assert set(used) <= set(known.values()), "an average holds something that was half written"

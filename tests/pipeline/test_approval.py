@@ -12,10 +12,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun
 
 from flows.approval import approve
+from flows.interrupted_runs import end_dead_runs
 from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
-from flows.stack_setup import end_dead_runs
 from merge_core.errors import StepError
 from merge_core.home import Home
 from tasks.decide import PromotionRule, decide

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.states import Running
+from prefect.states import Pending, Running
 
-from flows.deployments import create_deployment, read_deployments
+from flows.deployments import WORK_POOL, create_deployment, read_deployments
+from flows.interrupted_runs import (
+    drop_missed_runs,
+    end_abandoned_runs,
+    end_dead_runs,
+)
 from flows.prefect_session import PrefectSession
+from flows.stack_processes import mark
 from flows.stack_schedules import switch_schedule
 from flows.stack_setup import (
     NOTIFICATION_BLOCK,
     create_automations,
     create_work_pool,
-    drop_missed_runs,
-    end_dead_runs,
 )
 from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError
@@ -111,6 +118,55 @@ def test_a_run_that_nobody_works_on_any_more_is_marked_and_frees_its_place(
     assert state is not None
     assert state.is_crashed()
     assert end_dead_runs(client) == []
+
+
+@pytest.fixture
+def process_of() -> Iterator[Callable[[UUID], None]]:
+    """Starts processes that look like a stack's at work on a run."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(run: UUID) -> None:
+        environment = os.environ | mark("stack", "worker") | {"PREFECT__FLOW_RUN_ID": str(run)}
+        started.append(subprocess.Popen(["sleep", "600"], env=environment))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_of_a_dead_workers_runs_those_without_a_process_end_and_the_others_go_on(
+    client: SyncPrefectClient,
+    deployment: DeploymentResponse,
+    process_of: Callable[[UUID], None],
+) -> None:
+    states = {"outlived its worker": Running(), "went with it": Running(), "starts": Pending()}
+    ids = {}
+    for name, state in states.items():
+        ids[name] = client.create_flow_run_from_deployment(deployment.id).id
+        client.set_flow_run_state(ids[name], state, force=True)
+    process_of(ids["outlived its worker"])
+
+    def ended(**patience: timedelta) -> list[UUID]:
+        return [run.id for run in end_abandoned_runs(client, "stack", {"local"}, **patience)]
+
+    assert ended() == [ids["went with it"]]
+    assert ended() == []
+    assert ended(start_patience=timedelta(0)) == [ids["starts"]]
+    crashed = {run["id"] for run in runs_in(client, deployment, "CRASHED")}
+    assert crashed == {str(ids["went with it"]), str(ids["starts"])}
+    end_dead_runs(client)
+
+
+def test_nothing_is_ended_while_a_worker_of_somebody_else_may_be_at_it(
+    client: SyncPrefectClient, deployment: DeploymentResponse
+) -> None:
+    run = client.create_flow_run_from_deployment(deployment.id)
+    client.set_flow_run_state(run.id, Running(), force=True)
+    client.send_worker_heartbeat(WORK_POOL, "elsewhere", heartbeat_interval_seconds=30)
+    assert end_abandoned_runs(client, "stack", {"local"}) == []
+    ours = {"local", "elsewhere"}
+    assert [each.id for each in end_abandoned_runs(client, "stack", ours)] == [run.id]
 
 
 def test_automations_and_limits_are_made_once(client: SyncPrefectClient) -> None:
