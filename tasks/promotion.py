@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 """The alias that says which version to serve."""
 
+_APPROVAL = TAG + "approval"
+
 _MAX_TAG_VALUE = 5000
 
 
@@ -88,6 +90,18 @@ def ensure_candidate_version(
     return _ensure_version(
         registry, name, model_id, tags, description=description, rewrite=True, run_id=run_id
     )
+
+
+def forget_approval(registry: Registry, version: ModelVersion) -> None:
+    """Remove what a person said about an earlier decision on the same checkpoint.
+
+    The run of that decision keeps it; here it would look like a word on the present one.
+    """
+    if str(version.version) == champion_version(registry, version.name):
+        return  # an approval is why it serves
+    for tag in sorted(version.tags):
+        if tag == _APPROVAL or tag.startswith(_APPROVAL + "_"):
+            registry.client.delete_model_version_tag(version.name, str(version.version), tag)
 
 
 def champion_version(registry: Registry, name: str) -> str | None:

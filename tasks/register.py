@@ -22,6 +22,7 @@ from tasks.promotion import (
     ensure_base_version,
     ensure_candidate_version,
     ensure_registered_model,
+    forget_approval,
     give_alias,
 )
 from tasks.records import Decision, EvaluationReport, Registration
@@ -156,6 +157,8 @@ def _promote(
             **(approval_tags(decision.approval) if decision.approval else {}),
         },
     )
+    if decision.approval is None:
+        forget_approval(registry, candidate)
     served = candidate if decision.promote else base
     give_alias(registry, name, str(served.version), run.info.run_id)
     champion = champion_version(registry, name)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.approval import with_approval
+from tasks.records import Approval
 from tasks.register import register_merge
 from tests.support.registrations import variant, zoo_merge
 from tests.support.registry_contents import (
@@ -172,6 +174,35 @@ def test_a_new_decision_on_the_same_merge_is_a_new_run_on_the_same_version(
     assert fallen.candidate.run_id == fallen.run_id
     version = client(after_promotion).get_model_version("zoo", fallen.candidate.version)
     assert version.tags["mergeflow.verdict"] == "fell_back"
+
+
+def test_an_answer_stays_with_what_it_was_about(tiny_zoo: Any, merged: Path, registry: str) -> None:
+    asked = Approval(approved=False, by="Ada", at="2026-11-28T14:20:05+00:00", flow_run_id="r")
+    refused = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    refused["decision"] = with_approval(refused["decision"], asked, "8h")
+    first = register_merge(**refused)
+    api = client(registry)
+
+    def approval_by() -> str | None:
+        version = api.get_model_version(first.candidate.name, first.candidate.version)
+        return version.tags.get("mergeflow.approval_by")
+
+    assert approval_by() == "Ada"
+    register_merge(**zoo_merge(tiny_zoo, merged, registry, promote=True))
+    assert approval_by() is None, "the version serves, and nobody was asked about that"
+    assert api.get_run(first.run_id).data.tags["mergeflow.approval_by"] == "Ada"
+
+
+def test_the_word_that_made_a_champion_stays_with_it(
+    tiny_zoo: Any, merged: Path, registry: str
+) -> None:
+    asked = Approval(approved=True, by="Ada", at="2026-11-28T14:20:05+00:00", flow_run_id="r")
+    unasked = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    approved = unasked | {"decision": with_approval(unasked["decision"], asked, "8h")}
+    register_merge(**approved)
+    again = register_merge(**unasked).candidate
+    tags = client(registry).get_model_version(again.name, again.version).tags
+    assert tags["mergeflow.approval_by"] == "Ada"
 
 
 def test_a_checkpoint_that_moved_is_loaded_from_its_new_place(
