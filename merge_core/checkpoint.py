@@ -19,7 +19,7 @@ from merge_core.errors import CheckpointError
 from merge_core.findings import printable
 from merge_core.garbage import collection_paused
 from merge_core.inputs import TensorInput
-from merge_core.safetensors_header import TensorEntry, read_header
+from merge_core.safetensors_header import KnownHeaders, TensorEntry, read_header
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -29,6 +29,7 @@ _STEMS = (MODEL_STEM, "diffusion_pytorch_model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_JSON_BYTES = 100 << 20
 _MAX_DEPTH = 64
+_NESTED = (dict, list)
 _MANY = 8
 MAX_TENSORS = 1 << 20
 """Of all shards together; the largest published models have a fifth of it."""
@@ -63,8 +64,11 @@ class Checkpoint:
 
 
 @collection_paused()
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, known: KnownHeaders | None = None) -> Checkpoint:
     """Read a checkpoint's headers and check them against its index and the files that are there.
+
+    Args:
+        known: headers of the checkpoints that were opened with it, which need not be parsed again.
 
     Raises:
         CheckpointError: no such directory, no safetensors weights (pickles are refused), a missing
@@ -81,15 +85,16 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     tensors: dict[str, TensorEntry] = {}
     placed: dict[str, str] = {}
     for shard in shards:
-        found = read_header(directory / shard)
-        if not tensors.keys().isdisjoint(found):
-            name = min(tensors.keys() & found.keys())
+        found = read_header(directory / shard, known)
+        before = len(tensors)
+        tensors |= found
+        if len(tensors) < before + len(found):
+            name = min(placed.keys() & found.keys())
             raise CheckpointError(
                 f"tensor {name!r} is in two shards, {placed[name]} and {shard}",
                 where=str(directory),
                 mend="fetch or save the checkpoint again",
             )
-        tensors |= found
         placed |= dict.fromkeys(found, shard)
         if len(tensors) > MAX_TENSORS:
             raise CheckpointError(
@@ -101,9 +106,10 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError("the checkpoint holds no tensors", where=str(directory))
     config_path = directory / "config.json"
     config = read_json(config_path) if config_path.exists() else {}
+    names = sorted(tensors)
     return Checkpoint(
         directory,
-        MappingProxyType({name: tensors[name] for name in sorted(tensors)}),
+        MappingProxyType(dict(zip(names, map(tensors.__getitem__, names), strict=True))),
         shards,
         MappingProxyType(config),
         stem,
@@ -214,7 +220,7 @@ def _only_file(directory: Path) -> str:
 def _weight_map(directory: Path, index: str) -> dict[str, str]:
     content = read_json(directory / index, unique_keys=True)
     weight_map = content.get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    if not isinstance(weight_map, dict) or {*map(type, weight_map.values())} - {str}:
         raise CheckpointError(f"{printable(index)} has no usable weight_map", where=str(directory))
     if not isinstance(content.get("metadata", {}), dict):
         raise CheckpointError(
@@ -251,7 +257,7 @@ def _deeper_than(value: Any, depth: int) -> bool:
             item
             for outer in level
             for item in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(item, dict | list)
+            if type(item) in _NESTED
         ]
         if not level:
             return False

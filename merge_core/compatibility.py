@@ -25,7 +25,7 @@ from merge_core.progress import Progress, Throttle
 from merge_core.prompt_files import compare_prompting, read_prompting
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
-from merge_core.safetensors_header import TensorEntry
+from merge_core.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.sources import open_source
 from merge_core.tokenizer_files import (
     TOKENIZER_FILES,
@@ -112,9 +112,10 @@ def verify(
     sources = _distinct([*([base] if base else []), *models])
     findings: list[Finding] = []
     subjects: dict[str, Subject] = {}
+    known: KnownHeaders = {}
     for source in sources:
         try:
-            subjects[source.reference] = Subject(source, open_source(source))
+            subjects[source.reference] = Subject(source, open_source(source, known))
         except (CheckpointError, CompatibilityError) as error:
             findings.append(_refused(source.reference, error))
     opened = list(subjects.values())

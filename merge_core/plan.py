@@ -18,6 +18,7 @@ from merge_core.garbage import collection_paused
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
+from merge_core.safetensors_header import KnownHeaders
 from merge_core.sources import open_source
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
@@ -157,7 +158,10 @@ def open_inputs(
         CheckpointError: one is damaged.
         CompatibilityError: their vocabularies differ, and the recipe does not say what to do.
     """
-    opened = {reference: open_source(sources[reference]) for reference in recipe.references()}
+    known: KnownHeaders = {}
+    opened = {
+        reference: open_source(sources[reference], known) for reference in recipe.references()
+    }
     aligned, tokenizer = align_vocabularies(recipe, opened, sources)
     return RecipeInputs(
         checkpoints=dict(aligned),

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import math
 import os
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain, repeat
+from operator import attrgetter, itemgetter, sub
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ _NOT_READ = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"
 """Dtype codes of the format that stand for nothing an average makes sense of."""
 _LONGEST_NAME = 512
 _FIELDS = {"dtype", "shape", "data_offsets"}
+_description = itemgetter("dtype", "shape", "data_offsets")
 
 
 class TensorEntry(NamedTuple):
@@ -48,8 +52,48 @@ class TensorEntry(NamedTuple):
         return self.nbytes // ITEM_SIZES[self.dtype]
 
 
-def read_header(path: Path) -> dict[str, TensorEntry]:
+class Columns(NamedTuple):
+    """What a header says of its tensors, checked: one column for each field, in data order.
+
+    Files of one architecture often have the same header, so it is apart from any path.
+    """
+
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    offsets: tuple[int, ...]
+    """Of the first bytes, from the end of the header."""
+    nbytes: Sequence[int]
+
+    @property
+    def end(self) -> int:
+        """Bytes of data."""
+        return self.offsets[-1] + self.nbytes[-1]
+
+    def entries(self, path: Path, start: int) -> list[TensorEntry]:
+        """The tensors of a file whose data starts at the byte `start`."""
+        columns = zip(
+            self.names,
+            self.dtypes,
+            self.shapes,
+            repeat(path),
+            map(start.__add__, self.offsets),
+            self.nbytes,
+            strict=False,
+        )
+        # `TensorEntry._make` without a call for each.
+        return [*map(partial(tuple.__new__, TensorEntry), columns)]
+
+
+KnownHeaders = dict[bytes, Columns]
+"""What was read before, by the headers' JSON."""
+
+
+def read_header(path: Path, known: KnownHeaders | None = None) -> dict[str, TensorEntry]:
     """The tensors of one safetensors file, in the order of their data.
+
+    Args:
+        known: headers that need not be parsed again; this one is added.
 
     Raises:
         CheckpointError: anything about the header or the file's length is not as the format says,
@@ -76,13 +120,23 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             text = opening + file.read(length - 1) if length else b""
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    fields = _parse(path, text)
-    fields.pop("__metadata__", None)
     start = 8 + length
-    entries = [_entry(path, name, value, start) for name, value in fields.items()]
-    entries.sort(key=attrgetter("offset", "nbytes"))
-    _check_coverage(path, entries, start, size)
-    return {entry.name: entry for entry in entries}
+    columns = known.get(text) if known is not None else None
+    if columns is None:
+        fields = _parse(path, text)
+        fields.pop("__metadata__", None)
+        columns = _in_columns(fields)
+        if columns is None:
+            entries = [_entry(path, name, value, start) for name, value in fields.items()]
+            entries.sort(key=attrgetter("offset", "nbytes"))
+            _check_coverage(path, entries, start, size)
+            return {entry.name: entry for entry in entries}
+        if known is not None:
+            known[text] = columns
+    entries = columns.entries(path, start)
+    if start + columns.end != size:
+        _check_coverage(path, entries, start, size)
+    return dict(zip(columns.names, entries, strict=True))
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
@@ -97,6 +151,53 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         raise _damaged(path, "has __metadata__ that is not a map of strings")
     assert isinstance(fields, dict)
     return fields
+
+
+def _in_columns(fields: Mapping[str, Any]) -> Columns | None:
+    """What a sound header says whose tensors lie in its order; None where in doubt.
+
+    The same checks as entry by entry, in half the time. It names no reason, since whatever fails
+    here is looked at again, one by one.
+    """
+    described = fields.values()
+    if {*map(type, described)} != {dict} or {*map(len, described)} != {len(_FIELDS)}:
+        return None
+    try:
+        dtypes, shapes, offsets = zip(*map(_description, described), strict=True)
+    except KeyError:
+        return None
+    if {*map(type, dtypes)} != {str} or {*map(type, shapes), *map(type, offsets)} != {list}:
+        return None
+    numbers = {*map(type, chain(chain.from_iterable(shapes), chain.from_iterable(offsets)))}
+    if numbers != {int} or {*map(len, offsets)} != {2}:
+        return None
+    if not all(map(str.isprintable, fields)) or not all(map(_is_usual_length, {*map(len, fields)})):
+        return None
+    kinds = [*zip(dtypes, map(tuple, shapes), strict=True)]
+    sizes = {kind: _size(*kind) for kind in {*kinds}}
+    if -1 in sizes.values():
+        return None
+    nbytes = [*map(sizes.__getitem__, kinds)]
+    first, last = zip(*offsets, strict=True)
+    if first != (0, *last[:-1]) or [*map(sub, last, first)] != nbytes or last[-1] > MAX_ELEMENTS:
+        return None
+    same = {kind: kind for kind in sizes}  # few kinds: their dtypes and shapes are kept once
+    dtypes, shapes = zip(*map(same.__getitem__, kinds), strict=True)
+    return Columns((*fields,), dtypes, shapes, first, nbytes)
+
+
+def _size(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor; -1 for one that no header may describe."""
+    if dtype not in ITEM_SIZES or len(shape) > MAX_RANK:
+        return -1
+    if not all(0 <= extent <= MAX_ELEMENTS for extent in shape):
+        return -1
+    count = math.prod(shape)
+    return count * ITEM_SIZES[dtype] if count <= MAX_ELEMENTS else -1
+
+
+def _is_usual_length(characters: int) -> bool:
+    return 0 < characters <= _LONGEST_NAME
 
 
 def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:

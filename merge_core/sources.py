@@ -19,6 +19,7 @@ from merge_core.digests import DigestMemo, digest_of, model_digest
 from merge_core.file_names import is_model_file
 from merge_core.progress import Progress, Throttle
 from merge_core.records import FileDigest, SourceAdapter, SourceCheckpoint
+from merge_core.safetensors_header import KnownHeaders
 
 _HASHING_THREADS = 4
 
@@ -92,14 +93,17 @@ def with_adapter(
     return source
 
 
-def open_source(source: SourceCheckpoint) -> Checkpoint:
+def open_source(source: SourceCheckpoint, known: KnownHeaders | None = None) -> Checkpoint:
     """The tensors of a source, with its adapter, if it has one, applied as they are read.
+
+    Args:
+        known: as for `open_checkpoint`.
 
     Raises:
         CheckpointError: see `open_checkpoint` and `open_adapter`.
         CompatibilityError: the adapter does not belong to the base.
     """
-    checkpoint = open_checkpoint(source.directory)
+    checkpoint = open_checkpoint(source.directory, known)
     if source.adapter is None:
         return checkpoint
     return adapted(checkpoint, open_adapter(source.adapter.directory))
