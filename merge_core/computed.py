@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from merge_core.dtypes import name_of, torch_dtype
 from merge_core.errors import MergeflowError, NonFiniteError
@@ -31,9 +31,11 @@ class Stopped(Exception):  # noqa: N818 - not an error: another worker has faile
     """The merge is being given up; raised between blocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class ComputedTensor:
-    """One tensor of a result before it has a place: everything its computation depends on."""
+class ComputedTensor(NamedTuple):
+    """One tensor of a result before it has a place: everything its computation depends on.
+
+    A tuple, since a plan may have 100 000 of them.
+    """
 
     name: str
     dtype: str

@@ -7,7 +7,8 @@ treats like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,11 +18,10 @@ from merge_core.dtypes import MERGEABLE
 from merge_core.errors import RecipeError
 from merge_core.expansion import Expansion, expand
 from merge_core.inputs import TensorInput, entries_of
-from merge_core.layers import stack_of
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import post_step_named
-from merge_core.methods.random_bits import random_key
-from merge_core.parameters import Parameter, Scalar, resolve
+from merge_core.methods.random_bits import random_keys
+from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
 from merge_core.vocabulary.merged import MergedTokenizer
@@ -72,8 +72,10 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
     _readings(recipe, inputs)
     expansions = expand(recipe, inputs.checkpoints)
     distinct = {id(each.part): each.part for each in expansions}
-    resolved = {key: _PartSettings.of(recipe, part) for key, part in distinct.items()}
-    tensors = [_computed(recipe, each, resolved[id(each.part)], inputs) for each in expansions]
+    resolved = {key: _PartSettings.of(recipe, part, inputs) for key, part in distinct.items()}
+    tensors = [
+        _computed(recipe.method, each, resolved[id(each.part)], inputs) for each in expansions
+    ]
     _check_parameters(recipe.method, tensors)
     return _with_survey(recipe, tensors, inputs)
 
@@ -114,34 +116,33 @@ def _view(
 
 
 def _computed(
-    recipe: Recipe,
-    each: Expansion,
-    part: _PartSettings,
-    inputs: RecipeInputs,
+    method: Method, each: Expansion, part: _PartSettings, inputs: RecipeInputs
 ) -> ComputedTensor:
-    method = recipe.method
-    stored, dtype = recipe.stored_dtype, each.pattern.dtype
+    stored, pattern = part.stored_dtype, each.pattern
+    dtype = pattern.dtype
     if each.kept or dtype not in MERGEABLE:
         return _taken_over(each, stored if stored and dtype in MERGEABLE else dtype)
-    references = part.references
     return ComputedTensor(
         name=each.name,
         dtype=stored or dtype,
-        shape=each.pattern.shape,
+        shape=pattern.shape,
         method=method.name,
-        base=each.base if not method.base_is_input or recipe.post else None,
+        base=each.base if part.reads_base else None,
         inputs=each.inputs,
         models=part.models,
-        model_parameters=tuple(
-            resolver(entry.name, each.depth)
-            for resolver, entry in zip(part.per_model, each.inputs, strict=True)
+        model_parameters=part.constants
+        or tuple(
+            [
+                resolver(entry.name, each.depth)
+                for resolver, entry in zip(part.per_model, each.inputs, strict=True)
+            ]
         ),
         parameters=part.recipe_wide(each.name, each.depth),
-        random_keys=_random_keys(recipe, each.name, references, inputs) if method.random else (),
-        post=tuple((name, resolver(each.name, each.depth)) for name, resolver in part.post),
-        statistics=_statistics(method, references, each.inputs, inputs),
+        random_keys=tuple([key(each.name) for key in part.random_keys]),
+        post=tuple([(name, resolver(each.name, each.depth)) for name, resolver in part.post]),
+        statistics=_statistics(method, part.references, each.inputs, inputs),
         depth=each.depth,
-        in_layers=stack_of(each.name) is not None,
+        in_layers=each.in_layers,
     )
 
 
@@ -177,20 +178,16 @@ def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
 
 
 def _random_keys(
-    recipe: Recipe, tensor: str, references: Sequence[str], inputs: RecipeInputs
-) -> tuple[int, ...]:
-    """One key for each input of a tensor: the same model twice gets two."""
+    recipe: Recipe, references: Sequence[str], inputs: RecipeInputs
+) -> list[Callable[[str], int]]:
+    """One key for each input of a tensor, by its name: the same model twice gets two."""
     digests = [inputs.digests[reference] for reference in references]
-    return tuple(
-        random_key(
-            str(recipe.seed),
-            recipe.merge_method,
-            digest,
-            str(digests[:index].count(digest)),
-            tensor,
+    return [
+        random_keys(
+            str(recipe.seed), recipe.merge_method, digest, str(digests[:index].count(digest))
         )
         for index, digest in enumerate(digests)
-    )
+    ]
 
 
 def _statistics(
@@ -226,7 +223,7 @@ def _with_survey(
     key = recipe.name or _LAST
     inputs.surveys[key] = tuple(surveyed)
     return [
-        replace(tensor, survey=key) if tensor.method == method.name else tensor
+        tensor._replace(survey=key) if tensor.method == method.name else tensor
         for tensor in tensors
     ]
 
@@ -241,19 +238,29 @@ class _PartSettings:
     """Their positions among all that the recipe combines."""
     per_model: list[_Resolver]
     """For each of them, and below for all: from tensor and depth to resolved parameters."""
+    constants: tuple[Mapping[str, Scalar], ...]
+    """What `per_model` gives for every tensor; empty where that differs."""
     recipe_wide: _Resolver
     post: list[tuple[str, _Resolver]]
+    random_keys: list[Callable[[str], int]]
+    """From tensor to key, one for each checkpoint; empty for methods that draw nothing."""
+    stored_dtype: str | None
+    """The dtype code that the recipe asks for."""
+    reads_base: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, part: Part) -> _PartSettings:
+    def of(cls, recipe: Recipe, part: Part, inputs: RecipeInputs) -> _PartSettings:
         method, members = recipe.method, recipe.inputs(part)
         listed = recipe.input_references()
+        references = [member.model for member in members]
+        levels = [recipe.levels(part, member) for member in members]
+        per_model = _resolvers(method.per_model(), levels)
+        varies = any(_varying(method.per_model(), each) for each in levels)
         return cls(
-            references=[member.model for member in members],
-            models=tuple(listed.index(member.model) for member in members),
-            per_model=[
-                _resolver(method.per_model(), recipe.levels(part, member)) for member in members
-            ],
+            references=references,
+            models=tuple(listed.index(reference) for reference in references),
+            per_model=per_model,
+            constants=() if varies else tuple(each("", 0.0) for each in per_model),
             recipe_wide=_resolver(method.recipe_wide(), recipe.levels(part)),
             post=[
                 (
@@ -262,6 +269,9 @@ class _PartSettings:
                 )
                 for index, entry in enumerate(recipe.post)
             ],
+            random_keys=_random_keys(recipe, references, inputs) if method.random else [],
+            stored_dtype=recipe.stored_dtype,
+            reads_base=not method.base_is_input or bool(recipe.post),
         )
 
 
@@ -278,13 +288,32 @@ def _check_parameters(method: Method, tensors: Sequence[ComputedTensor]) -> None
         checked = settings
 
 
-def _resolver(parameters: Sequence[Parameter], levels: Sequence[Mapping[str, object]]) -> _Resolver:
-    """A function from tensor to resolved parameters; constants are resolved once and shared."""
-    varying = [
+def _resolvers(
+    parameters: Sequence[Parameter], levels: Sequence[Sequence[Level]]
+) -> list[_Resolver]:
+    """One for each model's levels; models that are set alike share theirs."""
+    made: dict[str, _Resolver] = {}
+    resolvers = []
+    for own in levels:
+        alike = repr([[level.get(each.name) for level in own] for each in parameters])
+        if alike not in made:
+            made[alike] = _resolver(parameters, own)
+        resolvers.append(made[alike])
+    return resolvers
+
+
+def _varying(parameters: Sequence[Parameter], levels: Sequence[Level]) -> list[Parameter]:
+    """The parameters that may differ between tensors."""
+    return [
         parameter
         for parameter in parameters
         if any(isinstance(level.get(parameter.name), list | tuple) for level in levels)
     ]
+
+
+def _resolver(parameters: Sequence[Parameter], levels: Sequence[Level]) -> _Resolver:
+    """A function from tensor to resolved parameters; constants are resolved once and shared."""
+    varying = _varying(parameters, levels)
     constant = {
         parameter.name: resolve(parameter, levels, "", 0.0)
         for parameter in parameters
@@ -293,9 +322,10 @@ def _resolver(parameters: Sequence[Parameter], levels: Sequence[Mapping[str, obj
     if not varying:
         return lambda _name, _depth: constant
 
+    resolvers = {parameter.name: resolver(parameter, levels) for parameter in varying}
+
+    @lru_cache(maxsize=1)  # the next model that is set alike asks for the same tensor
     def resolved(name: str, depth: float) -> Mapping[str, Scalar]:
-        return constant | {
-            parameter.name: resolve(parameter, levels, name, depth) for parameter in varying
-        }
+        return constant | {key: resolve_one(name, depth) for key, resolve_one in resolvers.items()}
 
     return resolved

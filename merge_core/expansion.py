@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from merge_core.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.inputs import TensorInput
-from merge_core.layers import depth_of, group_of, layer_counts, stack_of
+from merge_core.layers import depths_of, group_of, layer_counts, stack_of
 from merge_core.modules import divided, prefixes
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Member, Part, Section
@@ -40,6 +41,8 @@ class Expansion(NamedTuple):
     """One for each combined model; of a tensor that is kept without a base, the first model's."""
     depth: float
     """From 0 to 1 within its model or slice, where gradients are read."""
+    in_layers: bool
+    """Whether it is part of a numbered layer."""
     kept: bool = False
     """Taken over from the base, or the first model, unmerged."""
 
@@ -156,7 +159,7 @@ def _check_same(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors
     Excluded tensors may differ: nothing but the leader's is used.
     """
     leader = _shapes(recipe, section, tensors, section.leader)
-    for reference in _references(section):
+    for reference in _references(section)[1:]:
         shapes = _shapes(recipe, section, tensors, reference)
         if shapes == leader:
             continue
@@ -184,7 +187,7 @@ def _shapes(
 ) -> dict[str, tuple[int, ...]]:
     own = tensors[reference]
     if not section.stacked and not recipe.exclude:
-        return {name: entry.shape for name, entry in own.items()}
+        return dict(zip(own, map(attrgetter("shape"), own.values()), strict=True))
     prefix = main_stack(own, reference)[0] if section.stacked else None
     shapes = {}
     for name, entry in own.items():
@@ -198,12 +201,14 @@ def _shapes(
 def _whole(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> list[Expansion]:
     (part,) = section.parts
     names = list(tensors[section.leader])
-    counts = layer_counts(names)
+    depths = depths_of(names)
     combined = _Combined(recipe, tensors, part)
-    return [
-        combined.expansion(name, [name] * len(part.members), name, depth_of(name, counts))
-        for name in names
-    ]
+    if recipe.exclude:
+        return [
+            combined.expansion(name, [name] * len(part.members), name, depth or 0.0)
+            for name, depth in zip(names, depths, strict=True)
+        ]
+    return combined.expansions(names, depths)
 
 
 def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> list[Expansion]:
@@ -257,11 +262,27 @@ class _Combined:
     def expansion(self, output: str, names: Sequence[str], base: str, depth: float) -> Expansion:
         """One output tensor from the tensors called `names` of the members, and the base's."""
         origin = self._base[base] if self._base is not None else None
+        in_layers = stack_of(output) is not None
         if self._recipe.exclude and _is_kept(self._recipe, output):
             first = () if origin is not None else (self._first[names[0]],)
-            return Expansion(output, self._part, origin, first, depth, kept=True)
+            return Expansion(output, self._part, origin, first, depth, in_layers, kept=True)
         inputs = tuple([tensors[names[index]] for index, tensors in self._chosen])
-        return Expansion(output, self._part, origin, inputs, depth)
+        return Expansion(output, self._part, origin, inputs, depth, in_layers)
+
+    def expansions(self, names: Sequence[str], depths: Sequence[float | None]) -> list[Expansion]:
+        """Output tensors that are called alike everywhere and none of which is excluded.
+
+        Args:
+            depths: one for each name; None outside the layers.
+        """
+        base = self._base
+        bases = repeat(None) if base is None else map(base.__getitem__, names)
+        columns = [map(tensors.__getitem__, names) for _, tensors in self._chosen]
+        inputs = zip(*columns, strict=True) if columns else repeat(())
+        return [
+            Expansion(name, self._part, origin, sources, depth or 0.0, depth is not None)
+            for name, origin, sources, depth in zip(names, bases, inputs, depths, strict=False)
+        ]
 
 
 def _is_kept(recipe: Recipe, name: str) -> bool:
@@ -336,8 +357,8 @@ def _in_file_order(checkpoint: Checkpoint) -> dict[str, TensorInput]:
     if len(stored) < len(checkpoint.tensors):
         return dict(checkpoint.tensors)
     files: dict[Path, list[TensorEntry]] = {}
-    for entry in stored:
-        files.setdefault(entry.path, []).append(entry)
+    for path, run in groupby(stored, key=attrgetter("path")):  # neighbours by name mostly share it
+        files.setdefault(path, []).extend(run)
     return {
         entry.name: entry
         for path in sorted(files, key=attrgetter("name"))

@@ -9,12 +9,12 @@ of its slice, its module and the recipe, then the default.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from merge_core.errors import RecipeError, did_you_mean
-from merge_core.tensor_filters import FILTER_KEYS, check_filter, described, matches
+from merge_core.tensor_filters import FILTER_KEYS, check_filter, described, matcher
 
 Scalar = float | bool | str
 DEFAULT = "default"
@@ -120,6 +120,23 @@ def check_settings(
         _check_value(parameter, value, f"{where}.{name}", models)
 
 
+def resolver(
+    parameter: Parameter, levels: Sequence[Mapping[str, Any]]
+) -> Callable[[str, float], Scalar]:
+    """`resolve` for many tensors, by name and depth: the levels are looked through once."""
+    rules = [
+        (matching, _fixed(value), value) for matching, value, _, _ in _rules(parameter, levels)
+    ]
+
+    def resolved(tensor: str, depth: float) -> Scalar:
+        for matching, fixed, value in rules:
+            if matching is None or matching(tensor):
+                return _evaluate(value, depth) if fixed is None else fixed
+        return _default(parameter, tensor)
+
+    return resolved
+
+
 def resolve(
     parameter: Parameter, levels: Sequence[Mapping[str, Any]], tensor: str, depth: float
 ) -> Scalar:
@@ -153,21 +170,39 @@ def _find(
     parameter: Parameter, levels: Sequence[Mapping[str, Any]], tensor: str, depth: float
 ) -> tuple[Scalar, int | None, int | None]:
     """The value, the index of the level it comes from, and of the entry that was chosen there."""
+    for matching, value, index, choice in _rules(parameter, levels):
+        if matching is None or matching(tensor):
+            return _evaluate(value, depth), index, choice
+    return _default(parameter, tensor), None, None
+
+
+def _rules(
+    parameter: Parameter, levels: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Callable[[str], object] | None, Any, int, int | None]]:
+    """What decides on a parameter, in order: a filter or None, the value, its level and entry."""
     for index, level in enumerate(levels):
         if parameter.name not in level:
             continue
         setting = level[parameter.name]
         if not _is_conditional(setting):
-            return _evaluate(setting, depth), index, None
+            yield None, setting, index, None
+            return
         for choice, entry in enumerate(setting):
-            if matches(entry, tensor):
-                return _evaluate(entry["value"], depth), index, choice
+            yield matcher(entry), entry["value"], index, choice
+
+
+def _default(parameter: Parameter, tensor: str) -> Scalar:
     if parameter.default is None:
         raise RecipeError(
             f"no value of '{parameter.name}' for tensor {tensor}",
             mend=f"give every model a {parameter.name}, or one at the top under parameters",
         )
-    return parameter.default, None, None
+    return parameter.default
+
+
+def _fixed(value: Any) -> Scalar | None:
+    """A value that is the same at every depth; None for a gradient."""
+    return None if isinstance(value, list | tuple) else _evaluate(value, 0.0)
 
 
 def _is_conditional(setting: Any) -> bool:

@@ -8,8 +8,8 @@ name with `*`, `?` and `[...]`), `regex` (found anywhere in the name) and `group
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
+from fnmatch import translate
 from functools import lru_cache
 from typing import Any, get_args
 
@@ -49,13 +49,24 @@ def check_filter(entry: Mapping[str, Any], where: str) -> None:
 
 def matches(entry: Mapping[str, Any], tensor: str) -> bool:
     """Whether a checked entry is about a tensor."""
+    return bool(matcher(entry)(tensor))
+
+
+def matcher(entry: Mapping[str, Any]) -> Callable[[str], object]:
+    """What a checked entry makes of a tensor's name: something true where it is about it.
+
+    For a filter that many names are compared with: its pattern is looked at once.
+    """
     if "glob" in entry:
-        return fnmatchcase(tensor, entry["glob"])
+        return _compiled(translate(entry["glob"])).match
     if "regex" in entry:
-        return _compiled(entry["regex"]).search(tensor) is not None
+        return _compiled(entry["regex"]).search
     if "group" in entry:
-        return group_of(tensor) in _names(entry["group"])
-    return is_total(entry) or entry["filter"] in tensor
+        groups = _names(entry["group"])
+        return lambda tensor: group_of(tensor) in groups
+    if is_total(entry):
+        return lambda _: True
+    return lambda tensor: entry["filter"] in tensor
 
 
 def is_total(entry: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ computes it, and whether the merge was resumed. The mixing function is SplitMix6
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from merge_core.lazy_torch import torch
 
@@ -24,11 +25,19 @@ _MULTIPLIER_2 = 0x94D049BB133111EB
 
 def random_key(*parts: str) -> int:
     """A 64-bit key from texts: the first 8 bytes of sha256 over their lengths and contents."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return int.from_bytes(digest.digest()[:8], "little")
+    return random_keys(*parts[:-1])(parts[-1])
+
+
+def random_keys(*parts: str) -> Callable[[str], int]:
+    """`random_key` as a function of its last part: the others are hashed once."""
+    begun = hashlib.sha256(b"".join(map(_measured, parts)))
+
+    def key(last: str) -> int:
+        digest = begun.copy()
+        digest.update(_measured(last))
+        return int.from_bytes(digest.digest()[:8], "little")
+
+    return key
 
 
 def random_integers(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
@@ -46,6 +55,12 @@ def keep_mask(
 ) -> torch.Tensor:
     """Independent Bernoulli(density) draws for a run of elements, bool."""
     return random_integers(key, start, count, device) < int(density * (1 << BITS))
+
+
+def _measured(part: str) -> bytes:
+    """A text with its length before it."""
+    data = part.encode()
+    return len(data).to_bytes(8, "little") + data
 
 
 def _mix(bits: torch.Tensor, key: int, shifted: torch.Tensor) -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import gc
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.planning import MODELS, RECIPES, recipe_of, tensor_shapes, write_checkpoint
 from merge_core.bounded_json import parse_json
+from merge_core.checkpoint import open_checkpoint
+from merge_core.errors import CheckpointError, RecipeError
 from merge_core.explanation import has_filters
 from merge_core.garbage import collection_paused
 from merge_core.layers import group_of, kind_of, layer_of
+from merge_core.layout import lay_out
+from merge_core.methods import method_named
+from merge_core.parameters import resolve, resolver
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
+from merge_core.safetensors_header import KnownHeaders
 
 
 def test_every_tensor_of_a_mixture_of_experts_is_planned_once_in_the_donors_order(
@@ -80,6 +87,75 @@ def test_a_key_that_comes_twice_is_found_wherever_it_is(text: str) -> None:
 @pytest.mark.parametrize("text", ['{"a:b": {"c": ":"}}', '{"a": [{"a": 1}], "b": {"a": 1}}', "[1]"])
 def test_equal_keys_of_different_objects_and_colons_in_texts_are_no_matter(text: str) -> None:
     assert parse_json(text.encode(), unique_keys=True) == json.loads(text)
+
+
+def test_a_header_that_was_read_before_gives_the_same_tensors_of_another_file(
+    tmp_path: Path,
+) -> None:
+    shapes = tensor_shapes(1000)
+    known: KnownHeaders = {}
+    for model in MODELS:
+        write_checkpoint(tmp_path / model, shapes)
+        again, alone = open_checkpoint(tmp_path / model, known), open_checkpoint(tmp_path / model)
+        assert dict(again.tensors) == dict(alone.tensors)
+        assert {each.path.parent.name for each in again.tensors.values()} == {model}  # type: ignore[union-attr]
+    assert len(known) == 1
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_header_that_was_read_before_vouches_for_no_other_files_length(
+    tmp_path: Path, change: int
+) -> None:
+    known: KnownHeaders = {}
+    for model in MODELS[:2]:
+        write_checkpoint(tmp_path / model, {"a.weight": (4, 4)})
+    open_checkpoint(tmp_path / MODELS[0], known)
+    file = tmp_path / MODELS[1] / "model.safetensors"
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size + change)
+    with pytest.raises(CheckpointError, match=r"truncated|after its last tensor"):
+        open_checkpoint(tmp_path / MODELS[1], known)
+
+
+def test_a_header_is_the_json_that_pythons_writer_gives() -> None:
+    tensors = [
+        ('a"\N{LATIN SMALL LETTER A WITH DIAERESIS}\\', "F32", (3, 4)),
+        ("b\N{GRINNING FACE}", "F32", ()),
+        ("c", "I8", (0,)),
+    ]
+    _, (shard,) = lay_out(tensors, 1000)
+    fields = json.loads(shard.header[8:])
+    assert shard.header[8:].rstrip() == json.dumps(fields, separators=(",", ":")).encode()
+    assert list(fields) == ["__metadata__", *(name for name, _, _ in tensors)]
+    assert fields["c"] == {"dtype": "I8", "shape": [0], "data_offsets": [52, 52]}
+
+
+def test_a_parameter_is_resolved_alike_for_one_tensor_and_for_many() -> None:
+    levels = [
+        {"weight": [{"group": "norms", "value": 0}, {"glob": "*.down_[!x]*", "value": [1, 0.5]}]},
+        {
+            "weight": [
+                {"regex": r"layers\.[0-4]\.", "value": 0.25},
+                {"filter": "q_proj", "value": 2},
+            ]
+        },
+        {"weight": 3},
+    ]
+    (weight,) = (p for p in method_named("ties").parameters if p.name == "weight")
+    for given in (levels, [*levels[:2], {}], [{"weight": 3}]):
+        found = resolver(weight, given)
+        for name in tensor_shapes(1000):
+            for depth in (0.0, 0.3, 1.0):
+                assert _outcome(found, name, depth) == _outcome(
+                    lambda *place, given=given: resolve(weight, given, *place), name, depth
+                )
+
+
+def _outcome(work: Callable[[str, float], object], name: str, depth: float) -> str:
+    try:
+        return repr(work(name, depth))
+    except RecipeError as error:
+        return str(error)
 
 
 def test_garbage_collection_resumes_when_the_last_of_several_threads_is_done() -> None:

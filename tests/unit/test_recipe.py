@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge_core.errors import RecipeError
-from merge_core.layers import depth_of, layer_counts
+from merge_core.layers import depths_of, layer_counts
 from merge_core.methods import METHODS
 from merge_core.parameters import gradient
 from merge_core.recipe import load_recipe, parse_recipe
@@ -356,12 +356,11 @@ def test_the_digest_is_of_the_meaning() -> None:
 
 def test_gradients_interpolate_over_the_layers() -> None:
     assert [gradient([0, 0.5, 1], t) for t in (0, 0.25, 0.5, 0.9, 1)] == [0, 0.25, 0.5, 0.9, 1]
-    counts = layer_counts(["model.layers.0.w", "model.layers.4.w", "vision.blocks.0.w", "head"])
+    names = [f"model.layers.{layer}.w" for layer in range(5)]
+    counts = layer_counts([names[0], names[4], "vision.blocks.0.w", "head"])
     assert counts == {"model.layers": 5, "vision.blocks": 1}
-    depths = [depth_of(f"model.layers.{layer}.w", counts) for layer in range(5)]
-    assert depths == [0, 0.25, 0.5, 0.75, 1]
-    assert depth_of("vision.blocks.0.w", counts) == 1
-    assert depth_of("head", counts) == 0
+    assert depths_of([*names, "vision.blocks.0.w", "head"]) == [0, 0.25, 0.5, 0.75, 1, 1, None]
+    assert depths_of(names[2::2]) == [0.5, 1]
 
 
 @given(st.permutations(["merge_method", "base_model", "models", "parameters", "dtype"]))
