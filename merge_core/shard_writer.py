@@ -10,6 +10,7 @@ from pathlib import Path
 from merge_core.errors import OutputError
 from merge_core.journal import Journal
 from merge_core.plan import Plan
+from merge_core.write_back import begin_write_back
 
 _SYNC_EVERY_BYTES = 1 << 30
 
@@ -52,6 +53,9 @@ class ShardWriter:
             OutputError: the disk is full or failing.
         """
         assert self._journal is not None
+        slot = self._plan.tensors[index].slot
+        # Else the next flush writes a whole GiB while every worker waits for it.
+        begin_write_back(self._shards[slot.shard], slot.offset, slot.nbytes)
         with self._mutex:
             try:
                 self._journal.note(index)
