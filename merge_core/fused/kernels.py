@@ -15,7 +15,7 @@ from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import magnitude_bits, widen
 from merge_core.fused.order_statistics import Cut, Patterns, find_cuts, least_magnitude
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
-from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps, norms_in_steps
+from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
 from merge_core.fused.weighted_sums import weighted_sum
 from merge_core.methods.base import TINY_SUM
@@ -88,7 +88,6 @@ class Joining:
                 shares if self.normalize else None,
                 True if self.normalize and _sums_are_powers(shares) else None,
                 self.scale,
-                block.start,
                 out,
             )
             return
@@ -102,48 +101,18 @@ class Joining:
             self.weights,
             divisor if divided else None,
             self.scale,
-            block.start,
             out,
         )
 
 
 class TaskVectors(FusedKernel):
-    """Every entry stays, or those that a random number leaves: task arithmetic and DARE.
+    """Every entry of every task vector stays: task arithmetic."""
 
-    Args:
-        masks: see `merge_core.fused.masks`.
-        factors: what each sparsified task vector is multiplied by.
-        restore: "l1" or "l2" to measure the factors that give back those norms.
-        step: elements of one step of a sum.
-    """
-
-    def __init__(
-        self,
-        joining: Joining,
-        masks: Sequence[Any],
-        factors: Sequence[float],
-        restore: str | None,
-        step: int,
-    ) -> None:
+    def __init__(self, joining: Joining) -> None:
         self._joining = joining
-        self._masks = tuple(masks)
-        self._factors = tuple(factors) if any(factor != 1.0 for factor in factors) else None
-        self.drops = any(masks)
-        self._restore = restore
-        self._step = step
-
-    def prepare(self, tensor: StoredTensor) -> None:
-        if self._restore is None:
-            return
-        squared = True if self._restore == "l2" else None
-        totals = [np.zeros(2) for _ in self._masks]
-        for block in tensor.blocks():
-            for model, mask, total in zip(block.models, self._masks, totals, strict=True):
-                norms_in_steps(block.base, model, mask, squared, block.start, self._step, total)
-        self._factors = tuple(restoring_factor(self._restore, total) for total in totals)
 
     def combine(self, block: StoredBlock, out: Array) -> None:
-        self._joining.run(block, self._masks, self._factors, out)
+        self._joining.run(block, ((),) * len(block.models), None, out)
 
 
 @dataclass(frozen=True)

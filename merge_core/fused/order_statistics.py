@@ -17,7 +17,7 @@ import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.stored import StoredBlock, StoredTensor
-from merge_core.fused.windows import WIDTH, pick
+from merge_core.fused.windows import WIDTH, count_above, pick
 
 _ALL_PATTERNS = 1 << 31
 _RUNS, _RUN = 64, 1024
@@ -66,6 +66,8 @@ ALL, NOTHING = Cut(0), Cut(_ALL_PATTERNS - 1)
 
 Patterns = Callable[[StoredBlock], Array]
 """The magnitude patterns (int32) of a block's entries."""
+CountedPatterns = Callable[[StoredBlock], tuple[Array, int]]
+"""The same, and how many of the entries count."""
 
 
 def find_cuts(tensor: StoredTensor, wanted: Sequence[tuple[Patterns, int]]) -> list[Cut]:
@@ -73,31 +75,57 @@ def find_cuts(tensor: StoredTensor, wanted: Sequence[tuple[Patterns, int]]) -> l
 
     Among equal magnitudes those with the lowest index belong.
     """
-    searches = [_Search(count, tensor.numel) for _, count in wanted]
+    searches = [(patterns, _Search(count, tensor.numel)) for patterns, count in wanted]
     sources = list(dict.fromkeys(patterns for patterns, _ in wanted))
-    if any(search.cut is None for search in searches):
+    if any(search.cut is None for _, search in searches):
         samples = _samples(tensor, sources)
-        for search, (patterns, _) in zip(searches, wanted, strict=True):
+        for patterns, search in searches:
             search.bracket(samples[sources.index(patterns)])
+    return _found(tensor, searches)
+
+
+def find_share(tensor: StoredTensor, counted: CountedPatterns, share: float) -> Cut:
+    """The cut that holds the largest entries, int(share * n) of them.
+
+    n is how many entries `counted` counts, which only the first pass tells: until then, it is what
+    the sample makes likely.
+    """
+    numbers: list[int] = []
+
+    def patterns(block: StoredBlock) -> Array:
+        bits, number = counted(block)
+        numbers.append(number)
+        return bits
+
+    sample = _samples(tensor, [patterns])[0]
+    search = _Search(None, tensor.numel)
+    search.bracket(sample, share * sum(numbers) / sample.size)
+    numbers.clear()
+    for block in tensor.blocks():
+        search.observe(patterns(block), block.start)
+    search.want(int(share * sum(numbers)))
+    if search.cut is None:
+        search.conclude(tensor, patterns)
+    return _found(tensor, [(patterns, search)])[0]
+
+
+def _found(tensor: StoredTensor, searches: Sequence[tuple[Patterns, _Search]]) -> list[Cut]:
+    """The cuts, after as many passes as it takes."""
     while True:
-        active = {
-            source: [
-                search
-                for search, (patterns, _) in zip(searches, wanted, strict=True)
-                if patterns is source and search.cut is None
-            ]
-            for source in sources
-        }
-        if not any(active.values()):
-            return [search.cut for search in searches if search.cut is not None]
+        active: dict[Patterns, list[_Search]] = {}
+        for patterns, search in searches:
+            if search.cut is None:
+                active.setdefault(patterns, []).append(search)
+        if not active:
+            return [search.cut for _, search in searches if search.cut is not None]
         for block in tensor.blocks():
-            for source, those in active.items():
-                bits = source(block) if those else None
+            for patterns, those in active.items():
+                bits = patterns(block)
                 for search in those:
                     search.observe(bits, block.start)
-        for source, those in active.items():
+        for patterns, those in active.items():
             for search in those:
-                search.conclude(tensor, source)
+                search.conclude(tensor, patterns)
 
 
 def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:
@@ -116,21 +144,32 @@ def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:
 
 
 class _Search:
-    """The search for one cut."""
+    """The search for one cut: of the `count` largest entries, None if that is not known yet."""
 
-    def __init__(self, count: int, numel: int) -> None:
-        self._rank = count
+    def __init__(self, count: int | None, numel: int) -> None:
+        self._rank = 0
         self._numel = numel
-        self.cut: Cut | None = NOTHING if count <= 0 else ALL if count >= numel else None
+        self.cut: Cut | None = None
+        if count is not None:
+            self.want(count)
         self._low, self._high = 0, _ALL_PATTERNS
         self._collecting: list[tuple[Array, Array]] | None = None
         self._reset()
 
-    def bracket(self, sample: Array) -> None:
-        """Narrow the window to where a sorted sample makes the answer likely."""
+    def want(self, count: int) -> None:
+        """Say how many entries are wanted; to be called before `conclude`."""
+        self._rank = count
+        self.cut = NOTHING if count <= 0 else ALL if count >= self._numel else None
+
+    def bracket(self, sample: Array, share: float | None = None) -> None:
+        """Narrow the window to where a sorted sample makes the answer likely.
+
+        share: the likely share of wanted entries, if their count is not known.
+        """
         if self.cut is not None:
             return
-        share = self._rank / self._numel
+        if share is None:
+            share = self._rank / self._numel
         position = sample.size - share * sample.size
         slack = _SLACK * math.sqrt(sample.size * share * (1.0 - share)) + 16.0
         first, last = int(position - slack), int(position + slack)
@@ -138,9 +177,8 @@ class _Search:
         high = int(sample[last]) + 1 if last < sample.size else _ALL_PATTERNS
         self._set_window(low, high)
 
-    def observe(self, bits: Array | None, start: int) -> None:
+    def observe(self, bits: Array, start: int) -> None:
         """See a block's patterns."""
-        assert bits is not None
         if self._collecting is not None:
             where = np.flatnonzero((bits >= self._low) & (bits < self._high))
             self._collecting.append((bits[where], where + start))
@@ -230,14 +268,6 @@ class _Search:
 
 
 @compiled
-def _above(bits: Array, top: Any) -> int:
-    above = 0
-    for i in range(bits.size):
-        above += bits[i] > top
-    return above
-
-
-@compiled
 def _count(
     bits: Array, low: Any, top: Any, shift: int, counts: Array, least: Array, most: Array
 ) -> int:
@@ -247,7 +277,7 @@ def _count(
     above = 0
     for first in range(0, bits.size, _TILE):
         tile = bits[first : first + _TILE]
-        above += _above(tile, top)
+        above += count_above(tile, top)
         for p in range(pick(tile, low, width, picked)):
             pattern = low + np.int64(picked[p])
             number = np.int64(picked[p]) >> shift

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from merge_core.fused.kernels import Band, Bands, Combination, Joining, TaskVectors, WeightedSum
-from merge_core.fused.rank_draws import Draw, RankDraws
+from merge_core.fused.random_draws import Draw, RandomDraws
 from merge_core.fused.stored import FusedKernel
 from merge_core.fused.variance import SelectByVariance
 from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK, TensorJob
 from merge_core.methods.gram import GramKernel
-from merge_core.methods.random_bits import BITS
 from merge_core.methods.sparsify import kept_count
 from merge_core.methods.task_vector_sum import rescale_kind
 from merge_core.methods.whole_model import is_global
@@ -60,8 +56,7 @@ def _passthrough(job: TensorJob) -> FusedKernel:
 
 @_method("task_arithmetic")
 def _task_arithmetic(job: TensorJob) -> FusedKernel:
-    masks: list[Any] = [() for _ in job.model_parameters]
-    return TaskVectors(_joining(job, consensus=False), masks, [1.0] * len(masks), None, CHUNK)
+    return TaskVectors(_joining(job, consensus=False))
 
 
 @_method("dare_linear")
@@ -76,17 +71,14 @@ def _dare_ties(job: TensorJob) -> FusedKernel:
 
 def _drawn(job: TensorJob, *, consensus: bool) -> FusedKernel:
     densities = job.numbers("density")
-    masks = [
-        (np.uint64(key), np.uint64(int(density * (1 << BITS))))
-        for density, key in zip(densities, job.random_keys, strict=True)
-    ]
+    draws = [Draw(*each) for each in zip(densities, job.random_keys, strict=True)]
     kind = rescale_kind(job)
     factors = [
         1.0 / density if kind == "inverse_density" and 0 < density < 1 else 1.0
         for density in densities
     ]
     restore = kind if kind in ("l1", "l2") else None
-    return TaskVectors(_joining(job, consensus=consensus), masks, factors, restore, CHUNK)
+    return RandomDraws(_joining(job, consensus=consensus), draws, factors, restore, 1, CHUNK)
 
 
 @_method("ties")
@@ -126,12 +118,12 @@ def _drawn_by_rank(job: TensorJob, *, consensus: bool) -> FusedKernel | None:
     kind = rescale_kind(job)
     if kind == "inverse_density":
         return None
-    settings = zip(job.numbers("density"), job.numbers("epsilon"), job.random_keys, strict=True)
-    draws = [
-        Draw(density, density - epsilon, 2 * epsilon, key) for density, epsilon, key in settings
-    ]
+    settings = zip(job.numbers("density"), job.random_keys, job.numbers("epsilon"), strict=True)
+    draws = [Draw(*each) for each in settings]
+    factors = [1.0] * len(draws)
     restore = None if kind == "none" else kind
-    return RankDraws(_joining(job, consensus=consensus), draws, restore, job.row, job.row_step)
+    joining = _joining(job, consensus=consensus)
+    return RandomDraws(joining, draws, factors, restore, job.row, job.row_step)
 
 
 def _banded(job: TensorJob, *, consensus: bool) -> FusedKernel | None:

@@ -15,9 +15,6 @@ from merge_core.methods.base import CHUNK
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 
-MOST_REMEMBERED = 1 << 26
-"""Elements of the largest tensor whose masks are kept from one pass to the next, as bits."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:

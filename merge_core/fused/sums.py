@@ -12,7 +12,6 @@ import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import widen
-from merge_core.fused.masks import kept, part
 
 LANES = 256
 
@@ -42,35 +41,34 @@ def sum_in_lanes(values: Array) -> Any:
 def _add_norms(
     base: Array,
     model: Array,
-    mask: Any,
+    mask: Array,
     squared: bool | None,
-    start: int,
     before: Array,
     after: Array,
 ) -> None:
     """Add at most `LANES` entries of a task vector, before and after masking, to their lanes."""
     for i in range(model.size):
         delta = widen(model[i]) - widen(base[i])
-        rest = kept(mask, delta, start, i)
-        if squared is None:
-            before[i] += abs(delta)
-            after[i] += abs(rest)
-        else:
-            before[i] += delta * delta
-            after[i] += rest * rest
+        size = abs(delta) if squared is None else delta * delta
+        before[i] += size
+        after[i] += size if mask[i] != 0 else 0.0
 
 
 @compiled
 def norms_in_steps(
     base: Array,
     model: Array,
-    mask: Any,
+    mask: Array,
     squared: bool | None,
-    start: int,
     step: int,
     totals: Array,
 ) -> None:
-    """Add to `totals` (float64, 2) a block's norms before and after masking, step by step."""
+    """Add to `totals` (float64, 2) a block's norms before and after masking, step by step.
+
+    Args:
+        mask: uint8, 1 for the entries that stay.
+        squared: None to add up magnitudes, True for their squares.
+    """
     before, after = np.zeros(LANES), np.zeros(LANES)
     for first in range(0, model.size, step):
         last = min(model.size, first + step)
@@ -78,11 +76,32 @@ def norms_in_steps(
         after[:] = 0.0
         for at in range(first, last, LANES):
             end = min(at + LANES, last)
-            part_mask = part(mask, at, end)
             run = slice(at, end)
-            _add_norms(base[run], model[run], part_mask, squared, start + at, before, after)
+            _add_norms(base[run], model[run], mask[run], squared, before, after)
         totals[0] += _total(before)
         totals[1] += _total(after)
+
+
+@compiled
+def _add_squares(base: Array, model: Array, mask: Array, lanes: Array) -> None:
+    """Add at most `LANES` squares of the entries of a task vector that stay to their lanes."""
+    for i in range(model.size):
+        delta = widen(model[i]) - widen(base[i])
+        lanes[i] += delta * delta if mask[i] != 0 else 0.0
+
+
+@compiled
+def squares_in_steps(base: Array, model: Array, mask: Array, step: int, total: float) -> float:
+    """`total` plus the squares of a block's entries that stay (`mask`, uint8), step by step."""
+    lanes = np.zeros(LANES)
+    for first in range(0, model.size, step):
+        last = min(model.size, first + step)
+        lanes[:] = 0.0
+        for at in range(first, last, LANES):
+            run = slice(at, min(at + LANES, last))
+            _add_squares(base[run], model[run], mask[run], lanes)
+        total += _total(lanes)
+    return total
 
 
 @compiled

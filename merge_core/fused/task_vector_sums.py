@@ -25,7 +25,6 @@ def sum_all(
     weights: tuple[float, ...],
     divisor: float | None,
     scale: float,
-    start: int,
     out: Array,
 ) -> None:
     """out = base + scale * sum_k weights[k] * factors[k] * kept(models[k] - base) / divisor."""
@@ -33,7 +32,7 @@ def sum_all(
         origin = widen(base[i])
         total = -0.0
         for k in range(len(models)):
-            value = kept(masks[k], widen(models[k][i]) - origin, start, i)
+            value = kept(masks[k], widen(models[k][i]) - origin, i)
             if factors is not None:
                 value = value * factors[k]
             total += value * weights[k]
@@ -53,7 +52,6 @@ def sum_agreeing(
     shares: tuple[float, ...] | None,
     powers: bool | None,
     scale: float,
-    start: int,
     out: Array,
 ) -> None:
     """As `sum_all`, over the entries whose sign is elected, divided by their `shares`.
@@ -64,7 +62,7 @@ def sum_agreeing(
         origin = widen(base[i])
         vote = 0.0
         for k in range(len(models)):
-            value = kept(masks[k], widen(models[k][i]) - origin, start, i)
+            value = kept(masks[k], widen(models[k][i]) - origin, i)
             if factors is not None:
                 value = value * factors[k]
             value = value * weights[k]
@@ -75,7 +73,7 @@ def sum_agreeing(
         total = 0.0
         divisor = 0.0
         for k in range(len(models)):
-            value = kept(masks[k], widen(models[k][i]) - origin, start, i)
+            value = kept(masks[k], widen(models[k][i]) - origin, i)
             if factors is not None:
                 value = value * factors[k]
             value = value * weights[k]

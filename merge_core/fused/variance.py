@@ -6,11 +6,15 @@ import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import kept_if, magnitude_bits, narrow, widen, with_sign_of
-from merge_core.fused.order_statistics import ALL, Cut, find_cuts
-from merge_core.fused.stored import MOST_REMEMBERED, FusedKernel, StoredBlock, StoredTensor
-from merge_core.fused.sums import norms_in_steps
+from merge_core.fused.order_statistics import ALL, Cut, find_share
+from merge_core.fused.remembered import RememberedMasks
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
+from merge_core.fused.sums import squares_in_steps
+from merge_core.fused.windows import count_above
 from merge_core.methods.base import CHUNK
 from merge_core.methods.sce import TINY, energy_shares
+
+_TINY_VARIANCE = -1
 
 
 class SelectByVariance(FusedKernel):
@@ -22,34 +26,31 @@ class SelectByVariance(FusedKernel):
         self._topk = topk
         self._cut = ALL
         self._shares = (0.0,) * models
-        self._remembered: dict[int, Array] = {}
+        self._remembered: RememberedMasks | None = None
 
     def prepare(self, tensor: StoredTensor) -> None:
         if self._topk < 1:
-            varying = sum(_count_varying(block.base, block.models) for block in tensor.blocks())
-            count = int(self._topk * varying)
-            self._cut = find_cuts(tensor, [(_variance_patterns, count)])[0]
-        totals = [np.zeros(2) for _ in self._shares]
+            self._cut = find_share(tensor, _variances, self._topk)
+        remembered = RememberedMasks(1, tensor.numel)
+        totals = [0.0] * len(self._shares)
         for block in tensor.blocks():
             mask = self._mask(block)
-            if tensor.numel <= MOST_REMEMBERED:
-                self._remembered[block.start] = np.packbits(mask)
-            for model, total in zip(block.models, totals, strict=True):
-                norms_in_steps(block.base, model, mask, True, block.start, CHUNK, total)
-        energies = [float(after) / max(1, tensor.numel) for _, after in totals]
-        self._shares = tuple(energy_shares(energies))
+            remembered.put(block.start, [mask])
+            for k, model in enumerate(block.models):
+                totals[k] = squares_in_steps(block.base, model, mask, CHUNK, totals[k])
+        self._remembered = remembered
+        self._shares = tuple(energy_shares([total / tensor.numel for total in totals]))
 
     def combine(self, block: StoredBlock, out: Array) -> None:
-        mask = self._mask(block)
+        known = self._remembered.get(block.start, block.count) if self._remembered else None
+        mask = known[0] if known else self._mask(block)
         _merge(block.base, block.models, mask, self._shares, out)
 
     def _mask(self, block: StoredBlock) -> Array:
-        packed = self._remembered.get(block.start)
-        if packed is not None:
-            return np.unpackbits(packed, count=block.count)
         if self._cut == ALL:
             return np.ones(block.count, np.uint8)
-        return chosen(_variance_patterns(block), self._cut, block.start)
+        bits, _ = _variances(block)
+        return chosen(bits, self._cut, block.start)
 
 
 def chosen(patterns: Array, cut: Cut, start: int) -> Array:
@@ -62,29 +63,20 @@ def chosen(patterns: Array, cut: Cut, start: int) -> Array:
     return mask
 
 
-def _variance_patterns(block: StoredBlock) -> Array:
-    """Magnitude patterns of a block's variances (int32)."""
+def _variances(block: StoredBlock) -> tuple[Array, int]:
+    """Magnitude patterns of a block's variances (int32), and how many of these are not 0."""
     bits = np.empty(block.count, np.int32)
-    _variance_bits(block.base, block.models, bits)
-    return bits
+    _write_variances(block.base, block.models, bits)
+    varying = int(count_above(bits, np.int32(0)))
+    tiny = block.count - int(count_above(bits, np.int32(_TINY_VARIANCE)))
+    if tiny:
+        np.maximum(bits, 0, out=bits)
+    return bits, varying + tiny
 
 
 @compiled
-def _count_varying(base: Array, models: tuple[Array, ...]) -> int:
-    """How many entries of the task vectors are not the same in all models."""
-    varying = 0
-    for i in range(base.size):
-        origin = widen(base[i])
-        first = widen(models[0][i]) - origin
-        differs = False
-        for k in range(1, len(models)):
-            differs |= widen(models[k][i]) - origin != first
-        varying += differs
-    return varying
-
-
-@compiled
-def _variance_bits(base: Array, models: tuple[Array, ...], bits: Array) -> None:
+def _write_variances(base: Array, models: tuple[Array, ...], bits: Array) -> None:
+    """Write patterns of variances; `_TINY_VARIANCE` for what is 0 only as a float32."""
     for i in range(bits.size):
         origin = widen(base[i])
         first = widen(models[0][i]) - origin
@@ -96,7 +88,10 @@ def _variance_bits(base: Array, models: tuple[Array, ...], bits: Array) -> None:
         for k in range(1, len(models)):
             offset = (widen(models[k][i]) - origin) - first - mean
             variance += offset * offset
-        bits[i] = magnitude_bits(variance / len(models))
+        variance = variance / len(models)
+        pattern = magnitude_bits(variance)
+        tiny = (pattern == 0) & (variance != 0.0)
+        bits[i] = np.int32(_TINY_VARIANCE) if tiny else pattern
 
 
 @compiled

@@ -1,8 +1,8 @@
-"""Picking the few patterns that lie in a window out of many, in their order.
+"""Picking the few patterns that lie in a window out of many, in their order, and counting others.
 
-Processors with AVX-512 have an instruction that packs the chosen entries of a vector together. LLVM
-does not find it in a loop, so it is named here; elsewhere a plain loop does the same, at about half
-the speed.
+Processors with AVX-512 have an instruction that packs the chosen entries of a vector together, and
+comparisons that give a bit for each entry, to be counted at once. LLVM finds neither in a loop, so
+they are named here; elsewhere a plain loop does the same, at about half the speed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,9 @@ def _pick_vector(
     """The same for one vector of patterns; how many of them were picked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, target = (
-            context.make_array(signature.args[place])(context, builder, arguments[place])
-            for place in (0, 4)
-        )
-        place = builder.bitcast(builder.gep(source.data, [arguments[1]]), _VECTOR.as_pointer())
-        offsets = builder.sub(builder.load(place, align=4), _in_all(builder, arguments[2]))
+        entries = _loaded(context, builder, patterns, arguments[0], arguments[1])
+        target = context.make_array(picked)(context, builder, arguments[4])
+        offsets = builder.sub(entries, _in_all(builder, arguments[2]))
         mask = builder.icmp_unsigned("<", offsets, _in_all(builder, arguments[3]))
         store = builder.module.globals.get(_COMPRESS) or ir.Function(
             builder.module,
@@ -57,10 +54,34 @@ def _pick_vector(
         )
         to = builder.bitcast(builder.gep(target.data, [arguments[5]]), _I32.as_pointer())
         builder.call(store, [offsets, to, mask])
-        return builder.ctpop(builder.zext(builder.bitcast(mask, ir.IntType(WIDTH)), _I64))
+        return _number_of(builder, mask)
 
     counted = types.int64
     return counted(patterns, counted, types.int32, types.int32, picked, counted), generate
+
+
+@instruction
+def _count_vector(typing_context: Any, patterns: Any, start: Any, limit: Any) -> Any:
+    """How many of one vector of patterns lie above a limit."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        entries = _loaded(context, builder, patterns, arguments[0], arguments[1])
+        limits = _in_all(builder, arguments[2])
+        return _number_of(builder, builder.icmp_signed(">", entries, limits))
+
+    return types.int64(patterns, types.int64, types.int32), generate
+
+
+def _loaded(context: Any, builder: Any, patterns: Any, array: Any, start: Any) -> Any:
+    """The vector of patterns at an index."""
+    source = context.make_array(patterns)(context, builder, array)
+    place = builder.bitcast(builder.gep(source.data, [start]), _VECTOR.as_pointer())
+    return builder.load(place, align=4)
+
+
+def _number_of(builder: Any, mask: Any) -> Any:
+    """How many lanes of a mask are set."""
+    return builder.ctpop(builder.zext(builder.bitcast(mask, ir.IntType(WIDTH)), _I64))
 
 
 def _in_all(builder: Any, value: Any) -> Any:
@@ -85,6 +106,35 @@ def _pick_in_loop(patterns: Array, low: Any, width: Any, picked: Array) -> Any:
     return pick_one_by_one(patterns, 0, low, width, picked, np.int64(0))
 
 
-pick = pick_by_vectors if llvmlite.binding.get_host_cpu_features().get("avx512f") else _pick_in_loop
+@compiled
+def count_one_by_one(values: Array, start: int, limit: Any) -> np.int64:
+    """How many integers from the index `start` on are larger than `limit`."""
+    above = np.int64(0)
+    for i in range(start, values.size):
+        above += values[i] > limit
+    return above
+
+
+@compiled
+def count_by_vectors(patterns: Array, limit: Any) -> Any:
+    """As `count_above`."""
+    above = np.int64(0)
+    whole = patterns.size // WIDTH * WIDTH
+    for start in range(0, whole, WIDTH):
+        above += _count_vector(patterns, start, np.int32(limit))
+    return above + count_one_by_one(patterns, whole, limit)
+
+
+@compiled
+def _count_in_loop(patterns: Array, limit: Any) -> Any:
+    return count_one_by_one(patterns, 0, limit)
+
+
+_HAS_MASKS = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+
+pick = pick_by_vectors if _HAS_MASKS else _pick_in_loop
 """Write how far those patterns (int32) lie above `low` (int32) that do by less than `width`
 (uint32) into `picked` (uint32); how many there are."""
+
+count_above = count_by_vectors if _HAS_MASKS else _count_in_loop
+"""How many patterns (int32) are larger than `limit` (int32)."""

@@ -43,6 +43,7 @@ CASES: list[tuple[str, Mapping[str, Any]]] = [
     ("dare_ties", {"density": 1.0}),
     ("sce", {}),
     ("sce", {"select_topk": 0.3}),
+    ("della", {"density": 0.5, "epsilon": 0.0}),
     ("della", {"density": 0.5}),
     ("della_linear", {"density": 0.4, "epsilon": 0.2, "rescale": "l2"}),
     ("della_linear", {"density": 0.0}),
@@ -162,6 +163,20 @@ def test_exact_cuts_where_the_sample_misleads(tmp_path: Path) -> None:
             belongs |= (bits == cut.threshold) & (index <= reach)
             assert int(belongs.sum()) == count
             assert bool(belongs[order[:count]].all())
+
+
+@pytest.mark.parametrize("varying", ["in the sample", "elsewhere"])
+def test_sce_where_the_sample_misleads(varying: str, tmp_path: Path) -> None:
+    numel = 1 << 17
+    index = torch.arange(numel)
+    # A sample takes every other run of 1024. Variances of the smallest are 0 as float32.
+    sampled = (index // 1024) % 2 == 0
+    varies = sampled if varying == "in the sample" else ~sampled
+    sizes = torch.tensor([1e-30, 1e-30, 1e-3, 0.5])[index % 4]
+    values = [torch.zeros(numel), *(varies * torch.randn(numel) * sizes for _ in range(3))]
+    entries = stored(values, "BF16", (numel,), tmp_path)
+    for share in (0.0, 1e-6, 0.1, 0.6, 0.999):
+        assert_same_bytes("sce", {"select_topk": share}, entries, "BF16", (numel,))
 
 
 def stored(

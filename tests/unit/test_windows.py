@@ -1,11 +1,19 @@
-"""Picking patterns in a window: the vector form and the plain loop."""
+"""Picking and counting patterns: the vector forms and the plain loops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from merge_core.fused.windows import WIDTH, pick, pick_by_vectors, pick_one_by_one
+from merge_core.fused.windows import (
+    WIDTH,
+    count_above,
+    count_by_vectors,
+    count_one_by_one,
+    pick,
+    pick_by_vectors,
+    pick_one_by_one,
+)
 
 
 @pytest.mark.parametrize("count", [0, 1, WIDTH - 1, WIDTH, 1000])
@@ -21,3 +29,14 @@ def test_what_lies_in_the_window_is_picked_in_its_order(count: int, width: int) 
     picked = np.empty(count + WIDTH, np.uint32)
     found = pick_one_by_one(patterns, 0, np.int32(400), np.uint32(width), picked, np.int64(0))
     assert picked[:found].tolist() == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, WIDTH - 1, WIDTH, 1000])
+@pytest.mark.parametrize("limit", [-2, -1, 0, 400, (1 << 31) - 1])
+def test_what_lies_above_a_limit_is_counted(count: int, limit: int) -> None:
+    patterns = np.random.default_rng(count).integers(-1, 800, count).astype(np.int32)
+    patterns[: count // 9] = (1 << 31) - 1
+    expected = sum(pattern > limit for pattern in patterns.tolist())
+    for one in (count_above, count_by_vectors):
+        assert one(patterns, np.int32(limit)) == expected
+    assert count_one_by_one(patterns, 0, np.int32(limit)) == expected

@@ -1,0 +1,115 @@
+"""The random numbers of `methods.random_bits` in compiled loops: a vector of them at a time.
+
+LLVM vectorises the loop by itself, but with vectors of 256 bits, and a product for what is only a
+step: it takes twice as long. So the vectors are written out; processors without such long ones get
+two or four short ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from merge_core.fused.compiling import Array, compiled, instruction
+from merge_core.methods.random_bits import BITS
+
+LANES = 8
+"""Numbers that are drawn at a time."""
+TOP = 32
+"""The bits of a number that `draw_tops` gives: enough to compare it with most others."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_SHIFTS = (30, 27, 31)
+
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_NUMBERS, _HALVES, _BYTES = (ir.VectorType(kind, LANES) for kind in (_I64, _I32, _I8))
+_STEPS = [lane * _GOLDEN % (1 << 64) for lane in range(LANES)]
+
+
+def _in_all(builder: Any, value: Any) -> Any:
+    """A vector that holds one number in every lane."""
+    nothing = ir.Constant(_NUMBERS, ir.Undefined)
+    first = builder.insert_element(nothing, value, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+    return builder.shuffle_vector(first, nothing, zeros)
+
+
+def _constant(value: int) -> Any:
+    return ir.Constant(_NUMBERS, [value] * LANES)
+
+
+def _mixed(builder: Any, key: Any, index: Any) -> Any:
+    """SplitMix64 of `LANES` counters: 64 bits for each entry from `index` on."""
+    counter = builder.add(index, ir.Constant(_I64, 1))
+    first = builder.add(builder.mul(counter, ir.Constant(_I64, _GOLDEN)), key)
+    bits = builder.add(_in_all(builder, first), ir.Constant(_NUMBERS, _STEPS))
+    for shift, multiplier in zip(_SHIFTS[:2], _MULTIPLIERS, strict=True):
+        bits = builder.xor(bits, builder.lshr(bits, _constant(shift)))
+        bits = builder.mul(bits, _constant(multiplier))
+    return builder.xor(bits, builder.lshr(bits, _constant(_SHIFTS[2])))
+
+
+def _store(context: Any, builder: Any, array: Any, value: Any, place: Any, vector: Any) -> None:
+    data = context.make_array(array)(context, builder, value).data
+    to = builder.bitcast(builder.gep(data, [place]), vector.type.as_pointer())
+    builder.store(vector, to, align=1)
+
+
+@instruction
+def _draw_vector(
+    typing_context: Any, key: Any, limit: Any, index: Any, mask: Any, place: Any
+) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        key, limit, index, mask, place = arguments
+        numbers = builder.lshr(_mixed(builder, key, index), _constant(64 - BITS))
+        below = builder.icmp_unsigned("<", numbers, _in_all(builder, limit))
+        bytes_ = builder.zext(below, _BYTES)
+        _store(context, builder, signature.args[3], mask, place, bytes_)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.int64, mask, types.int64), generate
+
+
+@instruction
+def _top_vector(typing_context: Any, key: Any, index: Any, tops: Any, place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        key, index, tops, place = arguments
+        bits = builder.lshr(_mixed(builder, key, index), _constant(64 - TOP))
+        halves = builder.trunc(bits, _HALVES)
+        _store(context, builder, signature.args[2], tops, place, halves)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64, tops, types.int64), generate
+
+
+@compiled
+def number(key: Any, index: Any) -> Any:
+    """The random number of one entry (uint64): an integer of `BITS` bits."""
+    bits = np.uint64(index + 1) * np.uint64(_GOLDEN) + np.uint64(key)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_MULTIPLIERS[0])
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_MULTIPLIERS[1])
+    return (bits ^ (bits >> np.uint64(31))) >> np.uint64(64 - BITS)
+
+
+@compiled
+def draw_mask(key: Any, limit: Any, start: int, mask: Array) -> None:
+    """Write into `mask` (uint8) which entries from `start` on have a number below `limit`."""
+    whole = mask.size // LANES * LANES
+    for i in range(0, whole, LANES):
+        _draw_vector(key, limit, start + i, mask, i)
+    for i in range(whole, mask.size):
+        mask[i] = number(key, start + i) < np.uint64(limit)
+
+
+@compiled
+def draw_tops(key: Any, start: int, tops: Array) -> None:
+    """Write the `TOP` highest bits of the numbers of the entries from `start` on (uint32)."""
+    whole = tops.size // LANES * LANES
+    for i in range(0, whole, LANES):
+        _top_vector(key, start + i, tops, i)
+    for i in range(whole, tops.size):
+        tops[i] = number(key, start + i) >> np.uint64(BITS - TOP)
