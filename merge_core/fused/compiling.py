@@ -1,87 +1,185 @@
-"""How kernels are compiled: numba, without the interpreter lock, kept on disk between runs.
+"""Compiled kernels: written in Python, called as machine code, which is kept between processes.
 
-Arithmetic is plain IEEE: no fast-math, no contraction into fused multiply-adds, so a kernel gives
-the bits that the same expression gives in torch or numpy.
+numba makes the machine code at a kernel's first call for each set of argument types. Every later
+process loads it from the disk in milliseconds and imports no numba, which would take most of a
+second. Arithmetic is plain IEEE: no fast-math, no contraction into fused multiply-adds, so a kernel
+gives the bits that the same expression gives in torch or numpy.
+
+A kernel takes arrays (one dimension, contiguous), numbers, None, and tuples of these; it allocates
+nothing. None is a type of its own, so a step that it turns off is not compiled.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import tempfile
+import ctypes
+import struct
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
-import numba
-import numba.extending
 import numpy as np
-from numba.core.caching import FunctionCache
 from numpy.typing import NDArray
+
+from merge_core.fused.machine_code import load, read_kept, write_kept
 
 Array = NDArray[Any]
 """A run of stored values, see `merge_core.fused.formats`."""
 
+Kinds = tuple[str, ...]
+"""The types of arguments: a numpy dtype's character for a number, the same after "[" for an array,
+"-" for None, and "(" and ")" around those of a tuple."""
+
+NOTHING = "-"
+_NUMBERS = {int: np.dtype(np.int64).char, float: "d", bool: "?"}
+_FORMATS = {"?": "?7x", "d": "d"} | {
+    np.dtype(name).char: f"{code}{8 - np.dtype(name).itemsize}x"
+    for name, code in (
+        *(("int8", "b"), ("int16", "h"), ("int32", "i"), ("int64", "q")),
+        *(("uint8", "B"), ("uint16", "H"), ("uint32", "I"), ("uint64", "Q")),
+    )
+}
+"""How a number is packed, in 8 bytes."""
+_address_of, _view = ctypes.addressof, ctypes.c_char.from_buffer
 _lock = threading.Lock()
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel at its first call for each set of argument types.
+class _Loaded(NamedTuple):
+    """A kernel for one set of argument types."""
 
-    numba only notices changes of the file that a kernel is written in, not of those it uses. So the
-    machine code is kept under a digest of this whole package and of numba's version; where that
-    cannot be written, kernels are compiled in every process.
+    call: Callable[[int], int]
+    pack: Callable[..., None]
+    size: int
+    """Bytes of the packed arguments, the result's 8 in front of them."""
+    result: Callable[[bytearray], tuple[Any, ...]] | None
+
+
+class Kernel:
+    """A function to be called as machine code. Other kernels may call it, too."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._loaded: dict[Kinds, _Loaded] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run without the interpreter's lock. Nothing is checked but the types.
+
+        Raises:
+            TypeError: an argument is of no kind that kernels take.
+        """
+        found: list[str] = []
+        values: list[Any] = []
+        _flatten(arguments, found, values)
+        kinds = tuple(found)
+        loaded = self._loaded.get(kinds)
+        if loaded is None:
+            loaded = self._load(kinds)
+        buffer = bytearray(loaded.size)
+        loaded.pack(buffer, 8, *values)
+        if loaded.call(_address_of(_view(buffer))):
+            raise RuntimeError(f"the kernel {self.name} has failed")
+        return loaded.result(buffer)[0] if loaded.result else None
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba sees when one kernel calls another."""
+        from merge_core.fused.numba_compiler import dispatcher_type
+
+        return dispatcher_type(self)
+
+    def _load(self, kinds: Kinds) -> _Loaded:
+        with _lock:
+            if kinds in self._loaded:
+                return self._loaded[kinds]
+            # The digest that kept code goes by is that of this package alone.
+            is_ours = self.function.__module__.startswith(__package__ + ".")
+            code = read_kept(self.name, kinds) if is_ours else None
+            if code is None:
+                from merge_core.fused.numba_compiler import machine_code
+
+                code = machine_code(self, kinds)
+                if is_ours:
+                    write_kept(self.name, kinds, code)
+            layout = struct.Struct("=" + "".join(map(_format, kinds)))
+            result = None
+            if code.result != NOTHING:
+                result = struct.Struct("=" + _FORMATS[code.result]).unpack_from
+            loaded = _Loaded(load(code), layout.pack_into, 8 + layout.size, result)
+            self._loaded[kinds] = loaded
+            return loaded
+
+
+class Instruction:
+    """A function that writes LLVM instructions into the kernels that call it.
+
+    Args:
+        generator: as numba's `intrinsic` takes it.
     """
-    kernel: Any = numba.njit(nogil=True, error_model="numpy", fastmath=False)(function)
-    directory = _cache_directory()
-    if directory is not None:
-        settings: Any = numba.config
-        with _lock, suppress(RuntimeError):
-            before = settings.CACHE_DIR
-            settings.CACHE_DIR = str(directory)
-            try:
-                kernel._cache = _shared_cache(function)
-            finally:
-                settings.CACHE_DIR = before
-    return cast(Callable[..., Any], kernel)
+
+    def __init__(self, generator: Callable[..., Any]) -> None:
+        self.generator = generator
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise NotImplementedError("only for compiled code")
+
+    @property
+    def _numba_type_(self) -> Any:
+        from merge_core.fused.numba_compiler import instruction_type
+
+        return instruction_type(self)
+
+
+VARIANTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
+"""Functions whose code depends on the types of their arguments, each with what chooses it."""
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function a kernel."""
+    return Kernel(function)
 
 
 def instruction(generator: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function that writes LLVM instructions callable inside kernels."""
-    return cast(Callable[..., Any], numba.extending.intrinsic(generator))
+    """Make a generator of LLVM instructions callable inside kernels."""
+    return Instruction(generator)
 
 
-def _shared_cache(function: Callable[..., Any]) -> Any:
-    """A cache that several processes may fill at once; one that cannot be written does no harm."""
-    functions: Any = FunctionCache
-    shared = functions(function)
-    save = shared.save_overload
+def chosen_by_type(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a function its code: the decorated one returns it, from the types of the arguments."""
 
-    def save_alone(signature: Any, data: Any) -> None:
-        with suppress(OSError), (Path(shared.cache_path) / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            save(signature, data)
+    def register(choose: Callable[..., Any]) -> Callable[..., Any]:
+        VARIANTS.append((stub, choose))
+        return choose
 
-    shared.save_overload = save_alone
-    return shared
+    return register
 
 
-@cache
-def _cache_directory() -> Path | None:
-    """Where machine code is kept, or None if there is no such place."""
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    try:
-        caches = Path(root) if root else Path.home() / ".cache"
-        directory = caches / "mergeflow" / f"kernels-{digest.hexdigest()[:16]}"
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except (OSError, RuntimeError):
-        return None
+def _flatten(arguments: tuple[Any, ...], kinds: list[str], values: list[Any]) -> None:
+    """Append the kind of each argument, and what is packed of it."""
+    for argument in arguments:
+        kind = type(argument)
+        if kind is np.ndarray:
+            if argument.ndim != 1 or not argument.flags.c_contiguous:
+                raise TypeError("kernels take contiguous arrays of one dimension")
+            size = argument.size
+            values += (_address_of(_view(argument)) if size else 0, size)
+            kinds.append("[" + argument.dtype.char)
+        elif kind is tuple:
+            kinds.append("(")
+            _flatten(argument, kinds, values)
+            kinds.append(")")
+        elif argument is None:
+            kinds.append(NOTHING)
+        else:
+            values.append(argument)
+            kinds.append(_NUMBERS.get(kind) or _number(argument))
+
+
+def _number(argument: Any) -> str:
+    if isinstance(argument, np.generic) and argument.dtype.char in _FORMATS:
+        return argument.dtype.char
+    raise TypeError(f"kernels take no {type(argument).__name__}")
+
+
+def _format(kind: str) -> str:
+    """How the argument is packed: arrays as address and size."""
+    return "qq" if kind[0] == "[" else _FORMATS.get(kind, "")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from merge_core.fused.compiling import Array, compiled, instruction
+from merge_core.fused.lazy_numba import types
 from merge_core.methods.random_bits import BITS
 
 LANES = 8

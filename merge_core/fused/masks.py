@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import types
-from numba.extending import overload
-
+from merge_core.fused.compiling import chosen_by_type
 from merge_core.fused.formats import kept_if
+from merge_core.fused.lazy_numba import types
 
 
 def kept(mask: Any, delta: float, i: int) -> float:
@@ -20,7 +19,7 @@ def kept(mask: Any, delta: float, i: int) -> float:
     raise NotImplementedError("only for compiled code")
 
 
-@overload(kept, inline="always")
+@chosen_by_type(kept)
 def _kept(mask: Any, delta: Any, i: Any) -> Any:
     if isinstance(mask, types.Array):
 

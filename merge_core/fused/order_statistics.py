@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
+from merge_core.fused.scratch import array_on_stack
 from merge_core.fused.stored import StoredBlock, StoredTensor
 from merge_core.fused.windows import WIDTH, count_above, pick
 
@@ -267,13 +268,16 @@ class _Search:
         self._wanted = 0
 
 
+_picked_on_stack = array_on_stack("uint32", _TILE + WIDTH)
+
+
 @compiled
 def _count(
     bits: Array, low: Any, top: Any, shift: int, counts: Array, least: Array, most: Array
 ) -> int:
     """Add the patterns from `low` to `top` to a histogram with its extremes; how many exceed."""
     width = np.uint32(np.int64(top) - low + 1)
-    picked = np.empty(_TILE + WIDTH, np.uint32)
+    picked = _picked_on_stack()
     above = 0
     for first in range(0, bits.size, _TILE):
         tile = bits[first : first + _TILE]

@@ -47,7 +47,14 @@ def draw_by_rank(
     """
     mask = np.empty(model.size, np.uint8)
     bits = min(_MANTISSA, max(3, (row // _PER_BIN // _OCTAVES).bit_length() - 1))
-    if _draw_rows(base, model, row, bits, low, slope, np.uint64(key), start, mask):
+    chance = (low, slope, np.uint64(key))
+    # One bin more for zeros, of which there may be many, and the end of the last.
+    size = (_OCTAVES << bits) + 2
+    of_bins = (*np.empty((3, size), np.int32), np.empty(size, np.uint32))
+    integers = (*np.empty((2, row), np.int32), np.arange(row, dtype=np.int32))
+    others = [np.empty(row, kind) for kind in (np.uint16, np.uint32, np.int64, np.uint8)]
+    room = (*of_bins, *integers, *others)
+    if _draw_rows(base, model, row, bits, chance, start, room, mask):
         return mask
     for first in range(0, model.size, row):
         those = slice(first, first + row)
@@ -79,20 +86,14 @@ def _draw_rows(
     model: Array,
     row: int,
     bits: int,
-    low: float,
-    slope: float,
-    key: np.uint64,
+    chance: tuple[float, float, np.uint64],
     start: int,
+    room: tuple[Array, ...],
     mask: Array,
 ) -> bool:
     """Draw every row, with `bits` bits of the mantissa in a bin; whether all was decided."""
-    # One bin more for zeros, of which there may be many, and the end of the last.
-    before = np.empty((_OCTAVES << bits) + 2, np.int32)
-    limits = np.empty(before.size, np.uint32)
-    patterns, bins = np.empty(row, np.int32), np.empty(row, np.uint16)
-    tops, listed = np.empty(row, np.uint32), np.empty(row, np.int64)
-    chance = (low, slope, key)
-    in_order = np.arange(row).astype(np.int32)
+    low, slope, key = chance
+    before, _, _, limits, patterns, _, in_order, bins, tops, listed, _ = room
     all_decided = True
     for first in range(0, model.size, row):
         those = slice(first, first + row)
@@ -109,7 +110,7 @@ def _draw_rows(
             _compare(tops, bins, limits, drawn)
         count = _list_undecided(drawn, listed)
         if count > _FEW:
-            _decide_heaps(patterns, bins, before, low, slope, tops, drawn, listed)
+            _decide_heaps(low, slope, room, drawn)
             count = _list_undecided(drawn, listed)
         if count > _FEW:
             drawn[0] = _UNRANKED
@@ -238,30 +239,20 @@ def _decide_inexact(
 
 
 @compiled
-def _decide_heaps(
-    patterns: Array,
-    bins: Array,
-    before: Array,
-    low: float,
-    slope: float,
-    tops: Array,
-    mask: Array,
-    listed: Array,
-) -> None:
+def _decide_heaps(low: float, slope: float, room: tuple[Array, ...], mask: Array) -> None:
     """Decide the entries in whose bin all are equal: they rank in their order.
 
-    Those whose number has the same highest bits as its limit stay undecided. `listed` is room.
+    Those whose number has the same highest bits as its limit stay undecided.
     """
-    pattern_of = np.empty(before.size, np.int32)
+    before, pattern_of, following, _, patterns, ranks, _, bins, tops, listed, others = room
     for i in range(bins.size):
         pattern_of[bins[i]] = patterns[i]
-    others = np.empty(bins.size, np.uint8)
     for i in range(bins.size):
         others[i] = (patterns[i] != pattern_of[bins[i]]) | (patterns[i] < 0)
-    following = before.copy()
+    for place in range(before.size):
+        following[place] = before[place]
     for i in listed[: _list_undecided(others, listed)]:
         following[bins[i]] = _MIXED
-    ranks = np.empty(bins.size, np.int32)
     for i in range(bins.size):
         ranks[i] = following[bins[i]]
         following[bins[i]] += 1

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import widen
+from merge_core.fused.scratch import array_on_stack
 
 LANES = 256
+lanes_on_stack = array_on_stack("float64", LANES)
 
 
 @compiled
@@ -27,7 +27,8 @@ def _total(lanes: Array) -> float:
 @compiled
 def sum_in_lanes(values: Array) -> Any:
     """The sum of one step's values (float64)."""
-    lanes = np.zeros(LANES)
+    lanes = lanes_on_stack()
+    lanes[:] = 0.0
     whole = values.size // LANES * LANES
     for first in range(0, whole, LANES):
         for lane in range(LANES):
@@ -69,7 +70,7 @@ def norms_in_steps(
         mask: uint8, 1 for the entries that stay.
         squared: None to add up magnitudes, True for their squares.
     """
-    before, after = np.zeros(LANES), np.zeros(LANES)
+    before, after = lanes_on_stack(), lanes_on_stack()
     for first in range(0, model.size, step):
         last = min(model.size, first + step)
         before[:] = 0.0
@@ -93,7 +94,7 @@ def _add_squares(base: Array, model: Array, mask: Array, lanes: Array) -> None:
 @compiled
 def squares_in_steps(base: Array, model: Array, mask: Array, step: int, total: float) -> float:
     """`total` plus the squares of a block's entries that stay (`mask`, uint8), step by step."""
-    lanes = np.zeros(LANES)
+    lanes = lanes_on_stack()
     for first in range(0, model.size, step):
         last = min(model.size, first + step)
         lanes[:] = 0.0
@@ -118,7 +119,7 @@ def _add_products(first: Array, second: Array, base: Array | None, lanes: Array)
 @compiled
 def dot_in_steps(first: Array, second: Array, base: Array | None, step: int, total: float) -> float:
     """`total` plus a block's dot product of two models, or of their task vectors, step by step."""
-    lanes = np.zeros(LANES)
+    lanes = lanes_on_stack()
     for start in range(0, first.size, step):
         last = min(first.size, start + step)
         lanes[:] = 0.0
@@ -153,7 +154,7 @@ def gram_of_two_in_steps(
     first: Array, second: Array, base: Array | None, step: int, totals: Array
 ) -> None:
     """Add a block's three dot products to `totals` (float64, 3): as `dot_in_steps`, in one pass."""
-    lanes = (np.zeros(LANES), np.zeros(LANES), np.zeros(LANES))
+    lanes = (lanes_on_stack(), lanes_on_stack(), lanes_on_stack())
     for start in range(0, first.size, step):
         last = min(first.size, start + step)
         for product in range(3):

@@ -12,9 +12,9 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from merge_core.fused.compiling import Array, compiled, instruction
+from merge_core.fused.lazy_numba import types
 
 WIDTH = 16
 """Patterns in a vector. `picked` needs room for one more than there are patterns."""

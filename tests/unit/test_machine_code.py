@@ -1,0 +1,138 @@
+"""Kernels as machine code: made once, loaded by later processes, and called with what they take."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+from merge_core.fused import machine_code
+from merge_core.fused.compiling import Array, Kernel, compiled
+from merge_core.fused.weighted_sums import weighted_sum
+
+ADD = """
+import sys
+import numpy as np
+from merge_core.fused.weighted_sums import weighted_sum
+ones, out = np.ones(100, np.float32), np.empty(100, np.float32)
+weighted_sum((ones, ones), (1.0, 2.0), None, out)
+assert (out == 3.0).all()
+print("numba" in sys.modules)
+"""
+
+
+def in_new_process(caches: Path) -> str:
+    """Whether a process that calls a kernel imports numba: "True" or "False"."""
+    done = subprocess.run(
+        [sys.executable, "-c", ADD],
+        env=os.environ | {"XDG_CACHE_HOME": str(caches), "NUMBA_CACHE_DIR": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_what_one_process_compiled_the_next_one_loads_without_numba(tmp_path: Path) -> None:
+    assert in_new_process(tmp_path) == "True"
+    assert in_new_process(tmp_path) == "False"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"not JSON\ncode", None])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
+    in_new_process(tmp_path)
+    (kept,) = tmp_path.rglob("*.kernel")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
+    assert in_new_process(tmp_path) == "True"
+    assert kept.read_bytes() == whole, "the same machine code"
+    assert in_new_process(tmp_path) == "False"
+
+
+def test_kernels_of_other_packages_are_not_kept() -> None:
+    directory = machine_code._directory()
+    _result(1)
+    assert directory is None or not list(directory.glob("test_machine_code*"))
+
+
+def test_where_nothing_can_be_kept_every_process_compiles(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("no directory")
+    assert in_new_process(place) == "True"
+    assert in_new_process(place) == "True"
+
+
+def test_another_processor_another_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = machine_code._directory.__wrapped__()
+    monkeypatch.setattr(machine_code, "processor", lambda: "another +avx999")
+    assert machine_code._directory.__wrapped__() != here
+
+
+@compiled
+def _described(
+    values: Array, pair: tuple[Any, ...], flag: bool, nothing: Any, small: np.uint8
+) -> float:
+    total = 0.0
+    for i in range(values.size):
+        total += values[i]
+    if nothing is not None:
+        total += 1000.0
+    return total + pair[0][0] + pair[1] + 10.0 * flag + 100.0 * small
+
+
+def test_arguments_of_every_kind_arrive() -> None:
+    values, other = np.arange(5, dtype=np.int16), np.array([0.5])
+    pair = (other, -7)
+    assert _described(values, pair, True, None, np.uint8(200)) == 10 + 0.5 - 7 + 10 + 20000
+    assert _described(values[1:3], pair, False, 1, np.uint8(0)) == 3 + 0.5 - 7 + 1000
+    assert _described(values[:0], (other, 2**40), False, None, np.uint8(0)) == 0.5 + 2**40
+
+
+@compiled
+def _result(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, -(2**60), 1.5, np.uint64(2**64 - 1), np.int8(-3), np.uint16(65535)]
+)
+def test_results_of_every_kind_come_back(value: Any) -> None:
+    assert _result(value) == value
+
+
+@pytest.mark.parametrize("argument", [np.ones(6)[::2], np.ones((2, 2)), "text", [1.0], {}, 1j])
+def test_what_a_kernel_cannot_take_is_refused(argument: Any) -> None:
+    with pytest.raises(TypeError, match="kernels take"):
+        _result(argument)
+
+
+@compiled
+def _allocating(count: int) -> float:
+    return np.zeros(count).sum()
+
+
+def test_a_kernel_that_allocates_is_refused_when_it_is_compiled() -> None:
+    with pytest.raises(TypingError, match=r"function zeros"):
+        _allocating(3)
+
+
+def test_threads_may_call_a_kernel_for_the_first_time_at_once() -> None:
+    kernel = Kernel(weighted_sum.function)
+    outs = [np.zeros(1000, np.float32) for _ in range(8)]
+    ones = np.ones(1000, np.float32)
+    threads = [
+        threading.Thread(target=kernel, args=((ones, ones), (1.0, 0.5), None, out)) for out in outs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all((out == 1.5).all() for out in outs)
