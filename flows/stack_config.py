@@ -7,28 +7,20 @@ nobody else can read it; they reach the servers in their environment alone.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from merge_core.yaml_files import load_yaml, validated
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_OLDEST_POSTGRESQL = 14_00_09
-"""14.9, as PostgreSQL counts; Prefect needs it."""
-_STACK_LOCK = 0x6D65726765
-"""Advisory lock that a stack holds in its database, for as long as `mergeflow up` lives."""
-_CONNECT_SECONDS = 10
 _NOT_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _OPTIONS = {"sslmode", "host", "port", "user", "password"}
 """Of a database's address, after the question mark: those that psycopg2 and asyncpg both take."""
@@ -103,9 +95,9 @@ class StackConfig(BaseModel):
         """Where the records are, for people: without users and passwords."""
         if not (self.prefect_database and self.mlflow_database):
             return "SQLite"
-        names = [_place(self.prefect_database), _place(self.mlflow_database)]
+        names = [shown_place(self.prefect_database), shown_place(self.mlflow_database)]
         return f"PostgreSQL {' and '.join(names)}" + (
-            f", Redis {_place(self.redis)}" if self.redis else ""
+            f", Redis {shown_place(self.redis)}" if self.redis else ""
         )
 
 
@@ -133,50 +125,6 @@ def read_stack_config(home: Home) -> StackConfig:
             mend="give prefect_database and mlflow_database, or remove the file to use SQLite",
         )
     return config
-
-
-@contextlib.contextmanager
-def only_one_on(config: StackConfig) -> Iterator[None]:
-    """Hold the databases for one stack; PostgreSQL lets go of them when this process dies.
-
-    Raises:
-        MergeflowError: another stack holds them, PostgreSQL is too old, or packages are missing.
-        StepError: one of the servers does not answer or refuses the user.
-    """
-    if not (config.prefect_database and config.mlflow_database):
-        yield
-        return
-    _require_packages()
-    with _connected(config.prefect_database) as prefect, _connected(config.mlflow_database):
-        if config.redis:
-            _try_redis(config.redis)
-        version = prefect.server_version
-        if version < _OLDEST_POSTGRESQL:
-            raise MergeflowError(
-                f"this is PostgreSQL {version // 10_000}.{version % 10_000}",
-                where=_place(config.prefect_database),
-                mend="use PostgreSQL 14.9 or newer, which Prefect needs",
-            )
-        with prefect.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [_STACK_LOCK])
-            if not cursor.fetchone()[0]:
-                raise MergeflowError(
-                    "another `mergeflow up` uses this database, maybe on another machine or with"
-                    " another data directory",
-                    where=_place(config.prefect_database),
-                    mend="stop that one first, or name another database in stack.yaml",
-                )
-        yield
-
-
-def _require_packages() -> None:
-    missing = [name for name in ("psycopg2", "prefect_redis") if find_spec(name) is None]
-    if missing:
-        raise MergeflowError(
-            f"needs {' and '.join(missing)}, which this installation lacks",
-            where="stack.yaml",
-            mend="python -m pip install -c constraints.txt -e '.[scale-out]'",
-        )
 
 
 def _refuse_open_passwords(path: Path, values: dict[str, Any]) -> None:
@@ -272,41 +220,10 @@ def _redis_settings(address: str) -> dict[str, str]:
     }
 
 
-def _place(address: str) -> str:
-    """`host:port/name` of an address."""
+def shown_place(address: str) -> str:
+    """`host:port/name` of a database's address, without user and password."""
     parts = urlsplit(address)
     query = dict(parse_qsl(parts.query))
     host = parts.hostname or query.get("host", "")
     port = parts.port or query.get("port")
     return f"{host}{f':{port}' if port else ''}{unquote(parts.path)}"
-
-
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    import psycopg2
-
-    try:
-        connection = psycopg2.connect(address, connect_timeout=_CONNECT_SECONDS)
-    except psycopg2.Error as error:
-        raise StepError(
-            f"PostgreSQL says: {str(error).strip()}",
-            where=_place(address),
-            mend="start it, and see that stack.yaml names an existing database and its owner",
-        ) from None
-    with contextlib.closing(connection):
-        connection.autocommit = True
-        yield connection
-
-
-def _try_redis(address: str) -> None:
-    import redis
-
-    try:
-        with redis.Redis.from_url(address, socket_connect_timeout=_CONNECT_SECONDS) as client:
-            client.ping()
-    except (redis.RedisError, ValueError) as error:
-        raise StepError(
-            f"Redis says: {error}",
-            where=_place(address),
-            mend="start it, and see that stack.yaml names its address and password",
-        ) from None

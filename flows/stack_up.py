@@ -19,7 +19,8 @@ from flows.stack import (
     only_one,
     worker_names,
 )
-from flows.stack_config import only_one_on, read_stack_config
+from flows.stack_config import read_stack_config
+from flows.stack_databases import only_one_on
 from flows.stack_record import StackRecord
 from merge_core.home import Home
 

@@ -50,11 +50,17 @@ def stack(
             process.kill()
 
 
-def write_stack_file(home: Path, servers: Servers, *, redis: bool = True) -> None:
+def write_stack_file(
+    home: Path,
+    servers: Servers,
+    *,
+    redis: bool = True,
+    databases: tuple[str, str] = ("prefect", "mlflow"),
+) -> None:
     """Name the servers in a home's `stack.yaml`; the password comes from the environment."""
     lines = [
-        f"prefect_database: {servers.database('prefect', '${SECRET}')}",
-        f"mlflow_database: {servers.database('mlflow', '${SECRET}')}",
+        f"prefect_database: {servers.database(databases[0], '${SECRET}')}",
+        f"mlflow_database: {servers.database(databases[1], '${SECRET}')}",
         *([f"redis: {servers.redis(0, '${SECRET}')}", "workers: 2"] if redis else []),
     ]
     home.mkdir(exist_ok=True)

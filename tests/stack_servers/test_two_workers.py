@@ -194,6 +194,17 @@ def test_another_up_on_the_same_database_is_refused(
     assert PASSWORD not in refused.stderr
 
 
+def test_one_database_for_both_programs_is_refused_whatever_it_is_called(
+    servers: Servers, stack: RunningStack, tmp_path: Path
+) -> None:
+    servers.create_database("both")
+    other = RunningStack(home=tmp_path / "other", directory=tmp_path, variables=stack.variables)
+    write_stack_file(other.home, servers, databases=("both", "b%6Fth"))
+    refused = other.call("up")
+    assert refused.returncode == 2
+    assert "are the same database" in refused.stderr
+
+
 def test_a_server_can_be_set_up_again_by_the_command_that_containers_use(
     stack: RunningStack,
 ) -> None:

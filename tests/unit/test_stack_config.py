@@ -10,7 +10,8 @@ import pytest
 from prefect.settings.models.root import Settings
 
 from flows.prefect_session import prefect_session
-from flows.stack_config import StackConfig, only_one_on, read_stack_config
+from flows.stack_config import StackConfig, read_stack_config
+from flows.stack_databases import only_one_on
 from flows.stack_processes import own_start_time
 from flows.stack_record import StackRecord, find_registry, write_record
 from merge_core.errors import MergeflowError, StepError
