@@ -209,6 +209,7 @@ def test_a_server_can_be_set_up_again_by_the_command_that_containers_use(
     stack: RunningStack,
 ) -> None:
     api = {"PREFECT_API_URL": f"http://127.0.0.1:{stack.prefect_port}/api"}
+    before = stack.prefect("/automations/filter", {})
     done = subprocess.run(
         [sys.executable, "-m", "flows.stack_setup"],
         env={**stack.environment, **api},
@@ -219,7 +220,7 @@ def test_a_server_can_be_set_up_again_by_the_command_that_containers_use(
     )
     assert done.returncode == 0, done.stderr
     assert "merge/merge" in done.stdout
-    assert len(stack.prefect("/automations/filter", {})) == 4
+    assert len(stack.prefect("/automations/filter", {})) == len(before) > 0
 
 
 def test_the_password_is_in_no_command_line_log_record_or_answer(

@@ -139,7 +139,6 @@ def test_a_password_in_a_file_that_others_can_read_is_refused(literal: str, home
     assert read_stack_config(home).shown.startswith("PostgreSQL")
 
 
-@pytest.mark.skipif(find_spec("psycopg2") is not None, reason="the extra scale-out is installed")
 @pytest.mark.parametrize("password", ["pa/ss", "50%off", "p@s/w", "a#b"])
 def test_a_password_with_signs_that_end_it_too_early_is_refused_and_not_repeated(
     password: str, home: Home
@@ -152,6 +151,7 @@ def test_a_password_with_signs_that_end_it_too_early_is_refused_and_not_repeated
         assert password not in str(caught.value)
 
 
+@pytest.mark.skipif(find_spec("psycopg2") is not None, reason="the extra scale-out is installed")
 def test_packages_that_are_missing_are_named_with_the_extra(home: Home) -> None:
     written(home, DATABASES)
     with pytest.raises(MergeflowError, match=r"psycopg2.*\n.*\[scale-out\]"):
