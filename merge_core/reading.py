@@ -70,14 +70,13 @@ class BlockReader:
         self._fill(entry, memoryview(buffer), entry.offset + start * size)
         return buffer
 
-    def read_into(self, entry: TensorEntry, start: int, count: int, buffer: bytearray) -> None:
-        """The bytes of elements `start : start + count`, into the beginning of a buffer.
+    def read_into(self, entry: TensorEntry, start: int, view: memoryview) -> None:
+        """Fill a view of bytes with a tensor's bytes from the element `start` on.
 
         Raises:
             CheckpointError: as for `read`.
         """
-        size = ITEM_SIZES[entry.dtype]
-        self._fill(entry, memoryview(buffer)[: count * size], entry.offset + start * size)
+        self._fill(entry, view, entry.offset + start * ITEM_SIZES[entry.dtype])
 
     def _fill(self, entry: TensorEntry, view: memoryview, position: int) -> None:
         descriptor = self._descriptor(entry.path)
@@ -85,7 +84,8 @@ class BlockReader:
         started = time.perf_counter()
         while done < len(view):
             try:
-                count = os.preadv(descriptor, [view[done:]], position + done)
+                rest = view[done:] if done else view
+                count = os.preadv(descriptor, (rest,), position + done)
             except OSError as error:
                 what = f"tensor {entry.name!r} cannot be read"
                 raise unreadable(entry.path, error, what) from error
@@ -100,9 +100,10 @@ class BlockReader:
             self._timings.add("read", time.perf_counter() - started)
 
     def _descriptor(self, path: Path) -> int:
-        with self._lock:
-            descriptor = self._descriptors.get(path)
-            if descriptor is None:
-                descriptor = open_plain(path)
-                self._descriptors[path] = descriptor
+        descriptor = self._descriptors.get(path)
+        if descriptor is not None:
             return descriptor
+        with self._lock:
+            if path not in self._descriptors:
+                self._descriptors[path] = open_plain(path)
+            return self._descriptors[path]

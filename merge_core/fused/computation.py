@@ -68,7 +68,7 @@ class FusedComputation:
             yield MergedBlock(block.start, self._rounded(block).data.cast("B"))
 
     def _rounded(self, block: StoredBlock) -> Array:
-        if self._kernel.drops and not all(map(all_finite, block.inputs)):
+        if self._kernel.drops and not all_finite(*block.inputs):
             raise Unusual
         out = self._out[: block.count]
         self._kernel.combine(block, out)

@@ -149,29 +149,34 @@ def _to_odd(builder: Any, exact: Any) -> Any:
 
 
 @compiled
-def _largest_magnitude(patterns: Array) -> np.uint16:
+def _largest_magnitude(arrays: tuple[Array, ...]) -> np.uint16:
     largest = np.uint16(0)
-    for i in range(patterns.size):
-        magnitude = np.uint16(patterns[i] & np.uint16(0x7FFF))
-        if magnitude > largest:
-            largest = magnitude
+    for k in range(len(arrays)):
+        patterns = arrays[k]
+        for i in range(patterns.size):
+            magnitude = np.uint16(patterns[i] & np.uint16(0x7FFF))
+            if magnitude > largest:
+                largest = magnitude
     return largest
 
 
 @compiled
-def _all_finite(values: Array) -> bool:
+def _all_finite(arrays: tuple[Array, ...]) -> bool:
     broken = 0
-    for i in range(values.size):
-        broken += not np.isfinite(values[i])
+    for k in range(len(arrays)):
+        values = arrays[k]
+        for i in range(values.size):
+            broken += not np.isfinite(values[i])
     return broken == 0
 
 
 _INFINITY = {np.dtype(np.uint16): 0x7F80, np.dtype(np.int16): 0x7C00}
 
 
-def all_finite(values: Array) -> bool:
-    """Whether a run of stored values holds neither NaN nor infinity."""
-    infinity = _INFINITY.get(values.dtype)
+def all_finite(*arrays: Array) -> bool:
+    """Whether runs of stored values, all of one dtype, hold neither NaN nor infinity."""
+    infinity = _INFINITY.get(arrays[0].dtype)
     if infinity is None:
-        return bool(_all_finite(values))
-    return bool(_largest_magnitude(values.view(np.uint16)) < infinity)
+        return bool(_all_finite(arrays))
+    patterns = tuple([values.view(np.uint16) for values in arrays])
+    return bool(_largest_magnitude(patterns) < infinity)

@@ -18,7 +18,7 @@ from numba.core import types as numba_types
 from numba.core.registry import cpu_target
 from numba.np.numpy_support import as_dtype, from_dtype
 
-from merge_core.fused.compiling import NOTHING, VARIANTS, Instruction, Kernel, Kinds
+from merge_core.fused.compiling import NOTHING, REFUSED, VARIANTS, Instruction, Kernel, Kinds
 from merge_core.fused.machine_code import MachineCode
 
 types: Any = numba_types
@@ -31,8 +31,13 @@ _OPTIONS: dict[str, Any] = {
     "no_cfunc_wrapper": True,
     "_nrt": False,
 }
-_BYTE, _SLOT = ir.IntType(8), 8
-"""Each packed value takes a slot of so many bytes."""
+_BYTE, _INT, _SLOT = ir.IntType(8), ir.IntType(32), 8
+"""Each packed value takes a slot of 8 bytes."""
+
+_DATA, _RANK, _EXTENTS, _FLAGS = 0, 8, 16, 48
+"""Fields of numpy's `PyArrayObject_fields`, from the end of the object's head."""
+_PLAIN = 0x0001 | 0x0100
+"""NPY_ARRAY_C_CONTIGUOUS and NPY_ARRAY_ALIGNED."""
 
 
 def machine_code(kernel: Kernel, kinds: Kinds) -> MachineCode:
@@ -62,18 +67,20 @@ def _entry(symbol: str, compiled: Any) -> Any:
         context.call_conv.get_function_type(description.restype, description.argtypes),
         description.llvm_func_name,
     )
-    kind = ir.FunctionType(ir.IntType(32), [_BYTE.as_pointer()])
+    kind = ir.FunctionType(_INT, [_BYTE.as_pointer()])
     function = ir.Function(module, kind, symbol)
     builder = ir.IRBuilder(function.append_basic_block())
     packed = _Packed(context, builder, function.args[0])
     result = packed.place(description.restype)
     arguments = [_unpacked(packed, kind) for kind in description.argtypes]
+    with builder.if_then(builder.not_(packed.are_plain), likely=False):
+        builder.ret(ir.Constant(_INT, REFUSED))
     status, value = context.call_conv.call_function(
         builder, callee, description.restype, description.argtypes, arguments
     )
     if description.restype != types.none:
         context.pack_value(builder, description.restype, value, result)
-    builder.ret(builder.zext(status.is_error, ir.IntType(32)))
+    builder.ret(builder.zext(status.is_error, _INT))
     return module
 
 
@@ -82,6 +89,8 @@ class _Packed:
 
     def __init__(self, context: Any, builder: Any, start: Any) -> None:
         self.context, self.builder = context, builder
+        self.are_plain = ir.Constant(ir.IntType(1), 1)
+        """Whether all arrays so far are contiguous and of one dimension."""
         self._start, self._offset = start, 0
 
     def place(self, kind: Any) -> Any:
@@ -105,11 +114,27 @@ def _unpacked(packed: _Packed, kind: Any) -> Any:
         return context.make_tuple(builder, kind, [_unpacked(packed, each) for each in kind])
     if not isinstance(kind, types.Array):
         return packed.value(kind)
+    found = packed.value(types.uintp)
+
+    def field(offset: int, like: Any) -> Any:
+        """A field of numpy's object."""
+        place = builder.add(found, ir.Constant(found.type, object.__basicsize__ + offset))
+        return builder.load(builder.inttoptr(place, like.as_pointer()))
+
+    size = ir.IntType(64)
+    data, dimensions = field(_DATA, size), field(_EXTENTS, size)
+    is_vector = builder.icmp_unsigned("==", field(_RANK, _INT), ir.Constant(_INT, 1))
+    flags = builder.and_(field(_FLAGS, _INT), ir.Constant(_INT, _PLAIN))
+    is_plain = builder.icmp_unsigned("==", flags, ir.Constant(_INT, _PLAIN))
+    packed.are_plain = builder.and_(packed.are_plain, builder.and_(is_vector, is_plain))
+    # The extents of an array without dimensions are nowhere: the field itself can be read instead.
+    here = builder.add(found, ir.Constant(found.type, object.__basicsize__ + _EXTENTS))
+    extents = builder.select(is_vector, dimensions, here)
     array = context.make_array(kind)(context, builder)
     itemsize = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
     array.meminfo = array.parent = ir.Constant(_BYTE.as_pointer(), None)
-    array.data = builder.inttoptr(packed.value(types.intp), array.data.type)
-    array.nitems = packed.value(types.intp)
+    array.data = builder.inttoptr(data, array.data.type)
+    array.nitems = builder.load(builder.inttoptr(extents, size.as_pointer()))
     array.itemsize = itemsize
     array.shape = builder.insert_value(array.shape, array.nitems, 0)
     array.strides = builder.insert_value(array.strides, itemsize, 0)

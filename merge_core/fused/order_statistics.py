@@ -131,17 +131,11 @@ def _found(tensor: StoredTensor, searches: Sequence[tuple[Patterns, _Search]]) -
 
 def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:
     """Sorted patterns of some entries, for each source: of all where there are few."""
-    size = _RUNS * _RUN
-    if tensor.numel <= size:
-        starts = list(range(0, tensor.numel, _RUN))
+    if tensor.numel <= _RUNS * _RUN:
+        block = tensor.sample([0], tensor.numel)
     else:
-        starts = [tensor.numel * run // _RUNS for run in range(_RUNS)]
-    found: list[list[Array]] = [[] for _ in sources]
-    for start in starts:
-        block = tensor.read(start, min(_RUN, tensor.numel - start))
-        for source, parts in zip(sources, found, strict=True):
-            parts.append(source(block).copy())
-    return [np.sort(np.concatenate(parts)) for parts in found]
+        block = tensor.sample([tensor.numel * run // _RUNS for run in range(_RUNS)], _RUN)
+    return [np.sort(source(block)) for source in sources]
 
 
 class _Search:

@@ -66,19 +66,20 @@ class StoredTensor:
         self._dtype = models[0].dtype
         self.block = block
         self._check = check
-        size = min(block, models[0].numel) * ITEM_SIZES[self._dtype]
-        self._buffers = [bytearray(size) for _ in self._entries]
         self.numel = models[0].numel
+        self._buffers = self._room(min(block, self.numel))
+        self._views = [buffer.data.cast("B") for buffer in self._buffers]
 
     def read(self, start: int, count: int) -> StoredBlock:
         """Some elements of every input; `count` is at most the usual block."""
         self._check()
-        arrays = [
-            self._read(entry, start, count, buffer)
-            for entry, buffer in zip(self._entries, self._buffers, strict=True)
-        ]
-        base = arrays.pop(0) if self._has_base else None
-        return StoredBlock(start, base, tuple(arrays))
+        size = count * ITEM_SIZES[self._dtype]
+        for entry, view in zip(self._entries, self._views, strict=True):
+            self._reader.read_into(entry, start, view[:size] if size < len(view) else view)
+        buffers = self._buffers
+        if count < buffers[0].size:
+            buffers = [buffer[:count] for buffer in buffers]
+        return self._block(start, buffers)
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[StoredBlock]:
         """All elements from `start` to `stop`, in order."""
@@ -86,9 +87,24 @@ class StoredTensor:
         for first in range(start, end, self.block):
             yield self.read(first, min(self.block, end - first))
 
-    def _read(self, entry: TensorEntry, start: int, count: int, buffer: bytearray) -> Array:
-        self._reader.read_into(entry, start, count, buffer)
-        return np.frombuffer(buffer, dtype=STORED[entry.dtype], count=count)
+    def sample(self, starts: Sequence[int], count: int) -> StoredBlock:
+        """Runs of `count` elements, put together as if they were one block at 0."""
+        self._check()
+        buffers = self._room(len(starts) * count)
+        size = count * ITEM_SIZES[self._dtype]
+        for entry, buffer in zip(self._entries, buffers, strict=True):
+            view = buffer.data.cast("B")
+            for place, start in enumerate(starts):
+                self._reader.read_into(entry, start, view[place * size :][:size])
+        return self._block(0, buffers)
+
+    def _room(self, count: int) -> list[Array]:
+        return [np.empty(count, STORED[self._dtype]) for _ in self._entries]
+
+    def _block(self, start: int, arrays: Sequence[Array]) -> StoredBlock:
+        if self._has_base:
+            return StoredBlock(start, arrays[0], tuple(arrays[1:]))
+        return StoredBlock(start, None, tuple(arrays))
 
 
 class FusedKernel(ABC):
