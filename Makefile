@@ -51,7 +51,7 @@ bench-8b: $(VENV)/.installed  ## the same at 8 B parameters, without mergekit (s
 bench-memory: $(VENV)/.installed  ## peak memory with the tensors of an 8 B model, two layers of it (ten minutes, 13 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b-two-layers --models 3
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-8b-two-layers --out docs/benchmarks \
-		--without floor engine first mergekit --rounds 1
+		--without floor engine "floor to disk" "engine to disk" first mergekit --rounds 1
 
 averaging: $(VENV)/.installed-dev  ## average beside a simulated training run, on real servers (slow)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s tests/pipeline/test_averaging_flow.py tests/averaging

@@ -53,9 +53,7 @@ class ShardWriter:
             OutputError: the disk is full or failing.
         """
         assert self._journal is not None
-        slot = self._plan.tensors[index].slot
-        # Else the next flush writes a whole GiB while every worker waits for it.
-        begin_write_back(self._shards[slot.shard], slot.offset, slot.nbytes)
+        self._begin_write_back(index)
         with self._mutex:
             try:
                 self._journal.note(index)
@@ -77,6 +75,11 @@ class ShardWriter:
         for shard in self._plan.shards:
             path = self.checkpoint / shard.name
             self._shards.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644))
+
+    def _begin_write_back(self, index: int) -> None:
+        """Else the next flush writes a whole GiB while every worker waits for it."""
+        slot = self._plan.tensors[index].slot
+        begin_write_back(self._shards[slot.shard], slot.offset, slot.nbytes)
 
     def _sync(self) -> None:
         assert self._journal is not None

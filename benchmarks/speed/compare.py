@@ -23,7 +23,8 @@ from report import Costs, plot, table
 
 NOTES = """
 `floor` reads all inputs once and writes the result, and computes nothing; `engine` is the merge
-without verification and hashing; both to the page cache, and flushed to disk. The other columns are
+without verification and hashing; both to the page cache, and, `to disk`, until all is flushed, both
+telling the kernel early to write. The other columns are
 whole processes, imports and all: `mergeflow` verifies, merges, hashes the result and flushes it;
 `first` hashes the inputs too, which it never saw before; mergekit hashes, verifies and flushes
 nothing. CPU seconds are those of `mergeflow`, the peak is the larger of both.
@@ -58,8 +59,8 @@ def main() -> None:
                     continue
                 cost = contest.run(contender, method)
                 costs.setdefault(method, {}).setdefault(contender, []).append(cost)
-                own = "" if cost.written is None else f"  ({cost.written:.2f} s written)"
-                print(f"{number + 1} {method:16}{contender:10}{cost.wall:8.1f} s{own}", flush=True)
+                own = "" if cost.own is None else f"  ({cost.own:.2f} s without imports)"
+                print(f"{number + 1} {method:16}{contender:15}{cost.wall:8.1f} s{own}", flush=True)
     shutil.rmtree(work)
     write(costs, checkpoints, options.out)
 

@@ -24,20 +24,23 @@ METHODS: dict[str, dict[str, object]] = {
     "sce": {"select_topk": 0.3},
     "della": {"weight": 0.5, "density": 0.5},
 }
-CONTENDERS = ("floor", "engine", "first", "mergeflow", "mergekit")
+TO_DISK = " to disk"
+CONTENDERS = (
+    *("floor", "engine", "floor" + TO_DISK, "engine" + TO_DISK),
+    *("first", "mergeflow", "mergekit"),
+)
 """`first` is mergeflow with inputs that it has never hashed."""
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one process took: wall and CPU seconds and peak resident set in MB, all of the process;
-    and what it says of itself, if it does: seconds until written, and until flushed to disk."""
+    and the seconds that it says of itself, if it does."""
 
     wall: float
     cpu: float
     peak: float
-    written: float | None = None
-    flushed: float | None = None
+    own: float | None = None
     timed_out: bool = False
 
 
@@ -90,11 +93,12 @@ class Contest:
 
     def _command(self, contender: str, method: str, out: Path) -> list[str]:
         recipe = str(self._recipe(method))
-        if contender == "floor":
+        to_disk = ["--to-disk"] if contender.endswith(TO_DISK) else []
+        if contender.startswith("floor"):
             inputs = map(str, self._inputs(method, with_base=True))
-            return [sys.executable, str(HERE / "floor.py"), str(out), *inputs]
-        if contender == "engine":
-            return [sys.executable, str(HERE / "engine.py"), recipe, str(out)]
+            return [sys.executable, str(HERE / "floor.py"), str(out), *inputs, *to_disk]
+        if contender.startswith("engine"):
+            return [sys.executable, str(HERE / "engine.py"), recipe, str(out), *to_disk]
         if contender == "mergekit":
             return [str(MERGEKIT), recipe, str(out), "--allow-crimes", "--quiet"]
         return [sys.executable, "-m", "flows.cli", "merge", recipe, str(out)]
@@ -123,7 +127,6 @@ def _run(command: list[str], home: Path, limit: float) -> Cost:
     said = child.stdout.read()
     if status and not timed_out:
         raise SystemExit(f"failed with status {status}: {' '.join(command)}")
-    own = [float(word) for word in said.split()] if command[1].endswith(".py") else []
-    written, flushed = own or (None, None)
+    own = float(said) if command[1].endswith(".py") else None
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(wall, cpu, usage.ru_maxrss / 1024, written, flushed, timed_out)
+    return Cost(wall, cpu, usage.ru_maxrss / 1024, own, timed_out)

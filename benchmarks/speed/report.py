@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from contest import Cost
+from contest import TO_DISK, Cost
 
 Costs = dict[str, dict[str, list[Cost]]]
 """By method, then by contender, one for each round."""
@@ -20,8 +20,9 @@ def table(costs: Costs) -> str:
         "floor s",
         "engine s",
         "engine / floor",
-        "flushed: floor s",
+        "to disk: floor s",
         "engine s",
+        "engine / floor",
         "mergeflow s",
         "first s",
         "mergekit s",
@@ -32,7 +33,8 @@ def table(costs: Costs) -> str:
     ]
     text = "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|\n"
     for method, by in costs.items():
-        floor, engine = _median(by, "floor", _written), _median(by, "engine", _written)
+        floor, engine = _median(by, "floor", _own), _median(by, "engine", _own)
+        durable = [_median(by, name + TO_DISK, _own) for name in ("floor", "engine")]
         ours, theirs = _median(by, "mergeflow", _wall), _median(by, "mergekit", _wall)
         more = ">" if any(cost.timed_out for cost in by.get("mergekit", [])) else ""
         peaks = [c.peak for name in ("mergeflow", "first") for c in by.get(name, [])]
@@ -41,8 +43,9 @@ def table(costs: Costs) -> str:
             _number(floor),
             _number(engine),
             _number(_ratio(engine, floor), 2),
-            _number(_median(by, "floor", _flushed)),
-            _number(_median(by, "engine", _flushed)),
+            _number(durable[0]),
+            _number(durable[1]),
+            _number(_ratio(durable[1], durable[0]), 2),
             _number(ours),
             _number(_median(by, "first", _wall)),
             more + _number(theirs) if theirs else "",
@@ -63,8 +66,8 @@ def plot(costs: Costs, path: Path, title: str) -> None:
     from matplotlib import pyplot
 
     shown = [
-        ("floor", "the floor: reads and writes alone", _written, "#9aa5b1"),
-        ("engine", "mergeflow's engine", _written, "#2f6fdb"),
+        ("floor", "the floor: reads and writes alone", _own, "#9aa5b1"),
+        ("engine", "mergeflow's engine", _own, "#2f6fdb"),
         ("mergeflow", "mergeflow merge (whole process)", _wall, "#7fb0ff"),
         ("mergekit", "mergekit (whole process)", _wall, "#e08a3c"),
     ]
@@ -88,12 +91,8 @@ def _wall(cost: Cost) -> float:
     return cost.wall
 
 
-def _written(cost: Cost) -> float:
-    return cost.written or 0.0
-
-
-def _flushed(cost: Cost) -> float:
-    return cost.flushed or 0.0
+def _own(cost: Cost) -> float:
+    return cost.own or 0.0
 
 
 def _median(by: dict[str, list[Cost]], contender: str, of: Callable[[Cost], float]) -> float | None:
