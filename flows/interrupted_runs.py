@@ -72,16 +72,21 @@ def end_abandoned_runs(
     if not workers_online(client, since=recently) <= set(workers):
         return []
     found = _runs_in(client, *_AT_WORK)
-    alive = flow_runs_at_work(instance)
-    dead = [run for run in found if run.id not in alive and _is_stuck(client, run, start_patience)]
-    for run in dead:
-        _give_up(client, run, "Its worker ended while this run was at work")
-    ended = {run.id for run in dead}
+    before = flow_runs_at_work(instance)
+    stuck = [
+        run for run in found if run.id not in before and _is_stuck(client, run, start_patience)
+    ]
+    # Looked at twice, since reading the states took its time: one may have begun meanwhile.
+    after = flow_runs_at_work(instance) if stuck else set()
+    dead = {run.id: run for run in stuck if run.id not in after}
+    # The questions first: whatever stops us here, they are found again with their run.
     for question in _questions(client) if dead else []:
         asking = question.parent_task_run_id
-        if asking and client.read_task_run(asking).flow_run_id in ended:
+        if asking and client.read_task_run(asking).flow_run_id in dead:
             _give_up(client, question, "The run that asked has ended")
-    return dead
+    for run in dead.values():
+        _give_up(client, run, "Its worker ended while this run was at work")
+    return list(dead.values())
 
 
 def drop_missed_runs(client: SyncPrefectClient) -> int:

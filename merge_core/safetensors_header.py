@@ -8,6 +8,7 @@ Nothing is allocated in proportion to a number that the file merely claims.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ class Columns(NamedTuple):
 
 
 KnownHeaders = dict[bytes, Columns]
-"""What was read before, by the headers' JSON."""
+"""What was read before, by the sha256 of the headers' JSON."""
 
 
 def read_header(path: Path, known: KnownHeaders | None = None) -> dict[str, TensorEntry]:
@@ -121,7 +122,8 @@ def read_header(path: Path, known: KnownHeaders | None = None) -> dict[str, Tens
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
     start = 8 + length
-    columns = known.get(text) if known is not None else None
+    key = hashlib.sha256(text).digest() if known is not None else b""
+    columns = known.get(key) if known is not None else None
     if columns is None:
         fields = _parse(path, text)
         fields.pop("__metadata__", None)
@@ -132,7 +134,7 @@ def read_header(path: Path, known: KnownHeaders | None = None) -> dict[str, Tens
             _check_coverage(path, entries, start, size)
             return {entry.name: entry for entry in entries}
         if known is not None:
-            known[text] = columns
+            known[key] = columns
     entries = columns.entries(path, start)
     if start + columns.end != size:
         _check_coverage(path, entries, start, size)

@@ -106,7 +106,7 @@ class Work:
 
     def _fused(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a fused kernel; False when the tensor needs its method's own."""
-        # numba takes most of a second to import, and not every merge can use it.
+        # LLVM's loader takes a tenth of a second to import, and not every merge can use it.
         from merge_core.fused.computation import FusedComputation
         from merge_core.fused.stored import Unusual
 

@@ -31,7 +31,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     """The C library's function, or None where it has none."""
     try:
         call = ctypes.CDLL(None).sync_file_range
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return None
     call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     call.restype = ctypes.c_int

@@ -92,13 +92,13 @@ def ensure_candidate_version(
     )
 
 
-def forget_approval(registry: Registry, version: ModelVersion) -> None:
+def forget_approval(registry: Registry, version: ModelVersion, decision: Decision) -> None:
     """Remove what a person said about an earlier decision on the same checkpoint.
 
     The run of that decision keeps it; here it would look like a word on the present one.
     """
-    if str(version.version) == champion_version(registry, version.name):
-        return  # an approval is why it serves
+    if decision.promote and str(version.version) == champion_version(registry, version.name):
+        return  # an approval is why it serves, and goes on to
     for tag in sorted(version.tags):
         if tag == _APPROVAL or tag.startswith(_APPROVAL + "_"):
             registry.client.delete_model_version_tag(version.name, str(version.version), tag)

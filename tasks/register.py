@@ -158,7 +158,7 @@ def _promote(
         },
     )
     if decision.approval is None:
-        forget_approval(registry, candidate)
+        forget_approval(registry, candidate, decision)
     served = candidate if decision.promote else base
     give_alias(registry, name, str(served.version), run.info.run_id)
     champion = champion_version(registry, name)

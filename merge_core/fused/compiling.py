@@ -8,7 +8,8 @@ gives the bits that the same expression gives in torch or numpy.
 A kernel takes arrays (one dimension, contiguous), numbers, None, and tuples of these; it allocates
 nothing. None is a type of its own, so a step that it turns off is not compiled. Arrays are handed
 over as the addresses of numpy's own objects, whose layout its C interface fixes: that costs a tenth
-of asking each for its address and size.
+of asking each for its address and size. They must be of this machine's byte order, and those that a
+kernel writes to must be writable: neither is looked at.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Machine code of kernels: kept in files, loaded by LLVM's own loader, called through an address.
 
-The directory's name is a digest of everything that the code depends on: this package's sources, the
-versions of numba, LLVM and numpy, and the processor. So a file is right or absent, and nothing has
-to be invalidated. Where nothing can be written, every process compiles what it calls.
+The directory's name is a digest of everything that the code depends on: the sources of the kernels
+and of the methods they belong to, the versions of numba, LLVM, numpy and Python, numba's settings,
+and the processor. So a file is right or absent, and nothing has to be invalidated. Where nothing
+can be written, or others could write, every process compiles what it calls.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import json
 import os
 import secrets
+import stat
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +32,7 @@ _engines: list[Any] = []
 class MachineCode(NamedTuple):
     """A kernel compiled for one set of argument types.
 
-    symbol: a function that takes the address of the packed arguments and gives 0.
+    symbol: a function that takes the address of the packed arguments, and gives 0 if all went well.
     result: the kind of what the kernel returns, which is written to the first 8 bytes.
     """
 
@@ -46,7 +48,10 @@ def load(code: MachineCode) -> Callable[[int], int]:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.object_file))
     engine.finalize_object()
     _engines.append(engine)
-    return _ENTRY(engine.get_function_address(code.symbol))
+    address = engine.get_function_address(code.symbol)
+    if not address:
+        raise AssertionError(f"the machine code holds no {code.symbol}")
+    return _ENTRY(address)
 
 
 def read_kept(name: str, kinds: object) -> MachineCode | None:
@@ -55,11 +60,12 @@ def read_kept(name: str, kinds: object) -> MachineCode | None:
     if directory is None:
         return None
     try:
-        head, _, object_file = (directory / _file_name(name, kinds)).read_bytes().partition(b"\n")
-        said = json.loads(head)
-        if said["sha256"] == hashlib.sha256(object_file).hexdigest():
-            return MachineCode(said["symbol"], said["result"], object_file)
-    except (OSError, ValueError, KeyError, TypeError):
+        head, _, rest = (directory / _file_name(name, kinds)).read_bytes().partition(b"\n")
+        if head.decode() == hashlib.sha256(rest).hexdigest():
+            facts, _, object_file = rest.partition(b"\n")
+            symbol, result = json.loads(facts)
+            return MachineCode(symbol, result, object_file)
+    except (OSError, ValueError, TypeError):
         pass
     return None
 
@@ -67,14 +73,15 @@ def read_kept(name: str, kinds: object) -> MachineCode | None:
 def write_kept(name: str, kinds: object, code: MachineCode) -> None:
     """Keep machine code for later processes. Several may do so at once; none sees half a file."""
     directory = _directory()
-    if directory is None:
-        return
-    digest = hashlib.sha256(code.object_file).hexdigest()
-    head = json.dumps({"symbol": code.symbol, "result": code.result, "sha256": digest})
+    if directory is None or _sources_digest() != _SOURCES:
+        return  # what was compiled is not what stands in the files any more
+    rest = json.dumps([code.symbol, code.result]).encode() + b"\n" + code.object_file
     fresh = directory / f".{secrets.token_hex(8)}"
-    with suppress(OSError):
-        fresh.write_bytes(head.encode() + b"\n" + code.object_file)
+    try:
+        fresh.write_bytes(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
         fresh.rename(directory / _file_name(name, kinds))
+    except OSError:
+        fresh.unlink(missing_ok=True)
 
 
 def processor() -> str:
@@ -93,20 +100,50 @@ def _target() -> Any:
     return llvm.Target.from_triple(llvm.get_process_triple())
 
 
+def _sources_digest() -> str | None:
+    """Of the files that kernels are made of, the methods' constants included; None without any."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    try:
+        paths = sorted([*here.glob("*.py"), *(here.parent / "methods").glob("*.py")])
+        for path in paths:
+            digest.update(path.name.encode() + path.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest() if paths else None
+
+
+_SOURCES = _sources_digest()
+"""When this process imported them, or as good as: an editor may change the files meanwhile."""
+
+
 @cache
 def _directory() -> Path | None:
     """Where machine code is kept, or None if there is no such place."""
+    if _SOURCES is None:
+        return None
     versions = (version("numba"), llvm.llvm_version_info, np.__version__)
+    python = (sys.implementation.cache_tag, sys.abiflags, object.__basicsize__)
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
-    facts = (*versions, settings, processor(), llvm.get_process_triple())
-    digest = hashlib.sha256(repr(facts).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    facts = (_SOURCES, versions, python, settings, processor(), llvm.get_process_triple())
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()
     root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     try:
         caches = Path(root) if root else Path.home() / ".cache"
-        directory = caches / "mergeflow" / f"kernels-{digest.hexdigest()[:16]}"
-        directory.mkdir(parents=True, exist_ok=True)
+        ours = caches / "mergeflow"
+        directory = ours / f"kernels-{digest[:16]}"
+        for each in (ours, directory):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours_alone(each):
+                return None
         return directory if os.access(directory, os.W_OK | os.X_OK) else None
     except (OSError, RuntimeError):
         return None
+
+
+def _is_ours_alone(directory: Path) -> bool:
+    """Whether nobody else may write there: what is kept is executed."""
+    status = directory.stat()
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -21,6 +21,8 @@ _OCTAVES = 8
 """Powers of two below a row's largest magnitude that are divided into bins of their own."""
 _PER_BIN = 4
 """Entries of a row for each bin."""
+_MOST_BITS = 12
+"""Of the mantissa, in a bin: bins are numbered with 16 bits."""
 _MANTISSA = 23
 """Bits of a magnitude pattern below its exponent."""
 _FEW = 100
@@ -46,7 +48,7 @@ def draw_by_rank(
         start: index of the first entry.
     """
     mask = np.empty(model.size, np.uint8)
-    bits = min(_MANTISSA, max(3, (row // _PER_BIN // _OCTAVES).bit_length() - 1))
+    bits = min(_MOST_BITS, max(3, (row // _PER_BIN // _OCTAVES).bit_length() - 1))
     chance = (low, slope, np.uint64(key))
     # One bin more for zeros, of which there may be many, and the end of the last.
     size = (_OCTAVES << bits) + 2
@@ -102,6 +104,7 @@ def _draw_rows(
         largest, exact = _extremes(patterns)
         draw_tops(key, start + first, tops)
         if largest == 0:
+            bins[:] = 0
             _compare_ranks(tops, in_order, low, slope, drawn)
         else:
             _write_bins(patterns, largest, _MANTISSA - bits, before.size - 2, bins)

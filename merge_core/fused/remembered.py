@@ -18,7 +18,8 @@ class _Room:
     """What is left of `MOST`, for all workers together."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Masks may be given back by the garbage collector, in the middle of anything.
+        self._lock = threading.RLock()
         self._taken = 0
 
     def take(self, bits: int) -> bool:

@@ -203,6 +203,9 @@ def test_the_word_that_made_a_champion_stays_with_it(
     again = register_merge(**unasked).candidate
     tags = client(registry).get_model_version(again.name, again.version).tags
     assert tags["mergeflow.approval_by"] == "Ada"
+    register_merge(**zoo_merge(tiny_zoo, merged, registry, promote=False))
+    tags = client(registry).get_model_version(again.name, again.version).tags
+    assert "mergeflow.approval_by" not in tags, "it serves no more, whatever she said"
 
 
 def test_a_checkpoint_that_moved_is_loaded_from_its_new_place(

@@ -46,15 +46,42 @@ def test_what_one_process_compiled_the_next_one_loads_without_numba(tmp_path: Pa
     assert in_new_process(tmp_path) == "False"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}\n", b"not JSON\ncode", None])
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"not JSON\ncode", 3, 70, -1])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | int) -> None:
     in_new_process(tmp_path)
     (kept,) = tmp_path.rglob("*.kernel")
     whole = kept.read_bytes()
-    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
+    if isinstance(damage, int):  # one bit, of the digest, of the symbol, of the code
+        flipped = bytearray(whole)
+        flipped[damage] ^= 1
+        damage = bytes(flipped)
+    kept.write_bytes(damage)
     assert in_new_process(tmp_path) == "True"
     assert kept.read_bytes() == whole, "the same machine code"
     assert in_new_process(tmp_path) == "False"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions as POSIX knows them")
+@pytest.mark.parametrize("place", ["mergeflow", "mergeflow/kernels-*"])
+def test_nothing_is_loaded_from_where_others_may_write(tmp_path: Path, place: str) -> None:
+    in_new_process(tmp_path)
+    (directory,) = tmp_path.glob(place)
+    directory.chmod(0o775)
+    assert in_new_process(tmp_path) == "True"
+    directory.chmod(0o755)
+    assert in_new_process(tmp_path) == "False"
+
+
+def test_what_was_edited_meanwhile_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_code, "_directory", lambda: tmp_path)
+    code = machine_code.MachineCode("entry", "d", b"code")
+    machine_code.write_kept("kernel", (), code)
+    assert machine_code.read_kept("kernel", ()) == code
+    monkeypatch.setattr(machine_code, "_sources_digest", lambda: "edited")
+    machine_code.write_kept("other", (), code)
+    assert machine_code.read_kept("other", ()) is None
 
 
 def test_kernels_of_other_packages_are_not_kept() -> None:

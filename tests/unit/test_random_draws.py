@@ -132,6 +132,19 @@ def test_limits_follow_exact_ranks(
             assert mask.max() <= 1
 
 
+def test_a_row_of_half_a_million_entries_has_no_more_bins_than_16_bits_can_number() -> None:
+    row = 1 << 19
+    rng = np.random.default_rng(1)
+    base, model = _pair(np.zeros(row), rng.normal(size=row))
+    order = np.abs(model.astype(np.float64)).argsort(kind="stable")
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(row)
+    slope = 0.3 / (row - 1)
+    limits = ((ranks * slope + 0.35) * 2.0**BITS).astype(np.int64)
+    mask = draw_by_rank(base, model, row, 0.35, slope, KEY, START)
+    assert (mask == (numbers(row) < limits)).all()
+
+
 def test_a_number_with_the_highest_bits_of_its_limit_is_compared_exactly() -> None:
     row = 4096
     drawn = numbers(row)
