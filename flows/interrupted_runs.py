@@ -72,13 +72,12 @@ def end_abandoned_runs(
     if not workers_online(client, since=recently) <= set(workers):
         return []
     found = _runs_in(client, *_AT_WORK)
-    before = flow_runs_at_work(instance)
-    stuck = [
-        run for run in found if run.id not in before and _is_stuck(client, run, start_patience)
-    ]
-    # Looked at twice, since reading the states took its time: one may have begun meanwhile.
-    after = flow_runs_at_work(instance) if stuck else set()
-    dead = {run.id: run for run in stuck if run.id not in after}
+    alive = flow_runs_at_work(instance)
+    dead = {
+        run.id: run
+        for run in found
+        if run.id not in alive and _is_stuck(client, run, start_patience)
+    }
     # The questions first: whatever stops us here, they are found again with their run.
     for question in _questions(client) if dead else []:
         asking = question.parent_task_run_id
@@ -106,10 +105,12 @@ def drop_missed_runs(client: SyncPrefectClient) -> int:
 
 
 def _is_stuck(client: SyncPrefectClient, run: FlowRun, start_patience: timedelta) -> bool:
-    """Whether a run without a process is still where it was: one that ended properly says so before
-    its process goes, and one that a worker is about to start has none yet."""
+    """Whether a run without a process is still in the very state in which it was found before.
+
+    One that has begun or ended since is in another: it says that it ends before its process goes.
+    """
     state = client.read_flow_run(run.id).state
-    if state is None or state.type not in _AT_WORK:
+    if state is None or run.state is None or state.id != run.state.id:
         return False
     return not state.is_pending() or datetime.now(UTC) - state.timestamp > start_patience
 
