@@ -79,7 +79,7 @@ class BlockReader:
         self._fill(entry, view, entry.offset + start * ITEM_SIZES[entry.dtype])
 
     def _fill(self, entry: TensorEntry, view: memoryview, position: int) -> None:
-        descriptor = self._descriptor(entry.path)
+        descriptor = self.descriptor(entry.path)
         done = 0
         started = time.perf_counter()
         while done < len(view):
@@ -96,10 +96,19 @@ class BlockReader:
                     mend="something changed the checkpoint while it was read; start again",
                 )
             done += count
-        if self._timings:
-            self._timings.add("read", time.perf_counter() - started)
+        self.add_seconds(time.perf_counter() - started)
 
-    def _descriptor(self, path: Path) -> int:
+    def add_seconds(self, seconds: float) -> None:
+        """Count time that was spent reading."""
+        if self._timings:
+            self._timings.add("read", seconds)
+
+    def descriptor(self, path: Path) -> int:
+        """An open file, to be read at positions until the reader is closed.
+
+        Raises:
+            CheckpointError: it cannot be opened, or is no plain file.
+        """
         descriptor = self._descriptors.get(path)
         if descriptor is not None:
             return descriptor

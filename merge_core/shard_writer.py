@@ -33,6 +33,10 @@ class ShardWriter:
         """The directory that becomes the checkpoint."""
         return self._directory / "checkpoint"
 
+    def descriptor(self, shard: int) -> int:
+        """A shard's open file."""
+        return self._shards[shard]
+
     def write(self, shard: int, data: memoryview, position: int) -> None:
         """Put bytes at their place in a shard's file.
 

@@ -114,8 +114,7 @@ class Work:
             computation = FusedComputation.of(tensor.computed, self.reader, self.block, self.check)
             if computation is None:
                 return False
-            for values in computation.blocks(part.start, part.stop):
-                self._write(tensor, values.start, values.data)
+            computation.write(_Place(self, tensor), part.start, part.stop)
         except Unusual:
             return False
         return True
@@ -144,7 +143,37 @@ class Work:
             self._write(tensor, start, memoryview(first))
 
     def _write(self, tensor: PlannedTensor, start: int, data: Any) -> None:
-        slot = tensor.slot
         started = time.perf_counter()
-        self.staging.write(slot.shard, data, slot.offset + start * ITEM_SIZES[slot.dtype])
-        self.timings.add("write", time.perf_counter() - started)
+        place = _Place(self, tensor)
+        place.write(start, data)
+        place.add_seconds(time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor's values belong in the result."""
+
+    work: Work
+    tensor: PlannedTensor
+
+    @property
+    def descriptor(self) -> int:
+        """The shard's file."""
+        return self.work.staging.descriptor(self.tensor.slot.shard)
+
+    def position(self, start: int) -> int:
+        """Where in it the element at an index begins, in bytes."""
+        slot = self.tensor.slot
+        return slot.offset + start * ITEM_SIZES[slot.dtype]
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Write values from an index on.
+
+        Raises:
+            OutputError: the disk is full or failing.
+        """
+        self.work.staging.write(self.tensor.slot.shard, data, self.position(start))
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count time that was spent writing."""
+        self.work.timings.add("write", seconds)

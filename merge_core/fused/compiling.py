@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ Kinds = tuple[str, ...]
 NOTHING = "-"
 REFUSED = 2
 """What an entry gives for an array that is not contiguous or has not one dimension."""
-_NUMBERS = {int: np.dtype(np.int64).char, float: "d", bool: "?"}
+_ODD_ARRAY = "kernels take contiguous arrays of one dimension"
 _FORMATS = {"?": "?7x", "d": "d"} | {
     np.dtype(name).char: f"{code}{8 - np.dtype(name).itemsize}x"
     for name, code in (
@@ -44,19 +44,53 @@ _FORMATS = {"?": "?7x", "d": "d"} | {
     )
 }
 """How a number is packed, in 8 bytes."""
+_SLOT = 8
+_ENTRY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 _address_of, _view = ctypes.addressof, ctypes.c_char.from_buffer
+_HEAD = 8
+"""Bytes in front of the packed arguments, for the result."""
 _lock = threading.Lock()
 
 
 class _Loaded(NamedTuple):
     """A kernel for one set of argument types."""
 
+    address: int
     call: Callable[[int], int]
-    """Takes the address of the packed arguments; gives 0, `REFUSED`, or 1 for an error."""
+    """What is at that address: takes the address of the packed arguments; gives 0, `REFUSED`, or 1
+    for an error."""
     pack: Callable[..., None]
     size: int
     """Bytes of the packed arguments, the result's 8 in front of them."""
     result: Callable[[bytearray], tuple[Any, ...]] | None
+
+
+class Start(int):
+    """An argument that grows by `stride` from one call to the next, where a kernel is bound."""
+
+    stride = 0
+
+
+_INTEGER = np.dtype(np.int64).char
+_NUMBERS: dict[type, str] = {int: _INTEGER, Start: _INTEGER, float: "d", bool: "?"}
+
+
+class Bound(NamedTuple):
+    """A kernel with its arguments, to be called many times. It keeps the arrays alive."""
+
+    name: str
+    address: int
+    """Of the kernel's entry."""
+    packed: bytearray
+    """What the entry takes, the result in front."""
+    growing: tuple[tuple[int, Start], ...]
+    """The offsets in `packed` of arguments that grow, with what they are at the first call."""
+    arguments: tuple[Any, ...]
+
+    @property
+    def packed_address(self) -> int:
+        """Where the packed arguments are."""
+        return _address_of(_view(self.packed))
 
 
 class Kernel:
@@ -73,21 +107,42 @@ class Kernel:
         Raises:
             TypeError: an argument is of no kind that kernels take.
         """
+        loaded, values = self._ready(arguments)
+        buffer = bytearray(loaded.size)
+        loaded.pack(buffer, _HEAD, *values)
+        status = loaded.call(_address_of(_view(buffer)))
+        if status == REFUSED:
+            raise TypeError(_ODD_ARRAY)
+        if status:
+            raise RuntimeError(f"the kernel {self.name} has failed")
+        return loaded.result(buffer)[0] if loaded.result else None
+
+    def bind(self, *arguments: Any) -> Bound:
+        """Pack arguments once for many calls, of which `steps` takes care.
+
+        Raises:
+            TypeError: an argument is of no kind that kernels take.
+        """
+        loaded, values = self._ready(arguments)
+        packed = bytearray(loaded.size)
+        loaded.pack(packed, _HEAD, *values)
+        for array in _arrays(arguments):
+            if array.ndim != 1 or not array.flags.c_contiguous:
+                raise TypeError(_ODD_ARRAY)
+        growing = tuple(
+            (_HEAD + _SLOT * place, value)
+            for place, value in enumerate(values)
+            if type(value) is Start
+        )
+        return Bound(self.name, loaded.address, packed, growing, arguments)
+
+    def _ready(self, arguments: tuple[Any, ...]) -> tuple[_Loaded, list[Any]]:
+        """The machine code for arguments of these types, and what is packed of them."""
         found: list[str] = []
         values: list[Any] = []
         _flatten(arguments, found, values)
         kinds = tuple(found)
-        loaded = self._loaded.get(kinds)
-        if loaded is None:
-            loaded = self._load(kinds)
-        buffer = bytearray(loaded.size)
-        loaded.pack(buffer, 8, *values)
-        status = loaded.call(_address_of(_view(buffer)))
-        if status == REFUSED:
-            raise TypeError("kernels take contiguous arrays of one dimension")
-        if status:
-            raise RuntimeError(f"the kernel {self.name} has failed")
-        return loaded.result(buffer)[0] if loaded.result else None
+        return self._loaded.get(kinds) or self._load(kinds), values
 
     @property
     def _numba_type_(self) -> Any:
@@ -113,7 +168,9 @@ class Kernel:
             result = None
             if code.result != NOTHING:
                 result = struct.Struct("=" + _FORMATS[code.result]).unpack_from
-            loaded = _Loaded(load(code), layout.pack_into, 8 + layout.size, result)
+            address = load(code)
+            size = _HEAD + layout.size
+            loaded = _Loaded(address, _ENTRY(address), layout.pack_into, size, result)
             self._loaded[kinds] = loaded
             return loaded
 
@@ -142,7 +199,7 @@ VARIANTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
 """Functions whose code depends on the types of their arguments, each with what chooses it."""
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Kernel:
     """Make a function a kernel."""
     return Kernel(function)
 
@@ -178,6 +235,14 @@ def _flatten(arguments: tuple[Any, ...], kinds: list[str], values: list[Any]) ->
         else:
             values.append(argument)
             kinds.append(_NUMBERS.get(kind) or _number(argument))
+
+
+def _arrays(arguments: tuple[Any, ...]) -> Iterator[Array]:
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            yield argument
+        elif isinstance(argument, tuple):
+            yield from _arrays(argument)
 
 
 def _number(argument: Any) -> str:

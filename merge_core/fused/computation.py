@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from merge_core.computed import ComputedTensor
-from merge_core.fused.compiling import Array
-from merge_core.fused.formats import STORED, all_finite
+from merge_core.fused.formats import STORED
 from merge_core.fused.registry import fused_kernel
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
+from merge_core.fused.steps import Step, write
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, finite
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 
@@ -20,11 +22,21 @@ BLOCK = 1 << 17
 """Elements of a block: those of three bfloat16 inputs and the result fit a core's own cache."""
 
 
-class MergedBlock(NamedTuple):
-    """A run of the result: the flat index of its first element, and the bytes to be stored."""
+class Sink(Protocol):
+    """Where the merged values go: to their places in a file."""
 
-    start: int
-    data: memoryview
+    @property
+    def descriptor(self) -> int:
+        """The file."""
+
+    def position(self, start: int) -> int:
+        """Where in the file the element at an index begins."""
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Write values from an index on, or say why that cannot be."""
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count time that was spent writing."""
 
 
 class FusedComputation:
@@ -58,20 +70,27 @@ class FusedComputation:
         whole = kernel.step * max(1, min(block, BLOCK) // kernel.step)
         return cls(tensor, kernel, StoredTensor(reader, base, entries, whole, check))
 
-    def blocks(self, start: int, stop: int) -> Iterator[MergedBlock]:
-        """The merged values from `start` to `stop`, each block valid until the next.
+    def write(self, sink: Sink, start: int, stop: int) -> None:
+        """Merge the values from `start` to `stop`, and write them.
 
         Raises:
             Unusual: some are not finite; the method's own kernel will say what is wrong.
         """
-        for block in self._inputs.blocks(start, stop):
-            yield MergedBlock(block.start, self._rounded(block).data.cast("B"))
 
-    def _rounded(self, block: StoredBlock) -> Array:
-        if self._kernel.drops and not all_finite(*block.inputs):
-            raise Unusual
-        out = self._out[: block.count]
-        self._kernel.combine(block, out)
-        if not all_finite(out):
-            raise Unusual
-        return out
+        def steps(block: StoredBlock) -> Iterator[Step]:
+            out = self._out[: block.count]
+            if self._kernel.drops:
+                yield finite(*block.inputs)
+            yield from self._kernel.steps(block, out)
+            yield finite(out)
+            again = partial(sink.write, data=out.data.cast("B"))
+            yield write(sink.descriptor, out, sink.position(block.start), again)
+
+        inside = {place for place in self._kernel.boundaries() if start < place < stop}
+        ends = [start, *sorted(inside), stop]
+        try:
+            for first, last in pairwise(ends):
+                for _ in self._inputs.walk(steps, first, last):
+                    pass
+        finally:
+            sink.add_seconds(self._inputs.seconds_writing)

@@ -149,7 +149,7 @@ def _to_odd(builder: Any, exact: Any) -> Any:
 
 
 @compiled
-def _largest_magnitude(arrays: tuple[Array, ...]) -> np.uint16:
+def _are_below(arrays: tuple[Array, ...], limit: Any) -> Any:
     largest = np.uint16(0)
     for k in range(len(arrays)):
         patterns = arrays[k]
@@ -157,11 +157,11 @@ def _largest_magnitude(arrays: tuple[Array, ...]) -> np.uint16:
             magnitude = np.uint16(patterns[i] & np.uint16(0x7FFF))
             if magnitude > largest:
                 largest = magnitude
-    return largest
+    return largest < limit
 
 
 @compiled
-def _all_finite(arrays: tuple[Array, ...]) -> bool:
+def _are_finite(arrays: tuple[Array, ...]) -> bool:
     broken = 0
     for k in range(len(arrays)):
         values = arrays[k]
@@ -170,13 +170,13 @@ def _all_finite(arrays: tuple[Array, ...]) -> bool:
     return broken == 0
 
 
-_INFINITY = {np.dtype(np.uint16): 0x7F80, np.dtype(np.int16): 0x7C00}
+_INFINITY = {np.dtype(np.uint16): np.uint16(0x7F80), np.dtype(np.int16): np.uint16(0x7C00)}
 
 
-def all_finite(*arrays: Array) -> bool:
-    """Whether runs of stored values, all of one dtype, hold neither NaN nor infinity."""
+def all_finite(*arrays: Array) -> tuple[Any, ...]:
+    """A kernel that says whether runs of stored values, all of one dtype, hold neither NaN nor
+    infinity, and what it is called with."""
     infinity = _INFINITY.get(arrays[0].dtype)
     if infinity is None:
-        return bool(_all_finite(arrays))
-    patterns = tuple([values.view(np.uint16) for values in arrays])
-    return bool(_largest_magnitude(patterns) < infinity)
+        return _are_finite, arrays
+    return _are_below, tuple([values.view(np.uint16) for values in arrays]), infinity

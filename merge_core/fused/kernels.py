@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, combinations_with_replacement
@@ -13,8 +13,20 @@ import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import magnitude_bits, widen
-from merge_core.fused.order_statistics import Cut, Patterns, find_cuts, least_magnitude
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
+from merge_core.fused.order_statistics import (
+    EVIDENT,
+    INFINITE,
+    TILE,
+    Cut,
+    Patterns,
+    Window,
+    count_in_window,
+    find_cuts,
+    least_magnitude,
+)
+from merge_core.fused.scratch import array_on_stack
+from merge_core.fused.steps import Step, call
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual, unusual
 from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
 from merge_core.fused.weighted_sums import weighted_sum
@@ -42,8 +54,8 @@ class WeightedSum(FusedKernel):
         self._weights = tuple(weight / divisor if beforehand else weight for weight in weights)
         self._divisor = None if beforehand else divisor
 
-    def combine(self, block: StoredBlock, out: Array) -> None:
-        weighted_sum(block.models, self._weights, self._divisor, out)
+    def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
+        yield call(weighted_sum, block.models, self._weights, self._divisor, out)
 
 
 @cache
@@ -67,18 +79,19 @@ class Joining:
     """Whether models vote with one voice each, not with their entries' size."""
     divide_by_count: bool = False
 
-    def run(
+    def step(
         self,
         block: StoredBlock,
         masks: tuple[Any, ...],
         factors: tuple[float, ...] | None,
         out: Array,
-    ) -> None:
-        """Join one block of task vectors, each times its factor if there are any."""
+    ) -> Step:
+        """What joins a block of task vectors, each times its factor if there are any."""
         if self.consensus:
             ones = (1.0,) * len(self.weights)
             shares = ones if self.divide_by_count else self.weights
-            sum_agreeing(
+            return call(
+                sum_agreeing,
                 block.base,
                 block.models,
                 masks,
@@ -90,10 +103,10 @@ class Joining:
                 self.scale,
                 out,
             )
-            return
         divisor = sum(self.weights)
         divided = self.normalize and abs(divisor) >= TINY_SUM and divisor != 1.0
-        sum_all(
+        return call(
+            sum_all,
             block.base,
             block.models,
             masks,
@@ -111,8 +124,8 @@ class TaskVectors(FusedKernel):
     def __init__(self, joining: Joining) -> None:
         self._joining = joining
 
-    def combine(self, block: StoredBlock, out: Array) -> None:
-        self._joining.run(block, ((),) * len(block.models), None, out)
+    def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
+        yield self._joining.step(block, ((),) * len(block.models), None, out)
 
 
 @dataclass(frozen=True)
@@ -136,15 +149,18 @@ class Bands(FusedKernel):
     def prepare(self, tensor: StoredTensor) -> None:
         wanted: list[tuple[Patterns, int]] = []
         for model, band in enumerate(self._bands):
-            patterns = differences(model)
+            patterns = Differences(model)
             wanted += [(patterns, band.dropped + band.kept), (patterns, band.dropped)]
         cuts = find_cuts(tensor, wanted)
         self._cuts = list(zip(cuts[::2], cuts[1::2], strict=True))
+        # Where every model was searched, every entry is finite.
+        self.drops = any(low in EVIDENT and high in EVIDENT for low, high in self._cuts)
 
-    def combine(self, block: StoredBlock, out: Array) -> None:
-        for part in self._parts(block):
-            written = out[part.start - block.start :][: part.count]
-            self._joining.run(part, self._masks(part.start), None, written)
+    def boundaries(self) -> Sequence[int]:
+        return [cut.last + 1 for cuts in self._cuts for cut in cuts if cut.last is not None]
+
+    def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
+        yield self._joining.step(block, self._masks(block.start), None, out)
 
     def _masks(self, start: int) -> tuple[Any, ...]:
         """What stays from an index to the next tie; without upper ends if there are none."""
@@ -153,31 +169,50 @@ class Bands(FusedKernel):
             return tuple((low,) for low, _ in ends)
         return tuple(ends)
 
-    def _parts(self, block: StoredBlock) -> Iterator[StoredBlock]:
-        """The block, divided after each last tie that belongs."""
-        end = block.start + block.count
-        ties = {cut.last + 1 for cuts in self._cuts for cut in cuts if cut.last is not None}
-        inside = sorted(tie for tie in ties if block.start < tie < end)
-        for first, last in zip([block.start, *inside], [*inside, end], strict=True):
-            yield block.part(first, last)
+
+@dataclass(frozen=True)
+class Differences:
+    """Magnitude patterns of one model's task vector. Raises Unusual where they are not finite."""
+
+    model: int
+
+    def write(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
+        """What writes a block's patterns."""
+        arrays = block.base, block.models[self.model], bits
+        return [call(_write_differences, *arrays, otherwise=unusual)]
+
+    def count(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
+        """What counts them in some windows."""
+        arrays = block.base, block.models[self.model]
+        return [call(_count_differences, *arrays, windows, otherwise=unusual)]
 
 
-@cache
-def differences(model: int) -> Patterns:
-    """Magnitude patterns of one model's task vector."""
-
-    def patterns(block: StoredBlock) -> Array:
-        bits = np.empty(block.count, np.int32)
-        _difference_bits(block.base, block.models[model], bits)
-        return bits
-
-    return patterns
+_patterns_on_stack = array_on_stack("int32", TILE)
 
 
 @compiled
-def _difference_bits(base: Array, model: Array, bits: Array) -> None:
+def _write_differences(base: Array, model: Array, bits: Array) -> Any:
+    """Write magnitude patterns; whether all are finite."""
+    largest = np.int32(0)
     for i in range(bits.size):
-        bits[i] = magnitude_bits(widen(model[i]) - widen(base[i]))
+        pattern = magnitude_bits(widen(model[i]) - widen(base[i]))
+        largest = max(largest, pattern)
+        bits[i] = pattern
+    return largest < np.int32(INFINITE)
+
+
+@compiled
+def _count_differences(base: Array, model: Array, windows: tuple[Any, ...]) -> bool:
+    """Count magnitude patterns in some windows; whether all are finite."""
+    patterns = _patterns_on_stack()
+    finite = True
+    for first in range(0, model.size, TILE):
+        those = slice(first, min(first + TILE, model.size))
+        bits = patterns[: those.stop - first]
+        finite &= _write_differences(base[those], model[those], bits)
+        for k in range(len(windows)):
+            count_in_window(bits, windows[k])
+    return finite
 
 
 class Combination(FusedKernel):
@@ -198,26 +233,31 @@ class Combination(FusedKernel):
             raise Unusual
         self._coefficients = tuple(self._kernel.coefficients(gram))
 
-    def combine(self, block: StoredBlock, out: Array) -> None:
+    def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
         vectors, base = self._vectors(block)
         if base is None:
-            weighted_sum(vectors, self._coefficients, None, out)
+            yield call(weighted_sum, vectors, self._coefficients, None, out)
             return
         joining = Joining(self._coefficients, 1.0, normalize=False, consensus=False)
-        joining.run(block, ((),) * len(vectors), None, out)
+        yield joining.step(block, ((),) * len(vectors), None, out)
 
     def _gram(self, tensor: StoredTensor) -> Array:
         """The dot products of what is combined, each with each."""
         count = self._kernel.count
         pairs = list(combinations_with_replacement(range(count), 2))
         totals = np.zeros(len(pairs))
-        for block in tensor.blocks():
+
+        def steps(block: StoredBlock) -> Iterator[Step]:
             vectors, base = self._vectors(block)
             if count == 2:
-                gram_of_two_in_steps(*vectors, base, self.step, totals)
-                continue
+                yield call(gram_of_two_in_steps, *vectors, base, self.step, totals)
+                return
             for place, (i, j) in enumerate(pairs):
-                totals[place] = dot_in_steps(vectors[i], vectors[j], base, self.step, totals[place])
+                total = totals[place : place + 1]
+                yield call(dot_in_steps, vectors[i], vectors[j], base, self.step, total)
+
+        for _ in tensor.walk(steps):
+            pass
         gram = np.zeros((count, count))
         for total, (i, j) in zip(totals, pairs, strict=True):
             gram[i, j] = gram[j, i] = total

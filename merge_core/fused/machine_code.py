@@ -8,14 +8,12 @@ can be written, or others could write, every process compiles what it calls.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +22,6 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
-_ENTRY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 _engines: list[Any] = []
 """They own the code, and live as long as the process."""
 
@@ -41,8 +38,8 @@ class MachineCode(NamedTuple):
     object_file: bytes
 
 
-def load(code: MachineCode) -> Callable[[int], int]:
-    """Make machine code callable; a call releases the interpreter's lock."""
+def load(code: MachineCode) -> int:
+    """Make machine code callable: the address of its entry."""
     machine = _target().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.object_file))
@@ -51,7 +48,7 @@ def load(code: MachineCode) -> Callable[[int], int]:
     address = engine.get_function_address(code.symbol)
     if not address:
         raise AssertionError(f"the machine code holds no {code.symbol}")
-    return _ENTRY(address)
+    return int(address)
 
 
 def read_kept(name: str, kinds: object) -> MachineCode | None:

@@ -9,14 +9,16 @@ collects the few entries of the bin. A sample that misleads costs passes, never 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.scratch import array_on_stack
+from merge_core.fused.steps import Step, take
 from merge_core.fused.stored import StoredBlock, StoredTensor
 from merge_core.fused.windows import WIDTH, count_above, pick
 
@@ -31,7 +33,8 @@ _FEW = 1 << 20
 """Entries that may be collected at once."""
 _SNAPSHOTS = 32
 """Histograms that are kept, to find the part of the tensor where the last tie is."""
-_TILE = 1024
+TILE = 1024
+"""Entries whose patterns fit a core's first cache."""
 
 
 INFINITE = 0x7F800000
@@ -64,11 +67,21 @@ def least_magnitude(pattern: int) -> float:
 
 
 ALL, NOTHING = Cut(0), Cut(_ALL_PATTERNS - 1)
+EVIDENT = (ALL, NOTHING)
+"""Cuts that were found without a look at the tensor, or might have been."""
 
-Patterns = Callable[[StoredBlock], Array]
-"""The magnitude patterns (int32) of a block's entries."""
-CountedPatterns = Callable[[StoredBlock], tuple[Array, int]]
-"""The same, and how many of the entries count."""
+Window = tuple[np.int32, np.int32, int, Array, Array, Array, Array]
+"""A search's state as `count_in_window` takes it."""
+
+
+class Patterns(Protocol):
+    """Magnitude patterns (int32) that are made of a block's entries."""
+
+    def write(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
+        """What writes a block's patterns."""
+
+    def count(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
+        """What counts them in some windows."""
 
 
 def find_cuts(tensor: StoredTensor, wanted: Sequence[tuple[Patterns, int]]) -> list[Cut]:
@@ -85,29 +98,32 @@ def find_cuts(tensor: StoredTensor, wanted: Sequence[tuple[Patterns, int]]) -> l
     return _found(tensor, searches)
 
 
-def find_share(tensor: StoredTensor, counted: CountedPatterns, share: float) -> Cut:
+def find_share(tensor: StoredTensor, patterns: Patterns, counted: Array, share: float) -> Cut:
     """The cut that holds the largest entries, int(share * n) of them.
 
-    n is how many entries `counted` counts, which only the first pass tells: until then, it is what
-    the sample makes likely.
+    n is how many entries count, which only the first pass tells: until then, it is what the sample
+    makes likely.
+
+    Args:
+        counted: int64, one: where `patterns` add up how many entries count.
     """
-    numbers: list[int] = []
-
-    def patterns(block: StoredBlock) -> Array:
-        bits, number = counted(block)
-        numbers.append(number)
-        return bits
-
+    counted[0] = 0
     sample = _samples(tensor, [patterns])[0]
     search = _Search(None, tensor.numel)
-    search.bracket(sample, share * sum(numbers) / sample.size)
-    numbers.clear()
-    for block in tensor.blocks():
-        search.observe(patterns(block), block.start)
-    search.want(int(share * sum(numbers)))
+    search.bracket(sample, share * int(counted[0]) / sample.size)
+    counted[0] = 0
+    _observe(tensor, {patterns: [search]})
+    search.want(int(share * int(counted[0])))
     if search.cut is None:
         search.conclude(tensor, patterns)
     return _found(tensor, [(patterns, search)])[0]
+
+
+def patterns_of(block: StoredBlock, patterns: Patterns) -> Array:
+    """The magnitude patterns (int32) of a block's entries."""
+    bits = np.empty(block.count, np.int32)
+    take(patterns.write(block, bits), block.start)
+    return bits
 
 
 def _found(tensor: StoredTensor, searches: Sequence[tuple[Patterns, _Search]]) -> list[Cut]:
@@ -119,14 +135,38 @@ def _found(tensor: StoredTensor, searches: Sequence[tuple[Patterns, _Search]]) -
                 active.setdefault(patterns, []).append(search)
         if not active:
             return [search.cut for _, search in searches if search.cut is not None]
-        for block in tensor.blocks():
-            for patterns, those in active.items():
-                bits = patterns(block)
-                for search in those:
-                    search.observe(bits, block.start)
+        _observe(tensor, active)
         for patterns, those in active.items():
             for search in those:
                 search.conclude(tensor, patterns)
+
+
+def _observe(tensor: StoredTensor, active: Mapping[Patterns, Sequence[_Search]]) -> None:
+    """Let searches see all patterns once."""
+
+    counting = {
+        patterns: [search for search in those if search.is_counting]
+        for patterns, those in active.items()
+    }
+    collecting = {
+        patterns: [search for search in those if not search.is_counting]
+        for patterns, those in active.items()
+    }
+
+    def steps(block: StoredBlock) -> Iterator[Step]:
+        for patterns, those in counting.items():
+            if those:
+                yield from patterns.count(block, tuple(search.window for search in those))
+
+    if any(counting.values()):
+        for start in tensor.walk(steps, pauses=_SNAPSHOTS):
+            for search in chain.from_iterable(counting.values()):
+                search.take_snapshot(start)
+    if any(collecting.values()):
+        for block in tensor.blocks():
+            for patterns, those in collecting.items():
+                for search in those:
+                    search.collect(patterns_of(block, patterns), block.start)
 
 
 def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:
@@ -135,7 +175,7 @@ def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:
         block = tensor.sample([0], tensor.numel)
     else:
         block = tensor.sample([tensor.numel * run // _RUNS for run in range(_RUNS)], _RUN)
-    return [np.sort(source(block)) for source in sources]
+    return [np.sort(patterns_of(block, source)) for source in sources]
 
 
 class _Search:
@@ -172,23 +212,34 @@ class _Search:
         high = int(sample[last]) + 1 if last < sample.size else _ALL_PATTERNS
         self._set_window(low, high)
 
-    def observe(self, bits: Array, start: int) -> None:
-        """See a block's patterns."""
-        if self._collecting is not None:
-            where = np.flatnonzero((bits >= self._low) & (bits < self._high))
-            self._collecting.append((bits[where], where + start))
-            return
-        if start >= len(self._snapshots) * self._numel / _SNAPSHOTS:
-            self._snapshots.append((start, self._counts.copy()))
-        self._above += _count(
-            bits,
+    @property
+    def is_counting(self) -> bool:
+        """Whether the next pass makes a histogram; else it collects entries."""
+        return self._collecting is None
+
+    @property
+    def window(self) -> Window:
+        """What the next pass counts, and where to."""
+        return (
             np.int32(self._low),
             np.int32(self._high - 1),
             self._shift,
             self._counts,
             self._least,
             self._most,
+            self._above,
         )
+
+    def take_snapshot(self, start: int) -> None:
+        """Keep what was counted of the entries before an index, if the last time is long ago."""
+        if start >= len(self._snapshots) * self._numel / _SNAPSHOTS:
+            self._snapshots.append((start, self._counts.copy()))
+
+    def collect(self, bits: Array, start: int) -> None:
+        """Keep a block's patterns that lie in the window, with their indices."""
+        assert self._collecting is not None
+        where = np.flatnonzero((bits >= self._low) & (bits < self._high))
+        self._collecting.append((bits[where], where + start))
 
     def conclude(self, tensor: StoredTensor, patterns: Patterns) -> None:
         """All blocks were seen: the cut is found, or the window of the next pass is."""
@@ -196,7 +247,7 @@ class _Search:
             self._choose_among_collected()
             return
         inside = int(self._counts.sum())
-        rank = self._rank - self._above
+        rank = self._rank - int(self._above[0])
         if rank <= 0:
             self._set_window(self._high, _ALL_PATTERNS)
         elif rank > inside:
@@ -232,7 +283,7 @@ class _Search:
         place = int(np.searchsorted(seen, rank)) - 1
         left = rank - seen[place]
         for block in tensor.blocks(self._snapshots[place][0]):
-            equal = np.flatnonzero(patterns(block) == threshold)
+            equal = np.flatnonzero(patterns_of(block, patterns) == threshold)
             if left <= equal.size:
                 return block.start + int(equal[left - 1])
             left -= equal.size
@@ -257,29 +308,38 @@ class _Search:
         self._counts = np.zeros(_BINS, np.int64)
         self._least = np.full(_BINS, _ALL_PATTERNS, np.int64)
         self._most = np.full(_BINS, -1, np.int64)
-        self._above = 0
+        self._above = np.zeros(1, np.int64)
         self._snapshots: list[tuple[int, Array]] = []
         self._wanted = 0
 
 
-_picked_on_stack = array_on_stack("uint32", _TILE + WIDTH)
+_picked_on_stack = array_on_stack("uint32", TILE + WIDTH)
 
 
 @compiled
-def _count(
-    bits: Array, low: Any, top: Any, shift: int, counts: Array, least: Array, most: Array
-) -> int:
-    """Add the patterns from `low` to `top` to a histogram with its extremes; how many exceed."""
+def count_in_window(bits: Array, window: Any) -> None:
+    """Count the patterns of at most `TILE` entries.
+
+    Args:
+        window: the lowest and highest pattern (int32) of a histogram, by how many bits a pattern is
+            shifted to its bin, the histogram's counts and the extremes of each bin (int64, to be
+            added to), and how many patterns exceed the window (int64, 1).
+    """
+    low, top, shift, counts, least, most, above = window
     width = np.uint32(np.int64(top) - low + 1)
     picked = _picked_on_stack()
-    above = 0
-    for first in range(0, bits.size, _TILE):
-        tile = bits[first : first + _TILE]
-        above += count_above(tile, top)
-        for p in range(pick(tile, low, width, picked)):
-            pattern = low + np.int64(picked[p])
-            number = np.int64(picked[p]) >> shift
-            counts[number] += 1
-            least[number] = min(pattern, least[number])
-            most[number] = max(pattern, most[number])
-    return above
+    above[0] += count_above(bits, top)
+    for p in range(pick(bits, low, width, picked)):
+        pattern = low + np.int64(picked[p])
+        number = np.int64(picked[p]) >> shift
+        counts[number] += 1
+        least[number] = min(pattern, least[number])
+        most[number] = max(pattern, most[number])
+
+
+@compiled
+def count_in_windows(bits: Array, windows: tuple[Any, ...]) -> None:
+    """Count any number of patterns in some windows."""
+    for first in range(0, bits.size, TILE):
+        for k in range(len(windows)):
+            count_in_window(bits[first : first + TILE], windows[k])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from merge_core.fused.compiling import Array
 from merge_core.fused.draws import draw_mask
 from merge_core.fused.kernels import Joining, restoring_factor
-from merge_core.fused.ranks import draw_by_rank, limit_of
+from merge_core.fused.ranks import drawing_by_rank, limit_of
 from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
+from merge_core.fused.steps import Step, call
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.fused.sums import norms_in_steps
 
 
@@ -62,33 +63,44 @@ class RandomDraws(FusedKernel):
             return
         squared = True if self._restore == "l2" else None
         totals = [np.zeros(2) for _ in self._draws]
-        remembered = RememberedMasks(len(self._draws), tensor.numel)
-        for block in tensor.blocks():
-            masks = self._masks(block)
-            remembered.put(block.start, masks)
+        remembered = RememberedMasks(len(self._draws), tensor.numel, tensor.block)
+
+        def steps(block: StoredBlock) -> Iterator[Step]:
+            masks = self._room(block)
+            yield from self._drawing(block, masks)
+            yield from remembered.put(block.growing_start, masks)
             for model, mask, total in zip(block.models, masks, totals, strict=True):
-                norms_in_steps(block.base, model, mask, squared, self.step, total)
+                yield call(norms_in_steps, block.base, model, mask, squared, self.step, total)
+
+        for _ in tensor.walk(steps):
+            pass
+        if not np.isfinite(totals).all():
+            raise Unusual
+        self.drops = False
         self._remembered = remembered
         self._factors = tuple(restoring_factor(self._restore, total) for total in totals)
 
-    def combine(self, block: StoredBlock, out: Array) -> None:
-        known = self._remembered.get(block.start, block.count) if self._remembered else None
-        self._joining.run(block, known or self._masks(block), self._factors, out)
+    def steps(self, block: StoredBlock, out: Array) -> Iterator[Step]:
+        masks = self._room(block)
+        known = self._remembered.get(block.growing_start, masks) if self._remembered else None
+        yield from known or self._drawing(block, masks)
+        yield self._joining.step(block, masks, self._factors, out)
 
-    def _masks(self, block: StoredBlock) -> tuple[Array, ...]:
-        return tuple(
-            self._mask(block, model, draw)
-            for model, draw in zip(block.models, self._draws, strict=True)
-        )
+    def _room(self, block: StoredBlock) -> tuple[Array, ...]:
+        return tuple(np.empty(block.count, np.uint8) for _ in self._draws)
 
-    def _mask(self, block: StoredBlock, model: Array, draw: Draw) -> Array:
-        if draw.density in (0.0, 1.0):
-            return np.full(block.count, int(draw.density), np.uint8)
-        if draw.epsilon == 0.0 or self._row == 1:
-            mask = np.empty(block.count, np.uint8)
-            limit = limit_of(0, draw.density, 0.0)
-            draw_mask(np.uint64(draw.key), np.uint64(limit), block.start, mask)
-            return mask
-        assert block.base is not None
-        low, slope = draw.density - draw.epsilon, 2 * draw.epsilon / (self._row - 1)
-        return draw_by_rank(block.base, model, self._row, low, slope, draw.key, block.start)
+    def _drawing(self, block: StoredBlock, masks: Sequence[Array]) -> Iterator[Step]:
+        """What draws the masks of a block."""
+        for model, mask, draw in zip(block.models, masks, self._draws, strict=True):
+            start = block.growing_start
+            if draw.density in (0.0, 1.0):
+                mask[:] = int(draw.density)
+            elif draw.epsilon == 0.0 or self._row == 1:
+                limit = limit_of(0, draw.density, 0.0)
+                yield call(draw_mask, np.uint64(draw.key), np.uint64(limit), start, mask)
+            else:
+                assert block.base is not None
+                low, slope = draw.density - draw.epsilon, 2 * draw.epsilon / (self._row - 1)
+                yield drawing_by_rank(
+                    block.base, model, self._row, low, slope, draw.key, start, mask
+                )

@@ -14,6 +14,7 @@ import numpy as np
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.draws import TOP, draw_tops, number
 from merge_core.fused.formats import magnitude_bits, widen
+from merge_core.fused.steps import Step, call
 from merge_core.fused.windows import count_above
 from merge_core.methods.random_bits import BITS
 
@@ -33,10 +34,10 @@ _MIXED = -1 << 30
 _UNDECIDED_IN_ALL = np.uint64(0x0101010101010101)
 
 
-def draw_by_rank(
-    base: Array, model: Array, row: int, low: float, slope: float, key: int, start: int
-) -> Array:
-    """Which entries of some whole rows are drawn (uint8).
+def drawing_by_rank(
+    base: Array, model: Array, row: int, low: float, slope: float, key: int, start: int, mask: Array
+) -> Step:
+    """What draws entries of some whole rows into `mask` (uint8).
 
     An entry is when its number (`random_bits`) is below `low + slope * rank` times 2**BITS; ranks
     count from 0 for the smallest magnitude of a row, equal ones in their order.
@@ -47,7 +48,6 @@ def draw_by_rank(
         slope: not negative.
         start: index of the first entry.
     """
-    mask = np.empty(model.size, np.uint8)
     bits = min(_MOST_BITS, max(3, (row // _PER_BIN // _OCTAVES).bit_length() - 1))
     chance = (low, slope, np.uint64(key))
     # One bin more for zeros, of which there may be many, and the end of the last.
@@ -56,17 +56,20 @@ def draw_by_rank(
     integers = (*np.empty((2, row), np.int32), np.arange(row, dtype=np.int32))
     others = [np.empty(row, kind) for kind in (np.uint16, np.uint32, np.int64, np.uint8)]
     room = (*of_bins, *integers, *others)
-    if _draw_rows(base, model, row, bits, chance, start, room, mask):
-        return mask
-    for first in range(0, model.size, row):
-        those = slice(first, first + row)
-        if mask[first] == _UNRANKED:
-            exact = np.empty(row)
-            _magnitudes(base[those], model[those], exact)
-            ranks = np.empty(row, np.int64)
-            ranks[np.argsort(exact, kind="stable")] = np.arange(row)
-            _decide_all(ranks, low, slope, np.uint64(key), start + first, mask[those])
-    return mask
+
+    def sort_the_rest(start: int) -> None:
+        for first in range(0, model.size, row):
+            those = slice(first, first + row)
+            if mask[first] == _UNRANKED:
+                exact = np.empty(row)
+                _magnitudes(base[those], model[those], exact)
+                ranks = np.empty(row, np.int64)
+                ranks[np.argsort(exact, kind="stable")] = np.arange(row)
+                _decide_all(ranks, low, slope, np.uint64(key), start + first, mask[those])
+
+    return call(
+        _draw_rows, base, model, row, bits, chance, start, room, mask, otherwise=sort_the_rest
+    )
 
 
 @compiled

@@ -10,7 +10,7 @@ from llvmlite import ir
 from merge_core.fused.compiling import instruction
 from merge_core.fused.lazy_numba import types
 
-_ITEM_BYTES = {"float64": 8, "uint32": 4}
+_ITEM_BYTES = {"float64": 8, "int32": 4, "uint32": 4}
 
 
 def array_on_stack(dtype: str, size: int) -> Callable[..., Any]:

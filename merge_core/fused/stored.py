@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from merge_core.dtypes import ITEM_SIZES
-from merge_core.fused.compiling import Array
-from merge_core.fused.formats import STORED
+from merge_core.fused.compiling import Array, Start
+from merge_core.fused.formats import STORED, all_finite
+from merge_core.fused.steps import Program, Step, call, read
 from merge_core.methods.base import CHUNK
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
+
+_LONGEST_RUN = 64
+"""Blocks between two looks at whether the merge is being given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
     """A run of elements of one tensor; `start` is the flat index of the first.
 
-    The arrays hold stored patterns (`formats.STORED`) and are valid until the next block is read.
+    The arrays hold stored patterns (`formats.STORED`) and are valid until the next block is read,
+    into the same arrays.
     """
 
     start: int
@@ -37,11 +43,12 @@ class StoredBlock:
         """The base, if there is one, and the models."""
         return self.models if self.base is None else (self.base, *self.models)
 
-    def part(self, first: int, last: int) -> StoredBlock:
-        """The elements `first : last`, as indices into the whole tensor."""
-        run = slice(first - self.start, last - self.start)
-        base = None if self.base is None else self.base[run]
-        return StoredBlock(first, base, tuple(model[run] for model in self.models))
+    @property
+    def growing_start(self) -> Start:
+        """`start` as a step's argument: that of the next block, when it comes to it."""
+        start = Start(self.start)
+        start.stride = self.count
+        return start
 
 
 class StoredTensor:
@@ -69,6 +76,8 @@ class StoredTensor:
         self.numel = models[0].numel
         self._buffers = self._room(min(block, self.numel))
         self._views = [buffer.data.cast("B") for buffer in self._buffers]
+        self.seconds_writing = 0.0
+        """What the steps of all walks took to write."""
 
     def read(self, start: int, count: int) -> StoredBlock:
         """Some elements of every input; `count` is at most the usual block."""
@@ -86,6 +95,60 @@ class StoredTensor:
         end = self.numel if stop is None else stop
         for first in range(start, end, self.block):
             yield self.read(first, min(self.block, end - first))
+
+    def walk(
+        self,
+        steps: Callable[[StoredBlock], Iterable[Step]],
+        start: int = 0,
+        stop: int | None = None,
+        pauses: int = 0,
+    ) -> Iterator[int]:
+        """Read all elements from `start` to `stop` in blocks, and take some steps with each.
+
+        Args:
+            steps: asked once for all whole blocks, with the first of them, which is not read yet,
+                and once for what is left at the end.
+            pauses: how often to stop, at least, if there are as many blocks.
+
+        Yields:
+            The index of the next element at each stop, before it is read.
+        """
+        end = self.numel if stop is None else stop
+        whole = (end - start) // self.block
+        run = max(1, min(_LONGEST_RUN, whole // max(1, pauses)))
+        if whole:
+            yield from self._run(steps, start, self.block, whole, run)
+        rest = start + whole * self.block
+        if rest < end:
+            yield from self._run(steps, rest, end - rest, 1, 1)
+
+    def _run(
+        self,
+        steps: Callable[[StoredBlock], Iterable[Step]],
+        start: int,
+        count: int,
+        blocks: int,
+        run: int,
+    ) -> Iterator[int]:
+        buffers = [buffer[:count] for buffer in self._buffers]
+        program = Program(
+            [*self._reads(start, buffers), *steps(self._block(start, buffers))], start, count
+        )
+        try:
+            for first in range(0, blocks, run):
+                self._check()
+                yield start + first * count
+                program.run(first, min(first + run, blocks))
+        finally:
+            self._reader.add_seconds(program.seconds_reading)
+            self.seconds_writing += program.seconds_writing
+
+    def _reads(self, start: int, buffers: Sequence[Array]) -> Iterator[Step]:
+        offset = start * ITEM_SIZES[self._dtype]
+        for entry, buffer in zip(self._entries, buffers, strict=True):
+            # What the loop cannot read is read again, which says why, or reads on.
+            again = partial(self._reader.read_into, entry, view=buffer.data.cast("B"))
+            yield read(self._reader.descriptor(entry.path), buffer, entry.offset + offset, again)
 
     def sample(self, starts: Sequence[int], count: int) -> StoredBlock:
         """Runs of `count` elements, put together as if they were one block at 0."""
@@ -114,14 +177,21 @@ class FusedKernel(ABC):
     """Blocks must begin at multiples of it."""
     drops = False
     """Whether an entry may be left out of the result, and a NaN with it, so that no trace of it is
-    left in what is written."""
+    left in what is written. Not where `prepare` has seen that every entry is finite."""
 
     def prepare(self, tensor: StoredTensor) -> None:
         """Read the tensor as often as needed before any block of it can be combined."""
 
+    def boundaries(self) -> Sequence[int]:
+        """The indices from which on the steps are others than before, in any order."""
+        return ()
+
     @abstractmethod
-    def combine(self, block: StoredBlock, out: Array) -> None:
-        """Write a block's merged values into `out`, each rounded once."""
+    def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
+        """What writes the merged values of a block into `out`, each rounded once.
+
+        It does so for the blocks that follow, too, up to the next boundary.
+        """
 
 
 class Unusual(Exception):  # noqa: N818 - not an error: the general kernels take over
@@ -129,3 +199,17 @@ class Unusual(Exception):  # noqa: N818 - not an error: the general kernels take
 
     Parts of it may have been written: the method's own kernel writes the same bytes, or fails.
     """
+
+
+def finite(*arrays: Array) -> Step:
+    """Raises Unusual where runs of stored values, all of one dtype, hold NaN or infinity."""
+    return call(*all_finite(*arrays), otherwise=unusual)
+
+
+def unusual(start: int) -> None:
+    """What a step does otherwise, where only ordinary values will do.
+
+    Raises:
+        Unusual: always.
+    """
+    raise Unusual

@@ -92,8 +92,12 @@ def _add_squares(base: Array, model: Array, mask: Array, lanes: Array) -> None:
 
 
 @compiled
-def squares_in_steps(base: Array, model: Array, mask: Array, step: int, total: float) -> float:
-    """`total` plus the squares of a block's entries that stay (`mask`, uint8), step by step."""
+def squares_in_steps(base: Array, model: Array, mask: Array, step: int, total: Array) -> None:
+    """Add to `total` (float64, 1) the squares of a block's entries that stay, step by step.
+
+    Args:
+        mask: uint8, 1 for the entries that stay.
+    """
     lanes = lanes_on_stack()
     for first in range(0, model.size, step):
         last = min(model.size, first + step)
@@ -101,8 +105,7 @@ def squares_in_steps(base: Array, model: Array, mask: Array, step: int, total: f
         for at in range(first, last, LANES):
             run = slice(at, min(at + LANES, last))
             _add_squares(base[run], model[run], mask[run], lanes)
-        total += _total(lanes)
-    return total
+        total[0] += _total(lanes)
 
 
 @compiled
@@ -117,8 +120,9 @@ def _add_products(first: Array, second: Array, base: Array | None, lanes: Array)
 
 
 @compiled
-def dot_in_steps(first: Array, second: Array, base: Array | None, step: int, total: float) -> float:
-    """`total` plus a block's dot product of two models, or of their task vectors, step by step."""
+def dot_in_steps(first: Array, second: Array, base: Array | None, step: int, total: Array) -> None:
+    """Add to `total` (float64, 1) a block's dot product of two models, or of their task vectors,
+    step by step."""
     lanes = lanes_on_stack()
     for start in range(0, first.size, step):
         last = min(first.size, start + step)
@@ -129,8 +133,7 @@ def dot_in_steps(first: Array, second: Array, base: Array | None, step: int, tot
                 _add_products(first[at:end], second[at:end], None, lanes)
             else:
                 _add_products(first[at:end], second[at:end], base[at:end], lanes)
-        total += _total(lanes)
-    return total
+        total[0] += _total(lanes)
 
 
 @compiled

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import kept_if, magnitude_bits, narrow, widen, with_sign_of
-from merge_core.fused.order_statistics import ALL, Cut, find_share
+from merge_core.fused.order_statistics import (
+    ALL,
+    INFINITE,
+    Cut,
+    Window,
+    count_in_windows,
+    find_share,
+)
 from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor
+from merge_core.fused.steps import Step, call
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, unusual
 from merge_core.fused.sums import squares_in_steps
 from merge_core.fused.windows import count_above
 from merge_core.methods.base import CHUNK
 from merge_core.methods.sce import TINY, energy_shares
 
 _TINY_VARIANCE = -1
+_NEVER = (1 << 62) - 1
+"""An index that no entry has."""
 
 
 class SelectByVariance(FusedKernel):
@@ -26,52 +39,67 @@ class SelectByVariance(FusedKernel):
         self._topk = topk
         self._cut = ALL
         self._shares = (0.0,) * models
+        self._variances = Variances()
         self._remembered: RememberedMasks | None = None
 
     def prepare(self, tensor: StoredTensor) -> None:
         if self._topk < 1:
-            self._cut = find_share(tensor, _variances, self._topk)
-        remembered = RememberedMasks(1, tensor.numel)
-        totals = [0.0] * len(self._shares)
-        for block in tensor.blocks():
-            mask = self._mask(block)
-            remembered.put(block.start, [mask])
+            self._cut = find_share(tensor, self._variances, self._variances.varying, self._topk)
+            self.drops = False
+        remembered = RememberedMasks(1, tensor.numel, tensor.block)
+        totals = np.zeros(len(self._shares))
+
+        def steps(block: StoredBlock) -> Iterator[Step]:
+            mask = np.empty(block.count, np.uint8)
+            yield from self._choice(block, mask)
+            yield from remembered.put(block.growing_start, [mask])
             for k, model in enumerate(block.models):
-                totals[k] = squares_in_steps(block.base, model, mask, CHUNK, totals[k])
+                yield call(squares_in_steps, block.base, model, mask, CHUNK, totals[k : k + 1])
+
+        for _ in tensor.walk(steps):
+            pass
         self._remembered = remembered
-        self._shares = tuple(energy_shares([total / tensor.numel for total in totals]))
+        self._shares = tuple(energy_shares((totals / tensor.numel).tolist()))
 
-    def combine(self, block: StoredBlock, out: Array) -> None:
-        known = self._remembered.get(block.start, block.count) if self._remembered else None
-        mask = known[0] if known else self._mask(block)
-        _merge(block.base, block.models, mask, self._shares, out)
+    def steps(self, block: StoredBlock, out: Array) -> Iterator[Step]:
+        mask = np.empty(block.count, np.uint8)
+        known = self._remembered.get(block.growing_start, [mask]) if self._remembered else None
+        yield from known or self._choice(block, mask)
+        yield call(_merge, block.base, block.models, mask, self._shares, out)
 
-    def _mask(self, block: StoredBlock) -> Array:
+    def _choice(self, block: StoredBlock, mask: Array) -> Iterable[Step]:
+        """What writes which entries of a block stay."""
         if self._cut == ALL:
-            return np.ones(block.count, np.uint8)
-        bits, _ = _variances(block)
-        return chosen(bits, self._cut, block.start)
+            mask[:] = 1
+            return []
+        bits = np.empty(block.count, np.int32)
+        return [*self._variances.write(block, bits), _within(self._cut, block, bits, mask)]
 
 
-def chosen(patterns: Array, cut: Cut, start: int) -> Array:
-    """Which entries of a block are among those of a cut: uint8."""
-    mask = np.empty(patterns.size, np.uint8)
-    last = cut.last if cut.last is not None else start + patterns.size
-    ties = min(patterns.size, max(0, last + 1 - start))
-    _compare(patterns[:ties], np.int32(cut.threshold - 1), mask[:ties])
-    _compare(patterns[ties:], np.int32(cut.threshold), mask[ties:])
-    return mask
+class Variances:
+    """Magnitude patterns of variances over the models. Raises Unusual where they are not finite."""
+
+    def __init__(self) -> None:
+        self.varying = np.zeros(1, np.int64)
+        """How many of all that were written are not 0."""
+
+    def write(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
+        """What writes a block's patterns."""
+        return [
+            call(_write_variances, block.base, block.models, bits),
+            call(_count_varying, bits, self.varying, otherwise=unusual),
+        ]
+
+    def count(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
+        """What counts them in some windows."""
+        bits = np.empty(block.count, np.int32)
+        return [*self.write(block, bits), call(count_in_windows, bits, windows)]
 
 
-def _variances(block: StoredBlock) -> tuple[Array, int]:
-    """Magnitude patterns of a block's variances (int32), and how many of these are not 0."""
-    bits = np.empty(block.count, np.int32)
-    _write_variances(block.base, block.models, bits)
-    varying = int(count_above(bits, np.int32(0)))
-    tiny = block.count - int(count_above(bits, np.int32(_TINY_VARIANCE)))
-    if tiny:
-        np.maximum(bits, 0, out=bits)
-    return bits, varying + tiny
+def _within(cut: Cut, block: StoredBlock, patterns: Array, mask: Array) -> Step:
+    """What writes which entries of a block are among those of a cut."""
+    last = _NEVER if cut.last is None else cut.last
+    return call(_choose, patterns, np.int32(cut.threshold), last, block.growing_start, mask)
 
 
 @compiled
@@ -92,6 +120,25 @@ def _write_variances(base: Array, models: tuple[Array, ...], bits: Array) -> Non
         pattern = magnitude_bits(variance)
         tiny = (pattern == 0) & (variance != 0.0)
         bits[i] = np.int32(_TINY_VARIANCE) if tiny else pattern
+
+
+@compiled
+def _count_varying(bits: Array, varying: Array) -> Any:
+    """Count in `varying` (int64, 1) what is not 0, make what is tiny 0; whether all are finite."""
+    tiny = bits.size - count_above(bits, np.int32(_TINY_VARIANCE))
+    varying[0] += count_above(bits, np.int32(0)) + tiny
+    if tiny > 0:
+        for i in range(bits.size):
+            bits[i] = max(bits[i], np.int32(0))
+    return count_above(bits, np.int32(INFINITE - 1)) == 0
+
+
+@compiled
+def _choose(patterns: Array, threshold: np.int32, last: int, start: int, mask: Array) -> None:
+    """Write which patterns exceed the threshold, or equal it at an index up to `last`."""
+    ties = min(patterns.size, max(0, last + 1 - start))
+    _compare(patterns[:ties], np.int32(threshold - 1), mask[:ties])
+    _compare(patterns[ties:], threshold, mask[ties:])
 
 
 @compiled

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from merge_core.fused import remembered
+from merge_core.fused.compiling import Array, Start
 from merge_core.fused.draws import LANES, TOP, draw_mask, draw_tops
-from merge_core.fused.ranks import draw_by_rank
+from merge_core.fused.ranks import drawing_by_rank
 from merge_core.fused.remembered import RememberedMasks
+from merge_core.fused.steps import Program, take
 from merge_core.methods.random_bits import BITS, random_integers
 
 Floats = NDArray[np.float32]
@@ -127,7 +129,7 @@ def test_limits_follow_exact_ranks(
         for density, epsilon in ((0.5, 0.15), (0.5, 0.499), (0.999, 0.001 - 1e-9)):
             low, slope = density - epsilon, 2 * epsilon / (row - 1)
             limits = ((ranks * slope + low) * 2.0**BITS).astype(np.int64)
-            mask = draw_by_rank(stored[0], stored[1], row, low, slope, KEY, START)
+            mask = draw_by_rank(stored[0], stored[1], row, low, slope)
             assert (mask == (drawn < limits.ravel())).all(), f"rows of {row}"
             assert mask.max() <= 1
 
@@ -141,7 +143,7 @@ def test_a_row_of_half_a_million_entries_has_no_more_bins_than_16_bits_can_numbe
     ranks[order] = np.arange(row)
     slope = 0.3 / (row - 1)
     limits = ((ranks * slope + 0.35) * 2.0**BITS).astype(np.int64)
-    mask = draw_by_rank(base, model, row, 0.35, slope, KEY, START)
+    mask = draw_by_rank(base, model, row, 0.35, slope)
     assert (mask == (numbers(row) < limits)).all()
 
 
@@ -151,21 +153,46 @@ def test_a_number_with_the_highest_bits_of_its_limit_is_compared_exactly() -> No
     base, model = np.zeros(row, np.float32), np.ones(row, np.float32)
     for place in (0, 17, row - 1):
         for low in (drawn[place], drawn[place] + 1):
-            mask = draw_by_rank(base, model, row, float(low) / 2.0**BITS, 0.0, KEY, START)
+            mask = draw_by_rank(base, model, row, float(low) / 2.0**BITS, 0.0)
             assert (mask == (drawn < low)).all()
+
+
+def draw_by_rank(base: Array, model: Array, row: int, low: float, slope: float) -> Array:
+    mask = np.full(base.size, 7, np.uint8)
+    take([drawing_by_rank(base, model, row, low, slope, KEY, START, mask)], START)
+    return mask
+
+
+@pytest.mark.parametrize("block", [8, 64, 65, 500])
+def test_masks_come_back_as_they_were(block: int) -> None:
+    masks = [np.zeros(block, np.uint8), np.zeros(block, np.uint8)]
+    numel = 3 * block - 5
+    kept = [np.random.default_rng(k).integers(0, 2, numel).astype(np.uint8) for k in range(2)]
+    remembered = RememberedMasks(2, numel, block)
+    for first in range(0, numel, block):
+        parts = [whole[first : first + block].copy() for whole in kept]
+        take(remembered.put(Start(first), parts), first)
+    start = Start(0)
+    start.stride = block
+    steps = remembered.get(start, masks)
+    assert steps is not None
+    program = Program(steps, 0, block)
+    for number in range(2):
+        program.run(number, number + 1)
+        for whole, mask in zip(kept, masks, strict=True):
+            assert (mask == whole[number * block :][:block]).all()
+    last = [np.full(block - 5, 7, np.uint8) for _ in range(2)]
+    take(remembered.get(Start(2 * block), last) or [], 2 * block)
+    assert all((k[2 * block :] == mask).all() for k, mask in zip(kept, last, strict=True))
 
 
 def test_masks_are_remembered_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "_room", remembered._Room())
-    monkeypatch.setattr(remembered, "MOST", 50)
-    masks = [np.array([1, 0, 1, 1, 0, 0, 0, 0, 0, 1], np.uint8), np.ones(10, np.uint8)]
-    first, second = RememberedMasks(2, 20), RememberedMasks(1, 20)
-    for memory in (first, second):
-        memory.put(0, masks)
-    found = first.get(0, 10)
-    assert found is not None
-    assert [mask.tolist() for mask in found] == [mask.tolist() for mask in masks]
-    assert first.get(10, 10) is None
-    assert second.get(0, 10) is None
+    monkeypatch.setattr(remembered, "MOST", 64)
+    masks = [np.ones(16, np.uint8)] * 2
+    first, second = RememberedMasks(2, 20, 16), RememberedMasks(1, 20, 16)
+    assert first.get(Start(0), masks) is not None
+    assert second.put(Start(0), masks) == []
+    assert second.get(Start(0), masks) is None
     del first
-    assert RememberedMasks(2, 20)._fits
+    assert RememberedMasks(2, 20, 16).get(Start(0), masks) is not None

@@ -1,0 +1,246 @@
+"""What is done with each block of a tensor: reads, kernels and writes, without the interpreter.
+
+A merge of 1.24 B parameters has some ten thousand blocks, and each of them a few reads, kernel
+calls and writes. Called one by one, they cost the interpreter's own time between them, and its
+lock: a worker that comes back from one waits for the other workers' turns, and longer, the more of
+them there are. So the steps are written down once, for a block, and a compiled loop takes them for
+block after block, with offsets that grow. The interpreter is only asked where a step does not go as
+planned: it does that one step again in its own way, which says what is wrong, or mends it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from merge_core.fused.compiling import Array, Kernel, compiled, instruction
+from merge_core.fused.lazy_numba import types
+
+_READ, _WRITE, _CALL, _CHECK = range(4)
+_FIELDS = 6
+_READING, _WRITING = 0, 1
+
+_BYTE, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_POINTER = _BYTE.as_pointer()
+
+Otherwise = Callable[[int], None]
+"""What to do where a step does not go as planned; takes the index of the block's first element."""
+
+
+class Step(NamedTuple):
+    """One thing that is done with a block.
+
+    fields: what the compiled loop reads. For a transfer its kind, a file's descriptor, an address,
+        a number of bytes, the position in the file for the first block, and by how much it grows.
+        For a kernel's call its kind, the entry's address, that of the packed arguments, and of the
+        one among them that grows or 0, its value for the first block, and by how much it grows.
+    keeps: what must stay alive.
+    """
+
+    fields: tuple[int, int, int, int, int, int]
+    otherwise: Otherwise
+    keeps: object
+
+
+def read(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
+    """Fill an array from a file; the next block is read from where this one ends.
+
+    otherwise: called where the system gives an error, or less than was asked for.
+    """
+    fields = (_READ, descriptor, array.ctypes.data, array.nbytes, position, array.nbytes)
+    return Step(fields, otherwise, array)
+
+
+def write(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
+    """Write an array to a file, as `read` reads."""
+    fields = (_WRITE, descriptor, array.ctypes.data, array.nbytes, position, array.nbytes)
+    return Step(fields, otherwise, array)
+
+
+def call(kernel: Kernel, *arguments: Any, otherwise: Otherwise | None = None) -> Step:
+    """Call a kernel, with a `Start` that grows if it takes one.
+
+    otherwise: called where the kernel gives False; without it, the kernel gives nothing.
+    """
+    bound = kernel.bind(*arguments)
+    slot, first, stride = 0, 0, 0
+    for offset, start in bound.growing:
+        assert not slot, "one argument can grow"
+        slot, first, stride = bound.packed_address + offset, int(start), start.stride
+    kind = _CALL if otherwise is None else _CHECK
+    fields = (kind, bound.address, bound.packed_address, slot, first, stride)
+    return Step(fields, otherwise or _unexpected, bound)
+
+
+def _unexpected(start: int) -> None:
+    raise AssertionError(f"a kernel that decides nothing has decided something at {start}")
+
+
+class Program:
+    """Steps that are taken for each of many blocks.
+
+    Args:
+        start: index of the first block's first element.
+        count: elements of every block.
+    """
+
+    def __init__(self, steps: Sequence[Step], start: int, count: int) -> None:
+        self._steps = steps
+        self._start, self._count = start, count
+        fields = [field for step in steps for field in step.fields]
+        self._fields = np.array(fields, np.int64)
+        self._nanoseconds = np.zeros(2, np.int64)
+
+    @property
+    def seconds_reading(self) -> float:
+        """What all read calls took so far."""
+        return float(self._nanoseconds[_READING]) * 1e-9
+
+    @property
+    def seconds_writing(self) -> float:
+        """The same for writes."""
+        return float(self._nanoseconds[_WRITING]) * 1e-9
+
+    def run(self, first: int, last: int) -> None:
+        """Take the steps for the blocks from number `first` to `last`, without the latter.
+
+        Raises:
+            RuntimeError: a kernel failed.
+            Exception: what a step's `otherwise` raises.
+        """
+        count = len(self._steps)
+        place, end = first * count, last * count
+        while place < end:
+            place = _take_steps(self._fields, _system_calls(), count, place, end, self._nanoseconds)
+            if place < 0:
+                bound = self._steps[~place % count].keeps
+                raise RuntimeError(f"the kernel {getattr(bound, 'name', bound)} has failed")
+            if place < end:
+                block, number = divmod(place, count)
+                self._steps[number].otherwise(self._start + block * self._count)
+                place += 1
+
+
+def take(steps: Sequence[Step], start: int) -> None:
+    """Take some steps once, for a block that begins at an index.
+
+    Raises:
+        Exception: as for `Program.run`.
+    """
+    Program(steps, start, 0).run(0, 1)
+
+
+@cache
+def _system_calls() -> Array:
+    """The addresses of the C library's functions that the loop calls."""
+    library = ctypes.CDLL(None)
+    functions = (library.pread, library.pwrite, library.clock_gettime)
+    addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
+    return np.array(addresses, np.int64)
+
+
+@instruction
+def _transfer(
+    typing_context: Any, function: Any, descriptor: Any, address: Any, size: Any, position: Any
+) -> Any:
+    """Call `pread` or `pwrite`."""
+    kind = ir.FunctionType(_I64, [_I32, _POINTER, _I64, _I64])
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function, descriptor, address, size, position = arguments
+        called = builder.inttoptr(function, kind.as_pointer())
+        place = builder.inttoptr(address, _POINTER)
+        return builder.call(called, [builder.trunc(descriptor, _I32), place, size, position])
+
+    return types.int64(*[types.int64] * 5), generate
+
+
+@instruction
+def _enter(typing_context: Any, entry: Any, packed: Any) -> Any:
+    """Call a kernel's entry."""
+    kind = ir.FunctionType(_I32, [_POINTER])
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        entry, packed = arguments
+        called = builder.inttoptr(entry, kind.as_pointer())
+        return builder.call(called, [builder.inttoptr(packed, _POINTER)])
+
+    return types.int32(types.int64, types.int64), generate
+
+
+@instruction
+def _nanoseconds(typing_context: Any, function: Any) -> Any:
+    """Call `clock_gettime` for the monotonic clock."""
+    time_of_day = ir.ArrayType(_I64, 2)
+    kind = ir.FunctionType(_I32, [_I32, time_of_day.as_pointer()])
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        with builder.goto_entry_block():
+            place = builder.alloca(time_of_day)
+        called = builder.inttoptr(arguments[0], kind.as_pointer())
+        builder.call(called, [ir.Constant(_I32, time.CLOCK_MONOTONIC), place])
+        now = builder.load(place)
+        seconds, rest = (builder.extract_value(now, number) for number in range(2))
+        return builder.add(builder.mul(seconds, ir.Constant(_I64, 10**9)), rest)
+
+    return types.int64(types.int64), generate
+
+
+@instruction
+def _put(typing_context: Any, address: Any, value: Any) -> Any:
+    """Store an integer at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, value = arguments
+        builder.store(value, builder.inttoptr(address, _I64.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@instruction
+def _is_true(typing_context: Any, address: Any) -> Any:
+    """Whether the truth value stored at an address is True."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = builder.load(builder.inttoptr(arguments[0], _POINTER))
+        return builder.icmp_unsigned("!=", byte, ir.Constant(_BYTE, 0))
+
+    return types.boolean(types.int64), generate
+
+
+@compiled
+def _take_steps(
+    fields: Array, system: Array, count: int, place: int, end: int, spent: Array
+) -> int:
+    """Take steps from `place`, counted over all blocks, to `end` or to where one goes wrong.
+
+    Returns:
+        Where that is, inverted for a kernel that failed.
+    """
+    while place < end:
+        block, at = place // count, place % count * _FIELDS
+        kind, handle, address = fields[at], fields[at + 1], fields[at + 2]
+        grown = fields[at + 4] + block * fields[at + 5]
+        if kind >= _CALL:
+            if fields[at + 3] != 0:
+                _put(fields[at + 3], grown)
+            if _enter(handle, address) != 0:
+                return ~place
+            if kind == _CHECK and not _is_true(address):
+                return place
+        else:
+            began = _nanoseconds(system[2])
+            size = fields[at + 3]
+            done = _transfer(system[kind], handle, address, size, grown)
+            spent[kind] += _nanoseconds(system[2]) - began
+            if done != size:
+                return place
+        place += 1
+    return place
