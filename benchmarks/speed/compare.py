@@ -50,10 +50,10 @@ def main() -> None:
     contenders = [name for name in CONTENDERS if name not in options.without]
     if not MERGEKIT.exists():
         contenders = [name for name in contenders if name != "mergekit"]
-    warm(checkpoints)
     costs: Costs = {}
     for number in range(options.rounds):
         for method in options.methods:
+            warm(checkpoints)
             for contender in contenders:
                 if contender == "mergekit" and number >= options.mergekit_rounds:
                     continue
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def warm(checkpoints: list[Path]) -> None:
-    """Read all weights once."""
+    """Read all weights once: what was read a while ago may have left the page cache."""
     for path in checkpoints:
         for shard in path.glob("*.safetensors"):
             with shard.open("rb") as file:
