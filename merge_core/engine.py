@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 from merge_core.computed import Computing, Stopped
 from merge_core.devices import compute_device, is_cpu
@@ -171,12 +171,27 @@ def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings:
 
     io_before = timings.seconds("read") + timings.seconds("write")
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(timed) for _ in range(workers)]
+        futures: list[Future[None]] = []
         try:
+            futures += [pool.submit(timed) for _ in range(workers)]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
         finally:
             stop.set()
+            _wait_for_all(futures)
     timings.add("compute", io_before - timings.seconds("read") - timings.seconds("write"))
     timings.add("wait", sum(max(ends) - end for end in ends))
+
+
+def _wait_for_all(futures: Sequence[Future[None]]) -> None:
+    """Wait even when interrupted, again: the files that workers read and write are closed next, and
+    what is opened then may get their numbers."""
+    interrupted: BaseException | None = None
+    while not all(future.done() for future in futures):
+        try:
+            wait(futures)
+        except BaseException as error:
+            interrupted = error
+    if interrupted:
+        raise interrupted

@@ -143,10 +143,7 @@ class Work:
             self._write(tensor, start, memoryview(first))
 
     def _write(self, tensor: PlannedTensor, start: int, data: Any) -> None:
-        started = time.perf_counter()
-        place = _Place(self, tensor)
-        place.write(start, data)
-        place.add_seconds(time.perf_counter() - started)
+        _Place(self, tensor).write(start, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +169,9 @@ class _Place:
         Raises:
             OutputError: the disk is full or failing.
         """
+        started = time.perf_counter()
         self.work.staging.write(self.tensor.slot.shard, data, self.position(start))
+        self.add_seconds(time.perf_counter() - started)
 
     def add_seconds(self, seconds: float) -> None:
         """Count time that was spent writing."""

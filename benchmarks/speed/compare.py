@@ -3,9 +3,9 @@
     python benchmarks/make_checkpoints.py benchmarks/work --models 3
     python benchmarks/speed/compare.py benchmarks/work/llama-1b --out docs/benchmarks
 
-The page cache is warmed first. Rounds go through all contenders in turn, so that a slow minute of
-the machine hits all. mergekit lives in an environment of its own (benchmarks/parity/README.md);
-without it its columns stay empty.
+The page cache is warmed before each. Rounds go through all contenders in turn, so that a slow
+minute of the machine hits all. mergekit lives in an environment of its own
+(benchmarks/parity/README.md); without it its columns stay empty.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def main() -> None:
     costs: Costs = {}
     for number in range(options.rounds):
         for method in options.methods:
-            warm(checkpoints)
             for contender in contenders:
                 if contender == "mergekit" and number >= options.mergekit_rounds:
                     continue
@@ -63,15 +62,6 @@ def main() -> None:
                 print(f"{number + 1} {method:16}{contender:15}{cost.wall:8.1f} s{own}", flush=True)
     shutil.rmtree(work)
     write(costs, checkpoints, options.out)
-
-
-def warm(checkpoints: list[Path]) -> None:
-    """Read all weights once: what was read a while ago may have left the page cache."""
-    for path in checkpoints:
-        for shard in path.glob("*.safetensors"):
-            with shard.open("rb") as file:
-                while file.read(1 << 24):
-                    pass
 
 
 def write(costs: Costs, checkpoints: list[Path], out: Path | None) -> None:

@@ -26,6 +26,7 @@ METHODS: dict[str, dict[str, object]] = {
     "della": {"weight": 0.5, "density": 0.5},
 }
 TO_DISK = " to disk"
+_POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
 CONTENDERS = (
     *("floor", "engine", "floor" + TO_DISK, "engine" + TO_DISK),
     *("first", "mergeflow", "mergekit"),
@@ -65,6 +66,7 @@ class Contest:
             shutil.rmtree(home, ignore_errors=True)
         home.mkdir(exist_ok=True)
         _back_free_memory(sum(path.stat().st_size for path in self.checkpoints[0].iterdir()))
+        _warm(self.checkpoints)
         cost = _run(self._command(contender, method, out), home, self.limit)
         for leftover in (out, self.work / ".out.mergeflow"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -110,10 +112,20 @@ def _back_free_memory(nbytes: int) -> None:
     """Have a virtual machine's host provide memory for a result before it is written.
 
     What the last contender freed may have gone back to the host, and to get it again can take
-    several times as long as writing to it: whoever came first would pay for all.
+    several times as long as writing to it: whoever came first would pay for all. In a process of
+    its own: a child's peak memory counts what its parent ever had.
     """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-    mmap.mmap(-1, nbytes, flags=flags).close()
+    code = f"import mmap; mmap.mmap(-1, {nbytes}, flags={_POPULATED}).close()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _warm(checkpoints: list[Path]) -> None:
+    """Read all weights once: what was read a while ago may have left the page cache."""
+    for path in checkpoints:
+        for shard in path.glob("*.safetensors"):
+            with shard.open("rb") as file:
+                while file.read(1 << 24):
+                    pass
 
 
 def _run(command: list[str], home: Path, limit: float) -> Cost:

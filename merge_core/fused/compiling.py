@@ -35,7 +35,7 @@ Kinds = tuple[str, ...]
 NOTHING = "-"
 REFUSED = 2
 """What an entry gives for an array that is not contiguous or has not one dimension."""
-_ODD_ARRAY = "kernels take contiguous arrays of one dimension"
+_ODD_ARRAY = "kernels take contiguous, aligned arrays of one dimension"
 _FORMATS = {"?": "?7x", "d": "d"} | {
     np.dtype(name).char: f"{code}{8 - np.dtype(name).itemsize}x"
     for name, code in (
@@ -62,17 +62,21 @@ class _Loaded(NamedTuple):
     pack: Callable[..., None]
     size: int
     """Bytes of the packed arguments, the result's 8 in front of them."""
+    kind: str
+    """Of the result."""
     result: Callable[[bytearray], tuple[Any, ...]] | None
 
 
-class Start(int):
-    """An argument that grows by `stride` from one call to the next, where a kernel is bound."""
+class Growing(NamedTuple):
+    """An argument of a kernel that is bound: an integer, another one for each call."""
 
-    stride = 0
+    first: int
+    stride: int
+    """What each call adds to the one before."""
 
 
 _INTEGER = np.dtype(np.int64).char
-_NUMBERS: dict[type, str] = {int: _INTEGER, Start: _INTEGER, float: "d", bool: "?"}
+_NUMBERS: dict[type, str] = {int: _INTEGER, Growing: _INTEGER, float: "d", bool: "?"}
 
 
 class Bound(NamedTuple):
@@ -83,8 +87,10 @@ class Bound(NamedTuple):
     """Of the kernel's entry."""
     packed: bytearray
     """What the entry takes, the result in front."""
-    growing: tuple[tuple[int, Start], ...]
-    """The offsets in `packed` of arguments that grow, with what they are at the first call."""
+    growing: tuple[tuple[int, Growing], ...]
+    """The arguments that grow, each with its offset in `packed`."""
+    result: str
+    """The kind of what the kernel gives."""
     arguments: tuple[Any, ...]
 
     @property
@@ -124,17 +130,18 @@ class Kernel:
             TypeError: an argument is of no kind that kernels take.
         """
         loaded, values = self._ready(arguments)
-        packed = bytearray(loaded.size)
-        loaded.pack(packed, _HEAD, *values)
         for array in _arrays(arguments):
-            if array.ndim != 1 or not array.flags.c_contiguous:
+            if array.ndim != 1 or not array.flags.c_contiguous or not array.flags.aligned:
                 raise TypeError(_ODD_ARRAY)
         growing = tuple(
             (_HEAD + _SLOT * place, value)
             for place, value in enumerate(values)
-            if type(value) is Start
+            if type(value) is Growing
         )
-        return Bound(self.name, loaded.address, packed, growing, arguments)
+        first = [value.first if type(value) is Growing else value for value in values]
+        packed = bytearray(loaded.size)
+        loaded.pack(packed, _HEAD, *first)
+        return Bound(self.name, loaded.address, packed, growing, loaded.kind, arguments)
 
     def _ready(self, arguments: tuple[Any, ...]) -> tuple[_Loaded, list[Any]]:
         """The machine code for arguments of these types, and what is packed of them."""
@@ -170,7 +177,8 @@ class Kernel:
                 result = struct.Struct("=" + _FORMATS[code.result]).unpack_from
             address = load(code)
             size = _HEAD + layout.size
-            loaded = _Loaded(address, _ENTRY(address), layout.pack_into, size, result)
+            entry = _ENTRY(address)
+            loaded = _Loaded(address, entry, layout.pack_into, size, code.result, result)
             self._loaded[kinds] = loaded
             return loaded
 
@@ -220,7 +228,7 @@ def chosen_by_type(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], C
 
 
 def _flatten(arguments: tuple[Any, ...], kinds: list[str], values: list[Any]) -> None:
-    """Append the kind of each argument, and what is packed of it."""
+    """Append the kind of each argument, and what is packed of it, or the `Growing` itself."""
     for argument in arguments:
         kind = type(argument)
         if kind is np.ndarray:

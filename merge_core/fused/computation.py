@@ -12,8 +12,8 @@ import numpy as np
 from merge_core.computed import ComputedTensor
 from merge_core.fused.formats import STORED
 from merge_core.fused.registry import fused_kernel
-from merge_core.fused.steps import Step, write
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, finite
+from merge_core.fused.steps import Step, writing
+from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, requiring_finite
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 
@@ -75,22 +75,22 @@ class FusedComputation:
 
         Raises:
             Unusual: some are not finite; the method's own kernel will say what is wrong.
+            Stopped: the merge is being given up.
+            CheckpointError: an input cannot be read to its end.
+            OutputError: the result cannot be written.
         """
 
         def steps(block: StoredBlock) -> Iterator[Step]:
             out = self._out[: block.count]
             if self._kernel.drops:
-                yield finite(*block.inputs)
+                yield requiring_finite(*block.inputs)
             yield from self._kernel.steps(block, out)
-            yield finite(out)
+            yield requiring_finite(out)
             again = partial(sink.write, data=out.data.cast("B"))
-            yield write(sink.descriptor, out, sink.position(block.start), again)
+            yield writing(sink.descriptor, out, sink.position(block.start), again)
 
         inside = {place for place in self._kernel.boundaries() if start < place < stop}
         ends = [start, *sorted(inside), stop]
-        try:
-            for first, last in pairwise(ends):
-                for _ in self._inputs.walk(steps, first, last):
-                    pass
-        finally:
-            sink.add_seconds(self._inputs.seconds_writing)
+        for first, last in pairwise(ends):
+            for _ in self._inputs.walk(steps, first, last, wrote=sink.add_seconds):
+                pass

@@ -25,7 +25,7 @@ from merge_core.fused.order_statistics import (
     least_magnitude,
 )
 from merge_core.fused.scratch import array_on_stack
-from merge_core.fused.steps import Step, call
+from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual, unusual
 from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
@@ -55,7 +55,7 @@ class WeightedSum(FusedKernel):
         self._divisor = None if beforehand else divisor
 
     def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
-        yield call(weighted_sum, block.models, self._weights, self._divisor, out)
+        yield calling(weighted_sum, block.models, self._weights, self._divisor, out)
 
 
 @cache
@@ -90,7 +90,7 @@ class Joining:
         if self.consensus:
             ones = (1.0,) * len(self.weights)
             shares = ones if self.divide_by_count else self.weights
-            return call(
+            return calling(
                 sum_agreeing,
                 block.base,
                 block.models,
@@ -105,7 +105,7 @@ class Joining:
             )
         divisor = sum(self.weights)
         divided = self.normalize and abs(divisor) >= TINY_SUM and divisor != 1.0
-        return call(
+        return calling(
             sum_all,
             block.base,
             block.models,
@@ -176,15 +176,15 @@ class Differences:
 
     model: int
 
-    def write(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
+    def writing(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
         """What writes a block's patterns."""
         arrays = block.base, block.models[self.model], bits
-        return [call(_write_differences, *arrays, otherwise=unusual)]
+        return [calling(_write_differences, *arrays, otherwise=unusual)]
 
-    def count(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
+    def counting(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
         """What counts them in some windows."""
         arrays = block.base, block.models[self.model]
-        return [call(_count_differences, *arrays, windows, otherwise=unusual)]
+        return [calling(_count_differences, *arrays, windows, otherwise=unusual)]
 
 
 _patterns_on_stack = array_on_stack("int32", TILE)
@@ -236,7 +236,7 @@ class Combination(FusedKernel):
     def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
         vectors, base = self._vectors(block)
         if base is None:
-            yield call(weighted_sum, vectors, self._coefficients, None, out)
+            yield calling(weighted_sum, vectors, self._coefficients, None, out)
             return
         joining = Joining(self._coefficients, 1.0, normalize=False, consensus=False)
         yield joining.step(block, ((),) * len(vectors), None, out)
@@ -250,11 +250,11 @@ class Combination(FusedKernel):
         def steps(block: StoredBlock) -> Iterator[Step]:
             vectors, base = self._vectors(block)
             if count == 2:
-                yield call(gram_of_two_in_steps, *vectors, base, self.step, totals)
+                yield calling(gram_of_two_in_steps, *vectors, base, self.step, totals)
                 return
             for place, (i, j) in enumerate(pairs):
                 total = totals[place : place + 1]
-                yield call(dot_in_steps, vectors[i], vectors[j], base, self.step, total)
+                yield calling(dot_in_steps, vectors[i], vectors[j], base, self.step, total)
 
         for _ in tensor.walk(steps):
             pass

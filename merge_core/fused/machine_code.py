@@ -12,8 +12,11 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
+import time
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
+_UNUSED_SECONDS = 30 * 24 * 3600.0
 _engines: list[Any] = []
 """They own the code, and live as long as the process."""
 
@@ -133,9 +137,22 @@ def _directory() -> Path | None:
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_ours_alone(each):
                 return None
+        os.utime(directory)
+        _remove_unused(ours)
         return directory if os.access(directory, os.W_OK | os.X_OK) else None
     except (OSError, RuntimeError):
         return None
+
+
+def _remove_unused(ours: Path) -> None:
+    """Remove the machine code of versions that no process has used for long.
+
+    A process that is about to read there compiles instead.
+    """
+    for directory in ours.glob("kernels-*"):
+        with suppress(OSError):  # another process was faster
+            if directory.stat().st_mtime < time.time() - _UNUSED_SECONDS:
+                shutil.rmtree(directory)
 
 
 def _is_ours_alone(directory: Path) -> bool:

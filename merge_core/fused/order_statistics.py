@@ -77,10 +77,10 @@ Window = tuple[np.int32, np.int32, int, Array, Array, Array, Array]
 class Patterns(Protocol):
     """Magnitude patterns (int32) that are made of a block's entries."""
 
-    def write(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
+    def writing(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
         """What writes a block's patterns."""
 
-    def count(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
+    def counting(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
         """What counts them in some windows."""
 
 
@@ -122,7 +122,7 @@ def find_share(tensor: StoredTensor, patterns: Patterns, counted: Array, share: 
 def patterns_of(block: StoredBlock, patterns: Patterns) -> Array:
     """The magnitude patterns (int32) of a block's entries."""
     bits = np.empty(block.count, np.int32)
-    take(patterns.write(block, bits), block.start)
+    take(patterns.writing(block, bits), block.start)
     return bits
 
 
@@ -144,29 +144,29 @@ def _found(tensor: StoredTensor, searches: Sequence[tuple[Patterns, _Search]]) -
 def _observe(tensor: StoredTensor, active: Mapping[Patterns, Sequence[_Search]]) -> None:
     """Let searches see all patterns once."""
 
-    counting = {
-        patterns: [search for search in those if search.is_counting]
-        for patterns, those in active.items()
-    }
-    collecting = {
-        patterns: [search for search in those if not search.is_counting]
-        for patterns, those in active.items()
-    }
+    def split(is_counting: bool) -> dict[Patterns, list[_Search]]:
+        found = {
+            patterns: [search for search in those if search.is_counting == is_counting]
+            for patterns, those in active.items()
+        }
+        return {patterns: those for patterns, those in found.items() if those}
+
+    counting, collecting = split(True), split(False)
 
     def steps(block: StoredBlock) -> Iterator[Step]:
         for patterns, those in counting.items():
-            if those:
-                yield from patterns.count(block, tuple(search.window for search in those))
+            yield from patterns.counting(block, tuple(search.window for search in those))
 
-    if any(counting.values()):
+    if counting:
         for start in tensor.walk(steps, pauses=_SNAPSHOTS):
             for search in chain.from_iterable(counting.values()):
                 search.take_snapshot(start)
-    if any(collecting.values()):
+    if collecting:
         for block in tensor.blocks():
             for patterns, those in collecting.items():
+                bits = patterns_of(block, patterns)
                 for search in those:
-                    search.collect(patterns_of(block, patterns), block.start)
+                    search.collect(bits, block.start)
 
 
 def _samples(tensor: StoredTensor, sources: Sequence[Patterns]) -> list[Array]:

@@ -12,7 +12,7 @@ from merge_core.fused.draws import draw_mask
 from merge_core.fused.kernels import Joining, restoring_factor
 from merge_core.fused.ranks import drawing_by_rank, limit_of
 from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.steps import Step, call
+from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.fused.sums import norms_in_steps
 
@@ -70,7 +70,7 @@ class RandomDraws(FusedKernel):
             yield from self._drawing(block, masks)
             yield from remembered.put(block.growing_start, masks)
             for model, mask, total in zip(block.models, masks, totals, strict=True):
-                yield call(norms_in_steps, block.base, model, mask, squared, self.step, total)
+                yield calling(norms_in_steps, block.base, model, mask, squared, self.step, total)
 
         for _ in tensor.walk(steps):
             pass
@@ -97,7 +97,7 @@ class RandomDraws(FusedKernel):
                 mask[:] = int(draw.density)
             elif draw.epsilon == 0.0 or self._row == 1:
                 limit = limit_of(0, draw.density, 0.0)
-                yield call(draw_mask, np.uint64(draw.key), np.uint64(limit), start, mask)
+                yield calling(draw_mask, np.uint64(draw.key), np.uint64(limit), start, mask)
             else:
                 assert block.base is not None
                 low, slope = draw.density - draw.epsilon, 2 * draw.epsilon / (self._row - 1)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.compiling import Array, compiled
+from merge_core.fused.compiling import Array, Growing, compiled
 from merge_core.fused.draws import TOP, draw_tops, number
 from merge_core.fused.formats import magnitude_bits, widen
-from merge_core.fused.steps import Step, call
+from merge_core.fused.steps import Step, calling
 from merge_core.fused.windows import count_above
 from merge_core.methods.random_bits import BITS
 
@@ -35,7 +35,14 @@ _UNDECIDED_IN_ALL = np.uint64(0x0101010101010101)
 
 
 def drawing_by_rank(
-    base: Array, model: Array, row: int, low: float, slope: float, key: int, start: int, mask: Array
+    base: Array,
+    model: Array,
+    row: int,
+    low: float,
+    slope: float,
+    key: int,
+    start: Growing,
+    mask: Array,
 ) -> Step:
     """What draws entries of some whole rows into `mask` (uint8).
 
@@ -57,7 +64,7 @@ def drawing_by_rank(
     others = [np.empty(row, kind) for kind in (np.uint16, np.uint32, np.int64, np.uint8)]
     room = (*of_bins, *integers, *others)
 
-    def sort_the_rest(start: int) -> None:
+    def sort_the_rest(first_of_block: int) -> None:
         for first in range(0, model.size, row):
             those = slice(first, first + row)
             if mask[first] == _UNRANKED:
@@ -65,9 +72,9 @@ def drawing_by_rank(
                 _magnitudes(base[those], model[those], exact)
                 ranks = np.empty(row, np.int64)
                 ranks[np.argsort(exact, kind="stable")] = np.arange(row)
-                _decide_all(ranks, low, slope, np.uint64(key), start + first, mask[those])
+                _decide_all(ranks, low, slope, np.uint64(key), first_of_block + first, mask[those])
 
-    return call(
+    return calling(
         _draw_rows, base, model, row, bits, chance, start, room, mask, otherwise=sort_the_rest
     )
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from merge_core.fused.compiling import Array, Kernel, Start, compiled
-from merge_core.fused.steps import Step, call
+from merge_core.fused.compiling import Array, Growing, Kernel, compiled
+from merge_core.fused.steps import Step, calling
 
 _GATHER = np.uint64(0x0102040810204080)
 _COPIES = np.uint64(0x0101010101010101)
@@ -61,18 +61,18 @@ class RememberedMasks:
             weakref.finalize(self, _room.give_back, 8 * count * nbytes)
             self._bits = [np.empty(nbytes, np.uint8) for _ in range(count)]
 
-    def put(self, start: Start, masks: Sequence[Array]) -> list[Step]:
+    def put(self, start: Growing, masks: Sequence[Array]) -> list[Step]:
         """What remembers the masks (uint8, 0 or 1) of the block that begins at an index."""
         return self._steps(_pack, start, masks)
 
-    def get(self, start: Start, masks: Sequence[Array]) -> list[Step] | None:
+    def get(self, start: Growing, masks: Sequence[Array]) -> list[Step] | None:
         """What writes the masks of a block, or None if they must be found again."""
         return self._steps(_unpack, start, masks) or None
 
-    def _steps(self, kernel: Kernel, start: Start, masks: Sequence[Array]) -> list[Step]:
-        assert start % self._block == 0
+    def _steps(self, kernel: Kernel, start: Growing, masks: Sequence[Array]) -> list[Step]:
+        assert start.first % self._block == 0
         return [
-            call(kernel, mask, start, self._block, self._each, bits)
+            calling(kernel, mask, start, self._block, self._each, bits)
             for mask, bits in zip(masks, self._bits, strict=bool(self._bits))
         ]
 

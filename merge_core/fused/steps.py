@@ -19,15 +19,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from merge_core.fused.compiling import Array, Kernel, compiled, instruction
+from merge_core.fused.compiling import (
+    NOTHING,
+    Array,
+    Bound,
+    Growing,
+    Kernel,
+    compiled,
+    instruction,
+)
 from merge_core.fused.lazy_numba import types
 
 _READ, _WRITE, _CALL, _CHECK = range(4)
-_FIELDS = 6
-_READING, _WRITING = 0, 1
+"""Kinds of steps. The first two are also the places of the system's calls and of their times."""
+_CLOCK = 2
+_KIND, _TARGET, _ADDRESS, _SIZE_OR_SLOT, _FIRST, _STRIDE, _FIELDS = range(7)
+"""The fields of a step, and how many they are."""
 
 _BYTE, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _POINTER = _BYTE.as_pointer()
+
+_BOOLEAN = np.dtype(bool).char
 
 Otherwise = Callable[[int], None]
 """What to do where a step does not go as planned; takes the index of the block's first element."""
@@ -44,46 +56,74 @@ class Step(NamedTuple):
     """
 
     fields: tuple[int, int, int, int, int, int]
-    otherwise: Otherwise
-    keeps: object
+    otherwise: Otherwise | None
+    """None for a kernel that has no result."""
+    keeps: Array | Bound
 
 
-def read(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
-    """Fill an array from a file; the next block is read from where this one ends.
+def reading(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
+    """What fills an array from a file; the next block is read from where this one ends.
 
     otherwise: called where the system gives an error, or less than was asked for.
     """
-    fields = (_READ, descriptor, array.ctypes.data, array.nbytes, position, array.nbytes)
+    fields = (
+        _READ,
+        descriptor,
+        _address(array, to_be_written=True),
+        array.nbytes,
+        position,
+        array.nbytes,
+    )
     return Step(fields, otherwise, array)
 
 
-def write(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
-    """Write an array to a file, as `read` reads."""
-    fields = (_WRITE, descriptor, array.ctypes.data, array.nbytes, position, array.nbytes)
+def writing(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
+    """What writes an array to a file, as `reading` reads."""
+    fields = (
+        _WRITE,
+        descriptor,
+        _address(array, to_be_written=False),
+        array.nbytes,
+        position,
+        array.nbytes,
+    )
     return Step(fields, otherwise, array)
 
 
-def call(kernel: Kernel, *arguments: Any, otherwise: Otherwise | None = None) -> Step:
-    """Call a kernel, with a `Start` that grows if it takes one.
+def _address(array: Array, *, to_be_written: bool) -> int:
+    flags = array.flags
+    if not flags.c_contiguous or (to_be_written and not flags.writeable):
+        raise TypeError("an array is not contiguous, or cannot be written to")
+    address: int = array.__array_interface__["data"][0]
+    return address
 
-    otherwise: called where the kernel gives False; without it, the kernel gives nothing.
+
+def calling(kernel: Kernel, *arguments: Any, otherwise: Otherwise | None = None) -> Step:
+    """What calls a kernel, of whose arguments one may be `Growing`.
+
+    otherwise: called where the kernel gives False; kernels that give nothing have none.
+
+    Raises:
+        TypeError: the arguments are none for this kernel, or its result is another.
     """
     bound = kernel.bind(*arguments)
-    slot, first, stride = 0, 0, 0
-    for offset, start in bound.growing:
-        assert not slot, "one argument can grow"
-        slot, first, stride = bound.packed_address + offset, int(start), start.stride
+    if bound.result != (NOTHING if otherwise is None else _BOOLEAN):
+        raise TypeError(f"the result of {bound.name} is left out, or not the one that is expected")
+    if len(bound.growing) > 1:
+        raise TypeError("one argument can grow")
+    slot, growing = 0, Growing(0, 0)
+    if bound.growing:
+        offset, growing = bound.growing[0]
+        slot = bound.packed_address + offset
     kind = _CALL if otherwise is None else _CHECK
-    fields = (kind, bound.address, bound.packed_address, slot, first, stride)
-    return Step(fields, otherwise or _unexpected, bound)
-
-
-def _unexpected(start: int) -> None:
-    raise AssertionError(f"a kernel that decides nothing has decided something at {start}")
+    fields = (kind, bound.address, bound.packed_address, slot, *growing)
+    return Step(fields, otherwise, bound)
 
 
 class Program:
     """Steps that are taken for each of many blocks.
+
+    The files that it reads and writes must stay open, and the same, while it runs.
 
     Args:
         start: index of the first block's first element.
@@ -95,17 +135,17 @@ class Program:
         self._start, self._count = start, count
         fields = [field for step in steps for field in step.fields]
         self._fields = np.array(fields, np.int64)
-        self._nanoseconds = np.zeros(2, np.int64)
+        self._spent = np.zeros(2, np.int64)
 
     @property
     def seconds_reading(self) -> float:
         """What all read calls took so far."""
-        return float(self._nanoseconds[_READING]) * 1e-9
+        return float(self._spent[_READ]) * 1e-9
 
     @property
     def seconds_writing(self) -> float:
         """The same for writes."""
-        return float(self._nanoseconds[_WRITING]) * 1e-9
+        return float(self._spent[_WRITE]) * 1e-9
 
     def run(self, first: int, last: int) -> None:
         """Take the steps for the blocks from number `first` to `last`, without the latter.
@@ -117,13 +157,16 @@ class Program:
         count = len(self._steps)
         place, end = first * count, last * count
         while place < end:
-            place = _take_steps(self._fields, _system_calls(), count, place, end, self._nanoseconds)
+            place = _take_steps(self._fields, _system_calls(), count, place, end, self._spent)
             if place < 0:
                 bound = self._steps[~place % count].keeps
-                raise RuntimeError(f"the kernel {getattr(bound, 'name', bound)} has failed")
+                assert isinstance(bound, Bound)
+                raise RuntimeError(f"the kernel {bound.name} has failed")
             if place < end:
                 block, number = divmod(place, count)
-                self._steps[number].otherwise(self._start + block * self._count)
+                otherwise = self._steps[number].otherwise
+                assert otherwise is not None
+                otherwise(self._start + block * self._count)
                 place += 1
 
 
@@ -226,20 +269,20 @@ def _take_steps(
     """
     while place < end:
         block, at = place // count, place % count * _FIELDS
-        kind, handle, address = fields[at], fields[at + 1], fields[at + 2]
-        grown = fields[at + 4] + block * fields[at + 5]
+        kind, target, address = fields[at + _KIND], fields[at + _TARGET], fields[at + _ADDRESS]
+        size = slot = fields[at + _SIZE_OR_SLOT]
+        grown = fields[at + _FIRST] + block * fields[at + _STRIDE]
         if kind >= _CALL:
-            if fields[at + 3] != 0:
-                _put(fields[at + 3], grown)
-            if _enter(handle, address) != 0:
+            if slot != 0:
+                _put(slot, grown)
+            if _enter(target, address) != 0:
                 return ~place
             if kind == _CHECK and not _is_true(address):
                 return place
         else:
-            began = _nanoseconds(system[2])
-            size = fields[at + 3]
-            done = _transfer(system[kind], handle, address, size, grown)
-            spent[kind] += _nanoseconds(system[2]) - began
+            began = _nanoseconds(system[_CLOCK])
+            done = _transfer(system[kind], target, address, size, grown)
+            spent[kind] += _nanoseconds(system[_CLOCK]) - began
             if done != size:
                 return place
         place += 1

@@ -10,15 +10,15 @@ from functools import partial
 import numpy as np
 
 from merge_core.dtypes import ITEM_SIZES
-from merge_core.fused.compiling import Array, Start
+from merge_core.fused.compiling import Array, Growing
 from merge_core.fused.formats import STORED, all_finite
-from merge_core.fused.steps import Program, Step, call, read
+from merge_core.fused.steps import Program, Step, calling, reading
 from merge_core.methods.base import CHUNK
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 
-_LONGEST_RUN = 64
-"""Blocks between two looks at whether the merge is being given up."""
+_RUN = 1 << 25
+"""Bytes that are read between two looks at whether the merge is being given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,9 @@ class StoredBlock:
         return self.models if self.base is None else (self.base, *self.models)
 
     @property
-    def growing_start(self) -> Start:
+    def growing_start(self) -> Growing:
         """`start` as a step's argument: that of the next block, when it comes to it."""
-        start = Start(self.start)
-        start.stride = self.count
-        return start
+        return Growing(self.start, self.count)
 
 
 class StoredTensor:
@@ -56,7 +54,8 @@ class StoredTensor:
 
     Args:
         block: elements of a usual block.
-        check: called before each block; raises when the merge is being given up.
+        check: called before each block that is read alone, and now and then while walking; raises
+            when the merge is being given up.
     """
 
     def __init__(
@@ -76,8 +75,6 @@ class StoredTensor:
         self.numel = models[0].numel
         self._buffers = self._room(min(block, self.numel))
         self._views = [buffer.data.cast("B") for buffer in self._buffers]
-        self.seconds_writing = 0.0
-        """What the steps of all walks took to write."""
 
     def read(self, start: int, count: int) -> StoredBlock:
         """Some elements of every input; `count` is at most the usual block."""
@@ -102,25 +99,33 @@ class StoredTensor:
         start: int = 0,
         stop: int | None = None,
         pauses: int = 0,
+        wrote: Callable[[float], None] | None = None,
     ) -> Iterator[int]:
         """Read all elements from `start` to `stop` in blocks, and take some steps with each.
 
         Args:
             steps: asked once for all whole blocks, with the first of them, which is not read yet,
-                and once for what is left at the end.
+                and once for what there is before and after them.
             pauses: how often to stop, at least, if there are as many blocks.
+            wrote: told the seconds that the steps took to write.
 
         Yields:
             The index of the next element at each stop, before it is read.
         """
         end = self.numel if stop is None else stop
-        whole = (end - start) // self.block
-        run = max(1, min(_LONGEST_RUN, whole // max(1, pauses)))
-        if whole:
-            yield from self._run(steps, start, self.block, whole, run)
-        rest = start + whole * self.block
-        if rest < end:
-            yield from self._run(steps, rest, end - rest, 1, 1)
+        first = min(end, -(-start // self.block) * self.block)
+        whole = (end - first) // self.block
+        rest = first + whole * self.block
+        size = self.block * ITEM_SIZES[self._dtype] * len(self._entries)
+        run = max(1, min(_RUN // size, whole // max(1, pauses)))
+        programs = (
+            (start, first - start, 1),
+            (first, self.block, whole),
+            (rest, end - rest, 1),
+        )
+        for place, count, blocks in programs:
+            if count and blocks:
+                yield from self._run(steps, place, count, blocks, run, wrote)
 
     def _run(
         self,
@@ -129,6 +134,7 @@ class StoredTensor:
         count: int,
         blocks: int,
         run: int,
+        wrote: Callable[[float], None] | None,
     ) -> Iterator[int]:
         buffers = [buffer[:count] for buffer in self._buffers]
         program = Program(
@@ -141,14 +147,15 @@ class StoredTensor:
                 program.run(first, min(first + run, blocks))
         finally:
             self._reader.add_seconds(program.seconds_reading)
-            self.seconds_writing += program.seconds_writing
+            if wrote:
+                wrote(program.seconds_writing)
 
     def _reads(self, start: int, buffers: Sequence[Array]) -> Iterator[Step]:
         offset = start * ITEM_SIZES[self._dtype]
         for entry, buffer in zip(self._entries, buffers, strict=True):
             # What the loop cannot read is read again, which says why, or reads on.
             again = partial(self._reader.read_into, entry, view=buffer.data.cast("B"))
-            yield read(self._reader.descriptor(entry.path), buffer, entry.offset + offset, again)
+            yield reading(self._reader.descriptor(entry.path), buffer, entry.offset + offset, again)
 
     def sample(self, starts: Sequence[int], count: int) -> StoredBlock:
         """Runs of `count` elements, put together as if they were one block at 0."""
@@ -174,7 +181,7 @@ class FusedKernel(ABC):
     """One method on one tensor, over stored patterns. Gives what the method's own kernel gives."""
 
     step = CHUNK
-    """Blocks must begin at multiples of it."""
+    """Whole blocks must begin at multiples of it."""
     drops = False
     """Whether an entry may be left out of the result, and a NaN with it, so that no trace of it is
     left in what is written. Not where `prepare` has seen that every entry is finite."""
@@ -201,9 +208,9 @@ class Unusual(Exception):  # noqa: N818 - not an error: the general kernels take
     """
 
 
-def finite(*arrays: Array) -> Step:
-    """Raises Unusual where runs of stored values, all of one dtype, hold NaN or infinity."""
-    return call(*all_finite(*arrays), otherwise=unusual)
+def requiring_finite(*arrays: Array) -> Step:
+    """What raises Unusual where runs of stored values, all of one dtype, hold NaN or infinity."""
+    return calling(*all_finite(*arrays), otherwise=unusual)
 
 
 def unusual(start: int) -> None:

@@ -18,7 +18,7 @@ from merge_core.fused.order_statistics import (
     find_share,
 )
 from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.steps import Step, call
+from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, unusual
 from merge_core.fused.sums import squares_in_steps
 from merge_core.fused.windows import count_above
@@ -45,7 +45,8 @@ class SelectByVariance(FusedKernel):
     def prepare(self, tensor: StoredTensor) -> None:
         if self._topk < 1:
             self._cut = find_share(tensor, self._variances, self._variances.varying, self._topk)
-            self.drops = False
+            # One model alone varies from nothing, whatever it holds.
+            self.drops = len(self._shares) == 1
         remembered = RememberedMasks(1, tensor.numel, tensor.block)
         totals = np.zeros(len(self._shares))
 
@@ -54,7 +55,7 @@ class SelectByVariance(FusedKernel):
             yield from self._choice(block, mask)
             yield from remembered.put(block.growing_start, [mask])
             for k, model in enumerate(block.models):
-                yield call(squares_in_steps, block.base, model, mask, CHUNK, totals[k : k + 1])
+                yield calling(squares_in_steps, block.base, model, mask, CHUNK, totals[k : k + 1])
 
         for _ in tensor.walk(steps):
             pass
@@ -65,7 +66,7 @@ class SelectByVariance(FusedKernel):
         mask = np.empty(block.count, np.uint8)
         known = self._remembered.get(block.growing_start, [mask]) if self._remembered else None
         yield from known or self._choice(block, mask)
-        yield call(_merge, block.base, block.models, mask, self._shares, out)
+        yield calling(_merge, block.base, block.models, mask, self._shares, out)
 
     def _choice(self, block: StoredBlock, mask: Array) -> Iterable[Step]:
         """What writes which entries of a block stay."""
@@ -73,7 +74,7 @@ class SelectByVariance(FusedKernel):
             mask[:] = 1
             return []
         bits = np.empty(block.count, np.int32)
-        return [*self._variances.write(block, bits), _within(self._cut, block, bits, mask)]
+        return [*self._variances.writing(block, bits), _within(self._cut, block, bits, mask)]
 
 
 class Variances:
@@ -83,23 +84,23 @@ class Variances:
         self.varying = np.zeros(1, np.int64)
         """How many of all that were written are not 0."""
 
-    def write(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
+    def writing(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
         """What writes a block's patterns."""
         return [
-            call(_write_variances, block.base, block.models, bits),
-            call(_count_varying, bits, self.varying, otherwise=unusual),
+            calling(_write_variances, block.base, block.models, bits),
+            calling(_count_varying, bits, self.varying, otherwise=unusual),
         ]
 
-    def count(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
+    def counting(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
         """What counts them in some windows."""
         bits = np.empty(block.count, np.int32)
-        return [*self.write(block, bits), call(count_in_windows, bits, windows)]
+        return [*self.writing(block, bits), calling(count_in_windows, bits, windows)]
 
 
 def _within(cut: Cut, block: StoredBlock, patterns: Array, mask: Array) -> Step:
     """What writes which entries of a block are among those of a cut."""
     last = _NEVER if cut.last is None else cut.last
-    return call(_choose, patterns, np.int32(cut.threshold), last, block.growing_start, mask)
+    return calling(_choose, patterns, np.int32(cut.threshold), last, block.growing_start, mask)
 
 
 @compiled

@@ -298,6 +298,10 @@ def test_no_infinity_or_nan_gets_through(dtype: str, out: str, tmp_path: Path) -
                     continue
                 with pytest.raises(Unusual):
                     run_fused(tensor)
+                if method_named(method).fewest_models == 1:
+                    alone = computed(method, parameters, entries[:2], out, shape)
+                    with pytest.raises(Unusual):
+                        run_fused(alone)
 
 
 def run_fused(tensor: ComputedTensor) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_nothing_is_loaded_from_where_others_may_write(tmp_path: Path, place: st
     assert in_new_process(tmp_path) == "True"
     directory.chmod(0o755)
     assert in_new_process(tmp_path) == "False"
+
+
+def test_what_was_not_used_for_long_is_removed(tmp_path: Path) -> None:
+    in_new_process(tmp_path)
+    (directory,) = tmp_path.glob("mergeflow/kernels-*")
+    for name, days in (("kernels-old", 31), ("kernels-recent", 29), ("anything", 31)):
+        place = directory.with_name(name)
+        place.mkdir()
+        (place / "code").touch()
+        os.utime(place, (time.time() - days * 86400,) * 2)
+    os.utime(directory, (0, 0))
+    assert in_new_process(tmp_path) == "False", "what is used is kept"
+    left = {place.name for place in directory.parent.iterdir()}
+    assert left == {directory.name, "kernels-recent", "anything"}
 
 
 def test_what_was_edited_meanwhile_is_not_kept(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from merge_core.fused import remembered
-from merge_core.fused.compiling import Array, Start
+from merge_core.fused.compiling import Array, Growing
 from merge_core.fused.draws import LANES, TOP, draw_mask, draw_tops
 from merge_core.fused.ranks import drawing_by_rank
 from merge_core.fused.remembered import RememberedMasks
@@ -159,7 +159,7 @@ def test_a_number_with_the_highest_bits_of_its_limit_is_compared_exactly() -> No
 
 def draw_by_rank(base: Array, model: Array, row: int, low: float, slope: float) -> Array:
     mask = np.full(base.size, 7, np.uint8)
-    take([drawing_by_rank(base, model, row, low, slope, KEY, START, mask)], START)
+    take([drawing_by_rank(base, model, row, low, slope, KEY, Growing(START, 0), mask)], START)
     return mask
 
 
@@ -171,10 +171,8 @@ def test_masks_come_back_as_they_were(block: int) -> None:
     remembered = RememberedMasks(2, numel, block)
     for first in range(0, numel, block):
         parts = [whole[first : first + block].copy() for whole in kept]
-        take(remembered.put(Start(first), parts), first)
-    start = Start(0)
-    start.stride = block
-    steps = remembered.get(start, masks)
+        take(remembered.put(Growing(first, 0), parts), first)
+    steps = remembered.get(Growing(0, block), masks)
     assert steps is not None
     program = Program(steps, 0, block)
     for number in range(2):
@@ -182,7 +180,7 @@ def test_masks_come_back_as_they_were(block: int) -> None:
         for whole, mask in zip(kept, masks, strict=True):
             assert (mask == whole[number * block :][:block]).all()
     last = [np.full(block - 5, 7, np.uint8) for _ in range(2)]
-    take(remembered.get(Start(2 * block), last) or [], 2 * block)
+    take(remembered.get(Growing(2 * block, 0), last) or [], 2 * block)
     assert all((k[2 * block :] == mask).all() for k, mask in zip(kept, last, strict=True))
 
 
@@ -191,8 +189,8 @@ def test_masks_are_remembered_while_there_is_room(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(remembered, "MOST", 64)
     masks = [np.ones(16, np.uint8)] * 2
     first, second = RememberedMasks(2, 20, 16), RememberedMasks(1, 20, 16)
-    assert first.get(Start(0), masks) is not None
-    assert second.put(Start(0), masks) == []
-    assert second.get(Start(0), masks) is None
+    assert first.get(Growing(0, 0), masks) is not None
+    assert second.put(Growing(0, 0), masks) == []
+    assert second.get(Growing(0, 0), masks) is None
     del first
-    assert RememberedMasks(2, 20, 16).get(Start(0), masks) is not None
+    assert RememberedMasks(2, 20, 16).get(Growing(0, 0), masks) is not None

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merge_core.fused.compiling import Array, Start, compiled
-from merge_core.fused.steps import Program, Step, call, read, take, write
+from merge_core.fused.compiling import Array, Growing, compiled
+from merge_core.fused.steps import Program, Step, calling, reading, take, writing
 
 COUNT, BLOCKS = 100, 7
 
@@ -27,12 +27,6 @@ def numbers(tmp_path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR)
     yield descriptor
     os.close(descriptor)
-
-
-def growing(start: int, stride: int) -> Start:
-    made = Start(start)
-    made.stride = stride
-    return made
 
 
 @compiled
@@ -59,9 +53,9 @@ def test_reads_calls_and_writes_move_on_from_block_to_block(numbers: int, tmp_pa
     values, sums = np.empty(COUNT, np.int16), np.zeros(1, np.int64)
     with (tmp_path / "out").open("w+b") as out:
         steps = [
-            read(numbers, values, 8, refused),
-            call(_add, values, growing(1000, 10), sums),
-            write(out.fileno(), values, 16, refused),
+            reading(numbers, values, 8, refused),
+            calling(_add, values, Growing(1000, 10), sums),
+            writing(out.fileno(), values, 16, refused),
         ]
         program = Program(steps, 0, COUNT)
         program.run(0, 3)
@@ -79,8 +73,8 @@ def test_reads_calls_and_writes_move_on_from_block_to_block(numbers: int, tmp_pa
 def test_a_result_that_is_false_is_told_and_the_loop_goes_on(numbers: int) -> None:
     values, asked = np.empty(COUNT, np.int16), []
     steps = [
-        read(numbers, values, 8, refused),
-        call(_all_below, values, 3 * COUNT, otherwise=asked.append),
+        reading(numbers, values, 8, refused),
+        calling(_all_below, values, 3 * COUNT, otherwise=asked.append),
     ]
     Program(steps, 5000, COUNT).run(0, BLOCKS)
     assert asked == [5000 + block * COUNT for block in range(3, BLOCKS)]
@@ -89,9 +83,9 @@ def test_a_result_that_is_false_is_told_and_the_loop_goes_on(numbers: int) -> No
 def test_what_is_raised_about_a_result_ends_the_loop(numbers: int) -> None:
     values, sums = np.empty(COUNT, np.int16), np.zeros(1, np.int64)
     steps = [
-        read(numbers, values, 8, refused),
-        call(_all_below, values, 3 * COUNT, otherwise=refused),
-        call(_add, values, 0, sums),
+        reading(numbers, values, 8, refused),
+        calling(_all_below, values, 3 * COUNT, otherwise=refused),
+        calling(_add, values, 0, sums),
     ]
     with pytest.raises(AssertionError, match="asked about 300"):
         Program(steps, 0, COUNT).run(0, BLOCKS)
@@ -105,13 +99,13 @@ def test_a_read_that_comes_short_is_done_again_by_the_interpreter(numbers: int) 
         asked.append(start)
         values[:] = 1
 
-    steps = [read(numbers, values, 8, again), call(_add, values, 0, sums)]
+    steps = [reading(numbers, values, 8, again), calling(_add, values, 0, sums)]
     Program(steps, 0, COUNT).run(BLOCKS - 1, BLOCKS + 2)
     assert asked == [BLOCKS * COUNT, (BLOCKS + 1) * COUNT]
     assert sums[0] == np.arange((BLOCKS - 1) * COUNT, BLOCKS * COUNT).sum() + 2 * COUNT
 
 
-@pytest.mark.parametrize("transfer", [read, write])
+@pytest.mark.parametrize("transfer", [reading, writing])
 def test_what_the_system_refuses_is_done_again_by_the_interpreter(
     transfer: Callable[..., Step],
 ) -> None:
@@ -121,18 +115,36 @@ def test_what_the_system_refuses_is_done_again_by_the_interpreter(
 
 
 def test_arguments_are_looked_at_when_they_are_bound() -> None:
-    for odd in (np.ones(6, np.int16)[::2], np.ones((2, 2), np.int16)):
-        with pytest.raises(TypeError, match="contiguous arrays of one dimension"):
-            call(_add, odd, 1, np.zeros(1, np.int64))
+    shifted = np.zeros(9, np.uint8)[1:].view(np.int16)
+    for odd in (np.ones(6, np.int16)[::2], np.ones((2, 2), np.int16), shifted):
+        with pytest.raises(TypeError, match="contiguous, aligned arrays of one dimension"):
+            calling(_add, odd, 1, np.zeros(1, np.int64))
     with pytest.raises(TypeError, match="kernels take no str"):
-        call(_add, "text", 1, np.zeros(1, np.int64))
-    with pytest.raises(AssertionError, match="one argument can grow"):
-        call(_put_sum, growing(0, 1), growing(0, 1), np.zeros(1, np.int64))
+        calling(_add, "text", 1, np.zeros(1, np.int64))
+    with pytest.raises(TypeError, match="one argument can grow"):
+        calling(_put_sum, Growing(0, 1), Growing(0, 1), np.zeros(1, np.int64))
+
+
+def test_transfers_look_at_their_arrays() -> None:
+    constant = np.frombuffer(b"constant", np.uint8)
+    for odd in (np.ones(6, np.int16)[::2], constant):
+        with pytest.raises(TypeError, match="not contiguous, or cannot be written to"):
+            reading(0, odd, 0, refused)
+    with pytest.raises(TypeError, match="not contiguous"):
+        writing(0, constant[::-1], 0, refused)
+
+
+def test_a_result_is_neither_overlooked_nor_made_up() -> None:
+    values = np.ones(1, np.int16)
+    with pytest.raises(TypeError, match=r"_all_below is left out"):
+        calling(_all_below, values, 1)
+    with pytest.raises(TypeError, match="not the one that is expected"):
+        calling(_add, values, 1, np.zeros(1, np.int64), otherwise=refused)
 
 
 def test_the_arrays_live_as_long_as_their_steps() -> None:
     sums = np.zeros(1, np.int64)
-    steps = [call(_add, np.full(1 << 20, 3, np.int16), 0, sums) for _ in range(5)]
+    steps = [calling(_add, np.full(1 << 20, 3, np.int16), 0, sums) for _ in range(5)]
     for _ in range(5):
         np.full(1 << 20, 7, np.int16)
     take(steps, 0)
