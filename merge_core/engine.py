@@ -173,7 +173,8 @@ def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings:
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[None]] = []
         try:
-            futures += [pool.submit(timed) for _ in range(workers)]
+            for _ in range(workers):
+                futures.append(pool.submit(timed))
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()

@@ -65,37 +65,28 @@ def reading(descriptor: int, array: Array, position: int, otherwise: Otherwise) 
     """What fills an array from a file; the next block is read from where this one ends.
 
     otherwise: called where the system gives an error, or less than was asked for.
+
+    Raises:
+        TypeError: the array is not contiguous, or cannot be written to.
     """
-    fields = (
-        _READ,
-        descriptor,
-        _address(array, to_be_written=True),
-        array.nbytes,
-        position,
-        array.nbytes,
-    )
-    return Step(fields, otherwise, array)
+    if not array.flags.writeable:
+        raise TypeError("what is read into cannot be written to")
+    return _transferring(_READ, descriptor, array, position, otherwise)
 
 
 def writing(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
     """What writes an array to a file, as `reading` reads."""
-    fields = (
-        _WRITE,
-        descriptor,
-        _address(array, to_be_written=False),
-        array.nbytes,
-        position,
-        array.nbytes,
-    )
+    return _transferring(_WRITE, descriptor, array, position, otherwise)
+
+
+def _transferring(
+    kind: int, descriptor: int, array: Array, position: int, otherwise: Otherwise
+) -> Step:
+    if not array.flags.c_contiguous:
+        raise TypeError("what is read or written is not contiguous")
+    address = array.__array_interface__["data"][0]
+    fields = (kind, descriptor, address, array.nbytes, position, array.nbytes)
     return Step(fields, otherwise, array)
-
-
-def _address(array: Array, *, to_be_written: bool) -> int:
-    flags = array.flags
-    if not flags.c_contiguous or (to_be_written and not flags.writeable):
-        raise TypeError("an array is not contiguous, or cannot be written to")
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def calling(kernel: Kernel, *arguments: Any, otherwise: Otherwise | None = None) -> Step:

@@ -87,11 +87,10 @@ class StoredTensor:
             buffers = [buffer[:count] for buffer in buffers]
         return self._block(start, buffers)
 
-    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[StoredBlock]:
-        """All elements from `start` to `stop`, in order."""
-        end = self.numel if stop is None else stop
-        for first in range(start, end, self.block):
-            yield self.read(first, min(self.block, end - first))
+    def blocks(self, start: int = 0) -> Iterator[StoredBlock]:
+        """All elements from `start` on, in order."""
+        for first in range(start, self.numel, self.block):
+            yield self.read(first, min(self.block, self.numel - first))
 
     def walk(
         self,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +94,24 @@ def test_a_write_that_the_system_cuts_short_is_told(plan: Plan, tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert merged(plan, tmp_path / "work", nothing) == expected
+
+
+def test_who_interrupts_twice_still_waits_for_what_uses_the_files(
+    plan: Plan, tmp_path: Path
+) -> None:
+    over = []
+
+    def interrupt_twice(index: int) -> None:
+        for _ in range(2):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.2)
+        over.append(index)
+
+    with Staging(tmp_path / "work", plan) as staging:
+        staging.prepare()
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan, staging, threads=1, finished=interrupt_twice)
+        assert len(over) == 1, "the worker was waited for, and began nothing more"
 
 
 def test_an_input_cut_short_while_it_is_read_is_told(plan: Plan, tmp_path: Path) -> None:

@@ -127,11 +127,11 @@ def test_arguments_are_looked_at_when_they_are_bound() -> None:
 
 def test_transfers_look_at_their_arrays() -> None:
     constant = np.frombuffer(b"constant", np.uint8)
-    for odd in (np.ones(6, np.int16)[::2], constant):
-        with pytest.raises(TypeError, match="not contiguous, or cannot be written to"):
-            reading(0, odd, 0, refused)
-    with pytest.raises(TypeError, match="not contiguous"):
-        writing(0, constant[::-1], 0, refused)
+    with pytest.raises(TypeError, match="cannot be written to"):
+        reading(0, constant, 0, refused)
+    for transfer in (reading, writing):
+        with pytest.raises(TypeError, match="not contiguous"):
+            transfer(0, np.ones(6, np.int16)[::-1], 0, refused)
 
 
 def test_a_result_is_neither_overlooked_nor_made_up() -> None:
