@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Protocol
 
 from merge_core.computed import Computing, Stopped
 from merge_core.devices import compute_device, is_cpu
@@ -31,6 +32,17 @@ CPU_BLOCK = 4 * CHUNK
 """Elements of a block on the CPU: a few of them in float64 fit the cache."""
 CUDA_BLOCK = 256 * CHUNK
 """Elements of a block on a GPU: large enough to hide launches behind transfers."""
+_NOT_COMPUTING = ("read", "write", "wait")
+
+
+class Follower(Protocol):
+    """Who follows the workers through the files that they write. Called from any thread."""
+
+    def written(self, index: int, start: int, stop: int) -> None:
+        """Elements `start` to `stop` of the plan's tensor `index` are in place."""
+
+    def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
+        """Return when one of so many workers shall take more work, or nothing is left to take."""
 
 
 def run_plan(
@@ -45,7 +57,7 @@ def run_plan(
     surveys: Mapping[str, Survey] | None = None,
     fused: bool = True,
     timings: Timings | None = None,
-    finished: Callable[[int], None] | None = None,
+    follower: Follower | None = None,
 ) -> None:
     """Compute every tensor of a plan that the staging directory does not hold yet.
 
@@ -57,7 +69,7 @@ def run_plan(
         surveys: what `survey_plan` found of this plan; by default it is called first.
         fused: use fused kernels where there are some (`merge_core.fused`); the bytes are the same.
         timings: where to add what was spent.
-        finished: told the index of each tensor whose bytes are all written, from any thread.
+        follower: told what is written, and asked how fast to go on.
 
     Raises:
         NonFiniteError: NaN or infinity in an input, or a result too large for the stored dtype.
@@ -78,7 +90,7 @@ def run_plan(
     timings = timings or Timings()
     parts = parts_of(plan, todo, workers)
     left = Counter(part.index for part in parts)
-    queue, stop, lock = iter(parts), threading.Event(), threading.Lock()
+    queue, stop, lock = deque(parts), threading.Event(), threading.Lock()
     with BlockReader(timings) as reader, OneThreadEach() as torch_threads:
         shared = Work(
             plan=plan,
@@ -93,24 +105,29 @@ def run_plan(
             stop=stop,
         )
 
+        def is_over() -> bool:
+            return stop.is_set() or not queue
+
         def work() -> None:
-            while not stop.is_set():
+            while True:
+                if follower:
+                    follower.pace(workers, is_over)
                 with lock:
-                    part = next(queue, None)
-                if part is None:
-                    return
+                    if is_over():
+                        return
+                    part = queue.popleft()
                 try:
                     shared.do(part)
                 except Stopped:
                     return
+                if follower:
+                    follower.written(part.index, part.start, part.stop)
                 with lock:
                     left[part.index] -= 1
                     is_last = left[part.index] == 0
                 if is_last:
                     nbytes = plan.tensors[part.index].slot.nbytes
                     staging.finish(part.index, nbytes)
-                    if finished:
-                        finished(part.index)
                     with lock:
                         throttle.advance(nbytes)
 
@@ -169,7 +186,7 @@ def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings:
             ends.append(time.perf_counter())
             timings.add("compute", ends[-1] - started)
 
-    io_before = timings.seconds("read") + timings.seconds("write")
+    others_before = sum(map(timings.seconds, _NOT_COMPUTING))
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[None]] = []
         try:
@@ -181,7 +198,7 @@ def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings:
         finally:
             stop.set()
             _wait_for_all(futures)
-    timings.add("compute", io_before - timings.seconds("read") - timings.seconds("write"))
+    timings.add("compute", others_before - sum(map(timings.seconds, _NOT_COMPUTING)))
     timings.add("wait", sum(max(ends) - end for end in ends))
 
 

@@ -90,7 +90,7 @@ def execute(
                         **asdict(settings),
                         progress=progress,
                         timings=timings,
-                        finished=lambda index: hasher.finished([index]),
+                        follower=hasher,
                     )
                 hasher.finished(range(len(plan.tensors)))
                 weights = hasher.digests(progress)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 PHASES = ("read", "compute", "write", "hash", "wait")
 """Read and write are the system calls; compute is everything else that workers do, flushing the
 journal's share of the data included; hash is reading the result back and hashing it; wait is
-workers being idle at the end, and the last flush to disk."""
+workers being idle, at the end or to let hashing catch up, and the last flush to disk."""
 
 
 class Timings:

@@ -129,10 +129,13 @@ def _warm(checkpoints: list[Path]) -> None:
 
 
 def _run(command: list[str], home: Path, limit: float) -> Cost:
+    environment = os.environ | {"MERGEFLOW_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    # An installation has its bytecode: else a checkout would compile its sources at every start.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.monotonic()
     child = subprocess.Popen(
         command,
-        env=os.environ | {"MERGEFLOW_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -101,16 +101,20 @@ def test_who_interrupts_twice_still_waits_for_what_uses_the_files(
 ) -> None:
     over = []
 
-    def interrupt_twice(index: int) -> None:
-        for _ in range(2):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(0.2)
-        over.append(index)
+    class InterruptsTwice:
+        def written(self, index: int, start: int, stop: int) -> None:
+            for _ in range(2):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                time.sleep(0.2)
+            over.append(index)
+
+        def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
+            return
 
     with Staging(tmp_path / "work", plan) as staging:
         staging.prepare()
         with pytest.raises(KeyboardInterrupt):
-            run_plan(plan, staging, threads=1, finished=interrupt_twice)
+            run_plan(plan, staging, threads=1, follower=InterruptsTwice())
         assert len(over) == 1, "the worker was waited for, and began nothing more"
 
 

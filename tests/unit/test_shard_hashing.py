@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from merge_core import shard_hashing
 from merge_core.errors import OutputError
 from merge_core.plan import Plan, make_plan
 from merge_core.progress import ProgressEvent
@@ -47,6 +51,13 @@ def write_tensor(plan: Plan, directory: Path, index: int) -> None:
         file.write(np.random.default_rng(index).bytes(slot.nbytes))
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_digests_are_those_of_the_complete_files(threads: int, plan: Plan, directory: Path) -> None:
     order = np.random.default_rng(0).permutation(len(plan.tensors)).tolist()
@@ -70,16 +81,76 @@ def test_digests_are_those_of_the_complete_files(threads: int, plan: Plan, direc
         assert digests[shard.name] == expected
 
 
+def test_parts_of_tensors_are_hashed_in_whatever_order_they_are_written(
+    plan: Plan, directory: Path
+) -> None:
+    parts = []
+    for index, tensor in enumerate(plan.tensors):
+        write_tensor(plan, directory, index)
+        cuts = [0, 7, tensor.slot.numel // 2, tensor.slot.numel]
+        parts += [(index, *ends) for ends in itertools.pairwise(cuts)]
+    first = plan.shards[0]
+    with ShardHasher(plan, directory, 1, Timings()) as hasher:
+        hasher.written(*parts.pop(0))
+        wait_until(lambda: hasher.hashed == len(first.header) + 7 * 4)
+        random.Random(0).shuffle(parts)
+        for part in parts:
+            hasher.written(*part)
+        hasher.finished([0, 3])  # once more, as a whole
+        digests = hasher.digests()
+    for shard in plan.shards:
+        content = (directory / shard.name).read_bytes()
+        assert digests[shard.name] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_worker_waits_while_hashing_is_far_behind_and_one_goes_on(
+    plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_hashing, "_BEHIND", 100_000)
+    timings, went_on = Timings(), []
+
+    def worker(number: int) -> None:
+        hasher.pace(3, lambda: False)
+        went_on.append(number)
+
+    hasher = ShardHasher(plan, directory, 1, timings)  # not entered: nothing is hashed yet
+    hasher.finished(range(len(plan.tensors)))
+    workers = [threading.Thread(target=worker, args=(number,)) for number in range(3)]
+    for thread in workers:
+        thread.start()
+    wait_until(lambda: len(went_on) == 1)
+    time.sleep(0.3)
+    assert len(went_on) == 1, "two of three wait, though more files than that are behind"
+    with hasher:
+        hasher.digests()
+        wait_until(lambda: len(went_on) == 3)
+    assert timings.seconds("wait") > 0.5
+
+
+def test_nobody_waits_for_hashes_when_no_work_is_left(
+    plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_hashing, "_BEHIND", 100_000)
+    hasher = ShardHasher(plan, directory, 1, Timings())
+    hasher.finished(range(len(plan.tensors)))
+    over = threading.Event()
+    thread = threading.Thread(target=hasher.pace, args=(2, over.is_set))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    over.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    hasher.__exit__(None, None, None)
+
+
 def test_most_is_hashed_before_the_last_tensor_is_written(plan: Plan, directory: Path) -> None:
     reports: list[ProgressEvent] = []
     last = len(plan.tensors) - 1
     with ShardHasher(plan, directory, 2, Timings()) as hasher:
         hasher.finished(range(last))
-        until = time.monotonic() + 20
         expected = sum(shard.nbytes for shard in plan.shards) - plan.tensors[last].slot.nbytes
-        while hasher.hashed < expected and time.monotonic() < until:
-            time.sleep(0.01)
-        assert hasher.hashed == expected
+        wait_until(lambda: hasher.hashed == expected)
         hasher.finished([last])
         hasher.digests(reports.append)
     assert reports[-1].done == reports[-1].total
