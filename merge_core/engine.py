@@ -42,7 +42,8 @@ class Follower(Protocol):
         """Elements `start` to `stop` of the plan's tensor `index` are in place."""
 
     def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
-        """Return when one of so many workers shall take more work, or nothing is left to take."""
+        """Return when one of so many workers on processors shall take more work, or nothing is
+        left to take; raise when no more work is of use."""
 
 
 def run_plan(
@@ -110,7 +111,7 @@ def run_plan(
 
         def work() -> None:
             while True:
-                if follower:
+                if follower and is_cpu(device):
                     follower.pace(workers, is_over)
                 with lock:
                     if is_over():

@@ -2,8 +2,9 @@
 
 A file's digest needs its bytes in order, and they are written in about file order: so each hashing
 thread follows one file, up to the first byte that is not written yet, reading back what the kernel
-still holds in memory. Where a file is written faster than one thread can hash it, hashing is what
-the merge takes longest for: it gets a processor for itself, and a worker waits meanwhile.
+still holds in memory. A digest is one long chain that one thread computes: where a file is written
+faster than that, and all processors are taken, workers wait and leave theirs to the hashing threads
+that fall behind, since the merge would wait for these in the end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +25,7 @@ from merge_core.timings import Timings
 
 _BLOCK = 1 << 20
 _BEHIND = 64 << 20
-"""Bytes of a file that wait to be hashed from which on its thread gets a processor for itself."""
+"""Bytes of a file that wait to be hashed from which on its thread is behind."""
 _POLL = 0.1
 
 
@@ -39,10 +40,6 @@ class ShardHasher:
     def __init__(self, plan: Plan, directory: Path, threads: int, timings: Timings) -> None:
         self._directory = directory
         self._timings = timings
-        self._changed = threading.Condition()
-        self._given_up = False
-        self.hashed = 0
-        """Bytes of all files that were hashed so far."""
         self._slots = [tensor.slot for tensor in plan.tensors]
         self._names = [shard.name for shard in plan.shards]
         self._sizes = [shard.nbytes for shard in plan.shards]
@@ -53,7 +50,18 @@ class ShardHasher:
         """How many of them have been hashed."""
         self._islands: list[dict[int, int]] = [{} for _ in self._names]
         """Ends of written ranges that lie further back, by their beginnings."""
+        self._followed: set[int] = set()
+        """The files that threads are hashing."""
+        self._behind: set[int] = set()
+        """Those of them of which much is written and not hashed."""
         self._waiting = 0
+        self._given_up = False
+        self._failure: OSError | None = None
+        self.hashed = 0
+        """Bytes of all files that were hashed so far."""
+        lock = threading.Lock()
+        self._more_written = threading.Condition(lock)
+        self._fewer_behind = threading.Condition(lock)
         self._pool = ThreadPoolExecutor(max(1, min(threads, len(self._names))))
         self._digests: list[Future[str]] = []
 
@@ -67,52 +75,53 @@ class ShardHasher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._changed:
+        with self._more_written:
             self._given_up = True
-            self._changed.notify_all()
+            self._more_written.notify_all()
+            self._fewer_behind.notify_all()
         self._pool.shutdown(cancel_futures=True)
 
     def finished(self, indices: Iterable[int]) -> None:
         """Tensors whose bytes are all in place."""
-        for index in indices:
-            self.written(index, 0, self._slots[index].numel)
+        with self._more_written:
+            for index in indices:
+                self._note(index, 0, self._slots[index].numel)
+            self._more_written.notify_all()
 
     def written(self, index: int, start: int, stop: int) -> None:
         """Elements `start` to `stop` of a tensor are in place. Call from any thread."""
-        slot = self._slots[index]
-        size = ITEM_SIZES[slot.dtype]
-        begin, end = slot.offset + start * size, slot.offset + stop * size
-        islands = self._islands[slot.shard]
-        with self._changed:
-            reached = self._written[slot.shard]
-            if begin > reached:
-                islands[begin] = max(end, islands.get(begin, 0))
-                return
-            reached = max(end, reached)
-            while reached in islands:
-                reached = islands.pop(reached)
-            self._written[slot.shard] = reached
-            self._changed.notify_all()
+        with self._more_written:
+            if self._note(index, start, stop):
+                self._more_written.notify_all()
 
     def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
-        """Wait while hashing is far behind, so that it gets a processor for itself.
-
-        One worker always goes on. Who calls this computes, and would only take turns with the
-        thread that all will wait for in the end.
+        """Wait while hashing is behind and has no processor for itself; one worker always goes on.
 
         Args:
-            workers: how many may call this at the same time.
+            workers: how many may call this at the same time; they compute in between.
             is_over: asked again and again; ends the wait.
+
+        Raises:
+            OutputError: a file cannot be read back, so that going on leads nowhere.
         """
-        with self._changed, self._timings.during("wait"):
-            if self._waiting >= min(workers - 1, self._far_behind()):
-                return
-            self._waiting += 1
-            try:
-                while self._waiting <= self._far_behind() and not (self._given_up or is_over()):
-                    self._changed.wait(_POLL)
-            finally:
+        if not self._behind and self._failure is None:  # most often, and 100 000 times
+            return
+        spare = max(0, len(os.sched_getaffinity(0)) - workers)
+
+        def places() -> int:
+            if self._given_up or self._failure or is_over():
+                return 0
+            return min(workers - 1, len(self._behind) - spare)
+
+        with self._fewer_behind:
+            if self._waiting < places():
+                self._waiting += 1
+                with self._timings.during("wait"):
+                    while self._waiting <= places():
+                        self._fewer_behind.wait(_POLL)
                 self._waiting -= 1
+        if self._failure:
+            raise output_error(self._failure, self._directory) from self._failure
 
     def digests(self, progress: Progress | None = None) -> dict[str, str]:
         """sha256 in hex of every file, when all its tensors are finished.
@@ -125,8 +134,7 @@ class ShardHasher:
         try:
             for future in self._digests:
                 while not future.done():
-                    with self._changed:
-                        self._changed.wait(0.1)
+                    wait([future], _POLL)
                     throttle.advance(self.hashed - told)
                     told = self.hashed
             found = [future.result() for future in self._digests]
@@ -136,6 +144,16 @@ class ShardHasher:
         return dict(zip(self._names, found, strict=True))
 
     def _hash(self, shard: int) -> str:
+        self._look_after(shard, followed=True)
+        try:
+            return self._followed_to_its_end(shard)
+        except OSError as error:
+            self._failure = None if self._given_up else error
+            raise
+        finally:
+            self._look_after(shard, followed=False)
+
+    def _followed_to_its_end(self, shard: int) -> str:
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(_BLOCK))
         descriptor = os.open(self._directory / self._names[shard], os.O_RDONLY | os.O_CLOEXEC)
@@ -156,26 +174,50 @@ class ShardHasher:
             os.close(descriptor)
         return digest.hexdigest()
 
-    def _advance(self, shard: int, count: int) -> None:
-        with self._changed:
-            if self._given_up:
-                raise InterruptedError
-            behind = self._far_behind()
-            self.hashed += count
-            self._positions[shard] += count
-            if self._far_behind() < behind:
-                self._changed.notify_all()
-
-    def _far_behind(self) -> int:
-        """Of how many files much is written and not hashed."""
-        ends = zip(self._written, self._positions, strict=True)
-        return sum(written - position > _BEHIND for written, position in ends)
-
     def _wait_beyond(self, shard: int, position: int) -> int:
         """Wait for bytes beyond a position, and say where they end."""
-        with self._changed:
+        with self._more_written:
             while not self._given_up:
                 if self._written[shard] > position:
                     return self._written[shard]
-                self._changed.wait()
+                self._more_written.wait()
         raise InterruptedError
+
+    def _advance(self, shard: int, count: int) -> None:
+        with self._more_written:
+            if self._given_up:
+                raise InterruptedError
+            self.hashed += count
+            self._positions[shard] += count
+            self._count(shard)
+
+    def _look_after(self, shard: int, *, followed: bool) -> None:
+        with self._more_written:
+            (self._followed.add if followed else self._followed.discard)(shard)
+            self._count(shard)
+
+    def _note(self, index: int, start: int, stop: int) -> bool:
+        """Note what is in place, under the lock; whether a file's beginning grew."""
+        slot = self._slots[index]
+        size = ITEM_SIZES[slot.dtype]
+        begin, end = slot.offset + start * size, slot.offset + stop * size
+        reached, islands = self._written[slot.shard], self._islands[slot.shard]
+        if begin > reached:
+            islands[begin] = max(end, islands.get(begin, 0))
+            return False
+        if end <= reached:
+            return False
+        while end in islands:
+            end = islands.pop(end)
+        self._written[slot.shard] = end
+        self._count(slot.shard)
+        return True
+
+    def _count(self, shard: int) -> None:
+        """Keep `_behind` right, under the lock, when something of a file has changed."""
+        left = self._written[shard] - self._positions[shard]
+        if shard in self._followed and left > _BEHIND:
+            self._behind.add(shard)
+        elif shard in self._behind:
+            self._behind.discard(shard)
+            self._fewer_behind.notify_all()

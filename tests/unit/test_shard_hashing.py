@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,45 +105,101 @@ def test_parts_of_tensors_are_hashed_in_whatever_order_they_are_written(
         assert digests[shard.name] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_worker_waits_while_hashing_is_far_behind_and_one_goes_on(
-    plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shard_hashing, "_BEHIND", 100_000)
-    timings, went_on = Timings(), []
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Nothing is hashed until this is set; a file is behind with far fewer bytes than else."""
+    opened = threading.Event()
 
-    def worker(number: int) -> None:
-        hasher.pace(3, lambda: False)
+    def sha256() -> object:
+        assert opened.wait(20)
+        return hashlib.sha256()
+
+    monkeypatch.setattr(shard_hashing, "hashlib", SimpleNamespace(sha256=sha256))
+    monkeypatch.setattr(shard_hashing, "_BEHIND", 100_000)
+    yield opened
+    opened.set()
+
+
+def pacing(hasher: ShardHasher, workers: int) -> list[int]:
+    """Which of as many threads that pace themselves went on so far."""
+    went_on: list[int] = []
+
+    def work(number: int) -> None:
+        hasher.pace(workers, lambda: False)
         went_on.append(number)
 
-    hasher = ShardHasher(plan, directory, 1, timings)  # not entered: nothing is hashed yet
-    hasher.finished(range(len(plan.tensors)))
-    workers = [threading.Thread(target=worker, args=(number,)) for number in range(3)]
-    for thread in workers:
-        thread.start()
-    wait_until(lambda: len(went_on) == 1)
-    time.sleep(0.3)
-    assert len(went_on) == 1, "two of three wait, though more files than that are behind"
-    with hasher:
+    for number in range(workers):
+        threading.Thread(target=work, args=(number,)).start()
+    return went_on
+
+
+def test_workers_leave_their_processors_to_hashing_that_is_behind(
+    gate: threading.Event, plan: Plan, directory: Path
+) -> None:
+    workers, timings = len(os.sched_getaffinity(0)) + 2, Timings()
+    with ShardHasher(plan, directory, 2, timings) as hasher:
+        hasher.finished(range(len(plan.tensors)))
+        went_on = pacing(hasher, workers)
+        wait_until(lambda: len(went_on) == workers - 2)
+        time.sleep(0.3)
+        assert len(went_on) == workers - 2, "only two of all files are being hashed"
+        gate.set()
+        wait_until(lambda: len(went_on) == workers)
         hasher.digests()
-        wait_until(lambda: len(went_on) == 3)
     assert timings.seconds("wait") > 0.5
 
 
-def test_nobody_waits_for_hashes_when_no_work_is_left(
-    plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
+def test_one_worker_always_goes_on(gate: threading.Event, plan: Plan, directory: Path) -> None:
+    with ShardHasher(plan, directory, 4, Timings()) as hasher:
+        hasher.finished(range(len(plan.tensors)))
+        hasher.pace(1, lambda: False)
+        gate.set()
+
+
+def test_nobody_waits_where_processors_are_free(
+    gate: threading.Event, plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_hashing, "_BEHIND", 100_000)
-    hasher = ShardHasher(plan, directory, 1, Timings())
-    hasher.finished(range(len(plan.tensors)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)))
+    with ShardHasher(plan, directory, 2, Timings()) as hasher:
+        hasher.finished(range(len(plan.tensors)))
+        went_on = pacing(hasher, 3)
+        wait_until(lambda: len(went_on) == 3)
+        gate.set()
+
+
+def test_nobody_waits_for_hashes_when_no_work_is_left(
+    gate: threading.Event, plan: Plan, directory: Path
+) -> None:
     over = threading.Event()
-    thread = threading.Thread(target=hasher.pace, args=(2, over.is_set))
-    thread.start()
-    thread.join(0.3)
-    assert thread.is_alive()
-    over.set()
-    thread.join(20)
-    assert not thread.is_alive()
-    hasher.__exit__(None, None, None)
+    workers = len(os.sched_getaffinity(0)) + 1
+    with ShardHasher(plan, directory, 1, Timings()) as hasher:
+        hasher.finished(range(len(plan.tensors)))
+        thread = threading.Thread(target=hasher.pace, args=(workers, over.is_set))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        over.set()
+        thread.join(20)
+        assert not thread.is_alive()
+        gate.set()
+
+
+def work_for_ever(hasher: ShardHasher, workers: int) -> None:
+    while True:
+        hasher.pace(workers, lambda: False)
+
+
+def test_workers_learn_that_a_file_cannot_be_read_back(
+    gate: threading.Event, plan: Plan, directory: Path
+) -> None:
+    workers = len(os.sched_getaffinity(0)) + 1
+    with ShardHasher(plan, directory, 1, Timings()) as hasher:
+        with (directory / plan.shards[0].name).open("r+b") as file:
+            file.truncate(10)
+        hasher.finished(range(len(plan.tensors)))
+        threading.Timer(0.3, gate.set).start()
+        with pytest.raises(OutputError, match="shorter"):
+            work_for_ever(hasher, workers)
 
 
 def test_most_is_hashed_before_the_last_tensor_is_written(plan: Plan, directory: Path) -> None:
