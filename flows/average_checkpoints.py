@@ -67,6 +67,7 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         idle = step.nothing_new(averaging, trajectory, settings, home)
         if idle:
             return idle
+        merging.check_registry(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             average = _average(averaging, trajectory, past, suite, held_out, home)

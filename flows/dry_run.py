@@ -29,6 +29,7 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
     home, recipe = Home.discover(), pipeline.recipe
     suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
     step.check_rule(pipeline.promote, suite)
+    step.check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     uri = pipeline.register_as.tracking_uri or ""
     arguments = (recipe.references(), home.path, beside, uri, Tolerance.of(recipe))

@@ -49,6 +49,7 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
     step.check_rule(pipeline.promote, suite)
+    step.check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
     base, models = base_and_models(recipe, sources)

@@ -16,7 +16,7 @@ from pathlib import Path
 from prefect import runtime
 
 from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
-from flows.pipeline import Pipeline
+from flows.pipeline import Pipeline, Register
 from flows.scale_out import fan_out_of
 from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
@@ -45,7 +45,7 @@ from tasks.profile import profile_task
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
-from tasks.registry_client import default_tracking_uri
+from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
 from tasks.report_tables import decision_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.suite import Suite
@@ -86,6 +86,22 @@ def check_rule(rule: PromotionRule, suite: Suite) -> None:
                 f"suite '{suite.name}' has no task '{name}'; {did_you_mean(name, tasks)}",
                 where=f"promote.per_task.{name}",
             )
+
+
+def check_registry(register_as: Register, home: Home) -> None:
+    """Find an address where nothing can be registered now, rather than after the evaluations.
+
+    A server that does not answer may do so when it is needed: that is only said.
+
+    Raises:
+        MergeflowError: the address is not one that can work, or its local database is damaged.
+    """
+    if register_as.model is None:
+        return
+    try:
+        check_address(register_as.tracking_uri or default_tracking_uri(home), writing=True)
+    except RegistryUnreachableError as error:
+        _log.warning("warning: %s; this run goes on and needs it only when it registers", error)
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:

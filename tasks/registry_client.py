@@ -81,16 +81,15 @@ def strip_credentials(uri: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1", _USER.sub("", uri)).rstrip("?&")
 
 
-@contextlib.contextmanager
-def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Registry]:
-    """Connect to MLflow; a local database is created on first use.
+def check_address(tracking_uri: str, *, writing: bool = False) -> None:
+    """Find an address that cannot work, in seconds and without importing MLflow.
 
-    With `writing`, registrations into one local database take turns (a lock file beside it), so
-    that two runs never create the same thing twice.
+    Args:
+        writing: a local database may still be missing: it is created on first use.
 
     Raises:
         RegistryUnreachableError: the server did not answer.
-        StepError: MLflow refused, with what it said.
+        StepError: the local database is damaged.
         MergeflowError: the address is not one that can work.
     """
     database = _sqlite_path(tracking_uri)
@@ -104,6 +103,22 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
             where=strip_credentials(tracking_uri) or "tracking address",
             mend="use an MLflow server (http://host:5000) or a database (sqlite:////abs/mlflow.db)",
         )
+
+
+@contextlib.contextmanager
+def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Registry]:
+    """Connect to MLflow; a local database is created on first use.
+
+    With `writing`, registrations into one local database take turns (a lock file beside it), so
+    that two runs never create the same thing twice.
+
+    Raises:
+        RegistryUnreachableError: the server did not answer.
+        StepError: MLflow refused, with what it said.
+        MergeflowError: the address is not one that can work.
+    """
+    check_address(tracking_uri, writing=writing)
+    database = _sqlite_path(tracking_uri)
     mlflow = quiet_mlflow()
     address = strip_credentials(tracking_uri)
     try:

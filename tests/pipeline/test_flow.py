@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from examples.model_zoo import Zoo
 from flows import cli
 from flows.merge import merge_pipeline
-from flows.pipeline import load_pipeline
+from flows.merge_steps import check_registry
+from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.errors import CompatibilityError
 from merge_core.home import Home
@@ -231,6 +233,40 @@ def test_a_rule_for_a_task_that_is_not_there_is_told_before_any_work(
     assert state.is_failed()
     assert "did you mean 'zoo_code_bpb'?" in str(state.message)
     assert not steps.ran
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("htp://tracking:5000", "not an address MLflow can register models at"),
+        ("sqlite:///mlflow.db", "depends on where the command is run"),
+    ],
+)
+def test_a_mistyped_mlflow_address_is_told_before_any_work(
+    address: str, message: str, bench: Bench, steps: RecordedSteps
+) -> None:
+    register = {"model": "zoo", "tracking_uri": address}
+    state = bench.run(bench.pipeline(register=register))
+    assert state.is_failed()
+    assert message in str(state.message)
+    assert not steps.ran
+
+
+def test_a_silent_mlflow_server_is_told_at_once_and_ends_nothing_yet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    register_as = Register(model="zoo", tracking_uri=f"http://127.0.0.1:{port}")
+    with caplog.at_level("WARNING", logger="mergeflow"):
+        check_registry(register_as, Home(tmp_path))
+    assert f"http://127.0.0.1:{port}: the MLflow server does not answer" in caplog.text
+    assert "needs it only when it registers" in caplog.text
+
+    caplog.clear()
+    check_registry(register_as.model_copy(update={"model": None}), Home(tmp_path))
+    assert not caplog.text
 
 
 def test_the_command_line_ends_with_the_outcome_as_exit_code(
