@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from merge_core.fused.compiling import Array, compiled, instruction
 from merge_core.fused.lazy_numba import types
+from merge_core.fused.vectors import in_every_lane
 from merge_core.methods.random_bits import BITS
 
 LANES = 8
@@ -30,14 +31,6 @@ _NUMBERS, _HALVES, _BYTES = (ir.VectorType(kind, LANES) for kind in (_I64, _I32,
 _STEPS = [lane * _GOLDEN % (1 << 64) for lane in range(LANES)]
 
 
-def _in_all(builder: Any, value: Any) -> Any:
-    """A vector that holds one number in every lane."""
-    nothing = ir.Constant(_NUMBERS, ir.Undefined)
-    first = builder.insert_element(nothing, value, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-    return builder.shuffle_vector(first, nothing, zeros)
-
-
 def _constant(value: int) -> Any:
     return ir.Constant(_NUMBERS, [value] * LANES)
 
@@ -46,7 +39,7 @@ def _mixed(builder: Any, key: Any, index: Any) -> Any:
     """SplitMix64 of `LANES` counters: 64 bits for each entry from `index` on."""
     counter = builder.add(index, ir.Constant(_I64, 1))
     first = builder.add(builder.mul(counter, ir.Constant(_I64, _GOLDEN)), key)
-    bits = builder.add(_in_all(builder, first), ir.Constant(_NUMBERS, _STEPS))
+    bits = builder.add(in_every_lane(builder, first, LANES), ir.Constant(_NUMBERS, _STEPS))
     for shift, multiplier in zip(_SHIFTS[:2], _MULTIPLIERS, strict=True):
         bits = builder.xor(bits, builder.lshr(bits, _constant(shift)))
         bits = builder.mul(bits, _constant(multiplier))
@@ -66,7 +59,7 @@ def _draw_vector(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         key, limit, index, mask, place = arguments
         numbers = builder.lshr(_mixed(builder, key, index), _constant(64 - BITS))
-        below = builder.icmp_unsigned("<", numbers, _in_all(builder, limit))
+        below = builder.icmp_unsigned("<", numbers, in_every_lane(builder, limit, LANES))
         bytes_ = builder.zext(below, _BYTES)
         _store(context, builder, signature.args[3], mask, place, bytes_)
         return context.get_dummy_value()

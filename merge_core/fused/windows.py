@@ -15,6 +15,7 @@ from llvmlite import ir
 
 from merge_core.fused.compiling import Array, compiled, instruction
 from merge_core.fused.lazy_numba import types
+from merge_core.fused.vectors import in_every_lane
 
 WIDTH = 16
 """Patterns in a vector. `picked` needs room for one more than there are patterns."""
@@ -45,8 +46,8 @@ def _pick_vector(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         entries = _loaded(context, builder, patterns, arguments[0], arguments[1])
         target = context.make_array(picked)(context, builder, arguments[4])
-        offsets = builder.sub(entries, _in_all(builder, arguments[2]))
-        mask = builder.icmp_unsigned("<", offsets, _in_all(builder, arguments[3]))
+        offsets = builder.sub(entries, in_every_lane(builder, arguments[2], WIDTH))
+        mask = builder.icmp_unsigned("<", offsets, in_every_lane(builder, arguments[3], WIDTH))
         store = builder.module.globals.get(_COMPRESS) or ir.Function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [_VECTOR, _I32.as_pointer(), _MASK]),
@@ -66,7 +67,7 @@ def _count_vector(typing_context: Any, patterns: Any, start: Any, limit: Any) ->
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         entries = _loaded(context, builder, patterns, arguments[0], arguments[1])
-        limits = _in_all(builder, arguments[2])
+        limits = in_every_lane(builder, arguments[2], WIDTH)
         return _number_of(builder, builder.icmp_signed(">", entries, limits))
 
     return types.int64(patterns, types.int64, types.int32), generate
@@ -82,13 +83,6 @@ def _loaded(context: Any, builder: Any, patterns: Any, array: Any, start: Any) -
 def _number_of(builder: Any, mask: Any) -> Any:
     """How many lanes of a mask are set."""
     return builder.ctpop(builder.zext(builder.bitcast(mask, ir.IntType(WIDTH)), _I64))
-
-
-def _in_all(builder: Any, value: Any) -> Any:
-    """A vector that holds one value in every place."""
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    first = builder.insert_element(nothing, value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(_VECTOR, [0] * WIDTH))
 
 
 @compiled
