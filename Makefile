@@ -43,10 +43,10 @@ bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mer
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-1b --out docs/benchmarks
 
-bench-8b: $(VENV)/.installed  ## the same at 8 B parameters, without mergekit (slow, 50 GB of disk)
+bench-8b: $(VENV)/.installed  ## the same at 8 B parameters, to the disk, without mergekit (slow, 50 GB of disk)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b --models 2
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-8b --out docs/benchmarks \
-		--without mergekit --methods linear task_arithmetic ties --rounds 1
+		--without floor engine mergekit --methods linear task_arithmetic ties --rounds 1
 
 bench-memory: $(VENV)/.installed  ## peak memory with the tensors of an 8 B model, two layers of it (ten minutes, 13 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b-two-layers --models 3

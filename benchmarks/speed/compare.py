@@ -3,8 +3,8 @@
     python benchmarks/make_checkpoints.py benchmarks/work --models 3
     python benchmarks/speed/compare.py benchmarks/work/llama-1b --out docs/benchmarks
 
-The page cache is warmed before each. Rounds go through all contenders in turn, so that a slow
-minute of the machine hits all. mergekit lives in an environment of its own
+The page cache is warmed before each, where it can hold all. Rounds go through all contenders in
+turn, so that a slow minute of the machine hits all. mergekit lives in an environment of its own
 (benchmarks/parity/README.md); without it its columns stay empty.
 """
 
@@ -61,17 +61,19 @@ def main() -> None:
                 own = "" if cost.own is None else f"  ({cost.own:.2f} s without imports)"
                 print(f"{number + 1} {method:16}{contender:15}{cost.wall:8.1f} s{own}", flush=True)
     shutil.rmtree(work)
-    write(costs, checkpoints, options.out)
+    write(costs, contest, options.out)
 
 
-def write(costs: Costs, checkpoints: list[Path], out: Path | None) -> None:
+def write(costs: Costs, contest: Contest, out: Path | None) -> None:
     """Print the table; with `out` write it, its plot and the raw figures there."""
+    checkpoints = contest.checkpoints
     name = checkpoints[0].parent.name
     size = sum(path.stat().st_size for path in checkpoints[0].glob("*.safetensors")) / 1e9
+    cache = "warm page cache" if contest.fits_memory else "inputs larger than memory, from the disk"
     machine = (
         f"{len(checkpoints)} bf16 checkpoints of {size:.2f} GB (`{name}`),"
         f" {len(os.sched_getaffinity(0))} cores, {_processor()}, Python"
-        f" {platform.python_version()}, warm page cache, medians of {_rounds(costs)}"
+        f" {platform.python_version()}, {cache}, medians of {_rounds(costs)}"
     )
     text = f"# Speed, side by side: {name}\n\n{machine}.\n\n{table(costs)}{NOTES}"
     print(text)

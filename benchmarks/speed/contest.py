@@ -66,13 +66,22 @@ class Contest:
             shutil.rmtree(home, ignore_errors=True)
         home.mkdir(exist_ok=True)
         _back_free_memory(sum(path.stat().st_size for path in self.checkpoints[0].iterdir()))
-        _warm(self.checkpoints)
+        if self.fits_memory:
+            _warm(self.checkpoints)
         cost = _run(self._command(contender, method, out), home, self.limit)
         for leftover in (out, self.work / ".out.mergeflow"):
             shutil.rmtree(leftover, ignore_errors=True)
         # What is still on its way to the disk must not slow the next one down.
         os.sync()
         return cost
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the page cache can hold all inputs and a result."""
+        weights = [file for path in self.checkpoints for file in path.glob("*.safetensors")]
+        inputs = sum(file.stat().st_size for file in weights)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return inputs * (1 + 1 / len(self.checkpoints)) < memory
 
     def _recipe(self, method: str) -> Path:
         """A recipe that both tools read, over as many models as the method takes."""

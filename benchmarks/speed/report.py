@@ -65,9 +65,10 @@ def plot(costs: Costs, path: Path, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    end = "" if any("floor" in by for by in costs.values()) else TO_DISK
     shown = [
-        ("floor", "the floor: reads and writes alone", _own, "#9aa5b1"),
-        ("engine", "mergeflow's engine", _own, "#2f6fdb"),
+        ("floor" + end, f"the floor: reads and writes alone{end}", _own, "#9aa5b1"),
+        ("engine" + end, f"mergeflow's engine{end}", _own, "#2f6fdb"),
         ("mergeflow", "mergeflow merge (whole process)", _wall, "#7fb0ff"),
         ("mergekit", "mergekit (whole process)", _wall, "#e08a3c"),
     ]
