@@ -90,7 +90,8 @@ def _rounds(costs: Costs) -> str:
     counts = {name: len(runs) for by in costs.values() for name, runs in by.items()}
     most = max(counts.values())
     fewer = [f"{name}: {count}" for name, count in counts.items() if count < most]
-    return f"{most} rounds" + (f" ({', '.join(fewer)})" if fewer else "")
+    rounds = f"{most} rounds" if most > 1 else "one round"
+    return rounds + (f" ({', '.join(fewer)})" if fewer else "")
 
 
 def _processor() -> str:

@@ -59,7 +59,7 @@ def table(costs: Costs) -> str:
 
 
 def plot(costs: Costs, path: Path, title: str) -> None:
-    """Bars of every contender's seconds, method by method, on a logarithmic axis."""
+    """Bars of every contender's seconds, method by method; logarithmic if they differ widely."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,12 +72,16 @@ def plot(costs: Costs, path: Path, title: str) -> None:
         ("mergeflow", "mergeflow merge (whole process)", _wall, "#7fb0ff"),
         ("mergekit", "mergekit (whole process)", _wall, "#e08a3c"),
     ]
+    shown = [bar for bar in shown if any(bar[0] in by for by in costs.values())]
     figure, axes = pyplot.subplots(figsize=(10, 4.2))
+    drawn: list[float] = []
     for place, (contender, label, of, colour) in enumerate(shown):
         heights = [_median(by, contender, of) or 0.0 for by in costs.values()]
-        where = [index + 0.2 * (place - 1.5) for index in range(len(costs))]
+        drawn += [height for height in heights if height]
+        where = [index + 0.2 * (place - (len(shown) - 1) / 2) for index in range(len(costs))]
         axes.bar(where, heights, width=0.19, label=label, color=colour)
-    axes.set_yscale("log")
+    if max(drawn) > 10 * min(drawn):
+        axes.set_yscale("log")
     axes.set_xticks(range(len(costs)), list(costs))
     axes.set_ylabel("seconds")
     axes.set_title(textwrap.fill(title, 110), loc="left", fontsize=9)
