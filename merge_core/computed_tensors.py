@@ -73,10 +73,9 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
     expansions = expand(recipe, inputs.checkpoints)
     distinct = {id(each.part): each.part for each in expansions}
     resolved = {key: _PartSettings.of(recipe, part, inputs) for key, part in distinct.items()}
-    tensors = [
-        _computed(recipe.method, each, resolved[id(each.part)], inputs) for each in expansions
-    ]
-    _check_parameters(recipe.method, tensors)
+    method = recipe.method
+    tensors = [_computed(method, each, resolved[id(each.part)], inputs) for each in expansions]
+    _check_parameters(method, tensors)
     return _with_survey(recipe, tensors, inputs)
 
 

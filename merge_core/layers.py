@@ -7,7 +7,7 @@ the stack `model.layers`. Tensors without one (embeddings, final norm, head) bel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -90,6 +90,13 @@ def kind_of(name: str) -> str:
     """
     # Ten times as fast as `str.translate`; UTF-8 has no digits in other characters.
     return name.encode(errors=_ANY).translate(_ZEROS).decode(errors=_ANY)
+
+
+def kinds_of(names: Collection[str]) -> list[str]:
+    """The kind of each name: as `kind_of`, many times as fast for many names."""
+    kinds = kind_of("\n".join(names)).split("\n")
+    # A name with a line break in it is a stranger's, and makes more lines than there are names.
+    return kinds if len(kinds) == len(names) else [kind_of(name) for name in names]
 
 
 def group_of(name: str) -> Group:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.layers import group_of, kind_of, layer_of
+from merge_core.layers import group_of, kinds_of, layer_of
 
 _POSITIONS = re.compile(r"(position|wpe|token_type|segment|patch)", re.I)
 _OTHER_NAMES = re.compile(r"(^|\.)(output|head|emb|proj_out)\.(weight|bias)$")
@@ -31,10 +31,12 @@ def vocabulary_tables(checkpoint: Checkpoint) -> Tables | None:
     The number of rows is config.json's `vocab_size`, or that of the tallest embedding where no
     tensor agrees with the config.
     """
+    kinds = kinds_of(checkpoint.tensors)
+    indexed = {kind for kind in set(kinds) if _indexed_by_token(kind)}
     heights = {
         name: entry.shape[0]
-        for name, entry in checkpoint.tensors.items()
-        if entry.shape and _indexed_by_token(kind_of(name))
+        for kind, (name, entry) in zip(kinds, checkpoint.tensors.items(), strict=True)
+        if kind in indexed and entry.shape
     }
     embeddings = [
         rows

@@ -16,7 +16,7 @@ from merge_core.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.explanation import has_filters
 from merge_core.garbage import collection_paused
-from merge_core.layers import group_of, kind_of, layer_of
+from merge_core.layers import group_of, kind_of, kinds_of, layer_of
 from merge_core.layout import lay_out
 from merge_core.methods import method_named
 from merge_core.parameters import resolve, resolver
@@ -67,6 +67,15 @@ def test_only_a_recipe_with_filters_is_searched_for_idle_ones(name: str, tmp_pat
 def test_the_digits_of_a_name_do_not_decide_its_group(name: str) -> None:
     assert group_of(name) == group_of(kind_of(name))
     assert (layer_of(name) is None) == (layer_of(kind_of(name)) is None)
+
+
+@pytest.mark.parametrize(
+    "odd", [[], [""], ["a\n1", "b2"], ["\n", ""], ["\udcff7", "a\r9", "x\u20283"]]
+)
+def test_kinds_of_many_names_are_those_of_each(odd: list[str]) -> None:
+    names = [*(f"model.layers.{layer}.w{layer % 7}" for layer in range(30)), *odd]
+    assert kinds_of(names) == [kind_of(name) for name in names]
+    assert kinds_of(odd) == [kind_of(name) for name in odd]
 
 
 @pytest.mark.parametrize(
