@@ -19,16 +19,13 @@ from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK, Block, Granularity, Kernel, Survey, TensorJob
 from merge_core.methods.post_steps import post_step_named
 from merge_core.parameters import Scalar
+from merge_core.progress import Stopped
 from merge_core.reading import BlockReader
 from merge_core.rounding import round_once
 from merge_core.safetensors_header import TensorEntry
 
 COPY = "copy"
 """In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: another worker has failed
-    """The merge is being given up; raised between blocks."""
 
 
 class ComputedTensor(NamedTuple):

@@ -85,6 +85,10 @@ class DigestMemo:
     def sha256(self, path: Path, listener: Callable[[int], None] | None = None) -> str:
         """sha256 of a file, from memory when the file is unchanged."""
         path = path.absolute()
+        with _turn(path):
+            return self._sha256(path, listener)
+
+    def _sha256(self, path: Path, listener: Callable[[int], None] | None) -> str:
         before = fingerprint(path)
         known = self._recall(path, before)
         if known is not None:
@@ -126,6 +130,16 @@ class DigestMemo:
             except sqlite3.Error:
                 return None
         return str(row[0]) if row else None
+
+
+def _turn(path: Path) -> threading.Lock:
+    """Held while a file is hashed: who wants the same digest finds it remembered, then."""
+    with _turns_lock:
+        return _turns.setdefault(path, threading.Lock())
+
+
+_turns_lock = threading.Lock()
+_turns: dict[Path, threading.Lock] = {}
 
 
 def fingerprint(path: Path) -> str:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from merge_core.computed import Computing, Stopped
+from merge_core.computed import Computing
 from merge_core.devices import compute_device, is_cpu
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
-from merge_core.progress import Progress, Throttle
+from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.reading import BlockReader
 from merge_core.shard_writer import ShardWriter
 from merge_core.surveying import run_surveys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,35 @@ class ProgressEvent:
 
 
 Progress = Callable[[ProgressEvent], None]
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: another thread has failed, or a person
+    """What one thread was doing is of no use any more."""
+
+
+class SharedProgress:
+    """Progress of several steps at once, in threads: told one at a time, and a way to end them."""
+
+    def __init__(self, listener: Progress | None) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Pass an event on.
+
+        Raises:
+            Stopped: the step that reports this is to end.
+        """
+        if self._stopped.is_set():
+            raise Stopped
+        if self._listener:
+            with self._lock:
+                self._listener(event)
+
+    def stop(self) -> None:
+        """End every step at its next report: steps report several times a second."""
+        self._stopped.set()
 
 
 class Throttle:

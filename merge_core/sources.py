@@ -17,7 +17,7 @@ from merge_core.checkpoint_files import check_plain
 from merge_core.companion_files import code_names, companion_names
 from merge_core.digests import DigestMemo, digest_of, model_digest
 from merge_core.file_names import is_model_file
-from merge_core.progress import Progress, Throttle
+from merge_core.progress import Progress, SharedProgress, Throttle
 from merge_core.records import FileDigest, SourceAdapter, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
 
@@ -141,7 +141,8 @@ def hash_files(
     progress: Progress | None = None,
 ) -> tuple[FileDigest, ...]:
     """Digests of files below one directory, several at a time, in the order given."""
-    throttle = Throttle(progress, stage, sum(path.stat().st_size for path in paths))
+    shared = SharedProgress(progress)
+    throttle = Throttle(shared, stage, sum(path.stat().st_size for path in paths))
     lock = Lock()
 
     def advance(count: int) -> None:
@@ -154,4 +155,8 @@ def hash_files(
         return FileDigest(name=name, size=path.stat().st_size, sha256=sha256)
 
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        return tuple(pool.map(one, paths))
+        try:
+            return tuple(pool.map(one, paths))
+        except BaseException:
+            shared.stop()  # who interrupts does not wait for gigabytes
+            raise

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from merge_core.computed import Computation, ComputedTensor, Computing, Stopped
+from merge_core.computed import Computation, ComputedTensor, Computing
 from merge_core.methods import method_named
 from merge_core.methods.base import Survey
-from merge_core.progress import Progress, Throttle
+from merge_core.progress import Progress, Stopped, Throttle
 
 
 def run_surveys(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from merge_core.computed import COPY, Computation, Computing, Stopped
+from merge_core.computed import COPY, Computation, Computing
 from merge_core.devices import compute_device
 from merge_core.dtypes import ITEM_SIZES, name_of
 from merge_core.errors import CompatibilityError
@@ -16,6 +16,7 @@ from merge_core.inputs import entries_of
 from merge_core.lazy_torch import torch
 from merge_core.methods.base import Survey
 from merge_core.plan import Plan, PlannedTensor
+from merge_core.progress import Stopped
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 from merge_core.shard_writer import ShardWriter

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from merge_core.checkpoint import Checkpoint, open_checkpoint
@@ -16,7 +17,7 @@ from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError
 from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
-from merge_core.progress import Progress
+from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
@@ -37,6 +38,8 @@ from tasks.references import (
     PlainReference,
     parse_reference,
 )
+
+_IDENTIFIED_AT_ONCE = 4
 
 
 class Location(Record):
@@ -190,10 +193,24 @@ def fetch_all(
     *,
     tolerance: Tolerance = STRICT,
 ) -> dict[str, SourceCheckpoint]:
-    """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands."""
+    """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands.
+
+    What is here is identified several at a time: a file is hashed by one thread, and many a model
+    is one file. What is not is downloaded one after the other, with several connections each.
+    """
     memo = DigestMemo(home.digest_memo)
     locations = locate_all(references, home, beside, tolerance=tolerance).locations
-    return {location.reference: fetch(location, memo, progress) for location in locations}
+    here = [location for location in locations if not location.is_remote]
+    shared = SharedProgress(progress)
+    with ThreadPoolExecutor(_IDENTIFIED_AT_ONCE) as pool:
+        try:
+            found = list(pool.map(lambda location: fetch(location, memo, shared), here))
+        except BaseException:
+            shared.stop()
+            raise
+    found += [fetch(location, memo, progress) for location in locations if location.is_remote]
+    by_reference = {source.reference: source for source in found}
+    return {location.reference: by_reference[location.reference] for location in locations}
 
 
 def fetch_adapters(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from merge_core import digests
 from merge_core.digests import DigestMemo, fingerprint, sha256_file
+from merge_core.progress import ProgressEvent
+from merge_core.sources import hash_files
 
 
 @pytest.fixture
@@ -48,3 +53,36 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
     digest = memo.sha256(file, lambda _: file.write_bytes(b"after!") and None)
     assert digest == hashlib.sha256(b"before").hexdigest()
     assert memo.sha256(file) == hashlib.sha256(b"after!").hexdigest()
+
+
+def test_who_wants_the_digest_of_a_file_that_is_being_hashed_waits_for_it(
+    memo: DigestMemo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def slowly(path: Path, listener: object = None) -> str:
+        read.append(path)
+        time.sleep(0.2)
+        return sha256_file(path)
+
+    monkeypatch.setattr(digests, "sha256_file", slowly)
+    other = DigestMemo(tmp_path / "home" / "digests.db")
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda one: one.sha256(file), [memo, other, memo, other]))
+    assert found == {hashlib.sha256(b"before").hexdigest()}
+    assert read == [file]
+
+
+def test_who_interrupts_hashing_does_not_wait_for_its_end(memo: DigestMemo, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for path in paths:
+        with path.open("wb") as file:
+            file.truncate(60_000_000_000)  # takes no room, and a minute
+
+    def interrupt(event: ProgressEvent) -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        hash_files(tmp_path, paths, memo, "hash", interrupt)
+    assert time.monotonic() - started < 15
