@@ -5,8 +5,8 @@ Shares expansion and resolution with planning, so what is explained is what is c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from merge_core.computed import COPY, ComputedTensor
@@ -15,15 +15,17 @@ from merge_core.expansion import Expansion, expand
 from merge_core.garbage import collection_paused
 from merge_core.layers import Group, group_of, layer_of
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Level, Parameter, Resolved, trace
+from merge_core.parameters import Level, Parameter, Resolved, tracer
 from merge_core.recipe import Recipe
-from merge_core.tensor_filters import described, is_total, matches
+from merge_core.recipe_parts import Part
+from merge_core.tensor_filters import described, is_total, matcher, matches
 
 KEPT = "kept"
 """In place of a method: excluded, and taken over as it is."""
 
 Settings = Mapping[str, Resolved]
 """Resolved parameters by name."""
+_Tracers = Mapping[str, Callable[[str, float], Resolved]]
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
     explained = []
     for each in (*recipe.recipes, recipe):
         made = result if each is recipe else inputs.checkpoints[str(each.name)].tensors
+        traces = _Traces(each)
         for expansion in expand(each, inputs.checkpoints):
             tensor = made[expansion.name]
             assert isinstance(tensor, ComputedTensor)
             place = "" if each is recipe else str(each.name)
-            explained.append(_explained(each, place, expansion, tensor))
+            explained.append(_explained(each, place, expansion, tensor, traces))
     return explained
 
 
@@ -117,7 +120,7 @@ def _idle(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
         f"{place} ({described(entry)})"
         for place, entry in _filters(recipe).items()
         if not (
-            any(matches(entry, tensor.name) for tensor in tensors)
+            any(map(matcher(entry), (tensor.name for tensor in tensors)))
             if place.startswith("exclude[")
             else place in used
         )
@@ -140,9 +143,57 @@ def _filters(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
     return found | {f"exclude[{index}]": entry for index, entry in enumerate(recipe.exclude)}
 
 
-def _explained(recipe: Recipe, place: str, each: Expansion, tensor: ComputedTensor) -> Explained:
+class _Traces:
+    """How the parameters of one recipe are found, looked up once for all tensors of a part."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._post = tuple(
+            (
+                entry.step,
+                _tracers(post_step_named(entry.step).parameters, recipe.post_levels(index)),
+            )
+            for index, entry in enumerate(recipe.post)
+        )
+        self._of_parts: dict[int, tuple[Part, list[_Tracers], _Tracers]] = {}
+
+    def settings(
+        self, each: Expansion
+    ) -> tuple[tuple[Settings, ...], Settings, tuple[tuple[str, Settings], ...]]:
+        """Of each model, of the recipe and of its post steps, for one tensor."""
+        _, per_model, recipe_wide = self._of(each.part)
+        return (
+            tuple(
+                _settings(tracers, source.name, each.depth)
+                for tracers, source in zip(per_model, each.inputs, strict=True)
+            ),
+            _settings(recipe_wide, each.name, each.depth),
+            tuple(
+                (step, _settings(tracers, each.name, each.depth)) for step, tracers in self._post
+            ),
+        )
+
+    def _of(self, part: Part) -> tuple[Part, list[_Tracers], _Tracers]:
+        found = self._of_parts.get(id(part))
+        if found is None:
+            recipe, method = self._recipe, self._recipe.method
+            per_model = [
+                _tracers(method.per_model(), recipe.levels(part, member))
+                for member in recipe.inputs(part)
+            ]
+            found = (part, per_model, _tracers(method.recipe_wide(), recipe.levels(part)))
+            self._of_parts[id(part)] = found
+        return found
+
+
+def _explained(
+    recipe: Recipe, place: str, each: Expansion, tensor: ComputedTensor, traces: _Traces
+) -> Explained:
     members = each.part.members[: len(each.inputs)] if each.kept else recipe.inputs(each.part)
-    unmerged = Explained(
+    method = KEPT if each.kept else tensor.method
+    merged = method not in (KEPT, COPY)
+    model_settings, settings, post = traces.settings(each) if merged else ((), {}, ())
+    return Explained(
         recipe=place,
         name=each.name,
         shape=tensor.shape,
@@ -151,36 +202,25 @@ def _explained(recipe: Recipe, place: str, each: Expansion, tensor: ComputedTens
         layer=layer_of(each.name),
         depth=each.depth,
         part=each.part.where,
-        method=KEPT if each.kept else tensor.method,
+        method=method,
         excluded_by=_excluded_by(recipe, each.name) if each.kept else "",
         base=Ingredient(each.part.base, each.base.name) if each.part.base and each.base else None,
         inputs=tuple(
             Ingredient(member.model, source.name)
             for member, source in zip(members, each.inputs, strict=True)
         ),
-    )
-    if unmerged.method in (KEPT, COPY):
-        return unmerged
-    per_model, recipe_wide = recipe.method.per_model(), recipe.method.recipe_wide()
-    return replace(
-        unmerged,
-        model_settings=tuple(
-            _settings(per_model, recipe.levels(each.part, member), source.name, each.depth)
-            for member, source in zip(members, each.inputs, strict=True)
-        ),
-        settings=_settings(recipe_wide, recipe.levels(each.part), each.name, each.depth),
-        post=tuple(
-            (entry.step, _settings(step.parameters, levels, each.name, each.depth))
-            for index, entry in enumerate(recipe.post)
-            for step, levels in ((post_step_named(entry.step), recipe.post_levels(index)),)
-        ),
+        model_settings=model_settings,
+        settings=settings,
+        post=post,
     )
 
 
-def _settings(
-    parameters: Sequence[Parameter], levels: Sequence[Level], tensor: str, depth: float
-) -> Settings:
-    return {parameter.name: trace(parameter, levels, tensor, depth) for parameter in parameters}
+def _tracers(parameters: Sequence[Parameter], levels: Sequence[Level]) -> _Tracers:
+    return {parameter.name: tracer(parameter, levels) for parameter in parameters}
+
+
+def _settings(tracers: _Tracers, tensor: str, depth: float) -> Settings:
+    return {name: traced(tensor, depth) for name, traced in tracers.items()}
 
 
 def _excluded_by(recipe: Recipe, tensor: str) -> str:

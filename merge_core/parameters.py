@@ -150,30 +150,37 @@ def resolve(
     Raises:
         RecipeError: no level gives a value and the parameter has no default.
     """
-    return _find(parameter, levels, tensor, depth)[0]
-
-
-def trace(parameter: Parameter, levels: Sequence[Level], tensor: str, depth: float) -> Resolved:
-    """What `resolve` gives, with the place that it comes from."""
-    value, level, choice = _find(parameter, levels, tensor, depth)
-    if level is None:
-        return Resolved(value, DEFAULT)
-    setting = levels[level][parameter.name]
-    where, chosen_by = f"{levels[level].where}.{parameter.name}", ""
-    if choice is not None:
-        where, chosen_by = f"{where}[{choice}]", described(setting[choice])
-        setting = setting[choice]["value"]
-    return Resolved(value, where, chosen_by, isinstance(setting, list | tuple))
-
-
-def _find(
-    parameter: Parameter, levels: Sequence[Mapping[str, Any]], tensor: str, depth: float
-) -> tuple[Scalar, int | None, int | None]:
-    """The value, the index of the level it comes from, and of the entry that was chosen there."""
-    for matching, value, index, choice in _rules(parameter, levels):
+    for matching, value, _, _ in _rules(parameter, levels):
         if matching is None or matching(tensor):
-            return _evaluate(value, depth), index, choice
-    return _default(parameter, tensor), None, None
+            return _evaluate(value, depth)
+    return _default(parameter, tensor)
+
+
+def tracer(parameter: Parameter, levels: Sequence[Level]) -> Callable[[str, float], Resolved]:
+    """What `resolver` gives, with the place that it comes from."""
+    rules = [
+        (matching, value, *_origin(levels[level], parameter.name, choice))
+        for matching, value, level, choice in _rules(parameter, levels)
+    ]
+    constants = [
+        None if (fixed := _fixed(value)) is None else Resolved(fixed, where, chosen_by)
+        for _, value, where, chosen_by in rules
+    ]
+    traces = list(zip(rules, constants, strict=True))
+
+    def traced(tensor: str, depth: float) -> Resolved:
+        for (matching, value, where, chosen_by), constant in traces:
+            if matching is None or matching(tensor):
+                return constant or Resolved(_evaluate(value, depth), where, chosen_by, True)
+        return Resolved(_default(parameter, tensor), DEFAULT)
+
+    return traced
+
+
+def _origin(level: Level, name: str, choice: int | None) -> tuple[str, str]:
+    """The YAML path of a rule, and its filter in words."""
+    where = f"{level.where}.{name}"
+    return (where, "") if choice is None else (f"{where}[{choice}]", described(level[name][choice]))
 
 
 def _rules(
