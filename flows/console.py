@@ -92,7 +92,7 @@ class Terminal:
 
 def explain(error: MergeflowError) -> None:
     """A user's error on stderr: what, where, what to do."""
-    _console(stderr=True).print(f"[bold red]error:[/] {shown_text(str(error))}")
+    _console(stderr=True).print(f"[bold red]error:[/] {shown_text(without_passwords(str(error)))}")
 
 
 def explain_bug(error: BaseException) -> None:
@@ -100,7 +100,7 @@ def explain_bug(error: BaseException) -> None:
     log = Home.discover().logs / "crash.log"
     with contextlib.suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             command = without_passwords(" ".join(sys.argv[1:]))
             file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
             file.write(without_passwords("".join(traceback.format_exception(error))))

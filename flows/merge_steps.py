@@ -101,7 +101,11 @@ def check_registry(register_as: Register, home: Home) -> None:
     try:
         check_address(register_as.tracking_uri or default_tracking_uri(home), writing=True)
     except RegistryUnreachableError as error:
-        _log.warning("warning: %s; this run goes on and needs it only when it registers", error)
+        _log.warning(
+            "warning: %s: %s; this run goes on, and nothing can be registered until it does",
+            error.where,
+            error.what,
+        )
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:

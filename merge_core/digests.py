@@ -60,7 +60,7 @@ def model_digest(files: Iterable[FileDigest]) -> str:
 
 
 class DigestMemo:
-    """File digests remembered by (path, size, mtime, inode), shared by threads and processes.
+    """File digests remembered by (path, size, times, inode), shared by threads and processes.
 
     A file that changed in any of these is hashed again. The memo is a cache: when it cannot be
     opened or written the digest is computed all the same.
@@ -112,7 +112,7 @@ class DigestMemo:
             try:
                 self._connection.execute(
                     "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
-                    (str(path), seen, digest),
+                    (_key(path), seen, digest),
                 )
                 self._connection.commit()
             except sqlite3.Error:
@@ -125,11 +125,16 @@ class DigestMemo:
             try:
                 row = self._connection.execute(
                     "SELECT sha256 FROM digests WHERE path = ? AND fingerprint = ?",
-                    (str(path), fingerprint),
+                    (_key(path), fingerprint),
                 ).fetchone()
             except sqlite3.Error:
                 return None
         return str(row[0]) if row else None
+
+
+def _key(path: Path) -> str:
+    """A path as the database takes it, also one that is not UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _turn(path: Path) -> threading.Lock:
@@ -143,10 +148,30 @@ _turns: dict[Path, threading.Lock] = {}
 
 
 def fingerprint(path: Path) -> str:
-    """What changes whenever a file's content does: size, modification time, device and inode.
+    """What changes whenever a file's content does: size, times, device and inode.
+
+    The time of the last change of any kind is among them, which nobody can set: an archive that is
+    unpacked over a checkpoint gives its files old modification times.
 
     Raises:
         OSError: there is no such file.
     """
-    status = os.stat(path)  # noqa: PTH116 - follows links on purpose: Hub snapshots are links
+    status = _status(path)
+    return f"{_content_of(status)}:{status.st_ctime_ns}"
+
+
+def content_fingerprint(path: Path) -> str:
+    """As `fingerprint`, the same before and after a change of permissions.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return _content_of(_status(path))
+
+
+def _content_of(status: os.stat_result) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_dev}:{status.st_ino}"
+
+
+def _status(path: Path) -> os.stat_result:
+    return os.stat(path)  # noqa: PTH116 - follows links on purpose: Hub snapshots are links

@@ -88,7 +88,7 @@ def run_plan(
         )
     throttle = Throttle(progress, "merge", _nbytes(plan, wanted))
     throttle.advance(_nbytes(plan, set(wanted) - set(todo)))
-    timings = timings or Timings()
+    timings, on_cpu = timings or Timings(), is_cpu(device)  # asked once: it looks for drivers
     parts = parts_of(plan, todo, workers)
     left = Counter(part.index for part in parts)
     queue, stop, lock = deque(parts), threading.Event(), threading.Lock()
@@ -99,7 +99,7 @@ def run_plan(
             reader=reader,
             device=device,
             block=block,
-            fused=fused and is_cpu(device),
+            fused=fused and on_cpu,
             surveys=surveys or {},
             torch_threads=torch_threads,
             timings=timings,
@@ -111,7 +111,7 @@ def run_plan(
 
         def work() -> None:
             while True:
-                if follower and is_cpu(device):
+                if follower and on_cpu:
                     follower.pace(workers, is_over)
                 with lock:
                     if is_over():

@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping
 
 # The second form is that of an address which was taken for a path; `models:/name@alias` is none.
 _PASSWORD = re.compile(r"(://)[^/\s?#]*@|(:/)[^/\s?#:]+:[^/\s?#]*@")
+_QUERY_SECRET = re.compile(
+    r"([?&][^=&#\s]*(?:passw|secret|token|key|signature|credential)[^=&#\s]*=)[^&#\s'\"]+", re.I
+)
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 class MergeflowError(Exception):
@@ -108,8 +112,9 @@ def unreadable(path: object, error: OSError, what: str = "cannot be read") -> Un
 
 
 def without_passwords(text: str) -> str:
-    """A text with `user:password@` and `token@` taken out of the addresses in it."""
-    return _PASSWORD.sub(lambda match: match[1] or match[2], text)
+    """A text with `user:password@`, `token@`, `?token=...` and the Hub's tokens taken out."""
+    text = _PASSWORD.sub(lambda match: match[1] or match[2], text)
+    return _HUB_TOKEN.sub("hf_...", _QUERY_SECRET.sub(r"\1...", text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.conducting import ComputeSettings, Workers, conduct
-from merge_core.digests import DigestMemo, fingerprint
+from merge_core.digests import DigestMemo, content_fingerprint, fingerprint
 from merge_core.engine import run_plan
 from merge_core.errors import (
     CheckpointError,
@@ -25,7 +25,7 @@ from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
-from merge_core.shard_groups import input_files
+from merge_core.shard_groups import InputFile, input_files
 from merge_core.shard_hashing import ShardHasher
 from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
@@ -74,6 +74,7 @@ def execute(
             refuse_existing(out)
         try:
             before = input_files(plan)
+            seen = _fingerprints(before)
             _refuse_changed(sources, home)
             staging.prepare()
             settings = ComputeSettings(device, threads, block_elements)
@@ -98,6 +99,8 @@ def execute(
                     "an input changed while it was merged",
                     mend="wait until nothing writes to the inputs, and merge again",
                 )
+            if _fingerprints(before) != seen:  # a link more, or old times on new content
+                _refuse_changed(sources, home)
             if len(plan.shards) > 1:
                 index = index_json([tensor.slot for tensor in plan.tensors], plan.shards)
                 (staging.checkpoint / index_name(plan.shards)).write_bytes(index)
@@ -108,7 +111,8 @@ def execute(
                 (staging.checkpoint / name).write_bytes(content)
             manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
             sealed = {
-                file.name: fingerprint(staging.checkpoint / file.name) for file in manifest.files
+                file.name: content_fingerprint(staging.checkpoint / file.name)
+                for file in manifest.files
             }
             if out is None:  # known before it is there: a kill in between costs nothing
                 _remember(home, plan, manifest)
@@ -139,6 +143,15 @@ def refuse_existing(out: Path) -> None:
         )
 
 
+def _fingerprints(files: Sequence[InputFile]) -> list[str]:
+    """What changes with any of these files.
+
+    Raises:
+        OSError: one of them is gone.
+    """
+    return [fingerprint(Path(file.path)) for file in files]
+
+
 def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None:
     """The inputs hold what their digests say: nobody wrote to them since they were identified."""
     memo = DigestMemo(home.digest_memo)
@@ -156,10 +169,16 @@ def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None
 
 
 def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str, str]) -> None:
-    """Who uses the result need not hash it again. A rename leaves fingerprints as they were."""
+    """Who uses the result need not hash it again; publishing changed permissions and names only."""
     memo = DigestMemo(home.digest_memo)
     for file in manifest.files:
-        memo.remember(Path(manifest.path) / file.name, file.sha256, sealed[file.name])
+        path = Path(manifest.path) / file.name
+        try:
+            seen = fingerprint(path)
+        except OSError:
+            continue
+        if seen.startswith(f"{sealed[file.name]}:"):
+            memo.remember(path, file.sha256, seen)
 
 
 def _told(error: OSError, staging: Staging, home: Home) -> MergeflowError:

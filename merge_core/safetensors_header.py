@@ -194,8 +194,20 @@ def _size(dtype: str, shape: tuple[int, ...]) -> int:
         return -1
     if not all(0 <= extent <= MAX_ELEMENTS for extent in shape):
         return -1
-    count = math.prod(shape)
-    return count * ITEM_SIZES[dtype] if count <= MAX_ELEMENTS else -1
+    return math.prod(shape) * ITEM_SIZES[dtype] if _is_possible(shape) else -1
+
+
+def _is_possible(shape: Sequence[int]) -> bool:
+    """Whether the product of the extents, taken in their order, stays within the bound.
+
+    The reference implementation multiplies so, and refuses what overflows before an extent of 0.
+    """
+    count = 1
+    for extent in shape:
+        count *= extent
+        if count > MAX_ELEMENTS:
+            return False
+    return True
 
 
 def _is_usual_length(characters: int) -> bool:
@@ -212,14 +224,14 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise _unusable_dtype(path, name, dtype)
-    if not _is_counts(shape) or len(shape) > MAX_RANK or (total := math.prod(shape)) > MAX_ELEMENTS:
+    if not _is_counts(shape) or len(shape) > MAX_RANK or not _is_possible(shape):
         raise _damaged(path, f"tensor {name[:80]!r} has the impossible shape {str(shape)[:80]}")
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _damaged(
             path, f"tensor {name[:80]!r} has the impossible data_offsets {str(offsets)[:80]}"
         )
     first, last = offsets
-    nbytes = total * ITEM_SIZES[dtype]
+    nbytes = math.prod(shape) * ITEM_SIZES[dtype]
     if last - first != nbytes:
         raise _damaged(
             path, f"tensor {name[:80]!r} of {nbytes} bytes is given {last - first} bytes of data"

@@ -101,6 +101,11 @@ def output_error(error: OSError, place: Path) -> OutputError:
         errno.EACCES: "you may not write there; choose another place",
         errno.EPERM: "you may not write there; choose another place",
         errno.EROFS: "that file system is read-only; choose another place",
+        errno.ENOTDIR: "a part of that path is a file; choose another place",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.ENOENT: "see that the place can be made and that nothing removes it, and run again",
+        errno.EFBIG: "files may not become that large there (`ulimit -f`, or the file system's own"
+        " limit); raise it, use a smaller --shard-size, or choose another place",
         errno.ENOTEMPTY: "something else appeared at that place; choose another",
         errno.EEXIST: "something else appeared at that place; choose another",
     }

@@ -6,7 +6,6 @@ on disk, or one on disk with an adapter applied as it is read.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
@@ -20,6 +19,7 @@ from merge_core.file_names import is_model_file
 from merge_core.progress import Progress, SharedProgress, Throttle
 from merge_core.records import FileDigest, SourceAdapter, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
+from merge_core.workers import all_at_once
 
 _HASHING_THREADS = 4
 
@@ -154,9 +154,5 @@ def hash_files(
         name = path.relative_to(directory).as_posix()
         return FileDigest(name=name, size=path.stat().st_size, sha256=sha256)
 
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        try:
-            return tuple(pool.map(one, paths))
-        except BaseException:
-            shared.stop()  # who interrupts does not wait for gigabytes
-            raise
+    # Who interrupts does not wait for gigabytes.
+    return tuple(all_at_once(one, paths, _HASHING_THREADS, shared.stop))

@@ -130,6 +130,12 @@ class Staging(ShardWriter):
 
     def _acquire(self) -> None:
         while True:
+            if self._directory.is_symlink():
+                raise OutputError(
+                    "a link stands where this merge would work, and what it leads to is not ours",
+                    where=str(self._directory),
+                    mend="remove the link, or write to another place",
+                )
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / "lock"
             try:

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from merge_core.lazy_torch import torch
@@ -45,6 +45,30 @@ def ordered_map(
         pool.shutdown(cancel_futures=True)
         if uses_torch:
             torch.set_num_threads(torch_threads)
+
+
+def all_at_once(
+    function: Callable[[T], R], items: Iterable[T], threads: int, stop: Callable[[], None]
+) -> list[R]:
+    """`function` of each item, in the items' order; the first that fails ends all.
+
+    Args:
+        stop: called when one has failed, or a person interrupts: makes the others end soon.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        futures: list[Future[R]] = []
+        try:
+            futures += [pool.submit(function, item) for item in items]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                if future in done:
+                    future.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            stop()
+            for future in futures:
+                future.cancel()
+            raise
 
 
 def _one_torch_thread() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from merge_core.checkpoint import Checkpoint, open_checkpoint
@@ -22,6 +21,7 @@ from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
 from merge_core.tolerance import STRICT, Tolerance
+from merge_core.workers import all_at_once
 from tasks.hub import (
     HubListing,
     check_download,
@@ -202,12 +202,11 @@ def fetch_all(
     locations = locate_all(references, home, beside, tolerance=tolerance).locations
     here = [location for location in locations if not location.is_remote]
     shared = SharedProgress(progress)
-    with ThreadPoolExecutor(_IDENTIFIED_AT_ONCE) as pool:
-        try:
-            found = list(pool.map(lambda location: fetch(location, memo, shared), here))
-        except BaseException:
-            shared.stop()
-            raise
+
+    def identified(location: Location) -> SourceCheckpoint:
+        return fetch(location, memo, shared)
+
+    found = all_at_once(identified, here, _IDENTIFIED_AT_ONCE, shared.stop)
     found += [fetch(location, memo, progress) for location in locations if location.is_remote]
     by_reference = {source.reference: source for source in found}
     return {location.reference: by_reference[location.reference] for location in locations}
@@ -317,4 +316,5 @@ def _facts(location: Location) -> CheckpointFacts:
 
 def _fingerprint(path: Path) -> list[str | int]:
     status = os.stat(path)  # noqa: PTH116 - follows links on purpose: Hub snapshots are links
-    return [path.name, status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino]
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    return [path.name, status.st_size, *times, status.st_dev, status.st_ino]

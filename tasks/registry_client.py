@@ -88,16 +88,17 @@ def check_address(tracking_uri: str, *, writing: bool = False) -> None:
         writing: a local database may still be missing: it is created on first use.
 
     Raises:
-        RegistryUnreachableError: the server did not answer.
-        StepError: the local database is damaged.
+        RegistryUnreachableError: the server did not answer, or another program holds the database.
+        StepError: the local database is damaged or cannot be opened.
         MergeflowError: the address is not one that can work.
     """
     database = _sqlite_path(tracking_uri)
-    if is_server(tracking_uri):
-        _require_answer(tracking_uri)
-    elif database is not None:
+    if database is not None:
         _require_database(database, writing)
-    elif not urlsplit(tracking_uri).scheme.startswith(_DATABASES):
+    elif _is_possible(tracking_uri):
+        if is_server(tracking_uri):
+            _require_answer(tracking_uri)
+    else:
         raise MergeflowError(
             "this is not an address MLflow can register models at",
             where=strip_credentials(tracking_uri) or "tracking address",
@@ -226,8 +227,22 @@ def _sqlite_path(tracking_uri: str) -> Path | None:
     return path
 
 
+def _is_possible(tracking_uri: str) -> bool:
+    try:
+        parts = urlsplit(tracking_uri)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        return False
+    if parts.scheme in ("http", "https"):
+        return has_host
+    return (parts.scheme or tracking_uri).startswith(_DATABASES)
+
+
 def _require_database(database: Path, writing: bool) -> None:
-    """Fail at once on a missing or damaged file: MLflow retries for minutes."""
+    """Fail at once on a missing or damaged file: MLflow retries for minutes.
+
+    Opened for writing, which also undoes what a killed writer left half done.
+    """
     if not database.exists():
         if writing:
             return
@@ -237,9 +252,15 @@ def _require_database(database: Path, writing: bool) -> None:
             mend="run a pipeline first, or name another tracking address",
         )
     try:
-        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as file:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as file:
             file.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorname.startswith("SQLITE_BUSY"):
+            raise RegistryUnreachableError(
+                "the MLflow database is locked by another program",
+                where=str(database),
+                mend="wait until it is done; a registration resumes where it stopped",
+            ) from error
         raise StepError(
             f"the MLflow database cannot be opened: {error}", where=str(database)
         ) from error

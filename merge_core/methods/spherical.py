@@ -236,7 +236,8 @@ def _multislerp(weights: Matrix, eps: float, gram: Matrix, tensor: str) -> list[
     if len(weights) == 1:
         return [1.0]
     lengths = np.asarray(norms(gram))
-    scales = 1.0 / (lengths + eps)
+    # A task vector of zeros has no direction, and none is needed: whatever scales it gives zeros.
+    scales = np.divide(1.0, lengths + eps, out=np.zeros_like(lengths), where=lengths + eps > 0)
     units = gram * np.outer(scales, scales)
     mean_norm = math.sqrt(max(0.0, float(weights @ units @ weights)))
     if mean_norm < max(eps, _LEAST_MEAN):
@@ -250,7 +251,8 @@ def _multislerp(weights: Matrix, eps: float, gram: Matrix, tensor: str) -> list[
     projections = units @ mean
     tangent = weights - float(weights @ projections) * mean
     length = math.sqrt(max(0.0, float(tangent @ units @ tangent))) + eps
-    direction = mean * math.cos(length) + tangent * (math.sin(length) / length)
+    stretch = math.sin(length) / length if length else 1.0
+    direction = mean * math.cos(length) + tangent * stretch
     size = float(weights @ lengths)
     return [float(value) for value in direction * scales * size]
 

@@ -274,8 +274,11 @@ def test_directions_that_cancel_are_refused_but_frozen_tensors_are_not(tmp_path:
         run_recipe(recipe("a", "mirror", "frozen"), sources, tmp_path / "out", threads=1)
     assert not (tmp_path / "out").exists()
     run_recipe(recipe("frozen", "still", "unmoved"), sources, tmp_path / "same", threads=1)
-    for tensor in load_file(tmp_path / "same" / "model.safetensors").values():
-        assert torch.equal(tensor, torch.full_like(tensor, 7))
+    without_eps = recipe("frozen", "still", "unmoved") | {"parameters": {"eps": 0}}
+    run_recipe(without_eps, sources, tmp_path / "eps", threads=1)
+    for out in ("same", "eps"):
+        for tensor in load_file(tmp_path / out / "model.safetensors").values():
+            assert torch.equal(tensor, torch.full_like(tensor, 7))
 
 
 def test_karcher_of_opposed_models_does_not_leave_them(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ HEADERS: dict[str, tuple[bytes, str]] = {
         weights({"a": tensor(shape=(2**32, 2**32))}, bytes(8)),
         "impossible shape",
     ),
+    "overflow before an extent of 0": (
+        weights({"a": tensor(shape=(2**32, 2**32, 0), offsets=(0, 0))}),
+        "impossible shape",
+    ),
     "overflow hidden by an extent of 0": (
         weights({"a": tensor(shape=(0, 2**61), offsets=(0, 0))}),
         "impossible shape",

@@ -240,6 +240,9 @@ def test_a_rule_for_a_task_that_is_not_there_is_told_before_any_work(
     [
         ("htp://tracking:5000", "not an address MLflow can register models at"),
         ("sqlite:///mlflow.db", "depends on where the command is run"),
+        ("http:/tracking:5000", "not an address MLflow can register models at"),
+        ("http://[::1:5000", "not an address MLflow can register models at"),
+        ("http://tracking:99999", "not an address MLflow can register models at"),
     ],
 )
 def test_a_mistyped_mlflow_address_is_told_before_any_work(
@@ -262,7 +265,7 @@ def test_a_silent_mlflow_server_is_told_at_once_and_ends_nothing_yet(
     with caplog.at_level("WARNING", logger="mergeflow"):
         check_registry(register_as, Home(tmp_path))
     assert f"http://127.0.0.1:{port}: the MLflow server does not answer" in caplog.text
-    assert "needs it only when it registers" in caplog.text
+    assert "nothing can be registered until it does" in caplog.text
 
     caplog.clear()
     check_registry(register_as.model_copy(update={"model": None}), Home(tmp_path))

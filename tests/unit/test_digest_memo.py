@@ -47,6 +47,22 @@ def test_a_file_that_changes_before_its_digest_is_noted_is_hashed_again(
     assert memo.sha256(file) == hashlib.sha256(b"after!").hexdigest()
 
 
+def test_a_file_whose_old_times_were_given_back_to_it_is_hashed_again(
+    memo: DigestMemo, file: Path
+) -> None:
+    memo.sha256(file)
+    file.write_bytes(b"after!")
+    os.utime(file, (0, 0))
+    assert memo.sha256(file) == hashlib.sha256(b"after!").hexdigest()
+
+
+def test_a_name_that_is_not_text_is_remembered(memo: DigestMemo, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"model\xff.safetensors")
+    path.write_bytes(b"weights")
+    memo.remember(path, "0" * 64, fingerprint(path))
+    assert memo.sha256(path) == "0" * 64
+
+
 def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
     memo: DigestMemo, file: Path
 ) -> None:
@@ -79,8 +95,11 @@ def test_who_interrupts_hashing_does_not_wait_for_its_end(memo: DigestMemo, tmp_
         with path.open("wb") as file:
             file.truncate(60_000_000_000)  # takes no room, and a minute
 
+    interrupts = iter([KeyboardInterrupt])  # one thread only is told directly
+
     def interrupt(event: ProgressEvent) -> None:
-        raise KeyboardInterrupt
+        for error in interrupts:
+            raise error
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
