@@ -111,11 +111,15 @@ def test_who_interrupts_twice_still_waits_for_what_uses_the_files(
         def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
             return
 
-    with Staging(tmp_path / "work", plan) as staging:
-        staging.prepare()
-        with pytest.raises(KeyboardInterrupt):
-            run_plan(plan, staging, threads=1, follower=InterruptsTwice())
-        assert len(over) == 1, "the worker was waited for, and began nothing more"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with Staging(tmp_path / "work", plan) as staging:
+            staging.prepare()
+            with pytest.raises(KeyboardInterrupt):
+                run_plan(plan, staging, threads=1, follower=InterruptsTwice())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(over) == 1, "the worker was waited for, and began nothing more"
 
 
 def test_an_input_cut_short_while_it_is_read_is_told(plan: Plan, tmp_path: Path) -> None:
