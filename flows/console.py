@@ -92,7 +92,7 @@ class Terminal:
 
 def explain(error: MergeflowError) -> None:
     """A user's error on stderr: what, where, what to do."""
-    _console(stderr=True).print(f"[bold red]error:[/] {shown_text(without_passwords(str(error)))}")
+    _console(stderr=True).print(f"[bold red]error:[/] {shown_text(str(error))}")
 
 
 def explain_bug(error: BaseException) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 
 # The second form is that of an address which was taken for a path; `models:/name@alias` is none.
 _PASSWORD = re.compile(r"(://)[^/\s?#]*@|(:/)[^/\s?#:]+:[^/\s?#]*@")
-_QUERY_SECRET = re.compile(
-    r"([?&][^=&#\s]*(?:passw|secret|token|key|signature|credential)[^=&#\s]*=)[^&#\s'\"]+", re.I
-)
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+SECRET_WORDS = "passw|secret|token|key|signature|credential"
+"""In the name of a query's parameter: its value is a secret. A regular expression."""
+_QUERY_SECRET = re.compile(rf"([?&][^=&#\s]*(?:{SECRET_WORDS})[^=&#\s]*=)[^&#\s'\"]+", re.I)
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
 class MergeflowError(Exception):

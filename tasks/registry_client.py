@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import SECRET_WORDS, MergeflowError, StepError
 from merge_core.home import Home
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ _DATABASES = ("postgresql", "mysql", "mssql", "databricks")
 _ANSWER_SECONDS = 5.0
 _PROCESS_LOCK = threading.RLock()
 _USER = re.compile(r"(?<=://)[^/?#]*@")
-_SECRET_PARAMETER = re.compile(
-    r"([?&])[^=&#]*(?:passw|secret|token|key|signature|credential)[^=&#]*=[^&#]*&?", re.IGNORECASE
-)
+_SECRET_PARAMETER = re.compile(rf"([?&])[^=&#]*(?:{SECRET_WORDS})[^=&#]*=[^&#]*&?", re.IGNORECASE)
 
 
 class RegistryUnreachableError(StepError):

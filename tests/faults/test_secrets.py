@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from examples.model_zoo import Zoo
 from flows import cli
 from flows.prefect_session import PrefectSession
+from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from tests.support.crash_cases import write_models
 
@@ -154,6 +155,21 @@ def test_a_registry_that_does_not_answer_is_told_without_its_password(
     assert "error:" in captured.err
     assert MARK not in captured.out + captured.err
     assert found_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("https://host/x?token=hidden&v=2 is away", "https://host/x?token=...&v=2 is away"),
+        ("https://host/x?v=2&X-Signature=hidden'", "https://host/x?v=2&X-Signature=...'"),
+        (f"no model hf_{'aB3' * 12}", "no model hf_..."),
+        ("no directory hf_transformers/hf_checkpoints", None),
+        ("models:/zoo@champion has no tokens", None),
+    ],
+)
+def test_messages_hide_secrets_and_nothing_else(said: str, shown: str | None) -> None:
+    assert str(MergeflowError(said)) == (shown or said)
+    assert str(MergeflowError("", where=said)) == f"{shown or said}: "
 
 
 def test_a_bug_is_logged_without_passwords(

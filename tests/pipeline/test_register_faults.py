@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from merge_core.home import Home
 from tasks.register import register_merge, register_task
 from tasks.registry_client import (
     RegistryUnreachableError,
+    check_address,
     default_tracking_uri,
     ensure_experiment,
     open_registry,
@@ -234,6 +237,33 @@ def test_a_damaged_database_is_reported_at_once(
 
     with pytest.raises(StepError, match="damaged"):
         register_merge(**zoo_merge(tiny_zoo, merged, f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+def test_a_locked_database_is_worth_another_try(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RegistryUnreachableError, match="locked by another program"):
+            check_address(f"sqlite:///{database}")
+    check_address(f"sqlite:///{database}")
+
+
+def test_what_a_killed_writer_left_half_done_is_undone(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    code = (
+        "import os, signal, sqlite3, sys\n"
+        "file = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "file.execute('PRAGMA cache_size = 5')\n"
+        "file.execute('CREATE TABLE t (x)')\n"
+        "file.execute('BEGIN')\n"
+        "for _ in range(2000): file.execute('INSERT INTO t VALUES (?)', ['x' * 500])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(database)], check=False)
+    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0, "it was killed half-way"
+    check_address(f"sqlite:///{database}")
+    assert not (tmp_path / "mlflow.db-journal").exists()
 
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
