@@ -36,7 +36,7 @@ from rich.text import Text
 
 from merge_core.errors import MergeflowError, without_passwords
 from merge_core.home import Home
-from merge_core.progress import Progress, ProgressEvent
+from merge_core.progress import WAITS, Progress, ProgressEvent
 
 _PLAIN_AFTER = 5.0
 _PIPE_WIDTH = 160
@@ -177,7 +177,8 @@ class _StepLines(logging.Handler):
 
 
 class _PlainLines:
-    """Progress for logs and pipes: a line after five seconds of a stage, then ever less often."""
+    """Progress for logs and pipes: a line after five seconds of a stage, then ever less often; of
+    waiting at once."""
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
@@ -186,14 +187,17 @@ class _PlainLines:
     def __call__(self, event: ProgressEvent) -> None:
         now = time.monotonic()
         started = self._started.setdefault(event.stage, now)
-        if now < self._due.setdefault(event.stage, started + _PLAIN_AFTER):
+        first = started if event.unit == WAITS else started + _PLAIN_AFTER
+        if now < self._due.setdefault(event.stage, first):
             return
-        self._due[event.stage] = started + 2 * (now - started)
+        self._due[event.stage] = started + max(_PLAIN_AFTER, 2 * (now - started))
         sys.stderr.write(f"    {event.stage}: {_how_far(event, now - started)}\n")
         sys.stderr.flush()
 
 
 def _how_far(event: ProgressEvent, elapsed: float) -> str:
+    if event.unit == WAITS:
+        return f"for {seconds(elapsed)}"
     percent = 100.0 * event.done / max(event.total, 1)
     rate = event.done / elapsed if elapsed else 0.0
     left = (event.total - event.done) / rate if rate else 0.0

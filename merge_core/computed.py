@@ -184,10 +184,12 @@ class Computation:
         rounded = round_once(exact, torch_dtype(dtype))
         suspicious = not bool(torch.isfinite(rounded.sum(dtype=torch.float64)))
         if suspicious and not bool(torch.isfinite(rounded).all()):
+            largest = float(exact.abs().max())
+            wider = ", or out_dtype: bfloat16 or float32" * _bfloat16_holds(largest)
             raise NonFiniteError(
-                f"the merged tensor {self._tensor.name} has values up to"
-                f" {float(exact.abs().max()):.3g}, which {name_of(dtype)} cannot hold",
-                mend="use smaller scales, or out_dtype: bfloat16 or float32",
+                f"the merged tensor {self._tensor.name} has values up to {largest:.3g}, which"
+                f" {name_of(dtype)} cannot hold",
+                mend=f"use smaller scales{wider}",
             )
         return rounded
 
@@ -217,6 +219,10 @@ class Computation:
         if granularity == "matrix":
             return max(1, self._tensor.numel)
         return self._job.row_step if granularity == "rowwise" else CHUNK
+
+
+def _bfloat16_holds(size: float) -> bool:
+    return bool(torch.isfinite(torch.tensor(size, dtype=torch.float64).to(torch.bfloat16)))
 
 
 class _Rounded:

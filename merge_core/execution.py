@@ -63,9 +63,9 @@ def execute(
     if out is None:
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
-        out = out.absolute()
+        out = placed(out)
         workplace, target = out.parent / f".{out.name}.mergeflow", Path(_literal(out))
-    with Staging(workplace, plan) as staging:
+    with Staging(workplace, plan, progress) as staging:
         if out is None and (known := _published(home, plan)):
             staging.discard()
             return known
@@ -141,6 +141,11 @@ def refuse_existing(out: Path) -> None:
             where=str(out),
             mend="remove it, or name another output directory",
         )
+
+
+def placed(out: Path) -> Path:
+    """The absolute path of a place; without `..`, for which directories would have to be made."""
+    return out.resolve() if ".." in out.parts else out.absolute()
 
 
 def _fingerprints(files: Sequence[InputFile]) -> list[str]:

@@ -28,8 +28,8 @@ from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.shard_groups import MergeJob, layout_digest, library_versions, read_job
 from merge_core.shard_writer import ShardWriter, output_error
-from merge_core.staging import GROUPS, JOURNAL
 from merge_core.surveying import adopted_surveys
+from merge_core.working_directory import GROUPS, JOURNAL
 
 _PATIENCE = 60.0
 """Seconds after which a worker that holds a group and finishes nothing is not waited for."""

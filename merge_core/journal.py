@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from merge_core.working_directory import open_afresh, read_plain
+
 _SYNC = "sync"
 
 
@@ -33,7 +35,8 @@ class Journal:
         writer = {"boot": boot_id(), "pid": os.getpid()}
         head = json.dumps({"plan": plan, "attempt": attempt, **writer})
         fresh = path.with_suffix(".new")
-        fresh.write_text("\n".join([head, *map(str, sorted(finished)), ""]))
+        with open_afresh(fresh) as file:
+            file.write("\n".join([head, *map(str, sorted(finished)), ""]))
         fresh.rename(path)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
@@ -82,7 +85,7 @@ def _read(path: Path, plan: str) -> tuple[str | None, list[str]]:
     """A journal's attempt and its lines that hold."""
     try:
         # A line without an end was cut off by a kill.
-        head_line, *lines = path.read_text().split("\n")[:-1]
+        head_line, *lines = read_plain(path).decode().split("\n")[:-1]
         head = json.loads(head_line)
         about, attempt, boot = head["plan"], head["attempt"], head["boot"]
     except (OSError, ValueError, KeyError, TypeError):

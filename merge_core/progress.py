@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """`done` of `total` in `unit` ("bytes", "tensors", "documents") of the named stage."""
+    """`done` of `total` in `unit` ("bytes", "tensors", "documents") of the named stage.
+
+    In the unit `WAITS` nothing is done but waiting, for as long as it may take.
+    """
 
     stage: str
     done: int
     total: int
     unit: str = "bytes"
 
+
+WAITS = "waits"
 
 Progress = Callable[[ProgressEvent], None]
 

@@ -20,8 +20,8 @@ from merge_core.digests import digest_of
 from merge_core.plan import ENGINE, Plan, PlannedTensor, make_plan
 from merge_core.recipe import Recipe, parse_recipe
 from merge_core.records import Record, SourceCheckpoint
+from merge_core.working_directory import JOB, open_afresh, read_plain
 
-JOB = "job.json"
 _DECIDING_LIBRARIES = ("mergeflow", "torch", "numpy", "numba")
 """Those whose version may decide a bit of the result."""
 
@@ -202,8 +202,9 @@ def write_job(directory: Path, job: MergeJob) -> None:
         OSError: it cannot be written.
     """
     fresh = directory / f"{JOB}.new"
-    with fresh.open("w", encoding="utf-8") as file:
+    with open_afresh(fresh) as file:
         file.write(job.model_dump_json(indent=1))
+        file.flush()
         os.fsync(file.fileno())
     fresh.rename(directory / JOB)
 
@@ -211,7 +212,7 @@ def write_job(directory: Path, job: MergeJob) -> None:
 def read_job(directory: Path) -> MergeJob | None:
     """The job of a working directory, or None where there is none that this version reads."""
     try:
-        return MergeJob.model_validate_json((directory / JOB).read_bytes())
+        return MergeJob.model_validate_json(read_plain(directory / JOB))
     except (OSError, ValidationError):
         return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from merge_core.errors import OutputError
 from merge_core.journal import Journal
 from merge_core.plan import Plan
+from merge_core.working_directory import CHECKPOINT
 from merge_core.write_back import begin_write_back
 
 _SYNC_EVERY_BYTES = 1 << 30
@@ -31,7 +32,7 @@ class ShardWriter:
     @property
     def checkpoint(self) -> Path:
         """The directory that becomes the checkpoint."""
-        return self._directory / "checkpoint"
+        return self._directory / CHECKPOINT
 
     def descriptor(self, shard: int) -> int:
         """A shard's open file."""
@@ -76,9 +77,9 @@ class ShardWriter:
         self._shards, self._journal = [], None
 
     def _open_shards(self, flags: int = 0) -> None:
+        flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         for shard in self._plan.shards:
-            path = self.checkpoint / shard.name
-            self._shards.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644))
+            self._shards.append(os.open(self.checkpoint / shard.name, flags, 0o644))
 
     def _begin_write_back(self, index: int) -> None:
         """Else the next flush writes a whole GiB while every worker waits for it."""

@@ -16,28 +16,35 @@ nobody reads any more, so that it cannot vouch for files it never touched.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
-import shutil
 from pathlib import Path
 from types import TracebackType
 
 from merge_core.errors import OutputError
 from merge_core.journal import Journal, attempt_of, vouched_for
 from merge_core.plan import Plan
+from merge_core.progress import Progress
 from merge_core.shard_writer import ShardWriter, output_error
+from merge_core.working_directory import (
+    CHECKPOINT,
+    GROUPS,
+    JOURNAL,
+    REPLACED,
+    hold,
+    remove,
+    remove_entry,
+)
 
-JOURNAL = "journal"
-GROUPS = "groups"
 _SLACK_BYTES = 32 << 20
 
 
 class Staging(ShardWriter):
     """The working directory of one plan, held under an exclusive lock while in use."""
 
-    def __init__(self, directory: Path, plan: Plan) -> None:
+    def __init__(self, directory: Path, plan: Plan, progress: Progress | None = None) -> None:
         super().__init__(directory, plan)
+        self._progress = progress
         self._lock_file = -1
         self.attempt = ""
         """Names the preallocated files; known once prepared."""
@@ -49,7 +56,7 @@ class Staging(ShardWriter):
 
     def __enter__(self) -> Staging:
         try:
-            self._acquire()
+            self._lock_file = hold(self._directory, self._progress)
         except OSError as error:
             raise output_error(error, self._directory) from error
         return self
@@ -115,38 +122,18 @@ class Staging(ShardWriter):
             _fsync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
             if replace and target.exists():
-                target.rename(self._directory / "replaced")
+                target.rename(self._directory / REPLACED)
             self.checkpoint.rename(target)
             _fsync(target.parent)
             # A worker that comes too late may be writing a journal there: no reason to fail now.
-            shutil.rmtree(self._directory, ignore_errors=True)
+            remove(self._directory)
         except OSError as error:
             raise output_error(error, target) from error
 
     def discard(self) -> None:
         """Remove everything: the merge failed in a way that resuming cannot mend."""
         self.close_files()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _acquire(self) -> None:
-        while True:
-            if self._directory.is_symlink():
-                raise OutputError(
-                    "a link stands where this merge would work, and what it leads to is not ours",
-                    where=str(self._directory),
-                    mend="remove the link, or write to another place",
-                )
-            self._directory.mkdir(parents=True, exist_ok=True)
-            path = self._directory / "lock"
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except FileNotFoundError:
-                continue
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
-                self._lock_file = descriptor
-                return
-            os.close(descriptor)
+        remove(self._directory)
 
     def _recover(self) -> None:
         attempt = attempt_of(self._directory / JOURNAL, self._plan.digest)
@@ -169,7 +156,7 @@ class Staging(ShardWriter):
         status = os.statvfs(self._directory)
         free = status.f_bavail * status.f_frsize + held
         if free < needed:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            remove(self._directory)
             raise OutputError(
                 f"the disk has {free / 1e9:.2f} GB free, the merge needs {needed / 1e9:.2f} GB",
                 where=str(self._directory.parent),
@@ -177,9 +164,8 @@ class Staging(ShardWriter):
             )
 
     def _start_afresh(self) -> None:
-        (self._directory / JOURNAL).unlink(missing_ok=True)
-        shutil.rmtree(self._directory / GROUPS, ignore_errors=True)
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        for name in (JOURNAL, GROUPS, CHECKPOINT):
+            remove_entry(self._directory / name)
         self.checkpoint.mkdir(parents=True)
         self.attempt = secrets.token_hex(8)
         (self._directory / GROUPS / self.attempt).mkdir(parents=True)

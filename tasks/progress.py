@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from merge_core.progress import Progress, ProgressEvent
+from merge_core.progress import WAITS, Progress, ProgressEvent
 
 _FIRST_AFTER = 2.0
 _EVERY = 1.0
@@ -67,11 +67,14 @@ class _ProgressArtifact:
             return
         self._due = now + _EVERY
         percent = 100.0 * event.done / max(event.total, 1)
+        so_far = f": {event.done:,} of {event.total:,} {event.unit}"
+        if event.unit == WAITS:
+            so_far = ""
         with contextlib.suppress(Exception):
-            self._show(percent, f"{event.stage}: {event.done:,} of {event.total:,} {event.unit}")
+            self._show(percent, event.stage + so_far)
         if now >= self._log_due:
             self._log_due = now + _LOG_EVERY
-            _log.info("%s: %.0f %%", event.stage, percent)
+            _log.info("%s%s", event.stage, so_far and f": {percent:.0f} %")
 
     def _show(self, percent: float, description: str) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact

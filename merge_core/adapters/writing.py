@@ -22,7 +22,7 @@ from merge_core.adapters.records import AdapterManifest
 from merge_core.digests import DigestMemo, model_digest
 from merge_core.dtypes import code_of_torch, name_of, torch_dtype
 from merge_core.errors import NonFiniteError, OutputError
-from merge_core.execution import refuse_existing
+from merge_core.execution import placed, refuse_existing
 from merge_core.layout import lay_out
 from merge_core.lazy_torch import torch
 from merge_core.manifest import SUMS_NAME
@@ -89,7 +89,7 @@ def write_adapter(
         "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
         "dtype": name_of(dtype),
     }
-    out = out.absolute()
+    out = placed(out)
     working = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

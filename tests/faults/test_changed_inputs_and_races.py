@@ -128,6 +128,7 @@ def test_of_two_merges_into_one_directory_one_wins_and_one_is_told(
     first.go_on()
     assert first.wait() == 0, first.said
     refused(second, str(tmp_path / "out"), "exists")
+    assert f"waiting for process {first.pid}, which merges to the same place" in second.said
     assert sums(tmp_path / "out") == expected
     assert OUT.leftovers(tmp_path) == set()
 
@@ -188,16 +189,3 @@ def test_a_checkpoint_removed_after_a_kill_is_merged_anew(
     assert again.wait() == 0, again.said
     assert sums(tmp_path / "out") == expected
     assert OUT.leftovers(tmp_path) == set()
-
-
-def test_nothing_is_touched_behind_a_link_in_place_of_the_working_directory(
-    server: ForkServer, models: Path, tmp_path: Path
-) -> None:
-    theirs = tmp_path / "theirs"
-    (theirs / "checkpoint").mkdir(parents=True)
-    (theirs / "checkpoint" / "mine").write_text("precious")
-    (tmp_path / ".out.mergeflow").symlink_to(theirs)
-    merge = OUT.start(server, models, tmp_path)
-    assert merge.wait() != 0
-    assert "a link stands where this merge would work" in merge.said
-    assert [path.name for path in theirs.rglob("*")] == ["checkpoint", "mine"]

@@ -214,8 +214,13 @@ def test_a_result_too_large_for_its_dtype_is_refused(tmp_path: Path) -> None:
     big = torch.full((10,), 60_000.0, dtype=torch.float16)
     zoo = {"a": write_checkpoint(tmp_path / "a", {"w": big})}
     recipe = {"merge_method": "passthrough", "models": [{"model": "a", "parameters": {"scale": 2}}]}
-    with pytest.raises(NonFiniteError, match="float16 cannot hold"):
+    with pytest.raises(NonFiniteError, match="float16 cannot hold") as caught:
         run_recipe(recipe, zoo, tmp_path / "out")
+    assert caught.value.mend == "use smaller scales, or out_dtype: bfloat16 or float32"
+    enormous = [{"model": "a", "parameters": {"scale": 1e36}}]
+    with pytest.raises(NonFiniteError, match="bfloat16 cannot hold") as caught:
+        run_recipe(recipe | {"out_dtype": "bfloat16", "models": enormous}, zoo, tmp_path / "out")
+    assert caught.value.mend == "use smaller scales"
 
 
 def test_integer_tensors_are_copied_when_they_agree_and_refused_when_not(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merge_core import group_worker, journal, shard_groups
+from merge_core import group_worker, journal
 from merge_core.errors import (
     CheckpointError,
     MergeflowError,
@@ -26,7 +26,7 @@ from merge_core.plan import Plan, make_plan
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.shard_groups import FanOut, MergeJob, cut_into_groups, read_job, write_job
-from merge_core.staging import GROUPS
+from merge_core.working_directory import GROUPS, JOB
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scale_out_cases import sums
 
@@ -265,8 +265,8 @@ def test_a_job_of_another_version_is_not_misread(
     zoo: dict[str, SourceCheckpoint], tmp_path: Path
 ) -> None:
     def changed(directory: Path, job: MergeJob, number: int) -> None:
-        text = (directory / shard_groups.JOB).read_text()
-        (directory / shard_groups.JOB).write_text(text.replace('"layout"', '"arrangement"'))
+        text = (directory / JOB).read_text()
+        (directory / JOB).write_text(text.replace('"layout"', '"arrangement"'))
         assert read_job(directory) is None
 
     with pytest.raises(StepError, match="are not in place"):

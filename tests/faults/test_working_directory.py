@@ -1,0 +1,115 @@
+"""What a merge finds where it would work: a link, a stranger's files, pipes, an earlier merge."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums, write_models
+from tests.support.forked_commands import ForkServer, Signalled
+
+OUT = Case("linear", 10 * TENSOR_BYTES)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[ForkServer]:
+    with merge_server(models, [OUT.recipe]) as running:
+        yield running
+
+
+def files_of(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
+
+
+def test_nothing_is_touched_behind_a_link_in_place_of_the_working_directory(
+    server: ForkServer, models: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "checkpoint").mkdir(parents=True)
+    (theirs / "checkpoint" / "mine").write_text("precious")
+    (tmp_path / ".out.mergeflow").symlink_to(theirs)
+    merge = OUT.start(server, models, tmp_path)
+    assert merge.wait() != 0
+    assert "a link stands where this merge would work" in merge.said
+    assert [path.name for path in theirs.rglob("*")] == ["checkpoint", "mine"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint/mine", "notes.txt", "lock/mine"])
+def test_a_strangers_directory_is_told_and_left_as_it_is(
+    name: str, server: ForkServer, models: Path, tmp_path: Path
+) -> None:
+    working = tmp_path / ".out.mergeflow"
+    (working / name).parent.mkdir(parents=True)
+    (working / name).write_text("precious")
+    before = files_of(working)
+    merge = OUT.start(server, models, tmp_path)
+    assert merge.wait() == 2
+    assert f"{name.partition('/')[0]!r} in it is no merge's" in merge.said
+    assert "move the directory away, or write to another place" in merge.said
+    assert files_of(working) == before
+
+
+def test_what_a_stranger_adds_to_a_killed_merge_is_told_and_left(
+    server: ForkServer, models: Path, tmp_path: Path
+) -> None:
+    killed = OUT.start(
+        server, models, tmp_path, signalled=Signalled(signal.SIGKILL, line="progress\tmerge")
+    )
+    assert killed.wait() == -signal.SIGKILL
+    added = tmp_path / ".out.mergeflow" / "notes.txt"
+    added.write_text("precious")
+    refused = OUT.start(server, models, tmp_path)
+    assert refused.wait() == 2
+    assert "'notes.txt' in it is no merge's" in refused.said
+    assert added.read_text() == "precious"
+    added.unlink()
+    again = OUT.start(server, models, tmp_path)
+    assert again.wait() == 0, again.said
+    assert OUT.leftovers(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["journal", "journal.new", "checkpoint", "groups", "replaced"])
+def test_a_pipe_in_place_of_a_file_of_ours_is_not_waited_for(
+    name: str, server: ForkServer, models: Path, tmp_path: Path
+) -> None:
+    working = tmp_path / ".out.mergeflow"
+    working.mkdir()
+    os.mkfifo(working / name)
+    (working / "lock").touch()
+    merge = OUT.start(server, models, tmp_path)
+    assert merge.wait() == 0, merge.said
+    assert OUT.leftovers(tmp_path) == set()
+
+
+def test_a_link_in_place_of_the_journal_is_not_followed(
+    server: ForkServer, models: Path, tmp_path: Path
+) -> None:
+    working, theirs = tmp_path / ".out.mergeflow", tmp_path / "theirs"
+    working.mkdir()
+    (working / "lock").touch()
+    theirs.write_text("precious")
+    for name in ("journal", "journal.new", "groups", "checkpoint"):
+        (working / name).symlink_to(theirs)
+    merge = OUT.start(server, models, tmp_path)
+    assert merge.wait() == 0, merge.said
+    assert theirs.read_text() == "precious"
+    assert OUT.leftovers(tmp_path) == {"theirs"}
+
+
+def test_no_directory_is_made_for_a_way_back(
+    server: ForkServer, models: Path, tmp_path: Path
+) -> None:
+    recipe = str(models / "linear.yaml")
+    merge = server.start(["merge", recipe, "nowhere/../made"], tmp_path)
+    assert merge.wait() == 0, merge.said
+    assert "model.safetensors" in sums(tmp_path / "made")
+    assert not (tmp_path / "nowhere").exists()
