@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from prefect.futures import as_completed
 
 from merge_core.errors import MergeflowError, StepError
 from merge_core.group_worker import GroupResult, merge_group
+from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 
 LOCAL = "local"
@@ -82,7 +82,7 @@ def _task_runner(address: str) -> Any:
     if address != LOCAL:
         _check_reachable(address)
         return DaskTaskRunner(address=address)
-    workers = min(_MOST_LOCAL_WORKERS, len(os.sched_getaffinity(0)))
+    workers = min(_MOST_LOCAL_WORKERS, processors())
     # Dask's dashboard would be open to the network.
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=local)

@@ -30,6 +30,7 @@ from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
 from merge_core.plan import open_inputs, plan_key
 from merge_core.profile import TaskVectorProfile, profile_key
+from merge_core.progress import SharedProgress
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.tolerance import Tolerance
@@ -39,9 +40,10 @@ from tasks.calibration import calibration_key
 from tasks.decide import PromotionRule, decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.locate import changed_files, location_key
+from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
 from tasks.merge import merge_task
 from tasks.profile import profile_task
+from tasks.progress import listening
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
@@ -116,15 +118,25 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     arguments = (references, home.path, beside, uri, tolerance)
     found = run_step(preflight_task, *arguments, subject="headers")
     memo = DigestMemo(home.digest_memo)
-    names = distinct_names(references)
-    sources = {}
-    for location, name in zip(found.locations, names, strict=True):
-        key = location_key(location)
+    names = dict(zip(references, distinct_names(references), strict=True))
+
+    def resolved(location: Location) -> SourceCheckpoint:
+        key, name = location_key(location), names[location.reference]
         source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
         if changed_files(source, memo):
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
-        sources[location.reference] = source
+        return source
+
+    # As plain commands do: a file is hashed by one thread, a download has several connections.
+    here = [location for location in found.locations if not location.is_remote]
+    progress = SharedProgress(None)
+    with listening(progress):
+        jobs = [partial(resolved, location) for location in here]
+        identified = run_together(jobs, IDENTIFIED_AT_ONCE, progress.stop)
+    identified += [resolved(location) for location in found.locations if location.is_remote]
+    by_reference = {source.reference: source for source in identified}
+    sources = {reference: by_reference[reference] for reference in references}
     donor = sources[pipeline.recipe.donor]
     if donor.adapter:
         # It may be served and registered, so it is written out first, and merged as written.

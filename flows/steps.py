@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from prefect import Task, get_client
@@ -16,6 +16,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from merge_core.workers import all_at_once
 from tasks.child_process import kill_children
 from tasks.model_process import resolved_device_kind
 
@@ -50,23 +51,19 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     return result
 
 
-def run_together(jobs: Sequence[Callable[[], R]], parallel: int) -> list[R]:
+def run_together(
+    jobs: Sequence[Callable[[], R]], parallel: int, stop: Callable[[], None] = kill_children
+) -> list[R]:
     """Results of jobs in their order, `parallel` at a time, each inside the current flow run.
 
-    An interrupt kills the child processes that the jobs wait for, rather than wait for them too.
+    Args:
+        stop: ends what the jobs do when one of them has failed, or a person interrupts; by default
+            the child processes that they wait for.
     """
     if parallel == 1:
         return [job() for job in jobs]
-    pool = ThreadPoolExecutor(parallel)
-    try:
-        futures = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
-        return [future.result() for future in futures]
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        kill_children()
-        raise
-    finally:
-        pool.shutdown()
+    runs = [partial(contextvars.copy_context().run, job) for job in jobs]
+    return all_at_once(lambda run: run(), runs, parallel, stop)
 
 
 @contextlib.contextmanager

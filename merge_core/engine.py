@@ -8,7 +8,6 @@ threads changes neither the order of any sum nor any byte of the result.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter, deque
@@ -20,6 +19,7 @@ from merge_core.computed import Computing
 from merge_core.devices import compute_device, is_cpu
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
+from merge_core.processors import processors
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.reading import BlockReader
 from merge_core.shard_writer import ShardWriter
@@ -111,8 +111,8 @@ def run_plan(
 
         def work() -> None:
             while True:
-                if follower and on_cpu:
-                    follower.pace(workers, is_over)
+                if follower:
+                    follower.pace(workers if on_cpu else 1, is_over)
                 with lock:
                     if is_over():
                         return
@@ -168,7 +168,7 @@ def _block_elements(device: str, wanted: int | None) -> int:
 
 
 def _default_workers() -> int:
-    return min(8, len(os.sched_getaffinity(0)))
+    return min(8, processors())
 
 
 def _nbytes(plan: Plan, indices: Collection[int]) -> int:

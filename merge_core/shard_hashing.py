@@ -19,6 +19,7 @@ from types import TracebackType
 
 from merge_core.dtypes import ITEM_SIZES
 from merge_core.plan import Plan
+from merge_core.processors import processors
 from merge_core.progress import Progress, Throttle
 from merge_core.shard_writer import output_error
 from merge_core.timings import Timings
@@ -106,7 +107,7 @@ class ShardHasher:
         """
         if not self._behind and self._failure is None:  # most often, and 100 000 times
             return
-        spare = max(0, len(os.sched_getaffinity(0)) - workers)
+        spare = max(0, processors() - workers)
 
         def places() -> int:
             if self._given_up or self._failure or is_over():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from merge_core.lazy_torch import torch
+from merge_core.processors import processors
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 def default_threads() -> int:
     """Processors this process may use, at most 16: more only wait for memory."""
-    return min(16, len(os.sched_getaffinity(0)))
+    return min(16, processors())
 
 
 def ordered_map(
@@ -65,9 +65,9 @@ def all_at_once(
                     future.result()
             return [future.result() for future in futures]
         except BaseException:
-            stop()
             for future in futures:
                 future.cancel()
+            stop()
             raise
 
 

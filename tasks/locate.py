@@ -39,7 +39,8 @@ from tasks.references import (
     parse_reference,
 )
 
-_IDENTIFIED_AT_ONCE = 4
+IDENTIFIED_AT_ONCE = 4
+"""Checkpoints on this disk: each takes the threads of a few files."""
 
 
 class Location(Record):
@@ -206,7 +207,7 @@ def fetch_all(
     def identified(location: Location) -> SourceCheckpoint:
         return fetch(location, memo, shared)
 
-    found = all_at_once(identified, here, _IDENTIFIED_AT_ONCE, shared.stop)
+    found = all_at_once(identified, here, IDENTIFIED_AT_ONCE, shared.stop)
     found += [fetch(location, memo, progress) for location in locations if location.is_remote]
     by_reference = {source.reference: source for source in found}
     return {location.reference: by_reference[location.reference] for location in locations}

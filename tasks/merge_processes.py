@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from merge_core.errors import MergeflowError, StepError, error_from
+from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 from tasks.child_process import kill_children, run_child
 from tasks.model_process import last_lines
@@ -50,7 +51,7 @@ class _Crew:
             "directory": str(directory),
             "attempt": job.attempt,
             "device": job.device,
-            "threads": job.threads or max(1, len(os.sched_getaffinity(0)) // count),
+            "threads": job.threads or max(1, processors() // count),
         }
         self._total = len(job.groups)
         self._logs = logs

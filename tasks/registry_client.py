@@ -243,6 +243,7 @@ def _require_database(database: Path, writing: bool) -> None:
     """
     if not database.exists():
         if writing:
+            _require_room(database)
             return
         raise MergeflowError(
             "there is no MLflow database here, so nothing has been registered yet",
@@ -268,6 +269,18 @@ def _require_database(database: Path, writing: bool) -> None:
             where=str(database),
             mend="restore it from a backup, or move it away to start an empty one",
         ) from error
+
+
+def _require_room(database: Path) -> None:
+    """A database that is still missing can be created, with the directories above it."""
+    above = next(place for place in database.parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise MergeflowError(
+            f"no MLflow database can be created here: {above} "
+            + ("may not be written" if above.is_dir() else "is no directory"),
+            where=str(database),
+            mend="name another tracking address",
+        )
 
 
 def _require_answer(tracking_uri: str) -> None:

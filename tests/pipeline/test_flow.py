@@ -240,6 +240,7 @@ def test_a_rule_for_a_task_that_is_not_there_is_told_before_any_work(
     [
         ("htp://tracking:5000", "not an address MLflow can register models at"),
         ("sqlite:///mlflow.db", "depends on where the command is run"),
+        ("sqlite:////dev/null/below/mlflow.db", "/dev/null is no directory"),
         ("http:/tracking:5000", "not an address MLflow can register models at"),
         ("http://[::1:5000", "not an address MLflow can register models at"),
         ("http://tracking:99999", "not an address MLflow can register models at"),

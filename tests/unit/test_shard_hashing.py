@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import random
 import threading
 import time
@@ -19,6 +18,7 @@ import torch
 from merge_core import shard_hashing
 from merge_core.errors import OutputError
 from merge_core.plan import Plan, make_plan
+from merge_core.processors import processors
 from merge_core.progress import ProgressEvent
 from merge_core.recipe import parse_recipe
 from merge_core.shard_hashing import ShardHasher
@@ -136,7 +136,7 @@ def pacing(hasher: ShardHasher, workers: int) -> list[int]:
 def test_workers_leave_their_processors_to_hashing_that_is_behind(
     gate: threading.Event, plan: Plan, directory: Path
 ) -> None:
-    workers, timings = len(os.sched_getaffinity(0)) + 2, Timings()
+    workers, timings = processors() + 2, Timings()
     with ShardHasher(plan, directory, 2, timings) as hasher:
         hasher.finished(range(len(plan.tensors)))
         went_on = pacing(hasher, workers)
@@ -159,7 +159,7 @@ def test_one_worker_always_goes_on(gate: threading.Event, plan: Plan, directory:
 def test_nobody_waits_where_processors_are_free(
     gate: threading.Event, plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)))
+    monkeypatch.setattr(shard_hashing, "processors", lambda: 5)
     with ShardHasher(plan, directory, 2, Timings()) as hasher:
         hasher.finished(range(len(plan.tensors)))
         went_on = pacing(hasher, 3)
@@ -171,7 +171,7 @@ def test_nobody_waits_for_hashes_when_no_work_is_left(
     gate: threading.Event, plan: Plan, directory: Path
 ) -> None:
     over = threading.Event()
-    workers = len(os.sched_getaffinity(0)) + 1
+    workers = processors() + 1
     with ShardHasher(plan, directory, 1, Timings()) as hasher:
         hasher.finished(range(len(plan.tensors)))
         thread = threading.Thread(target=hasher.pace, args=(workers, over.is_set))
@@ -192,7 +192,7 @@ def work_for_ever(hasher: ShardHasher, workers: int) -> None:
 def test_workers_learn_that_a_file_cannot_be_read_back(
     gate: threading.Event, plan: Plan, directory: Path
 ) -> None:
-    workers = len(os.sched_getaffinity(0)) + 1
+    workers = processors() + 1
     with ShardHasher(plan, directory, 1, Timings()) as hasher:
         with (directory / plan.shards[0].name).open("r+b") as file:
             file.truncate(10)
