@@ -17,6 +17,7 @@ from flows import merge_steps as merging
 from flows.approval import approve
 from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
+from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
@@ -60,14 +61,14 @@ def average_checkpoints(
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
     suite, held_out = load_suites(averaging, home)
-    merging.check_rule(averaging.promote, suite)
+    check_rule(averaging.promote, suite)
     settings = averaging.settings_digest(suite, held_out)
     for attempt in range(1, _ATTEMPTS + 1):
         trajectory = step.find(averaging, home, beside)
         idle = step.nothing_new(averaging, trajectory, settings, home)
         if idle:
             return idle
-        merging.check_registry(averaging.register_as, home)
+        check_registry(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             average = _average(averaging, trajectory, past, suite, held_out, home)

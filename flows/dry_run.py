@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows import merge_steps as step
 from flows.artifacts import publish_report, with_warnings
 from flows.console import size
+from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from flows.steps import run_step
 from merge_core.explanation import explain, idle_filters
@@ -28,8 +28,8 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
     """
     home, recipe = Home.discover(), pipeline.recipe
     suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
-    step.check_rule(pipeline.promote, suite)
-    step.check_registry(pipeline.register_as, home)
+    check_rule(pipeline.promote, suite)
+    check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     uri = pipeline.register_as.tracking_uri or ""
     arguments = (recipe.references(), home.path, beside, uri, Tolerance.of(recipe))

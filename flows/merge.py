@@ -10,6 +10,7 @@ from prefect.states import Completed, Failed
 
 from flows import merge_steps as step
 from flows.approval import approve
+from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
@@ -48,8 +49,8 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
-    step.check_rule(pipeline.promote, suite)
-    step.check_registry(pipeline.register_as, home)
+    check_rule(pipeline.promote, suite)
+    check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
     base, models = base_and_models(recipe, sources)

@@ -16,14 +16,14 @@ from pathlib import Path
 from prefect import runtime
 
 from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
-from flows.pipeline import Pipeline, Register
+from flows.pipeline import Pipeline
 from flows.scale_out import fan_out_of
 from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
 from merge_core.calibration import measurements
 from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
 from merge_core.digests import DigestMemo, model_digest
-from merge_core.errors import RecipeError, StepError, did_you_mean
+from merge_core.errors import StepError
 from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
 from merge_core.manifest import verify_manifest
@@ -37,7 +37,7 @@ from merge_core.tolerance import Tolerance
 from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
-from tasks.decide import PromotionRule, decide_task, decision_key
+from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
@@ -47,7 +47,7 @@ from tasks.progress import listening
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
-from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
+from tasks.registry_client import default_tracking_uri
 from tasks.report_tables import decision_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.suite import Suite
@@ -73,41 +73,6 @@ class Scores:
             name: {score.task: score.score for score in report.scores}
             for name, report in zip(["base", *names, "merged"], reports, strict=True)
         }
-
-
-def check_rule(rule: PromotionRule, suite: Suite) -> None:
-    """Find a rule for a task that does not exist now, rather than after the evaluations.
-
-    Raises:
-        RecipeError: `promote.per_task` names a task that the suite does not have.
-    """
-    tasks = [task.task for task in suite.tasks]
-    for name in rule.per_task:
-        if name not in tasks:
-            raise RecipeError(
-                f"suite '{suite.name}' has no task '{name}'; {did_you_mean(name, tasks)}",
-                where=f"promote.per_task.{name}",
-            )
-
-
-def check_registry(register_as: Register, home: Home) -> None:
-    """Find an address where nothing can be registered now, rather than after the evaluations.
-
-    A server that does not answer may do so when it is needed: that is only said.
-
-    Raises:
-        MergeflowError: the address is not one that can work, or its local database is damaged.
-    """
-    if register_as.model is None:
-        return
-    try:
-        check_address(register_as.tracking_uri or default_tracking_uri(home), writing=True)
-    except RegistryUnreachableError as error:
-        _log.warning(
-            "warning: %s: %s; this run goes on, and nothing can be registered until it does",
-            error.where,
-            error.what,
-        )
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:

@@ -21,8 +21,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from examples.model_zoo import Zoo
 from flows import cli
+from flows.early_checks import check_registry
 from flows.merge import merge_pipeline
-from flows.merge_steps import check_registry
 from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.errors import CompatibilityError
@@ -266,7 +266,7 @@ def test_a_silent_mlflow_server_is_told_at_once_and_ends_nothing_yet(
     with caplog.at_level("WARNING", logger="mergeflow"):
         check_registry(register_as, Home(tmp_path))
     assert f"http://127.0.0.1:{port}: the MLflow server does not answer" in caplog.text
-    assert "nothing can be registered until it does" in caplog.text
+    assert "needs an answer there at the latest when it registers" in caplog.text
 
     caplog.clear()
     check_registry(register_as.model_copy(update={"model": None}), Home(tmp_path))

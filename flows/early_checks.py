@@ -1,0 +1,50 @@
+"""What would fail after hours is found before any work: rules and addresses that cannot work."""
+
+from __future__ import annotations
+
+import logging
+
+from flows.pipeline import Register
+from merge_core.errors import RecipeError, did_you_mean
+from merge_core.home import Home
+from tasks.decide import PromotionRule
+from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
+from tasks.suite import Suite
+
+_log = logging.getLogger("mergeflow")
+
+
+def check_rule(rule: PromotionRule, suite: Suite) -> None:
+    """Find a rule for a task that does not exist now, rather than after the evaluations.
+
+    Raises:
+        RecipeError: `promote.per_task` names a task that the suite does not have.
+    """
+    tasks = [task.task for task in suite.tasks]
+    for name in rule.per_task:
+        if name not in tasks:
+            raise RecipeError(
+                f"suite '{suite.name}' has no task '{name}'; {did_you_mean(name, tasks)}",
+                where=f"promote.per_task.{name}",
+            )
+
+
+def check_registry(register_as: Register, home: Home) -> None:
+    """Find an address where nothing can be registered now, rather than after the evaluations.
+
+    A server that does not answer may do so when it is needed: that is only said.
+
+    Raises:
+        MergeflowError: the address is not one that can work, or its local database is damaged.
+    """
+    if register_as.model is None:
+        return
+    try:
+        check_address(register_as.tracking_uri or default_tracking_uri(home), writing=True)
+    except RegistryUnreachableError as error:
+        _log.warning(
+            "warning: %s: %s; this run goes on, and needs an answer there at the latest when it"
+            " registers",
+            error.where,
+            error.what,
+        )
