@@ -66,6 +66,16 @@ def magnitude_bits(typing_context: Any, difference: Any) -> Any:
 
 
 @instruction
+def shifted(typing_context: Any, pattern: Any, by: Any) -> Any:
+    """A pattern (int32) without its `by` (int32) lowest bits. numba's `>>` has 64 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ashr(*arguments)
+
+    return types.int32(types.int32, types.int32), generate
+
+
+@instruction
 def narrow(typing_context: Any, value: Any, out: Any) -> Any:
     """A float64 rounded once to what the array `out` stores."""
     stored = out.dtype
