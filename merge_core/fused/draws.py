@@ -138,17 +138,21 @@ def draw_between(
         How many are undecided; their mask is 0.
     """
     count = np.int64(0)
-    whole = mask.size // WIDE * WIDE
-    for i in range(0, whole, WIDE):
-        bits = _draw_between_vector(key, start + i, bins, bounds, mask, i)
+    if mask.size < WIDE:
+        for i in range(mask.size):
+            top = number(key, start + i) >> np.uint64(BITS - TOP)
+            both = np.uint64(bounds[bins[i]])
+            mask[i] = top < both >> np.uint64(TOP)
+            undecided[count] = i
+            count += np.int64((mask[i] == 0) & (top <= both & np.uint64((1 << TOP) - 1)))
+        return count
+    for first in range(0, mask.size, WIDE):
+        # The last vector repeats some of the one before.
+        place = min(first, mask.size - WIDE)
+        bits = _draw_between_vector(key, start + place, bins, bounds, mask, place)
+        bits >>= np.uint64(first - place)
         while bits:
-            undecided[count] = i + _lowest(bits)
+            undecided[count] = first + _lowest(bits)
             count += np.int64(1)
             bits &= bits - np.uint64(1)
-    for i in range(whole, mask.size):
-        top = number(key, start + i) >> np.uint64(BITS - TOP)
-        both = np.uint64(bounds[bins[i]])
-        mask[i] = top < both >> np.uint64(TOP)
-        undecided[count] = i
-        count += np.int64((mask[i] == 0) & (top <= both & np.uint64((1 << TOP) - 1)))
     return count

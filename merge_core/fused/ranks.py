@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from merge_core.fused.bins import count_bins, extremes, write_bins, write_patterns
 from merge_core.fused.compiling import Array, Growing, compiled
 from merge_core.fused.draws import TOP, draw_between, number
-from merge_core.fused.formats import magnitude_bits, shifted, widen
+from merge_core.fused.formats import widen
 from merge_core.fused.steps import Step, calling
 from merge_core.fused.windows import count_above, count_equal
 from merge_core.methods.random_bits import BITS
@@ -110,13 +111,13 @@ def _draw_rows(
     for first in range(0, model.size, row):
         those = slice(first, first + row)
         drawn, begin = mask[those], start + first
-        _write_patterns(base[those], model[those], patterns)
-        largest, exact = _extremes(patterns)
+        write_patterns(base[those], model[those], patterns)
+        largest, exact = extremes(patterns)
         if largest == 0:
             _decide_in_order(chance, begin, drawn)
             continue
-        _write_bins(patterns, largest, _MANTISSA - bits, before.size // 2 - 1, bins)
-        _count(bins, before)
+        write_bins(patterns, largest, _MANTISSA - bits, before.size // 2 - 1, bins)
+        count_bins(bins, before)
         _write_bounds(before, low, slope, bounds)
         count = draw_between(key, begin, bins, bounds, drawn, listed)
         if exact and count <= _FEW_EQUAL:
@@ -132,60 +133,6 @@ def _draw_rows(
             these = (base[those], model[those], patterns)
             _decide_inexact(these, chance, begin, drawn, listed[:count])
     return all_decided
-
-
-@compiled
-def _write_patterns(base: Array, model: Array, patterns: Array) -> None:
-    """Write magnitude patterns; inverted where they are only close to the magnitudes.
-
-    What a difference of float32 loses is found as Knuth does (TAOCP 2, 4.2.2, theorem B).
-    """
-    for i in range(patterns.size):
-        value, origin = np.float32(widen(model[i])), np.float32(widen(base[i]))
-        delta = value - origin
-        taken = delta - value
-        lost = (value - (delta - taken)) - (origin + taken)
-        pattern = magnitude_bits(np.float64(delta))
-        patterns[i] = pattern if lost == np.float32(0.0) else np.int32(~pattern)
-
-
-@compiled
-def _extremes(patterns: Array) -> tuple[np.int32, bool]:
-    """The largest pattern, and whether all patterns are the magnitudes."""
-    largest, least = np.int32(0), np.int32(0)
-    for i in range(patterns.size):
-        largest = max(largest, max(patterns[i], np.int32(~patterns[i])))
-        least = min(least, patterns[i])
-    return largest, least == np.int32(0)
-
-
-@compiled
-def _write_bins(patterns: Array, largest: np.int32, shift: int, cells: int, bins: Array) -> None:
-    """Write each pattern's bin.
-
-    The first bin takes the zeros. `cells` span the octaves below the largest magnitude, each with
-    two bins: one for the lowest pattern of the cell, one for all others. The lowest bin of them
-    takes what is smaller still, too.
-    """
-    rest, by = np.int32((1 << shift) - 1), np.int32(shift)
-    low = np.int32(2 * (shifted(largest, by) - cells + 1))
-    for i in range(bins.size):
-        pattern = max(patterns[i], np.int32(~patterns[i]))
-        above = np.int32(shifted(pattern, by) + shifted(pattern + rest, by) - low)
-        bins[i] = np.uint16(max(above, np.int32(0))) + np.uint16(pattern != 0)
-
-
-@compiled
-def _count(bins: Array, before: Array) -> None:
-    """Make `before` the number of entries in lower bins than each, and at its end, of all."""
-    before[:] = 0
-    for i in range(bins.size):
-        before[bins[i]] += 1
-    total = np.int32(0)
-    for place in range(before.size):
-        count = before[place]
-        before[place] = total
-        total += count
 
 
 @compiled

@@ -38,7 +38,7 @@ def test_vectors_of_random_numbers_are_those_of_the_definition(count: int) -> No
         assert (mask == (expected < limit)).all()
 
 
-@pytest.mark.parametrize("count", [0, 1, WIDE - 1, WIDE, 1000 * WIDE + 3])
+@pytest.mark.parametrize("count", [0, 1, WIDE - 1, WIDE, WIDE + 1, 1000 * WIDE + 3])
 def test_numbers_are_compared_with_the_bounds_of_their_bin(count: int) -> None:
     rng = np.random.default_rng(2)
     tops = numbers(count) >> (BITS - TOP)
