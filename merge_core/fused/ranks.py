@@ -2,7 +2,8 @@
 
 A row's magnitudes are counted in bins, which bounds the rank of every entry, and so the limit that
 its random number is compared with. Few numbers lie between the bounds of their bin: only for those
-is the rank itself found.
+is the rank itself found. Weights of 16 bits have few distinct differences, which are short numbers:
+every second bin is for a single one of these, and its entries rank in their order.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from merge_core.fused.bins import count_bins, extremes, write_bins, write_patterns
 from merge_core.fused.compiling import Array, Growing, compiled
-from merge_core.fused.draws import TOP, draw_tops, number
-from merge_core.fused.formats import magnitude_bits, widen
+from merge_core.fused.draws import TOP, draw_between, number
+from merge_core.fused.formats import widen
 from merge_core.fused.steps import Step, calling
-from merge_core.fused.windows import count_above
+from merge_core.fused.windows import count_above, count_equal
 from merge_core.methods.random_bits import BITS
 
 _OCTAVES = 8
 """Powers of two below a row's largest magnitude that are divided into bins of their own."""
 _PER_BIN = 4
 """Entries of a row for each bin."""
-_MOST_BITS = 12
-"""Of the mantissa, in a bin: bins are numbered with 16 bits."""
+_MOST_BITS = 11
+"""Of the mantissa, in two bins: bins are numbered with 16 bits."""
 _MANTISSA = 23
 """Bits of a magnitude pattern below its exponent."""
 _FEW = 100
 """Entries of a row whose ranks are found one by one."""
-_DRAWN, _UNDECIDED, _UNRANKED = 2, 1, 3
-"""Marks in the mask of a row while it is drawn; the last on the first entry of one to be sorted."""
+_FEW_EQUAL = 250
+"""The same, if it is enough to count the equal ones."""
+_UNRANKED = 3
+"""The mark on the first entry of a row that is to be sorted."""
 _MIXED = -1 << 30
-_UNDECIDED_IN_ALL = np.uint64(0x0101010101010101)
 
 
 def drawing_by_rank(
@@ -55,14 +58,13 @@ def drawing_by_rank(
         slope: not negative.
         start: index of the first entry.
     """
-    bits = min(_MOST_BITS, max(3, (row // _PER_BIN // _OCTAVES).bit_length() - 1))
+    bits = min(_MOST_BITS, max(2, (row // _PER_BIN // _OCTAVES).bit_length() - 2))
     chance = (low, slope, np.uint64(key))
     # One bin more for zeros, of which there may be many, and the end of the last.
-    size = (_OCTAVES << bits) + 2
+    size = 2 * (_OCTAVES << bits) + 2
     of_bins = (*np.empty((3, size), np.int32), np.empty(size, np.uint32))
-    integers = (*np.empty((2, row), np.int32), np.arange(row, dtype=np.int32))
-    others = [np.empty(row, kind) for kind in (np.uint16, np.uint32, np.int64, np.uint8)]
-    room = (*of_bins, *integers, *others)
+    integers = np.empty((2, row), np.int32)
+    room = (*of_bins, *integers, np.empty(row, np.uint16), np.empty(row, np.int64))
 
     def sort_the_rest(first_of_block: int) -> None:
         for first in range(0, model.size, row):
@@ -72,7 +74,7 @@ def drawing_by_rank(
                 _magnitudes(base[those], model[those], exact)
                 ranks = np.empty(row, np.int64)
                 ranks[np.argsort(exact, kind="stable")] = np.arange(row)
-                _decide_all(ranks, low, slope, np.uint64(key), first_of_block + first, mask[those])
+                _decide_all(ranks, chance, first_of_block + first, mask[those])
 
     return calling(
         _draw_rows, base, model, row, bits, chance, start, room, mask, otherwise=sort_the_rest
@@ -86,10 +88,9 @@ def limit_of(rank: int, low: float, slope: float) -> np.uint64:
 
 
 @compiled
-def _top_limit(rank: int, low: float, slope: float) -> np.uint32:
-    """The highest bits of a limit, of as many as `draw_tops` gives."""
-    limit = limit_of(rank, low, slope) >> np.uint64(BITS - TOP)
-    return np.uint32(min(limit, np.uint64((1 << TOP) - 1)))
+def _is_drawn(rank: int, chance: Any, index: int) -> Any:
+    low, slope, key = chance
+    return number(key, index) < limit_of(rank, low, slope)
 
 
 @compiled
@@ -105,180 +106,140 @@ def _draw_rows(
 ) -> bool:
     """Draw every row, with `bits` bits of the mantissa in a bin; whether all was decided."""
     low, slope, key = chance
-    before, _, _, limits, patterns, _, in_order, bins, tops, listed, _ = room
+    before, _, _, bounds, patterns, _, bins, listed = room
     all_decided = True
     for first in range(0, model.size, row):
         those = slice(first, first + row)
-        drawn = mask[those]
-        _write_patterns(base[those], model[those], patterns)
-        largest, exact = _extremes(patterns)
-        draw_tops(key, start + first, tops)
+        drawn, begin = mask[those], start + first
+        write_patterns(base[those], model[those], patterns)
+        largest, exact = extremes(patterns)
         if largest == 0:
-            bins[:] = 0
-            _compare_ranks(tops, in_order, low, slope, drawn)
-        else:
-            _write_bins(patterns, largest, _MANTISSA - bits, before.size - 2, bins)
-            _count(bins, before)
-            _write_limits(before, low, slope, limits)
-            _compare(tops, bins, limits, drawn)
-        count = _list_undecided(drawn, listed)
+            _decide_in_order(chance, begin, drawn)
+            continue
+        write_bins(patterns, largest, _MANTISSA - bits, before.size // 2 - 1, bins)
+        count_bins(bins, before)
+        _write_bounds(before, low, slope, bounds)
+        count = draw_between(key, begin, bins, bounds, drawn, listed)
+        if exact and count <= _FEW_EQUAL:
+            count = _decide_equals(bins, before, chance, begin, drawn, listed[:count])
         if count > _FEW:
-            _decide_heaps(low, slope, room, drawn)
-            count = _list_undecided(drawn, listed)
+            count = _decide_heaps(room, chance, begin, drawn, listed[:count])
         if count > _FEW:
             drawn[0] = _UNRANKED
             all_decided = False
-            continue
-        if exact:
-            _decide(patterns, chance, start + first, drawn, listed[:count])
+        elif exact:
+            _decide(patterns, chance, begin, drawn, listed[:count])
         else:
-            _decide_inexact(base[those], model[those], chance, start + first, drawn, listed[:count])
-        for i in range(row):
-            drawn[i] = drawn[i] == _DRAWN
+            these = (base[those], model[those], patterns)
+            _decide_inexact(these, chance, begin, drawn, listed[:count])
     return all_decided
 
 
 @compiled
-def _write_patterns(base: Array, model: Array, patterns: Array) -> None:
-    """Write magnitude patterns; inverted where they are only close to the magnitudes.
+def _write_bounds(before: Array, low: float, slope: float, bounds: Array) -> None:
+    """The highest bits of the limits at the ranks where bins begin and end, see `draw_between`."""
+    most = np.uint64((1 << TOP) - 1)
+    for place in range(bounds.size):
+        limit = min(limit_of(before[place], low, slope) >> np.uint64(BITS - TOP), most)
+        bounds[place] = limit << np.uint64(TOP)
+    for place in range(bounds.size - 1):
+        bounds[place] |= bounds[place + 1] >> np.uint32(TOP)
 
-    What a difference of float32 loses is found as Knuth does (TAOCP 2, 4.2.2, theorem B).
+
+@compiled
+def _decide_in_order(chance: Any, start: int, mask: Array) -> None:
+    """Decide all entries of a row of equals."""
+    for i in range(mask.size):
+        mask[i] = _is_drawn(i, chance, start + i)
+
+
+@compiled
+def _decide_equals(
+    bins: Array, before: Array, chance: Any, start: int, mask: Array, listed: Array
+) -> np.int64:
+    """Decide the listed entries in whose bin all are equal; how many are left at the list's begin.
+
+    Only for rows whose patterns are the magnitudes.
     """
-    for i in range(patterns.size):
-        value, origin = np.float32(widen(model[i])), np.float32(widen(base[i]))
-        delta = value - origin
-        taken = delta - value
-        lost = (value - (delta - taken)) - (origin + taken)
-        pattern = magnitude_bits(np.float64(delta))
-        patterns[i] = pattern if lost == np.float32(0.0) else np.int32(~pattern)
-
-
-@compiled
-def _extremes(patterns: Array) -> tuple[np.int32, bool]:
-    """The largest pattern, and whether all patterns are the magnitudes."""
-    largest, least = np.int32(0), np.int32(0)
-    for i in range(patterns.size):
-        largest = max(largest, max(patterns[i], np.int32(~patterns[i])))
-        least = min(least, patterns[i])
-    return largest, least == np.int32(0)
-
-
-@compiled
-def _write_bins(patterns: Array, largest: np.int32, shift: int, size: int, bins: Array) -> None:
-    """Write each pattern's bin.
-
-    The first bin takes the zeros; `size` others span the octaves below the largest magnitude, the
-    lowest of them with what is smaller still.
-    """
-    low = np.int32(np.int64(largest) - (size << shift) + 1)
-    for i in range(bins.size):
-        pattern = max(patterns[i], np.int32(~patterns[i]))
-        above = max(np.int32(pattern - low), np.int32(0)) >> np.int32(shift)
-        bins[i] = np.uint16(above) + np.uint16(pattern != 0)
-
-
-@compiled
-def _count(bins: Array, before: Array) -> None:
-    """Make `before` the number of entries in lower bins than each, and at its end, of all."""
-    before[:] = 0
-    for i in range(bins.size):
-        before[bins[i]] += 1
-    total = np.int32(0)
-    for place in range(before.size):
-        count = before[place]
-        before[place] = total
-        total += count
-
-
-@compiled
-def _write_limits(before: Array, low: float, slope: float, limits: Array) -> None:
-    """The highest bits of the limits at the ranks where bins begin."""
-    for place in range(limits.size):
-        limits[place] = _top_limit(before[place], low, slope)
-
-
-@compiled
-def _compare(tops: Array, bins: Array, limits: Array, mask: Array) -> None:
-    """Mark what is drawn by the bounds of its bin, and what lies between them."""
-    for i in range(tops.size):
-        drawn = tops[i] < limits[bins[i]]
-        mask[i] = np.uint8(drawn) + np.uint8(tops[i] <= limits[bins[i] + 1])
-
-
-@compiled
-def _list_undecided(mask: Array, listed: Array) -> np.int64:
-    """Write the indices at which a mask is `_UNDECIDED`; how many there are."""
-    count = np.int64(0)
-    whole = mask.size // 8 * 8
-    words = mask[:whole].view(np.uint64)
-    for place in range(words.size):
-        undecided = words[place] & _UNDECIDED_IN_ALL
-        i = 8 * place
-        while undecided:
-            listed[count] = i
-            count += np.int64(undecided & np.uint64(1))
-            undecided >>= np.uint64(8)
-            i += 1
-    for i in range(whole, mask.size):
-        if mask[i] == _UNDECIDED:
-            listed[count] = i
-            count += np.int64(1)
-    return count
+    left = np.int64(0)
+    for i in listed:
+        place = np.int64(bins[i])
+        if place == 0 or (place & 1 and place > 1):
+            if 2 * i < bins.size:
+                rank = before[place] + count_equal(bins[:i], bins[i])
+            else:
+                rank = before[place + 1] - count_equal(bins[i:], bins[i])
+            mask[i] = _is_drawn(rank, chance, start + i)
+        else:
+            listed[left] = i
+            left += 1
+    return left
 
 
 @compiled
 def _decide(patterns: Array, chance: Any, start: int, mask: Array, listed: Array) -> None:
     """Decide the listed entries of a row, whose patterns are its magnitudes."""
-    low, slope, key = chance
     for i in listed:
         rank = i - count_above(patterns[:i], patterns[i])
         rank += patterns.size - i - count_above(patterns[i:], patterns[i] - 1)
-        mask[i] = _DRAWN * (number(key, start + i) < limit_of(rank, low, slope))
+        mask[i] = _is_drawn(rank, chance, start + i)
 
 
 @compiled
 def _decide_inexact(
-    base: Array, model: Array, chance: Any, start: int, mask: Array, listed: Array
+    row: tuple[Array, Array, Array], chance: Any, start: int, mask: Array, listed: Array
 ) -> None:
-    """The same for any row."""
-    low, slope, key = chance
+    """The same for any row: stored values of the base and the model, and patterns."""
+    base, model, patterns = row
+    if listed.size > 0:
+        for i in range(patterns.size):
+            patterns[i] = max(patterns[i], np.int32(~patterns[i]))
     for i in listed:
-        magnitude = abs(widen(model[i]) - widen(base[i]))
-        rank = 0
-        for j in range(base.size):
-            other = abs(widen(model[j]) - widen(base[j]))
-            rank += (other < magnitude) | ((other == magnitude) & (j < i))
-        mask[i] = _DRAWN * (number(key, start + i) < limit_of(rank, low, slope))
+        above = count_above(patterns, patterns[i])
+        from_here = count_above(patterns, patterns[i] - 1)
+        rank = patterns.size - from_here
+        if from_here - above > 1:
+            rank += _rank_among_alike(base, model, patterns, i)
+        mask[i] = _is_drawn(rank, chance, start + i)
 
 
 @compiled
-def _decide_heaps(low: float, slope: float, room: tuple[Array, ...], mask: Array) -> None:
-    """Decide the entries in whose bin all are equal: they rank in their order.
+def _rank_among_alike(base: Array, model: Array, patterns: Array, i: np.int64) -> np.int64:
+    """The rank of an entry among those whose magnitude is rounded to the same pattern."""
+    magnitude = abs(widen(model[i]) - widen(base[i]))
+    rank = np.int64(0)
+    for j in range(patterns.size):
+        if patterns[j] == patterns[i]:
+            other = abs(widen(model[j]) - widen(base[j]))
+            rank += (other < magnitude) | ((other == magnitude) & (j < i))
+    return rank
 
-    Those whose number has the same highest bits as its limit stay undecided.
-    """
-    before, pattern_of, following, _, patterns, ranks, _, bins, tops, listed, others = room
+
+@compiled
+def _decide_heaps(
+    room: tuple[Array, ...], chance: Any, start: int, mask: Array, listed: Array
+) -> np.int64:
+    """As `_decide_equals`, for many entries, of any row and in any bin of equals."""
+    before, pattern_of, following, _, patterns, ranks, bins, _ = room
     for i in range(bins.size):
         pattern_of[bins[i]] = patterns[i]
-    for i in range(bins.size):
-        others[i] = (patterns[i] != pattern_of[bins[i]]) | (patterns[i] < 0)
     for place in range(before.size):
         following[place] = before[place]
-    for i in listed[: _list_undecided(others, listed)]:
-        following[bins[i]] = _MIXED
+    end = np.int64(following.size - 1)
+    for i in range(bins.size):
+        differs = (patterns[i] != pattern_of[bins[i]]) | (patterns[i] < 0)
+        following[np.int64(bins[i]) if differs else end] = _MIXED
     for i in range(bins.size):
         ranks[i] = following[bins[i]]
         following[bins[i]] += 1
-    _compare_ranks(tops, ranks, low, slope, mask)
-
-
-@compiled
-def _compare_ranks(tops: Array, ranks: Array, low: float, slope: float, mask: Array) -> None:
-    """Mark what is drawn by its rank; leave the mask where that is negative."""
-    for i in range(mask.size):
-        limit = _top_limit(ranks[i], low, slope)
-        decided = np.uint8(tops[i] < limit) + np.uint8(tops[i] <= limit)
-        mask[i] = decided if ranks[i] >= 0 else mask[i]
+    left = np.int64(0)
+    for i in listed:
+        if ranks[i] >= 0:
+            mask[i] = _is_drawn(ranks[i], chance, start + i)
+        else:
+            listed[left] = i
+            left += 1
+    return left
 
 
 @compiled
@@ -288,8 +249,6 @@ def _magnitudes(base: Array, model: Array, magnitudes: Array) -> None:
 
 
 @compiled
-def _decide_all(
-    ranks: Array, low: float, slope: float, key: np.uint64, start: int, mask: Array
-) -> None:
+def _decide_all(ranks: Array, chance: Any, start: int, mask: Array) -> None:
     for i in range(mask.size):
-        mask[i] = number(key, start + i) < limit_of(ranks[i], low, slope)
+        mask[i] = _is_drawn(ranks[i], chance, start + i)

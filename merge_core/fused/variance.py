@@ -156,12 +156,13 @@ def _merge(
         origin = widen(base[i])
         vote = 0.0
         for k in range(len(models)):
-            vote += kept_if(mask[i] != 0, widen(models[k][i]) - origin)
+            vote += widen(models[k][i]) - origin
         mixed = 0.0
         divisor = 0.0
         for k in range(len(models)):
-            delta = kept_if(mask[i] != 0, widen(models[k][i]) - origin)
-            agrees = with_sign_of(delta, vote) > 0.0
+            delta = widen(models[k][i]) - origin
+            # An entry that goes has a vote, but nobody agrees with it.
+            agrees = (with_sign_of(delta, vote) > 0.0) & (mask[i] != 0)
             mixed += kept_if(agrees, delta) * shares[k]
             divisor += kept_if(agrees, shares[k])
         out[i] = narrow(origin + mixed / (divisor if divisor > TINY else TINY), out)

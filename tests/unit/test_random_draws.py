@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from merge_core.fused import remembered
 from merge_core.fused.compiling import Array, Growing
-from merge_core.fused.draws import LANES, TOP, draw_mask, draw_tops
+from merge_core.fused.draws import LANES, TOP, WIDE, draw_between, draw_mask
 from merge_core.fused.ranks import drawing_by_rank
 from merge_core.fused.remembered import RememberedMasks
 from merge_core.fused.steps import Program, take
@@ -31,14 +31,28 @@ def numbers(count: int) -> NDArray[np.int64]:
 @pytest.mark.parametrize("count", [0, 1, LANES - 1, LANES, 10 * LANES + 3])
 def test_vectors_of_random_numbers_are_those_of_the_definition(count: int) -> None:
     expected = numbers(count)
-    tops = np.empty(count, np.uint32)
-    draw_tops(np.uint64(KEY), START, tops)
-    assert (tops == expected >> (BITS - TOP)).all()
     limits = [0, 1, 1 << BITS - 2, (1 << BITS) - 1, 1 << BITS, *expected[:1], *(expected[-1:] + 1)]
     for limit in limits:
         mask = np.full(count, 7, np.uint8)
         draw_mask(np.uint64(KEY), np.uint64(limit), START, mask)
         assert (mask == (expected < limit)).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, WIDE - 1, WIDE, WIDE + 1, 1000 * WIDE + 3])
+def test_numbers_are_compared_with_the_bounds_of_their_bin(count: int) -> None:
+    rng = np.random.default_rng(2)
+    tops = numbers(count) >> (BITS - TOP)
+    bins = rng.integers(0, 100, count).astype(np.uint16)
+    low = rng.integers(0, 1 << TOP, 100)
+    high = low + rng.integers(0, (1 << TOP) - low)
+    low[bins[::2]] = tops[::2]
+    high[bins[1::2]] = tops[1::2]
+    mask, listed = np.full(count, 7, np.uint8), np.empty(count, np.int64)
+    bounds = (low << TOP | high).astype(np.uint32)
+    undecided = draw_between(np.uint64(KEY), START, bins, bounds, mask, listed)
+    drawn, possible = tops < low[bins], tops <= high[bins]
+    assert (mask == drawn).all()
+    assert listed[:undecided].tolist() == np.flatnonzero(~drawn & possible).tolist()
 
 
 def normal(rng: np.random.Generator) -> tuple[Floats, Floats]:
