@@ -62,18 +62,20 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.console import Terminal, seconds
+    from merge_core.calibration import measurements
     from merge_core.compatibility import raise_for_errors
     from merge_core.compatibility import verify as examine
     from merge_core.execution import refuse_existing
     from merge_core.explanation import explain, has_filters, idle_filters
     from merge_core.home import Home
+    from merge_core.identifying import needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
     from merge_core.recipe import load_recipe
     from merge_core.timings import Timings
     from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
-    from tasks.locate import base_and_models, fetch_all
+    from tasks.locate import base_and_models, find_all
 
     shard_bytes = read_bytes(shard_size)
     terminal = Terminal(machine=as_json)
@@ -88,14 +90,12 @@ def merge(
         terminal.warn(warning)
     with terminal.progress() as progress:
         tolerance = Tolerance.of(loaded)
-        sources = fetch_all(
-            loaded.references(),
-            home,
-            beside,
-            progress=progress,
-            tolerance=tolerance,
+        sources, identify = find_all(
+            loaded.references(), home, beside, progress=progress, tolerance=tolerance
         )
-        identified = time.monotonic()
+        if identify and (measurements(loaded) or needs_digests(loaded)):
+            sources, identify = identify(progress), None
+        found = time.monotonic()
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
         for finding in report.warnings:
@@ -126,15 +126,17 @@ def merge(
             statistics=statistics,
             copy_code=copy_code,
             fan_out=_processes(processes, home),
+            identify=identify,
             progress=progress,
             timings=timings,
         )
     ended = time.monotonic()
     _give_manifest(terminal, manifest, ended - started)
     if not as_json:
+        known, merged = ("found", "identified and merged") if identify else ("identified", "merged")
         terminal.say(
-            f"  time   inputs identified {seconds(identified - started)}, checked"
-            f" {seconds(checked - identified)}, merged {seconds(ended - checked)};"
+            f"  time   inputs {known} {seconds(found - started)}, checked"
+            f" {seconds(checked - found)}, {merged} {seconds(ended - checked)};"
             f" of all threads: {timings}"
         )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.conducting import ComputeSettings, Workers, conduct
 from merge_core.digests import DigestMemo, content_fingerprint, fingerprint
-from merge_core.engine import run_plan
+from merge_core.engine import Follower, run_plan
 from merge_core.errors import (
     CheckpointError,
     MergeflowError,
@@ -19,11 +20,12 @@ from merge_core.errors import (
     unreadable,
 )
 from merge_core.home import Home
+from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
 from merge_core.layout import index_json, index_name
 from merge_core.manifest import read_manifest, seal, verify_manifest
 from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
-from merge_core.progress import Progress
+from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.shard_groups import InputFile, input_files
 from merge_core.shard_hashing import ShardHasher
@@ -46,10 +48,13 @@ def execute(
     workers: Workers | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
+    unidentified: Unidentified | None = None,
 ) -> CheckpointManifest:
     """Carry out a plan; a killed run of the same plan is resumed. Arguments as for `merge`.
 
     Args:
+        unidentified: how to learn the digests of the sources, which have none, while this process
+            merges into `out`.
         workers: who computes; by default this process.
         extra_files: written in place of config, tokenizer and model card, for results that are not
             models.
@@ -81,8 +86,15 @@ def execute(
             if workers is not None:
                 conduct(plan, staging, workers, settings, progress)
             hashing = threads or default_threads()
-            # Opened only now: another machine's writes may not show in a file that was open before.
-            with ShardHasher(plan, staging.checkpoint, hashing, timings) as hasher:
+            with ExitStack() as beside:
+                # Opened only now: another machine's writes may not show in a file that was open
+                # before.
+                hasher = ShardHasher(plan, staging.checkpoint, hashing, timings)
+                follower: Follower = beside.enter_context(hasher)
+                if unidentified is not None:
+                    progress = SharedProgress(progress)
+                    identifying = beside.enter_context(Identifying(unidentified, progress))
+                    follower = FollowedBy(hasher, identifying)
                 hasher.finished(staging.finished)
                 if workers is None:
                     run_plan(
@@ -91,14 +103,14 @@ def execute(
                         **asdict(settings),
                         progress=progress,
                         timings=timings,
-                        follower=hasher,
+                        follower=follower,
                     )
                 weights = hasher.digests(progress)
+                if unidentified is not None:
+                    with timings.during("wait"):
+                        plan, sources = identifying.conclude(plan)
             if input_files(plan) != before:
-                raise CheckpointError(
-                    "an input changed while it was merged",
-                    mend="wait until nothing writes to the inputs, and merge again",
-                )
+                raise changed_meanwhile()
             if _fingerprints(before) != seen:  # a link more, or old times on new content
                 _refuse_changed(sources, home)
             if len(plan.shards) > 1:

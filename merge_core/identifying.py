@@ -1,0 +1,145 @@
+"""Learning what the inputs of a merge hold while they are merged, rather than before.
+
+Digests take every byte of every input, and a merge reads them all anyway: done at once, a byte
+comes from the disk once. Until digests are known the merge goes by what changes whenever a file
+does; in the end no file may have changed since the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from merge_core.digests import digest_of, fingerprint
+from merge_core.engine import Follower
+from merge_core.errors import CheckpointError
+from merge_core.plan import Plan, identified
+from merge_core.progress import Progress, SharedProgress
+from merge_core.recipe import Recipe
+from merge_core.records import SourceAdapter, SourceCheckpoint
+from merge_core.sources import adapter_files, model_files
+
+Sources = Mapping[str, SourceCheckpoint]
+Identify = Callable[[Progress], Sources]
+"""Gives the sources with their digests; raises what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Unidentified:
+    """Inputs as they are on this disk when a merge begins."""
+
+    identify: Identify
+    shard_bytes: int
+    seen: Mapping[str, str]
+    """What changes with each of their files, by path."""
+
+    @classmethod
+    def see(cls, sources: Sources, identify: Identify, shard_bytes: int) -> Unidentified:
+        """Look at every file that decides what the inputs are.
+
+        Raises:
+            CheckpointError: a file that is named is not there, or leads out of its checkpoint.
+        """
+        return cls(identify, shard_bytes, _fingerprints(sources))
+
+    def plan(self, plan: Plan) -> Plan:
+        """A plan that was made without digests, with an identity for the time being: for as long
+        as no file changes."""
+        identity = digest_of({"plan": plan.digest, "files": dict(self.seen)})
+        return replace(plan, digest=identity)
+
+    def refuse_changes(self, sources: Sources) -> None:
+        """What was hashed is what was merged: nobody wrote to a file between the beginning and now.
+
+        Args:
+            sources: with digests, which were computed meanwhile.
+
+        Raises:
+            CheckpointError: a file has changed, come or gone.
+        """
+        parts: list[SourceCheckpoint | SourceAdapter] = [*sources.values(), *_adapters(sources)]
+        hashed = {str(part.directory / file.name) for part in parts for file in part.files}
+        if hashed != set(self.seen) or _fingerprints(sources) != self.seen:
+            raise changed_meanwhile()
+
+
+class Identifying:
+    """Identifies inputs in a thread of its own while the body runs; leaving it ends that."""
+
+    def __init__(self, inputs: Unidentified, progress: SharedProgress) -> None:
+        self._inputs = inputs
+        self._progress = progress
+        self._pool = ThreadPoolExecutor(1)
+        self._found: Future[Sources] | None = None
+
+    def __enter__(self) -> Identifying:
+        self._found = self._pool.submit(self._inputs.identify, self._progress)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+    def check(self) -> None:
+        """Raise what has been found wrong so far."""
+        if self._found and self._found.done():
+            self._found.result()
+
+    def conclude(self, plan: Plan) -> tuple[Plan, Sources]:
+        """Wait for the digests: the plan with its lasting identity, and the sources.
+
+        Raises:
+            CheckpointError: an input is not what it is said to be, or changed meanwhile.
+        """
+        assert self._found is not None
+        sources = self._found.result()
+        self._inputs.refuse_changes(sources)
+        return identified(plan, sources, self._inputs.shard_bytes), sources
+
+
+class FollowedBy:
+    """A follower of the workers that also stops them when an input turns out to be wrong."""
+
+    def __init__(self, follower: Follower, identifying: Identifying) -> None:
+        self._follower = follower
+        self._identifying = identifying
+
+    def written(self, index: int, start: int, stop: int) -> None:
+        """As the follower's."""
+        self._follower.written(index, start, stop)
+
+    def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
+        """As the follower's."""
+        self._identifying.check()
+        self._follower.pace(workers, is_over)
+
+
+def needs_digests(recipe: Recipe) -> bool:
+    """Whether the result depends on the inputs' digests: random methods draw by them."""
+    return any(each.method.random for each in (recipe, *recipe.recipes))
+
+
+def changed_meanwhile() -> CheckpointError:
+    """An input is no longer what it was."""
+    return CheckpointError(
+        "an input changed while it was merged",
+        mend="wait until nothing writes to the inputs, and merge again",
+    )
+
+
+def _fingerprints(sources: Sources) -> dict[str, str]:
+    files = [path for each in sources.values() for path in model_files(each.directory.absolute())]
+    for adapter in _adapters(sources):
+        files += adapter_files(adapter.directory.absolute())
+    return {str(path): fingerprint(path) for path in files}
+
+
+def _adapters(sources: Sources) -> list[SourceAdapter]:
+    return [source.adapter for source in sources.values() if source.adapter]
