@@ -139,9 +139,12 @@ def size(count: float) -> str:
 def shown_text(text: str) -> str:
     """Text with rich's markup taken literally, and none of a terminal's: no escape sequences that
     a stranger's file names could hold, no characters that cannot be encoded."""
-    return escape(
-        "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    )
+    return escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    unknown = "\N{REPLACEMENT CHARACTER}"
+    return "".join(c if c.isprintable() or c in "\n\t" else unknown for c in text)
 
 
 def shown_path(path: str | Path) -> str:
@@ -191,7 +194,7 @@ class _PlainLines:
         if now < self._due.setdefault(event.stage, first):
             return
         self._due[event.stage] = started + max(_PLAIN_AFTER, 2 * (now - started))
-        sys.stderr.write(f"    {event.stage}: {_how_far(event, now - started)}\n")
+        sys.stderr.write(f"    {_printable(event.stage)}: {_how_far(event, now - started)}\n")
         sys.stderr.flush()
 
 
@@ -241,7 +244,8 @@ def _live_bars(console: Console) -> Iterator[Progress]:
 
     def listen(event: ProgressEvent) -> None:
         if event.stage not in known:
-            known[event.stage] = bars.add_task(event.stage, total=event.total, unit=event.unit)
+            label = shown_text(event.stage)
+            known[event.stage] = bars.add_task(label, total=event.total, unit=event.unit)
         bars.update(known[event.stage], completed=event.done, total=event.total)
         if event.done >= event.total:
             bars.remove_task(known.pop(event.stage))

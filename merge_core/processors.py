@@ -30,13 +30,12 @@ def quota(membership: Path, mount: Path) -> float:
         membership: the file that names the groups of a process.
         mount: where control groups are mounted, of version 2, or 1 with a directory for each kind.
     """
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return math.inf
     allowed = math.inf
-    for line in lines:
-        _, kinds, group = line.split(":", 2)
+    for line in _text(membership).split("\n"):
+        number, _, rest = line.partition(":")
+        kinds, _, group = rest.partition(":")
+        if not number or not group:
+            continue
         if not kinds:
             allowed = min([allowed, *map(_of_version_2, _directories(mount, group))])
         elif "cpu" in kinds.split(","):
@@ -62,10 +61,14 @@ def _of_version_1(directory: Path) -> float:
 
 
 def _words(file: Path) -> list[str]:
+    return _text(file).split()
+
+
+def _text(file: Path) -> str:
     try:
-        return file.read_text().split()
-    except OSError:
-        return []
+        return file.read_text("utf-8", "surrogateescape")
+    except (OSError, ValueError):  # the latter for a name that holds a zero
+        return ""
 
 
 def _ratio(words: list[str]) -> float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 from types import TracebackType
 
@@ -83,9 +84,12 @@ class Staging(ShardWriter):
             if not self.finished:
                 self._check_space()
                 self._start_afresh()
-            for path in self.checkpoint.rglob("*"):
-                if not path.is_dir():
+            shards = {shard.name for shard in self._plan.shards}
+            for path in self.checkpoint.iterdir():
+                if path.name in shards:
                     path.chmod(0o644)  # a merge killed while publishing left files read-only
+                else:
+                    remove_entry(path)  # written again, and who knows what else is there
             self._open_shards(os.O_CREAT)
             if not self.finished:
                 self._preallocate()
@@ -142,9 +146,14 @@ class Staging(ShardWriter):
             self.finished = self.vouched_for()
 
     def _files_are_sized(self) -> bool:
+        if self.checkpoint.is_symlink():
+            return False
         for shard in self._plan.shards:
-            path = self.checkpoint / shard.name
-            if not path.is_file() or path.stat().st_size != shard.nbytes:
+            try:
+                status = (self.checkpoint / shard.name).lstat()
+            except FileNotFoundError:
+                return False
+            if not stat.S_ISREG(status.st_mode) or status.st_size != shard.nbytes:
                 return False
         return True
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from merge_core.lazy_torch import torch
 from merge_core.processors import processors
 
+_STOP_AGAIN = 0.5
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -53,7 +54,8 @@ def all_at_once(
     """`function` of each item, in the items' order; the first that fails ends all.
 
     Args:
-        stop: called when one has failed, or a person interrupts: makes the others end soon.
+        stop: called when one has failed, or a person interrupts, until the others have ended: makes
+            them end soon.
     """
     with ThreadPoolExecutor(threads) as pool:
         futures: list[Future[R]] = []
@@ -68,6 +70,8 @@ def all_at_once(
             for future in futures:
                 future.cancel()
             stop()
+            while wait(futures, _STOP_AGAIN).not_done:
+                stop()  # what one was just about to begin
             raise
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import stat
 import time
@@ -26,9 +28,13 @@ GROUPS = "groups"
 CHECKPOINT = "checkpoint"
 REPLACED = "replaced"
 _OURS = {JOURNAL, f"{JOURNAL}.new", JOB, f"{JOB}.new", GROUPS, CHECKPOINT, REPLACED}
-_LEFT_BY_NFS = ".nfs"
-"""So begins the name of a file that was removed while somebody had it open."""
+_STILL_OPEN = (".nfs", ".fuse_hidden")
+"""So begin the names that some file systems give to files removed while somebody had them open."""
+_HOLDER = re.compile(r"(\d{1,19}) ([\w.-]{1,255})\n", re.ASCII)
+"""What is in the lock file."""
 _LOOK_EVERY = 0.2
+_ATTEMPTS, _PAUSE = 200, 0.005
+"""To make the directory and a lock in it, while others make and remove it."""
 _LONGEST_NAME = 300
 
 
@@ -39,32 +45,39 @@ def hold(directory: Path, progress: Progress | None = None) -> int:
         OutputError: something in that place is not a merge's.
         OSError: it cannot be made or locked.
     """
-    while True:
+    for attempt in itertools.count():
         _refuse_what_is_not_ours(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / LOCK
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, flags, 0o644)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _ATTEMPTS:
+                raise
+            time.sleep(_PAUSE)  # somebody is just making it, or removing it
             continue
         try:
             _wait_for(descriptor, progress)
-            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+            if _is_at(descriptor, path):
                 _sign(descriptor)
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed the directory
+    raise AssertionError("unreachable")
 
 
 def remove(directory: Path) -> None:
-    """Remove what is ours, as far as possible, the lock last: without it nothing else is ours."""
-    for name in (*sorted(_OURS), LOCK):
+    """Remove what is ours, as far as possible, the lock last and only when nothing else is left:
+    without it the rest would not be known for ours by the next merge."""
+    for name in sorted(_OURS):
         remove_entry(directory / name)
-    with contextlib.suppress(OSError):
-        directory.rmdir()
+    if not any(os.path.lexists(directory / name) for name in _OURS):
+        remove_entry(directory / LOCK)
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def remove_entry(path: Path) -> None:
@@ -112,7 +125,7 @@ def _refuse_what_is_not_ours(directory: Path) -> None:
         is_ours = LOCK in found and stat.S_ISREG((directory / LOCK).lstat().st_mode)
     except FileNotFoundError:  # it is being removed
         return
-    names = {name for name in found if not name.startswith(_LEFT_BY_NFS)}
+    names = {name for name in found if not name.startswith(_STILL_OPEN)}
     strange = names - _OURS - {LOCK} if is_ours else names
     if strange:
         raise OutputError(
@@ -124,13 +137,19 @@ def _refuse_what_is_not_ours(directory: Path) -> None:
 
 def _wait_for(descriptor: int, progress: Progress | None) -> None:
     told = ""
+
+    def tell(stage: str) -> None:
+        nonlocal told
+        if progress and told not in ("", stage):
+            progress(ProgressEvent(told, 1, 1, WAITS))
+        if progress and stage:
+            progress(ProgressEvent(stage, 0, 1, WAITS))
+        told = stage
+
     while not _locked(descriptor):
-        told = told or f"waiting for {_holder(descriptor)}"
-        if progress:
-            progress(ProgressEvent(told, 0, 1, WAITS))
+        tell(f"waiting for {_holder(descriptor)}")
         time.sleep(_LOOK_EVERY)
-    if told and progress:
-        progress(ProgressEvent(told, 1, 1, WAITS))
+    tell("")
 
 
 def _locked(descriptor: int) -> bool:
@@ -141,15 +160,24 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
+def _is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    return False
+
+
 def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk is told with what it would take
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
-    name = os.pread(descriptor, _LONGEST_NAME, 0).decode("utf-8", "replace").strip()
-    process, _, machine = name.partition(" ")
-    if not process.isdecimal():
+    found = None
+    with contextlib.suppress(OSError):
+        text = os.pread(descriptor, _LONGEST_NAME, 0).decode("utf-8", "replace")
+        found = _HOLDER.fullmatch(text)
+    if found is None:
         return "another merge to the same place"
-    where = "" if machine == os.uname().nodename else f" on {machine}"
-    return f"process {process}{where}, which merges to the same place"
+    where = "" if found[2] == os.uname().nodename else f" on {found[2]}"
+    return f"process {found[1]}{where}, which merges to the same place"

@@ -92,7 +92,14 @@ def check_address(tracking_uri: str, *, writing: bool = False) -> None:
     """
     database = _sqlite_path(tracking_uri)
     if database is not None:
-        _require_database(database, writing)
+        try:
+            _require_database(database, writing)
+        except OSError as error:
+            raise MergeflowError(
+                f"the MLflow database cannot be reached: {error.strerror}",
+                where=str(database),
+                mend="see that you may read and write there, or name another tracking address",
+            ) from error
     elif _is_possible(tracking_uri):
         if is_server(tracking_uri):
             _require_answer(tracking_uri)

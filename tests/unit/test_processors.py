@@ -42,6 +42,7 @@ def write(place: Path, files: dict[str, str]) -> None:
         ("0::/\n", {}, math.inf),
         ("0::/\n", {"cpu.max": "nonsense"}, math.inf),
         ("0::/\n", {"cpu.max": "100000 0"}, math.inf),
+        ("\n0:\nnonsense\n0::/a\x0bb\u2028c\n0::\n0::/\n", {"cpu.max": "200000 100000"}, 2.0),
     ],
 )
 def test_the_tightest_limit_of_all_groups_above_counts(
