@@ -234,7 +234,10 @@ def test_a_merge_killed_at_any_moment_ends_in_the_same_bytes(
         print(f"\n{case}, seed {SEED}: {crashes.tally}")
     assert sums(models) == inputs
     assert crashes.tally.resumed
-    assert crashes.phases >= set(PHASES) - {"starting", "first passes"}
+    unseen = {"starting", "first passes"}
+    if not case.store:  # inputs are hashed while weights are streamed
+        unseen |= {"hashing inputs", "verifying and planning"}
+    assert crashes.phases >= set(PHASES) - unseen
     assert crashes.phases <= set(crashes.tally.phases)
 
 
