@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,7 +198,7 @@ def test_a_name_in_the_lock_that_no_merge_wrote_is_not_shown(text: str, tmp_path
 
         def listen(event: ProgressEvent) -> None:
             told.append((event.stage, event.done))
-            threading.Timer(0, lambda: fcntl.flock(holder, fcntl.LOCK_UN)).start()
+            fcntl.flock(holder, fcntl.LOCK_UN)
 
         os.close(hold(working, listen))
     assert set(told) == {
