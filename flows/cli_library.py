@@ -68,7 +68,7 @@ def merge(
     from merge_core.execution import refuse_existing
     from merge_core.explanation import explain, has_filters, idle_filters
     from merge_core.home import Home
-    from merge_core.identifying import needs_digests
+    from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
     from merge_core.recipe import load_recipe
@@ -93,8 +93,11 @@ def merge(
         sources, identify = find_all(
             loaded.references(), home, beside, progress=progress, tolerance=tolerance
         )
-        if identify and (measurements(loaded) or needs_digests(loaded)):
-            sources, identify = identify(progress), None
+        unidentified = None
+        if identify and (processes or measurements(loaded) or needs_digests(loaded)):
+            sources = identify(progress)
+        elif identify:
+            unidentified = Unidentified.see(sources, identify, shard_bytes)
         found = time.monotonic()
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
@@ -126,14 +129,16 @@ def merge(
             statistics=statistics,
             copy_code=copy_code,
             fan_out=_processes(processes, home),
-            identify=identify,
+            unidentified=unidentified,
             progress=progress,
             timings=timings,
         )
     ended = time.monotonic()
     _give_manifest(terminal, manifest, ended - started)
     if not as_json:
-        known, merged = ("found", "identified and merged") if identify else ("identified", "merged")
+        known, merged = "identified", "merged"
+        if unidentified:
+            known, merged = "found", "identified and merged"
         terminal.say(
             f"  time   inputs {known} {seconds(found - started)}, checked"
             f" {seconds(checked - found)}, {merged} {seconds(ended - checked)};"

@@ -112,7 +112,7 @@ class DigestMemo:
             try:
                 self._connection.execute(
                     "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
-                    (_key(path), seen, digest),
+                    (as_text(path), seen, digest),
                 )
                 self._connection.commit()
             except sqlite3.Error:
@@ -125,15 +125,15 @@ class DigestMemo:
             try:
                 row = self._connection.execute(
                     "SELECT sha256 FROM digests WHERE path = ? AND fingerprint = ?",
-                    (_key(path), fingerprint),
+                    (as_text(path), fingerprint),
                 ).fetchone()
             except sqlite3.Error:
                 return None
         return str(row[0]) if row else None
 
 
-def _key(path: Path) -> str:
-    """A path as the database takes it, also one that is not UTF-8."""
+def as_text(path: str | Path) -> str:
+    """A path as databases and JSON take it, also one that is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -158,6 +158,12 @@ def fingerprint(path: Path) -> str:
     """
     status = _status(path)
     return f"{_content_of(status)}:{status.st_ctime_ns}"
+
+
+def lasting(fingerprint: str) -> str:
+    """What of a fingerprint is the same after a restart: devices may be numbered anew."""
+    size, modified, _, inode, changed = fingerprint.split(":")
+    return f"{size}:{modified}:{inode}:{changed}"
 
 
 def content_fingerprint(path: Path) -> str:

@@ -80,6 +80,8 @@ def execute(
         try:
             before = input_files(plan)
             seen = _fingerprints(before)
+            if unidentified is not None:
+                unidentified.refuse_changes_before(sources)
             _refuse_changed(sources, home)
             staging.prepare()
             settings = ComputeSettings(device, threads, block_elements)
@@ -121,6 +123,11 @@ def execute(
                 taken_over = write_model_files(plan, sources, staging.checkpoint)
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
+            # What was copied of the inputs has to be what they are known by, too.
+            if unidentified is not None:
+                unidentified.refuse_changes(sources)
+            else:
+                _refuse_changed(sources, home)
             manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
             sealed = {
                 file.name: content_fingerprint(staging.checkpoint / file.name)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 
-from merge_core.digests import digest_of, fingerprint
+from merge_core.digests import as_text, digest_of, fingerprint, lasting
 from merge_core.engine import Follower
-from merge_core.errors import CheckpointError
+from merge_core.errors import CheckpointError, unreadable
 from merge_core.plan import Plan, identified
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
@@ -37,18 +38,37 @@ class Unidentified:
 
     @classmethod
     def see(cls, sources: Sources, identify: Identify, shard_bytes: int) -> Unidentified:
-        """Look at every file that decides what the inputs are.
+        """Look at every file that decides what the inputs are, before anything is read of them.
 
         Raises:
             CheckpointError: a file that is named is not there, or leads out of its checkpoint.
+            UnreadableError: a directory or file cannot be looked at.
         """
-        return cls(identify, shard_bytes, _fingerprints(sources))
+        try:
+            return cls(identify, shard_bytes, _fingerprints(sources))
+        except OSError as error:
+            raise unreadable(Path(error.filename or "an input"), error) from error
 
-    def plan(self, plan: Plan) -> Plan:
+    def plan(self, plan: Plan, sources: Sources) -> Plan:
         """A plan that was made without digests, with an identity for the time being: for as long
-        as no file changes."""
-        identity = digest_of({"plan": plan.digest, "files": dict(self.seen)})
+        as no file changes, and every reference leads to the same ones."""
+        places = {reference: _places(source) for reference, source in sources.items()}
+        files = {as_text(path): lasting(seen) for path, seen in self.seen.items()}
+        identity = digest_of({"plan": plan.digest, "sources": places, "files": files})
         return replace(plan, digest=identity)
+
+    def refuse_changes_before(self, sources: Sources) -> None:
+        """Nobody wrote to a file between the beginning and now.
+
+        Args:
+            sources: as they were seen, without digests.
+
+        Raises:
+            CheckpointError: a file has changed, come or gone.
+            OSError: a file cannot be looked at.
+        """
+        if _fingerprints(sources) != self.seen:
+            raise changed_meanwhile()
 
     def refuse_changes(self, sources: Sources) -> None:
         """What was hashed is what was merged: nobody wrote to a file between the beginning and now.
@@ -139,6 +159,13 @@ def _fingerprints(sources: Sources) -> dict[str, str]:
     for adapter in _adapters(sources):
         files += adapter_files(adapter.directory.absolute())
     return {str(path): fingerprint(path) for path in files}
+
+
+def _places(source: SourceCheckpoint) -> list[str]:
+    directories = [source.directory]
+    if source.adapter:
+        directories.append(source.adapter.directory)
+    return [as_text(directory.absolute()) for directory in directories]
 
 
 def _adapters(sources: Sources) -> list[SourceAdapter]:

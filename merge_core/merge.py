@@ -11,7 +11,7 @@ from merge_core.conducting import Workers
 from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
 from merge_core.home import Home
-from merge_core.identifying import Identify, Unidentified, needs_digests
+from merge_core.identifying import Unidentified, needs_digests
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.plan import make_plan
 from merge_core.progress import Progress
@@ -36,7 +36,7 @@ def merge(
     statistics: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
     fan_out: FanOut | None = None,
-    identify: Identify | None = None,
+    unidentified: Unidentified | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
 ) -> CheckpointManifest:
@@ -52,8 +52,8 @@ def merge(
             the result with trust_remote_code runs it.
         fan_out: has groups of tensors computed by other processes, to the same bytes; `threads` is
             then for each of them. By default this process computes.
-        identify: gives the sources with their digests; `sources` are then without. It is called
-            while this process merges into `out`, or before where digests have to be known first.
+        unidentified: `sources` as they were seen, which are then without digests: these are
+            learned while this process merges into `out`, or before where they have to be known.
         statistics: what `tasks.calibration` measured of each model, for methods that use data.
 
     Raises:
@@ -65,12 +65,9 @@ def merge(
     """
     if out is not None:
         refuse_existing(out)
-    unidentified = None
-    if identify is not None:
-        if out is None or fan_out is not None or statistics or needs_digests(recipe):
-            sources = identify(progress or (lambda _: None))
-        else:
-            unidentified = Unidentified.see(sources, identify, shard_bytes)
+    known_first = out is None or fan_out is not None or statistics or needs_digests(recipe)
+    if unidentified is not None and known_first:
+        sources, unidentified = unidentified.identify(progress or (lambda _: None)), None
     if check:
         origin = recipe.base_checkpoint
         base = sources[origin] if origin else None
@@ -88,7 +85,7 @@ def merge(
         recipe, sources, shard_bytes=shard_bytes, statistics=statistics, copy_code=copy_code
     )
     if unidentified is not None:
-        plan = unidentified.plan(plan)
+        plan = unidentified.plan(plan, sources)
     workers = None
     if fan_out is not None:
         order = MergeOrder.of(recipe, sources, statistics, shard_bytes, copy_code)

@@ -4,16 +4,22 @@ none: whatever changes, fails or is stopped in between."""
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from merge_core import execution
 from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
+from merge_core.identifying import Unidentified
+from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.manifest import SUMS_NAME
 from merge_core.merge import merge
 from merge_core.progress import Progress, ProgressEvent
@@ -39,37 +45,53 @@ def root(tmp_path: Path) -> Path:
 
 
 def recipe(method: str) -> Recipe:
-    parameters = {"weight": 0.5} | ({} if method in {"linear", PLAIN} else {"density": 0.5})
-    models = [{"model": "a"}, {"model": "b"}]
+    weights = {"a": 0.75, "b": 0.25}
+    models = [{"model": name, "parameters": {"weight": w}} for name, w in weights.items()]
+    parameters = {} if method in {"linear", PLAIN} else {"density": 0.5}
     settings = {"merge_method": method, "models": models, "parameters": parameters}
     return parse_recipe(settings | {"base_model": "base"})
 
 
-def identified(root: Path, progress: Progress | None = None) -> dict[str, SourceCheckpoint]:
+def identified(
+    root: Path, progress: Progress | None = None, places: Mapping[str, str] | None = None
+) -> dict[str, SourceCheckpoint]:
     memo = DigestMemo(root / "home" / "digests.sqlite")
-    return {name: describe_source(name, root / name, memo, progress=progress) for name in NAMES}
+    return {
+        name: describe_source(name, root / (places or {}).get(name, name), memo, progress=progress)
+        for name in NAMES
+    }
 
 
 def run(
     root: Path,
     out: str,
     method: str = PLAIN,
-    identify: Callable[[Progress], dict[str, SourceCheckpoint]] | None = None,
+    identify: Callable[[Progress], Mapping[str, SourceCheckpoint]] | None = None,
     progress: Progress | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> CheckpointManifest:
-    sources = identified(root)
-    if identify is not None:
+    """A merge; with `identify` of inputs that are not identified yet.
+
+    Args:
+        places: where references lead that are not names of directories.
+    """
+    if identify is None:
+        sources = identified(root)
+    else:
         sources = {
-            name: source.model_copy(update={"digest": "", "files": ()})
-            for name, source in sources.items()
+            name: SourceCheckpoint(
+                reference=name, path=str(root / (places or {}).get(name, name)), digest="", files=()
+            )
+            for name in NAMES
         }
+    seen = Unidentified.see(sources, identify, DEFAULT_SHARD_BYTES) if identify else None
     return merge(
         recipe(method),
         sources,
         home=Home(root / "home"),
         out=root / out,
         check=False,
-        identify=identify,
+        unidentified=seen,
         progress=progress,
     )
 
@@ -106,8 +128,13 @@ def test_a_file_that_changes_or_comes_meanwhile_is_told(name: str, when: str, ro
     path = root / "b" / name
 
     def write() -> None:
-        content = path.read_bytes() if path.exists() else b"{}"
-        path.write_bytes(content)  # even if it is the same: nobody can know what was read
+        """Even if the content is the same: nobody can know what was read."""
+        if not path.exists():
+            path.write_bytes(b"{}")
+        with path.open("r+b") as file:
+            first = file.read(1)
+            file.seek(0)
+            file.write(first)
 
     def identify(progress: Progress) -> dict[str, SourceCheckpoint]:
         if when == "before hashing":
@@ -162,3 +189,56 @@ def test_an_interrupt_ends_identifying_too(root: Path) -> None:
     assert working["plan"]
     again = run(root, "out", identify=lambda progress: identified(root, progress))
     assert again.object_id == run(root, "other").object_id
+
+
+def test_a_killed_merge_is_not_resumed_with_references_that_lead_elsewhere(root: Path) -> None:
+    """As an alias of a registry does, or a branch."""
+
+    def interrupted(event: ProgressEvent) -> None:
+        if event.stage == "merge" and event.done:
+            raise KeyboardInterrupt
+
+    def merged(out: str, places: dict[str, str], progress: Progress | None = None) -> str:
+        identify = partial(identified, root, places=places)
+        return run(root, out, PLAIN, identify, progress, places).object_id
+
+    straight, swapped = {"a": "a", "b": "b"}, {"a": "b", "b": "a"}
+    expected = merged("expected", swapped)
+    with pytest.raises(KeyboardInterrupt):
+        merged("out", straight, interrupted)
+    assert merged("out", swapped) == expected
+
+
+def test_a_config_that_changes_while_it_is_copied_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = root / "base" / "config.json"
+    writing = execution.write_model_files
+
+    def write(*arguments: Any) -> Any:
+        config.write_text(json.dumps({"model_type": "llama", "new": True}))
+        return writing(*arguments)
+
+    monkeypatch.setattr(execution, "write_model_files", write)
+    for out, identify in (("one", None), ("two", partial(identified, root))):
+        with pytest.raises(CheckpointError, match="changed"):
+            run(root, out, identify=identify)
+        assert not (root / out).exists()
+        config.write_text(json.dumps({"model_type": "llama"}))
+
+
+def test_a_directory_whose_name_is_not_utf_8(root: Path) -> None:
+    strange = os.fsdecode(b"\xff\xfe")
+    (root / "b").rename(root / strange)
+    places = {"b": strange}
+    merged = run(root, "out", identify=partial(identified, root, places=places), places=places)
+    (root / strange).rename(root / "b")
+    assert merged.object_id == run(root, "other").object_id
+
+
+def test_an_input_that_cannot_be_looked_at_is_told(root: Path) -> None:
+    (root / "b" / "model.safetensors").unlink()
+    (root / "b" / "model.safetensors").symlink_to("nowhere")
+    with pytest.raises(MergeflowError) as caught:
+        run(root, "out", identify=partial(identified, root))
+    assert caught.value.mend
