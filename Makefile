@@ -23,7 +23,8 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
-		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_secrets.py
+		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_working_directory.py \
+		tests/faults/test_identifying_meanwhile.py tests/faults/test_secrets.py
 
 sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, adapters through the whole flow (five minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py tests/pipeline/test_adapters_in_flow.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
 from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
-from merge_core.shard_groups import InputFile, input_files
+from merge_core.shard_groups import input_files
 from merge_core.shard_hashing import ShardHasher
 from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
@@ -79,7 +79,6 @@ def execute(
             refuse_existing(out)
         try:
             before = input_files(plan)
-            seen = _fingerprints(before)
             if unidentified is not None:
                 unidentified.refuse_changes_before(sources)
             _refuse_changed(sources, home)
@@ -113,8 +112,6 @@ def execute(
                         plan, sources = identifying.conclude(plan)
             if input_files(plan) != before:
                 raise changed_meanwhile()
-            if _fingerprints(before) != seen:  # a link more, or old times on new content
-                _refuse_changed(sources, home)
             if len(plan.shards) > 1:
                 index = index_json([tensor.slot for tensor in plan.tensors], plan.shards)
                 (staging.checkpoint / index_name(plan.shards)).write_bytes(index)
@@ -123,7 +120,7 @@ def execute(
                 taken_over = write_model_files(plan, sources, staging.checkpoint)
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
-            # What was copied of the inputs has to be what they are known by, too.
+            # After all else: what was copied of the inputs has to be what they are known by, too.
             if unidentified is not None:
                 unidentified.refuse_changes(sources)
             else:
@@ -165,15 +162,6 @@ def refuse_existing(out: Path) -> None:
 def placed(out: Path) -> Path:
     """The absolute path of a place; without `..`, for which directories would have to be made."""
     return out.resolve() if ".." in out.parts else out.absolute()
-
-
-def _fingerprints(files: Sequence[InputFile]) -> list[str]:
-    """What changes with any of these files.
-
-    Raises:
-        OSError: one of them is gone.
-    """
-    return [fingerprint(Path(file.path)) for file in files]
 
 
 def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None:

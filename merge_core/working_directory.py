@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import re
 import shutil
@@ -45,15 +44,16 @@ def hold(directory: Path, progress: Progress | None = None) -> int:
         OutputError: something in that place is not a merge's.
         OSError: it cannot be made or locked.
     """
-    for attempt in itertools.count():
+    path, attempts = directory / LOCK, 0
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
         _refuse_what_is_not_ours(directory)
-        path = directory / LOCK
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, flags, 0o644)
         except (FileNotFoundError, FileExistsError):
-            if attempt == _ATTEMPTS:
+            attempts += 1
+            if attempts > _ATTEMPTS:
                 raise
             time.sleep(_PAUSE)  # somebody is just making it, or removing it
             continue
@@ -66,7 +66,6 @@ def hold(directory: Path, progress: Progress | None = None) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed the directory
-    raise AssertionError("unreachable")
 
 
 def remove(directory: Path) -> None:
