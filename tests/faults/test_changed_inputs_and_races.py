@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums, write_models
+from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums
 from tests.support.forked_commands import ForkedCommand, ForkServer, Signalled
 from tests.support.traces import bytes_taken_over
 
@@ -20,11 +20,6 @@ _MORE = pytest.mark.slow
 """On cases beyond the first of their kind: `make crash` runs them all."""
 IN_THE_MERGE = Signalled(signal.SIGSTOP, line="progress\tmerge")
 """The merge stops when it is about to compute its first tensor."""
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from tests.support.crash_cases import (
     Case,
     merge_server,
     sums,
-    write_models,
 )
 from tests.support.forked_commands import ForkedCommand, ForkServer, Signalled
 from tests.support.processes import wait_until
@@ -40,11 +39,6 @@ _MORE = pytest.mark.slow
 """On cases beyond the first of their kind: `make crash` runs them all."""
 _NEEDED_MB = 36
 """What the merge asks for: its output, and 32 MiB to spare."""
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

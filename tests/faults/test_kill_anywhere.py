@@ -23,7 +23,6 @@ from tests.support.crash_cases import (
     merge_server,
     sums,
     tensors_in,
-    write_models,
 )
 from tests.support.forked_commands import ForkServer, Signalled
 from tests.support.traces import PHASES, bytes_taken_over, phase_of
@@ -204,11 +203,6 @@ def crash(crashes: Crashes, kills: int, moments: random.Random) -> None:
             moments.shuffle(aimed)
         crashes.kill_and_resume(moments, aimed.pop())
     raise AssertionError("most merges ended before they were killed")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from flows import cli
 from flows.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
-from tests.support.crash_cases import write_models
 
 MARK = "canary7f3a91c2"
 """In every secret. Only letters and digits: quoting for an address leaves it as it is."""
@@ -62,11 +61,6 @@ def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         check=True,
     )
     monkeypatch.chdir(place)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 def found_in(root: Path) -> list[str]:

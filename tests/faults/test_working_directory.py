@@ -15,7 +15,7 @@ import pytest
 from merge_core import working_directory
 from merge_core.progress import ProgressEvent
 from merge_core.working_directory import hold, remove
-from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums, write_models
+from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums
 from tests.support.forked_commands import ForkServer, Signalled
 
 OUT = Case("linear", 10 * TENSOR_BYTES)
@@ -34,11 +34,6 @@ while time.monotonic() < end:
     turns += 1
 print(turns)
 """
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
