@@ -114,8 +114,9 @@ class Computing(FeedContext):
         block: int,
         surveys: Mapping[str, Survey],
         stop: threading.Event,
+        most_kept: int = 0,
     ) -> None:
-        super().__init__(reader, device, block)
+        super().__init__(reader, device, block, most_kept)
         self.surveys = surveys
         self.stop = stop
 
@@ -196,6 +197,7 @@ class Computation:
     def _prepared(self) -> Kernel:
         if self._kernel is None:
             kernel = method_named(self._tensor.method).kernel(self._job)
+            self._context.reads_again |= kernel.passes > 0
             for index in range(kernel.passes):
                 for block in self.blocks():
                     kernel.observe(index, block)
@@ -212,6 +214,7 @@ class Computation:
             else feed.read(0, source.numel)
             for source, feed in self._statistics
         ]
+        self._context.settle()
         return Block(start, base, models, statistics)
 
     def _step(self) -> int:

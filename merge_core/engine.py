@@ -13,10 +13,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from typing import Protocol
 
 from merge_core.computed import Computing
 from merge_core.devices import compute_device, is_cpu
+from merge_core.gpu.transfers import LEAST_WORKERS, own_queue, spare_memory
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
 from merge_core.processors import processors
@@ -30,8 +32,8 @@ from merge_core.torch_threads import OneThreadEach
 
 CPU_BLOCK = 4 * CHUNK
 """Elements of a block on the CPU: a few of them in float64 fit the cache."""
-CUDA_BLOCK = 256 * CHUNK
-"""Elements of a block on a GPU: large enough to hide launches behind transfers."""
+GPU_BLOCK = 64 * CHUNK
+"""Elements of a block on a GPU: copying 8 MB takes longer than launching what computes them."""
 _NOT_COMPUTING = ("read", "write", "wait")
 
 
@@ -64,11 +66,12 @@ def run_plan(
 
     Args:
         device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:1".
-        threads: workers; by default one for each available core, at most 8.
+        threads: workers; by default one for each available core, at most 8, on a GPU at least 2.
         block_elements: elements of a block, rounded up to a multiple of `CHUNK`.
         only: indices of the tensors to compute; by default all.
         surveys: what `survey_plan` found of this plan; by default it is called first.
-        fused: use fused kernels where there are some (`merge_core.fused`); the bytes are the same.
+        fused: use fused kernels where there are some (`merge_core.fused`, `merge_core.gpu`); the
+            bytes are the same.
         timings: where to add what was spent.
         follower: told what is written, and asked how fast to go on.
 
@@ -79,7 +82,6 @@ def run_plan(
         OutputError: the result cannot be written.
     """
     block = _block_elements(device, block_elements)
-    workers = threads or _default_workers()
     wanted = range(len(plan.tensors)) if only is None else sorted(only)
     todo = [index for index in wanted if index not in staging.finished]
     if todo and plan.surveys and surveys is None:
@@ -89,6 +91,7 @@ def run_plan(
     throttle = Throttle(progress, "merge", _nbytes(plan, wanted))
     throttle.advance(_nbytes(plan, set(wanted) - set(todo)))
     timings, on_cpu = timings or Timings(), is_cpu(device)  # asked once: it looks for drivers
+    workers = threads or _default_workers(on_cpu)
     parts = parts_of(plan, todo, workers)
     left = Counter(part.index for part in parts)
     queue, stop, lock = deque(parts), threading.Event(), threading.Lock()
@@ -98,8 +101,10 @@ def run_plan(
             staging=staging,
             reader=reader,
             device=device,
+            on_cpu=on_cpu,
+            most_kept=0 if on_cpu else spare_memory(compute_device(device)) // workers,
             block=block,
-            fused=fused and on_cpu,
+            fused=fused,
             surveys=surveys or {},
             torch_threads=torch_threads,
             timings=timings,
@@ -110,6 +115,10 @@ def run_plan(
             return stop.is_set() or not queue
 
         def work() -> None:
+            with nullcontext() if on_cpu else own_queue(compute_device(device)):
+                take_parts()
+
+        def take_parts() -> None:
             while True:
                 if follower:
                     follower.pace(workers if on_cpu else 1, is_over)
@@ -158,17 +167,18 @@ def survey_plan(
             torch_threads.enter()
             return Computing(reader, target, block, found, threading.Event())
 
-        run_surveys(plan.surveys, found, context, threads or _default_workers(), progress)
+        workers = threads or _default_workers(target.type == "cpu")
+        run_surveys(plan.surveys, found, context, workers, progress)
     return found
 
 
 def _block_elements(device: str, wanted: int | None) -> int:
-    default = CPU_BLOCK if is_cpu(device) else CUDA_BLOCK
+    default = CPU_BLOCK if is_cpu(device) else GPU_BLOCK
     return -(-(wanted or default) // CHUNK) * CHUNK
 
 
-def _default_workers() -> int:
-    return min(8, processors())
+def _default_workers(on_cpu: bool) -> int:
+    return max(1 if on_cpu else LEAST_WORKERS, min(8, processors()))
 
 
 def _nbytes(plan: Plan, indices: Collection[int]) -> int:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from merge_core.dtypes import ITEM_SIZES
+from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import NonFiniteError
+from merge_core.gpu.transfers import host_memory
 from merge_core.lazy_torch import torch
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
@@ -63,17 +64,57 @@ TensorInput = TensorEntry | MadeTensor
 
 
 class FeedContext:
-    """What a worker lends to the feeds of its tensors."""
+    """What a worker lends to the feeds of its tensors.
 
-    def __init__(self, reader: BlockReader, device: torch.device, block: int) -> None:
+    Args:
+        block: elements of a usual block.
+        most_kept: bytes of stored values that may stay on the device for a later pass.
+    """
+
+    def __init__(
+        self, reader: BlockReader, device: torch.device, block: int, most_kept: int = 0
+    ) -> None:
         self.reader = reader
         self.device = device
         self.block = block
-        """Elements of a usual block."""
+        self.is_remote = device.type != "cpu"
+        """Whether values travel to the device: then they are looked at when a block is complete,
+        since each look waits for the device, and may stay there."""
+        self.reads_again = False
+        """Whether what is read now is wanted once more."""
+        self._room = most_kept
+        self._unsettled: list[tuple[_Stored, int, int, torch.Tensor]] = []
 
     def open(self, source: TensorInput) -> Feed:
         """The values of an input."""
         return _Stored(source, self) if isinstance(source, TensorEntry) else source.open(self)
+
+    def see(self, feed: _Stored, start: int, count: int, values: torch.Tensor) -> None:
+        """Find out whether values that were read are finite, now or when they are settled."""
+        if self.is_remote:
+            self._unsettled.append((feed, start, count, values.sum()))
+        else:
+            _check_finite(feed.entry, values)
+
+    def may_keep(self, nbytes: int) -> bool:
+        """Whether so many bytes more can stay on the device, which they then do."""
+        keeps = self.reads_again and nbytes <= self._room
+        self._room -= nbytes * keeps
+        return keeps
+
+    def settle(self) -> None:
+        """Look at what was read since the last time.
+
+        Raises:
+            NonFiniteError: some of it is NaN or infinite.
+        """
+        if not self._unsettled:
+            return
+        unsettled, self._unsettled = self._unsettled, []
+        if bool(torch.isfinite(torch.stack([total for *_, total in unsettled])).all()):
+            return
+        for feed, start, count, _ in unsettled:
+            _check_finite(feed.entry, feed.values(start, count))
 
 
 def values_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], torch.Tensor]:
@@ -95,18 +136,36 @@ class _Stored:
     """A tensor on disk, every value of it checked to be finite."""
 
     def __init__(self, entry: TensorEntry, context: FeedContext) -> None:
-        self._entry = entry
+        self.entry = entry
         self._context = context
         self._buffer = bytearray()
+        self._kept: dict[tuple[int, int], torch.Tensor] = {}
 
     def read(self, start: int, count: int) -> torch.Tensor:
-        size = count * ITEM_SIZES[self._entry.dtype]
+        if (start, count) in self._kept:  # and was looked at when it was read
+            return self._kept[start, count].to(torch.float64)
+        values = self.values(start, count)
+        self._context.see(self, start, count, values)
+        return values
+
+    def values(self, start: int, count: int) -> torch.Tensor:
+        """The values as `read` gives them, NaN included."""
+        if self._context.is_remote:
+            return self._sent(start, count).to(torch.float64)
+        size = count * ITEM_SIZES[self.entry.dtype]
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
-        stored = self._context.reader.read(self._entry, start, count, self._buffer)
-        values = stored.to(self._context.device).to(torch.float64)
-        _check_finite(self._entry, values)
-        return values
+        stored = self._context.reader.read(self.entry, start, count, self._buffer)
+        return stored.to(torch.float64)
+
+    def _sent(self, start: int, count: int) -> torch.Tensor:
+        device = self._context.device
+        room = host_memory(count, torch_dtype(self.entry.dtype), device)
+        self._context.reader.read_into(self.entry, start, room.view(torch.uint8).numpy().data)
+        stored = room.to(device, non_blocking=True)
+        if self._context.may_keep(stored.nbytes):
+            self._kept[start, count] = stored
+        return stored
 
 
 def _check_finite(entry: TensorEntry, values: torch.Tensor) -> None:

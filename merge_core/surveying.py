@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from merge_core.computed import Computation, ComputedTensor, Computing
+from merge_core.gpu.transfers import own_queue
 from merge_core.methods import method_named
 from merge_core.methods.base import Survey
 from merge_core.progress import Progress, Stopped, Throttle
@@ -77,6 +78,10 @@ def _run_pass(
 
     def work() -> None:
         mine = context()
+        with own_queue(mine.device):
+            show_tensors(mine)
+
+    def show_tensors(mine: Computing) -> None:
         while not given_up.is_set() and not mine.stop.is_set():
             with lock:
                 tensor = next(queue, None)

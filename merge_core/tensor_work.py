@@ -12,6 +12,7 @@ from merge_core.computed import COPY, Computation, Computing
 from merge_core.devices import compute_device
 from merge_core.dtypes import ITEM_SIZES, name_of
 from merge_core.errors import CompatibilityError
+from merge_core.gpu.transfers import explained_shortage, to_host
 from merge_core.inputs import entries_of
 from merge_core.lazy_torch import torch
 from merge_core.methods.base import Survey
@@ -67,6 +68,7 @@ def _is_divisible(tensor: PlannedTensor) -> bool:
 class Work:
     """What all workers of a merge share.
 
+    most_kept: bytes of its inputs that a worker may keep on a GPU.
     fused: use fused kernels where there are some.
     """
 
@@ -74,6 +76,8 @@ class Work:
     staging: ShardWriter
     reader: BlockReader
     device: str
+    on_cpu: bool
+    most_kept: int
     block: int
     fused: bool
     surveys: Mapping[str, Survey]
@@ -85,7 +89,7 @@ class Work:
         """A context for the methods' own kernels. Loads torch."""
         self.torch_threads.enter()
         device = compute_device(self.device)
-        return Computing(self.reader, device, self.block, self.surveys, self.stop)
+        return Computing(self.reader, device, self.block, self.surveys, self.stop, self.most_kept)
 
     def check(self) -> None:
         """Raises Stopped when the merge is being given up."""
@@ -102,8 +106,13 @@ class Work:
         tensor = self.plan.tensors[part.index]
         if tensor.method == COPY:
             self._copy(tensor, part)
-        elif not (self.fused and self._fused(tensor, part)):
-            self._general(tensor, part)
+        elif self.on_cpu:
+            if not (self.fused and self._fused(tensor, part)):
+                self._general(tensor, part)
+        else:
+            with explained_shortage(tensor.name):
+                if not (self.fused and self._on_gpu(tensor, part)):
+                    self._general(tensor, part)
 
     def _fused(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a fused kernel; False when the tensor needs its method's own."""
@@ -120,10 +129,23 @@ class Work:
             return False
         return True
 
+    def _on_gpu(self, tensor: PlannedTensor, part: Part) -> bool:
+        """Try a kernel of the GPU; False when the tensor needs its method's own."""
+        from merge_core.gpu.computation import GpuComputation
+        from merge_core.gpu.self_check import can_use_kernels
+
+        device = compute_device(self.device)
+        computation = GpuComputation.of(
+            tensor.computed, self.reader, device, self.block, self.check
+        )
+        if computation is None or not can_use_kernels(device):
+            return False
+        return computation.write(_Place(self, tensor), part.start, part.stop)
+
     def _general(self, tensor: PlannedTensor, part: Part) -> None:
         computation = Computation(tensor.computed, self.general())
         for start, count in computation.ranges(part.start, part.stop):
-            values = computation.rounded(start, count).cpu().contiguous()
+            values = to_host(computation.rounded(start, count))
             self._write(tensor, start, values.view(torch.uint8).numpy().data)
 
     def _copy(self, tensor: PlannedTensor, part: Part) -> None:

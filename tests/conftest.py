@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.update(
     {
@@ -19,6 +20,8 @@ os.environ.update(
 )
 for _name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "HF_TOKEN", "MERGEFLOW_ZOO"):
     os.environ.pop(_name, None)
+if not torch.cuda.is_available():  # then the GPU's kernels are interpreted; before triton's import
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from examples.model_zoo import Zoo, build_zoo  # noqa: E402
 from flows.prefect_session import PrefectSession, prefect_session  # noqa: E402

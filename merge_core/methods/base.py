@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from merge_core.gpu.lane_sums import sums_of_steps
 from merge_core.lazy_torch import torch
 from merge_core.parameters import Parameter, Scalar
 
@@ -212,18 +213,19 @@ class Sum:
         self._step = step
 
     def add(self, values: torch.Tensor) -> None:
-        """Add a block's values (float64); on a GPU in the device's own order."""
-        for start in range(0, values.numel(), self._step):
-            self.value += _sum_of_step(values[start : start + self._step])
+        """Add a block's values (float64), in the same order on every device."""
+        for total in _sums_of_steps(values, self._step):
+            self.value += total
 
 
-def _sum_of_step(values: torch.Tensor) -> float:
+def _sums_of_steps(values: torch.Tensor, step: int) -> Iterable[float]:
     if values.device.type != "cpu":
-        return float(values.sum())
-    # numba, which takes most of a second to import, only where something is summed.
+        return sums_of_steps(values, step)
+    # LLVM's loader takes a tenth of a second to import: only where something is summed.
     from merge_core.fused.sums import sum_in_lanes
 
-    return float(sum_in_lanes(values.numpy()))
+    starts = range(0, values.numel(), step)
+    return (float(sum_in_lanes(values[start : start + step].numpy())) for start in starts)
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,216 @@
+"""The GPU's kernels give the bytes of the methods' own expressions, as far as a CPU can tell.
+
+Without a GPU Triton's interpreter carries them out, with numpy: that shows what they say. Its
+compiler turns them into machine code for two GPUs, which shows that they compile, and that no
+product and sum become one operation. With a GPU the same tests run on it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from merge_core import engine, tensor_work
+from merge_core.computed import Computation, Computing
+from merge_core.gpu import computation, self_check
+from merge_core.gpu.computation import GpuComputation
+from merge_core.methods.base import CHUNK
+from merge_core.progress import Stopped
+from merge_core.reading import BlockReader
+from merge_core.safetensors_header import TensorEntry
+from tests.conformance.gpu_cases import RECIPES, write_zoo
+from tests.conformance.test_fused_kernels import CASES, VALUES, computed, normal, stored
+from tests.support.checkpoints import run_recipe
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy
+
+CPU = torch.device("cpu")
+DEVICE = torch.device("cuda:0") if torch.cuda.is_available() else CPU
+COVERED = [case for case in CASES if case[0] in ("linear", "passthrough", "task_arithmetic")]
+
+
+@pytest.mark.parametrize("values", VALUES[1::2], ids=lambda values: values.__name__)
+def test_same_bytes_for_bfloat16(
+    values: Callable[[int], list[torch.Tensor]], tmp_path: Path
+) -> None:
+    shape = (150, 450)  # more than one block
+    entries = stored(values(shape[0] * shape[1]), "BF16", shape, tmp_path)
+    for method, parameters in COVERED:
+        assert_same_bytes(method, parameters, entries, "BF16", shape)
+
+
+@pytest.mark.parametrize("out", ["BF16", "F16", "F32", "F64"])
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_same_bytes_across_dtypes(dtype: str, out: str, tmp_path: Path) -> None:
+    entries = stored(normal(5000), dtype, (5000,), tmp_path)
+    for method, parameters in COVERED:
+        assert_same_bytes(method, parameters, entries, out, (5000,))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_left_to_the_methods_own_expressions(
+    dtype: str, value: float, tmp_path: Path
+) -> None:
+    for broken in range(2):
+        values = normal(3000)
+        values[broken][2999] = value
+        entries = stored(values, dtype, (3000,), tmp_path)
+        for method, parameters in COVERED:
+            tensor = computed(method, parameters, entries, dtype, (3000,))
+            if broken or tensor.base is not None:
+                assert merged_bytes(tensor, 1 << 12) is None
+
+
+def test_a_result_that_is_too_large_is_left_to_the_methods_own_expressions(tmp_path: Path) -> None:
+    entries = stored([torch.full((50,), 60_000.0)] * 4, "F16", (50,), tmp_path)
+    tensor = computed("linear", {"normalize": False}, entries, "F16", (50,))
+    assert merged_bytes(tensor, 1 << 12) is None
+    assert merged_bytes(tensor._replace(dtype="F32"), 1 << 12) is not None
+
+
+def test_a_merge_that_is_given_up_stops_between_blocks(tmp_path: Path) -> None:
+    entries = stored(normal(5000), "BF16", (5000,), tmp_path)
+    written: list[int] = []
+
+    def check() -> None:
+        if written:
+            raise Stopped
+
+    with BlockReader() as reader:
+        tensor = computed("linear", {}, entries, "BF16", (5000,))
+        merging = GpuComputation.of(tensor, reader, DEVICE, 1000, check)
+        assert merging is not None
+        with pytest.raises(Stopped):
+            merging.write(_Sink(lambda start, data: written.append(start)), 0, 5000)
+    assert written == [0]
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "passthrough"])
+def test_a_whole_merge_goes_by_the_kernels(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = write_zoo(tmp_path, torch.bfloat16)
+    expected = run_recipe(RECIPES[method], zoo, tmp_path / "cpu", device="cpu")
+    monkeypatch.setattr(engine, "is_cpu", lambda name: name != "cuda")
+    monkeypatch.setattr(engine, "spare_memory", lambda device: 0)
+    for module in (engine, tensor_work):
+        monkeypatch.setattr(module, "compute_device", lambda name: DEVICE)
+    monkeypatch.setattr(self_check, "_found", {})
+    general: list[str] = []
+    monkeypatch.setattr(Computation, "rounded", lambda self, start, count: general.append("called"))
+    # The interpreter is not for threads.
+    found = run_recipe(RECIPES[method], zoo, tmp_path / "gpu", device="cuda", threads=1)
+    assert found.object_id == expected.object_id
+    assert not general
+    assert self_check._found == {DEVICE: True}
+
+
+def test_kernels_that_differ_or_fail_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    combine = computation.Combining.__call__
+
+    def off_by_one(self: Any, stored: torch.Tensor) -> Any:
+        merged, broken = combine(self, stored)
+        self_check._bits(merged)[4321] += 1
+        return merged, broken
+
+    def failing(self: Any, stored: torch.Tensor) -> Any:
+        raise RuntimeError("no C compiler was found")
+
+    for wrong, why in ((off_by_one, "BF16"), (failing, "RuntimeError: no C compiler was found")):
+        monkeypatch.setattr(self_check, "_found", {})
+        monkeypatch.setattr(computation.Combining, "__call__", wrong)
+        with pytest.warns(UserWarning, match=f"cannot be used on {DEVICE} .{why}.*without them"):
+            assert not self_check.can_use_kernels(DEVICE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not self_check.can_use_kernels(DEVICE)  # and says so once
+
+
+COMPILING = """
+import re
+from itertools import product
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from merge_core.gpu import kernels
+
+POINTERS = {0: "*i16", 1: "*fp16", 2: "*fp32", 3: "*fp64"}
+count = 0
+for name, capability, stored, out in product(
+    ("weighted_sum", "task_vector_sum"), (80, 90), (0, 1, 2), (0, 1, 2, 3)
+):
+    if stored != 0 and stored != out:
+        continue
+    kernel = getattr(kernels, name)
+    constants = {
+        "models": 2, "divided": True, "stored_format": stored, "out_format": out,
+        "tile": kernels.TILE,
+    }
+    signature = {
+        "stored": POINTERS[stored], "numbers": "*fp64", "out": POINTERS[out], "broken": "*i32",
+        "count": "i32", "stride": "i32", **dict.fromkeys(constants, "constexpr"),
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    made = triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options=dict(kernels.EXACT)
+    )
+    text = made.asm["ptx"]
+    assert made.asm["cubin"]
+    assert not re.search(r"\\bfma\\.\\S*f(32|64)", text), (name, capability, stored, out)
+    assert re.search(r"\\bmul\\.rn\\.f64", text), text
+    assert re.search(r"\\bdiv\\.rn\\.f64", text), text
+    count += 1
+print(count, "kernels")
+"""
+
+
+def test_kernels_compile_for_gpus_and_nothing_is_contracted() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILING], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "24 kernels\n"
+
+
+class _Sink:
+    def __init__(self, write: Callable[[int, memoryview], object]) -> None:
+        self.write = write
+
+
+def merged_bytes(tensor: Any, block: int) -> bytes | None:
+    """What the kernels write, or None where they leave it to others."""
+    room = bytearray(tensor.numel * {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}[tensor.dtype])
+    size = len(room) // tensor.numel
+
+    def write(start: int, data: memoryview) -> None:
+        room[start * size : start * size + len(data)] = data
+
+    with BlockReader() as reader:
+        merging = GpuComputation.of(tensor, reader, DEVICE, block, lambda: None)
+        assert merging is not None
+        return bytes(room) if merging.write(_Sink(write), 0, tensor.numel) else None
+
+
+def assert_same_bytes(
+    method: str, parameters: Any, entries: list[TensorEntry], out: str, shape: tuple[int, ...]
+) -> None:
+    tensor = computed(method, parameters, entries, out, shape)
+    with BlockReader() as reader:
+        general = Computation(tensor, Computing(reader, CPU, CHUNK, {}, threading.Event()))
+        expected = b"".join(
+            general.rounded(start, count).view(torch.uint8).numpy().tobytes()
+            for start, count in general.ranges()
+        )
+    assert merged_bytes(tensor, CHUNK) == expected, (method, parameters)

@@ -1,0 +1,151 @@
+"""What a merge does on a GPU, on a device that is none: the bytes of the CPU for every method.
+
+See `tests.support.pretend_gpu` for what that can show, and `tests/gpu` for a real one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from merge_core import engine
+from merge_core.computed import Computation
+from merge_core.errors import NonFiniteError, StepError
+from merge_core.fused.sums import sum_in_lanes
+from merge_core.gpu.lane_sums import sums_of_steps
+from merge_core.methods import METHODS
+from merge_core.reading import BlockReader
+from merge_core.records import SourceCheckpoint
+from merge_core.safetensors_header import TensorEntry
+from tests.conformance.gpu_cases import RECIPES, write_zoo
+from tests.support.checkpoints import run_recipe, write_checkpoint
+from tests.support.pretend_gpu import Visits, pretend_gpu
+
+__all__ = ["pretend_gpu"]
+
+Zoo = dict[str, SourceCheckpoint]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return write_zoo(tmp_path_factory.mktemp("zoo"), torch.bfloat16)
+
+
+def test_every_method_has_a_recipe() -> None:
+    on_data = {name for name, method in METHODS.items() if method.statistics}
+    assert set(RECIPES) | on_data == set(METHODS)
+
+
+@pytest.mark.parametrize("method", sorted(RECIPES))
+def test_a_gpu_gives_the_bytes_of_the_cpu(
+    method: str, models: Zoo, tmp_path: Path, pretend_gpu: type[Visits]
+) -> None:
+    on_cpu = run_recipe(RECIPES[method], models, tmp_path / "cpu", device="cpu")
+    assert not pretend_gpu.count
+    on_gpu = run_recipe(RECIPES[method], models, tmp_path / "gpu", device="cuda", threads=2)
+    assert pretend_gpu.count
+    assert on_gpu.object_id == on_cpu.object_id
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "della", "slerp", "sce"])
+def test_blocks_and_workers_change_no_byte_on_a_gpu(
+    method: str, models: Zoo, tmp_path: Path, pretend_gpu: type[Visits]
+) -> None:
+    found = {
+        run_recipe(
+            RECIPES[method],
+            models,
+            tmp_path / f"{threads}",
+            device="cuda",
+            threads=threads,
+            block_elements=block,
+        ).object_id
+        for threads, block in ((1, 1), (2, 70_000), (3, 1 << 22))
+    }
+    assert len(found) == 1
+
+
+def test_inputs_stay_on_the_gpu_between_passes_where_they_fit(
+    models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+    read_into = BlockReader.read_into
+
+    def counted(self: BlockReader, entry: TensorEntry, start: int, view: memoryview) -> None:
+        reads[entry.name] += len(view) * (entry.path.parent.name == "a")
+        read_into(self, entry, start, view)
+
+    monkeypatch.setattr(BlockReader, "read_into", counted)
+    kept = run_recipe(RECIPES["ties"], models, tmp_path / "kept", device="cuda")
+    once = dict(reads)
+    assert once["layers.0.long.weight"] == 2 * 140_001
+    reads.clear()
+    # One block of the base and of two models, and nothing else.
+    monkeypatch.setattr(engine, "spare_memory", lambda device: 3 * 2 * 65536)
+    options = {"device": "cuda", "threads": 1, "block_elements": 1}
+    some = run_recipe(RECIPES["ties"], models, tmp_path / "some", **options)
+    assert 2 * once["layers.0.long.weight"] < reads["layers.0.long.weight"]
+    assert some.object_id == kept.object_id
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gpu_tells_which_input_is_not_finite(
+    method: str, value: float, models: Zoo, tmp_path: Path, pretend_gpu: type[Visits]
+) -> None:
+    broken = torch.zeros(140_001, dtype=torch.bfloat16)
+    sound = {name: torch.randn(140_001).to(torch.bfloat16) for name in ("base", "a", "b", "c")}
+    broken[70_000] = value
+    zoo = {
+        name: write_checkpoint(
+            tmp_path / name, {"layers.0.weight": broken if name == "a" else values}
+        )
+        for name, values in sound.items()
+    }
+    with pytest.raises(NonFiniteError, match=r"layers\.0\.weight holds NaN or infinity \(1 ") as e:
+        run_recipe(RECIPES[method], zoo, tmp_path / "out", device="cuda")
+    assert f"{tmp_path}/a/" in str(e.value)
+
+
+def test_a_gpu_tells_of_a_result_that_is_too_large(
+    tmp_path: Path, pretend_gpu: type[Visits]
+) -> None:
+    values = torch.full((70_000,), 60_000.0, dtype=torch.float16)
+    zoo = {name: write_checkpoint(tmp_path / name, {"w": values}) for name in "abc"}
+    recipe = RECIPES["linear"] | {"parameters": {"weight": 1.0, "normalize": False}}
+    with pytest.raises(NonFiniteError, match=r"values up to 9e\+04, which float16 cannot hold"):
+        run_recipe(recipe, zoo, tmp_path / "out", device="cuda")
+
+
+def test_a_gpu_without_enough_memory_says_what_to_do_and_loses_nothing(
+    models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = Computation.rounded
+
+    def scarce(self: Computation, start: int, count: int) -> torch.Tensor:
+        if self.numel > 100_000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return rounded(self, start, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Computation, "rounded", scarce)
+        with pytest.raises(StepError, match="not enough free memory to compute tensor") as error:
+            run_recipe(RECIPES["ties"], models, tmp_path / "out", device="cuda")
+        assert "device: cpu" in str(error.value)
+    mended = run_recipe(RECIPES["ties"], models, tmp_path / "out", device="cpu")
+    whole = run_recipe(RECIPES["ties"], models, tmp_path / "whole", device="cpu")
+    assert mended.object_id == whole.object_id
+
+
+@pytest.mark.parametrize(("count", "step"), [(0, 7), (1, 7), (140_001, 65_536), (5170, 517)])
+def test_sums_on_a_gpu_have_the_bits_of_the_cpu(count: int, step: int) -> None:
+    values = (
+        np.random.default_rng(1).standard_normal(count)
+        * 10.0 ** np.arange(count % 97, -1, -1).mean()
+    )
+    expected = [sum_in_lanes(values[first : first + step]) for first in range(0, count, step)]
+    assert sums_of_steps(torch.from_numpy(values), step) == expected
