@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo fuzz help lint scale-out sessions stack stack-test test
+.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo fuzz gpu help lint scale-out sessions stack stack-test test
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -53,6 +53,11 @@ bench-memory: $(VENV)/.installed  ## peak memory with the tensors of an 8 B mode
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --shape llama-8b-two-layers --models 3
 	@$(BIN)/python benchmarks/speed/compare.py benchmarks/work/llama-8b-two-layers --out docs/benchmarks \
 		--without floor engine "floor to disk" "engine to disk" first mergekit --rounds 1
+
+gpu: $(VENV)/.installed-dev  ## on a machine with a GPU: every method against the CPU, and what of the hardware is reached
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/gpu tests/conformance/test_gpu_kernels.py
+	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
+	@$(BIN)/python benchmarks/gpu.py benchmarks/work/llama-1b
 
 averaging: $(VENV)/.installed-dev  ## average beside a simulated training run, on real servers (slow)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s tests/pipeline/test_averaging_flow.py tests/averaging
