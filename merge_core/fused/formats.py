@@ -68,6 +68,29 @@ def widen(typing_context: Any, value: Any) -> Any:
 
 
 @instruction
+def widen_bfloat16(typing_context: Any, pattern: Any) -> Any:
+    """A bfloat16 as float32: exact."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _widened(builder, types.uint16, arguments[0], _FLOAT)
+
+    return types.float32(types.uint16), generate
+
+
+@instruction
+def narrow_to_bfloat16(typing_context: Any, value: Any) -> Any:
+    """A float32 rounded once to bfloat16. A NaN must have zeros where bfloat16 has no bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits, sixteen = builder.bitcast(arguments[0], _I32), ir.Constant(_I32, 16)
+        last = builder.and_(builder.lshr(bits, sixteen), ir.Constant(_I32, 1))
+        up = builder.add(last, ir.Constant(_I32, 0x7FFF))
+        return builder.trunc(builder.lshr(builder.add(bits, up), sixteen), _I16)
+
+    return types.uint16(types.float32), generate
+
+
+@instruction
 def magnitude_bits(typing_context: Any, difference: Any) -> Any:
     """Bit pattern of a float64's magnitude rounded to float32, int32: ordered like magnitudes."""
 

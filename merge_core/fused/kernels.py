@@ -29,7 +29,11 @@ from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual, unusual
 from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
-from merge_core.fused.weighted_sums import weighted_sum
+from merge_core.fused.weighted_sums import (
+    can_sum_in_float32,
+    sum_of_two_powers,
+    weighted_sum,
+)
 from merge_core.methods.base import TINY_SUM
 from merge_core.methods.gram import GramKernel
 from merge_core.methods.sparsify import TINY_NORM
@@ -55,7 +59,10 @@ class WeightedSum(FusedKernel):
         self._divisor = None if beforehand else divisor
 
     def steps(self, block: StoredBlock, out: Array) -> Iterable[Step]:
-        yield calling(weighted_sum, block.models, self._weights, self._divisor, out)
+        if self._divisor is None and can_sum_in_float32(block.models, self._weights, out):
+            yield calling(sum_of_two_powers, block.models, self._weights, out)
+        else:
+            yield calling(weighted_sum, block.models, self._weights, self._divisor, out)
 
 
 @cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from merge_core.dtypes import ITEM_SIZES
 from merge_core.fused.computation import FusedComputation
 from merge_core.fused.order_statistics import find_cuts
 from merge_core.fused.stored import StoredTensor, Unusual
+from merge_core.fused.weighted_sums import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK
 from merge_core.reading import BlockReader
@@ -29,6 +31,7 @@ CASES: list[tuple[str, Mapping[str, Any]]] = [
     ("linear", {}),
     ("linear", {"normalize": False}),
     ("linear", {"weights": (1.0, 1.0, 2.0)}),
+    ("linear", {"weights": (1.0, 1.0)}),
     ("passthrough", {"scale": 1.3}),
     ("task_arithmetic", {"lambda": 0.7}),
     ("task_arithmetic", {"normalize": True}),
@@ -144,6 +147,34 @@ def test_same_bytes_for_small_tensors(shape: tuple[int, ...], tmp_path: Path) ->
     entries = stored(normal(numel), "BF16", shape, tmp_path)
     for method, parameters in CASES:
         assert_same_bytes(method, parameters, entries, "BF16", shape)
+
+
+WEIGHTS = [(0.5, 0.5), (1.0, -0.5), (0.25, 2.0**-16), (-1.0, 1.0)]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_float32_sums_two_bfloat16_like_float64(weights: tuple[float, float]) -> None:
+    """Every pattern with patterns of every size, near and far."""
+    every = np.arange(1 << 16, dtype=np.uint16)
+    others = np.random.default_rng(1).integers(0, 1 << 16, 200).astype(np.uint16)
+    found, expected = np.empty_like(every), np.empty_like(every)
+    for distance in (*range(8), *(128 * steps for steps in range(1, 30)), *others):
+        other = every + np.uint16(distance)
+        for models in ((every, other), (every, other ^ np.uint16(1 << 15))):
+            assert can_sum_in_float32(models, weights, found)
+            sum_of_two_powers(models, weights, found)
+            weighted_sum(models, weights, None, expected)
+            finite = (expected & 0x7FFF) < 0x7F80
+            assert np.array_equal(finite, (found & 0x7FFF) < 0x7F80)
+            assert np.array_equal(found[finite], expected[finite])
+
+
+def test_float32_sums_nothing_else() -> None:
+    bfloat16, float16 = np.zeros(4, np.uint16), np.zeros(4, np.int16)
+    for weights in ((0.3, 0.5), (2.0, 0.5), (0.5, 2.0**-17), (0.5, 0.0), (0.5,), (0.5, 0.5, 0.5)):
+        assert not can_sum_in_float32((bfloat16,) * len(weights), weights, bfloat16)
+    assert not can_sum_in_float32((float16, float16), (0.5, 0.5), float16)
+    assert not can_sum_in_float32((bfloat16, bfloat16), (0.5, 0.5), float16)
 
 
 def test_exact_cuts_where_the_sample_misleads(tmp_path: Path) -> None:
