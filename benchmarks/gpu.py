@@ -27,7 +27,6 @@ import torch
 
 from merge_core.engine import run_plan
 from merge_core.gpu.computation import Combining, Formula
-from merge_core.gpu.self_check import can_use_kernels
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
@@ -51,7 +50,6 @@ def main() -> None:
         raise SystemExit("there is no CUDA device here: nothing was measured")
     device = torch.device("cuda:0")
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")
-    print(f"Triton's kernels are used: {can_use_kernels(device)}")
     measure_kernels(device, given.rounds)
     found = sorted(path.absolute() for path in given.checkpoints.iterdir() if path.is_dir())
     checkpoints = [path for path in found if (path / "config.json").exists()][:3]

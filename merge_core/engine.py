@@ -18,12 +18,14 @@ from typing import Protocol
 
 from merge_core.computed import Computing
 from merge_core.devices import compute_device, is_cpu
-from merge_core.gpu.transfers import LEAST_WORKERS, own_queue, spare_memory
+from merge_core.gpu.memory import give_back, spare_memory
+from merge_core.gpu.transfers import LEAST_WORKERS, load_decompositions, own_queue
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
 from merge_core.processors import processors
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.reading import BlockReader
+from merge_core.recipe import Recipe
 from merge_core.shard_writer import ShardWriter
 from merge_core.surveying import run_surveys
 from merge_core.tensor_work import Work, parts_of
@@ -141,7 +143,15 @@ def run_plan(
                     with lock:
                         throttle.advance(nbytes)
 
-        _run(work, workers, stop, timings)
+        if on_cpu:
+            _run(work, workers, stop, timings)
+            return
+        if _decomposes(plan.recipe):
+            load_decompositions(compute_device(device))
+        try:
+            _run(work, workers, stop, timings)
+        finally:
+            give_back()
 
 
 def survey_plan(
@@ -168,7 +178,11 @@ def survey_plan(
             return Computing(reader, target, block, found, threading.Event())
 
         workers = threads or _default_workers(target.type == "cpu")
-        run_surveys(plan.surveys, found, context, workers, progress)
+        try:
+            run_surveys(plan.surveys, found, context, workers, progress)
+        finally:
+            if target.type != "cpu":
+                give_back()
     return found
 
 
@@ -179,6 +193,12 @@ def _block_elements(device: str, wanted: int | None) -> int:
 
 def _default_workers(on_cpu: bool) -> int:
     return max(1 if on_cpu else LEAST_WORKERS, min(8, processors()))
+
+
+def _decomposes(recipe: Recipe) -> bool:
+    return any(
+        each.method.granularity == "matrix" or each.post for each in (recipe, *recipe.recipes)
+    )
 
 
 def _nbytes(plan: Plan, indices: Collection[int]) -> int:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import NonFiniteError
-from merge_core.gpu.transfers import host_memory
+from merge_core.gpu.transfers import fill
 from merge_core.lazy_torch import torch
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
@@ -159,10 +159,9 @@ class _Stored:
         return stored.to(torch.float64)
 
     def _sent(self, start: int, count: int) -> torch.Tensor:
-        device = self._context.device
-        room = host_memory(count, torch_dtype(self.entry.dtype), device)
-        self._context.reader.read_into(self.entry, start, room.view(torch.uint8).numpy().data)
-        stored = room.to(device, non_blocking=True)
+        dtype, reader = torch_dtype(self.entry.dtype), self._context.reader
+        stored = torch.empty(count, dtype=dtype, device=self._context.device)
+        fill(stored, lambda index, view: reader.read_into(self.entry, start + index, view))
         if self._context.may_keep(stored.nbytes):
             self._kept[start, count] = stored
         return stored

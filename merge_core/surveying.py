@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from merge_core.computed import Computation, ComputedTensor, Computing
+from merge_core.gpu.memory import explained_shortage
 from merge_core.gpu.transfers import own_queue
 from merge_core.methods import method_named
 from merge_core.methods.base import Survey
@@ -88,7 +89,8 @@ def _run_pass(
             if tensor is None:
                 return
             try:
-                _see(survey, index, tensor, mine, lock, given_up)
+                with explained_shortage(tensor.name):
+                    _see(survey, index, tensor, mine, lock, given_up)
             except BaseException:
                 given_up.set()
                 raise

@@ -12,7 +12,8 @@ from merge_core.computed import COPY, Computation, Computing
 from merge_core.devices import compute_device
 from merge_core.dtypes import ITEM_SIZES, name_of
 from merge_core.errors import CompatibilityError
-from merge_core.gpu.transfers import explained_shortage, to_host
+from merge_core.gpu.memory import explained_shortage, give_back, is_shortage
+from merge_core.gpu.transfers import to_host
 from merge_core.inputs import entries_of
 from merge_core.lazy_torch import torch
 from merge_core.methods.base import Survey
@@ -85,11 +86,12 @@ class Work:
     timings: Timings
     stop: threading.Event
 
-    def general(self) -> Computing:
+    def general(self, most_kept: int | None = None) -> Computing:
         """A context for the methods' own kernels. Loads torch."""
         self.torch_threads.enter()
         device = compute_device(self.device)
-        return Computing(self.reader, device, self.block, self.surveys, self.stop, self.most_kept)
+        kept = self.most_kept if most_kept is None else most_kept
+        return Computing(self.reader, device, self.block, self.surveys, self.stop, kept)
 
     def check(self) -> None:
         """Raises Stopped when the merge is being given up."""
@@ -110,9 +112,7 @@ class Work:
             if not (self.fused and self._fused(tensor, part)):
                 self._general(tensor, part)
         else:
-            with explained_shortage(tensor.name):
-                if not (self.fused and self._on_gpu(tensor, part)):
-                    self._general(tensor, part)
+            self._on_gpu(tensor, part)
 
     def _fused(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a fused kernel; False when the tensor needs its method's own."""
@@ -129,21 +129,33 @@ class Work:
             return False
         return True
 
-    def _on_gpu(self, tensor: PlannedTensor, part: Part) -> bool:
+    def _on_gpu(self, tensor: PlannedTensor, part: Part) -> None:
+        try:
+            if not (self.fused and self._by_kernel(tensor, part)):
+                self._general(tensor, part)
+            return
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+        # Once more, with nothing kept: its memory is free as soon as the error is gone.
+        give_back()
+        with explained_shortage(tensor.name):
+            self._general(tensor, part, most_kept=0)
+
+    def _by_kernel(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a kernel of the GPU; False when the tensor needs its method's own."""
         from merge_core.gpu.computation import GpuComputation
-        from merge_core.gpu.self_check import can_use_kernels
 
         device = compute_device(self.device)
         computation = GpuComputation.of(
             tensor.computed, self.reader, device, self.block, self.check
         )
-        if computation is None or not can_use_kernels(device):
+        if computation is None:
             return False
         return computation.write(_Place(self, tensor), part.start, part.stop)
 
-    def _general(self, tensor: PlannedTensor, part: Part) -> None:
-        computation = Computation(tensor.computed, self.general())
+    def _general(self, tensor: PlannedTensor, part: Part, most_kept: int | None = None) -> None:
+        computation = Computation(tensor.computed, self.general(most_kept))
         for start, count in computation.ranges(part.start, part.stop):
             values = to_host(computation.rounded(start, count))
             self._write(tensor, start, values.view(torch.uint8).numpy().data)

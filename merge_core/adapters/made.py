@@ -97,6 +97,7 @@ def read_factors(fit: Fit, context: FeedContext) -> tuple[torch.Tensor, torch.Te
 class _AdaptedFeed:
     def __init__(self, tensor: AdaptedTensor, context: FeedContext) -> None:
         self._name = tensor.name
+        self._context = context
         self._origin = context.open(tensor.origin)
         self._rows, self._columns = tensor.shape
         self._left, self._right = read_factors(tensor.fit, context)
@@ -142,6 +143,7 @@ class _AdaptedFeed:
         assert self._magnitude is not None
         norms = self._tile.square().sum(1, keepdim=True).sqrt()[:rows]
         if bool((norms == 0).any()):
+            self._context.settle()  # of what is read, NaN and infinity are told first
             raise NonFiniteError(
                 f"the DoRA of {self._name} has a row of zeros, which has no direction",
                 mend="the adapter or its base is broken: use another checkpoint of it",

@@ -11,8 +11,8 @@ from typing import Any
 from merge_core.fused.compiling import Array, compiled
 from merge_core.fused.formats import widen
 from merge_core.fused.scratch import array_on_stack
+from merge_core.methods.base import LANES
 
-LANES = 256
 lanes_on_stack = array_on_stack("float64", LANES)
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from merge_core.computed import ComputedTensor
 from merge_core.dtypes import torch_dtype
-from merge_core.gpu.transfers import host_memory, to_host
+from merge_core.gpu.self_check import is_trusted, same_bits
+from merge_core.gpu.transfers import fill, to_host
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import TINY_SUM
+from merge_core.methods import method_named
+from merge_core.methods.base import TINY_SUM, Block
 from merge_core.reading import BlockReader
+from merge_core.rounding import round_once
 from merge_core.safetensors_header import TensorEntry
 
 _INPUTS = ("BF16", "F16", "F32")
 _OUTPUTS = (*_INPUTS, "F64")
+_MOST_PLACES = 1 << 31
+"""Kernels count what they read in 32 bits."""
+_TRIED = (1, 4096, 5000)
+"""Triton compiles for 1, for multiples of 16, and for other numbers."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class GpuComputation:
         """The computation, or None when the tensor needs the method's own expressions.
 
         It does when an input is made as it is read, when dtypes differ, for post-steps, and for
-        methods that no Triton kernel covers.
+        methods that no Triton kernel covers, or none that gives the right bits on this device.
         """
         stored = {
             source.dtype if isinstance(source, TensorEntry) else None for source in tensor.sources
@@ -109,8 +116,15 @@ class GpuComputation:
             return None
         if tensor.post or tensor.statistics or tensor.survey or not tensor.numel:
             return None
+        if len(tensor.sources) * block >= _MOST_PLACES:
+            return None
         formula = Formula.of(tensor)
-        return cls(tensor, formula, reader, device, block, check) if formula else None
+        if formula is None:
+            return None
+        kernel = (formula.kernel, formula.models, formula.divided, *stored, tensor.dtype)
+        if not is_trusted(device, kernel, lambda: agrees(device, tensor, formula)):
+            return None
+        return cls(tensor, formula, reader, device, block, check)
 
     def write(self, sink: Sink, start: int, stop: int) -> bool:
         """Merge the values from `start` to `stop`, and write them, but for what is not finite.
@@ -138,10 +152,11 @@ class GpuComputation:
         dtype = torch_dtype(self._stored)
         stored = torch.empty(len(self._entries), count, dtype=dtype, device=self._device)
         for entry, row in zip(self._entries, stored, strict=True):
-            room = host_memory(count, dtype, self._device)
-            self._reader.read_into(entry, start, room.view(torch.uint8).numpy().data)
-            row.copy_(room, non_blocking=True)
+            self._fill(entry, start, row)
         return stored
+
+    def _fill(self, entry: TensorEntry, start: int, row: torch.Tensor) -> None:
+        fill(row, lambda index, view: self._reader.read_into(entry, start + index, view))
 
 
 class Combining:
@@ -169,8 +184,8 @@ class Combining:
         count = stored.shape[1]
         merged = torch.empty(count, dtype=self._dtype, device=stored.device)
         broken = torch.zeros(1, dtype=torch.int32, device=stored.device)
-        launch: Any = getattr(kernels, self._formula.kernel)[kernels.programs(count)]
-        launch(
+        kernels.launched(
+            getattr(kernels, self._formula.kernel)[kernels.programs(count)],
             _patterns(stored),
             self._numbers,
             _patterns(merged),
@@ -182,10 +197,43 @@ class Combining:
             stored_format=kernels.FORMATS[self._codes[0]],
             out_format=kernels.FORMATS[self._codes[1]],
             tile=kernels.TILE,
-            **kernels.EXACT,
         )
         return merged, broken
 
 
 def _patterns(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
+
+
+def agrees(device: torch.device, tensor: ComputedTensor, formula: Formula) -> bool:
+    """Whether a kernel gives the bits of the method's own expressions, on awkward values."""
+    source = tensor.inputs[0]
+    dtype = torch_dtype(tensor.dtype)
+    for count in _TRIED:
+        stored = awkward_values(formula.inputs, count, torch_dtype(source.dtype)).to(device)
+        merged, broken = Combining(formula, source.dtype, tensor.dtype, device)(stored)
+        values = stored.to(torch.float64)
+        base = values[0] if tensor.base is not None else None
+        block = Block(0, base, list(values if base is None else values[1:]))
+        kernel = method_named(tensor.method).kernel(tensor.job(None))
+        expected = round_once(kernel.combine(block), dtype)
+        finite = bool(torch.isfinite(expected).all())
+        if bool(broken) == finite or (finite and not same_bits(merged, expected)):
+            return False
+    return True
+
+
+def awkward_values(inputs: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+    """Finite values of all sizes, on the CPU, a row for each input: subnormal ones, zeros of both
+    signs, neighbours of each other, none so large that a sum of a few overflows."""
+    made = torch.Generator().manual_seed(1)
+    size = torch.finfo(dtype)
+    exponents = torch.randint(-40, 8, (count,), generator=made).to(torch.float64)
+    common = torch.randn(count, generator=made, dtype=torch.float64) * torch.exp2(exponents)
+    common[100:300] = torch.randn(count, generator=made, dtype=torch.float64)[100:300] * size.tiny
+    common[300:400] = 0.0
+    common[400:500] = -0.0
+    change = torch.randn(inputs, count, generator=made, dtype=torch.float64)
+    change[:, ::3] *= 0.01
+    change[:, 1::3] = torch.randint(-2, 3, change[:, 1::3].shape, generator=made) * size.eps
+    return (common * (1 + change * 0.1)).to(dtype)

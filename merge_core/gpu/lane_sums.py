@@ -1,17 +1,19 @@
 """Sums on a GPU in the order in which the CPU adds (`merge_core.fused.sums`): the same bits.
 
 A step of a sum is added up in 256 interleaved lanes, and the lanes in their order. The lanes of all
-steps of a block are added up at once, by plain additions, so no reduction of the device's own has a
-say in the order.
+steps of a block are added up at once: by a Triton kernel, or by plain additions of torch's. No
+reduction of the device's own has a say in the order.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from merge_core.gpu.self_check import is_trusted, same_bits
 from merge_core.lazy_torch import torch
-
-LANES = 256
+from merge_core.methods.base import LANES
 
 
 def sums_of_steps(values: torch.Tensor, step: int) -> list[float]:
@@ -19,20 +21,47 @@ def sums_of_steps(values: torch.Tensor, step: int) -> list[float]:
     whole = values.numel() // step
     head, tail = values[: whole * step], values[whole * step :]
     lanes = [
-        _lanes(part.view(-1, size))
-        for part, size in ((head, step), (tail, tail.numel()))
-        if part.numel()
+        _lanes(part.view(-1, size)) for part, size in ((head, step), (tail, tail.numel())) if size
     ]
+    lanes = [each for each in lanes if each.numel()]
     if not lanes:
         return []
     # numpy's running sum is sequential by its definition, its plain sum is not.
     return [float(total) for total in np.cumsum(torch.cat(lanes).cpu().numpy(), axis=1)[:, -1]]
 
 
-def _lanes(steps: torch.Tensor) -> torch.Tensor:
+def lanes_by_torch(steps: torch.Tensor) -> torch.Tensor:
     """The lanes of some steps of one length: (steps, length) to (steps, 256)."""
     lanes = steps.new_zeros(steps.shape[0], LANES)
     for first in range(0, steps.shape[1], LANES):
         part = steps[:, first : first + LANES]
         lanes[:, : part.shape[1]] += part
     return lanes
+
+
+def lanes_by_kernel(steps: torch.Tensor) -> torch.Tensor:
+    """The same, in one launch."""
+    from merge_core.gpu import kernels  # Triton comes with a torch for GPUs, and is no dependency
+
+    lanes = steps.new_empty(steps.shape[0], LANES)
+    if steps.numel():
+        launch: Any = kernels.add_lanes[(steps.shape[0],)]
+        kernels.launched(launch, steps.contiguous(), lanes, steps.shape[1], width=LANES)
+    return lanes
+
+
+def lanes_agree(device: torch.device) -> bool:
+    """Whether both give the same bits on a device."""
+    for shape in ((3, 1 << 16), (5, 517), (2, 16), (4, 1)):
+        steps = torch.randn(shape, dtype=torch.float64, device=device)
+        steps[:, ::2] *= 1e-9
+        if not same_bits(lanes_by_kernel(steps), lanes_by_torch(steps)):
+            return False
+    return True
+
+
+def _lanes(steps: torch.Tensor) -> torch.Tensor:
+    device = steps.device
+    if device.type == "cuda" and is_trusted(device, ("lanes",), lambda: lanes_agree(device)):
+        return lanes_by_kernel(steps)
+    return lanes_by_torch(steps)

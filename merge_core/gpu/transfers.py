@@ -7,14 +7,16 @@ next from its file, or writes one that is done: the workers' blocks are the buff
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from merge_core.errors import StepError
 from merge_core.lazy_torch import torch
 
 LEAST_WORKERS = 2
 """With fewer nothing overlaps."""
+PIECE = 1 << 22
+"""Most elements that pass through page-locked memory at once: a whole matrix would lock gigabytes,
+which torch keeps."""
 
 
 @contextmanager
@@ -29,55 +31,55 @@ def own_queue(device: torch.device) -> Iterator[None]:
             yield
 
 
-def host_memory(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Room on the host for values on their way to or from a device, not initialised.
+def fill(values: torch.Tensor, read: Callable[[int, memoryview], None]) -> None:
+    """Fill a device's values (flat, contiguous); the last copies may still be under way.
 
-    For a GPU it is page-locked, and given out again only when the copies are over that it took
-    part in: torch's allocator waits for their streams, whenever the tensor is let go. Where no
-    memory can be locked it is ordinary memory, whose copies wait for the host.
+    Args:
+        read: fills a view of bytes with the values from an index on.
     """
-    if device.type != "cpu":
-        try:
-            return torch.empty(count, dtype=dtype, pin_memory=True)
-        except RuntimeError:
-            pass
-    return torch.empty(count, dtype=dtype)
+    for first in range(0, values.numel(), PIECE):
+        part = values[first : first + PIECE]
+        room = _host_memory(part)
+        read(first, room.view(torch.uint8).numpy().data)
+        part.copy_(room, non_blocking=True)
 
 
 def to_host(values: torch.Tensor) -> torch.Tensor:
     """Values of any device on the CPU, contiguous, when the copy is over."""
     if values.device.type == "cpu":
         return values.contiguous()
-    room = host_memory(values.numel(), values.dtype, values.device).view(values.shape)
+    if values.numel() > PIECE:
+        return values.cpu().contiguous()
+    room = _host_memory(values).view(values.shape)
     room.copy_(values, non_blocking=True)
     wait_for(values.device)
     return room
-
-
-@contextmanager
-def explained_shortage(name: str) -> Iterator[None]:
-    """Say what to do where a GPU's memory does not suffice for a tensor.
-
-    Raises:
-        StepError: it does not.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise StepError(
-            f"the GPU has not enough free memory to compute tensor {name}",
-            mend="run the same command again with fewer threads, or on the CPU (device: cpu):"
-            " finished tensors are kept",
-        ) from error
-
-
-def spare_memory(device: torch.device) -> int:
-    """Bytes of a GPU that may hold inputs for a later pass: half of what is free."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free) // 2
 
 
 def wait_for(device: torch.device) -> None:
     """Wait until a device has done all that this thread has asked of it."""
     if device.type != "cpu":
         torch.cuda.current_stream(device).synchronize()
+
+
+def load_decompositions(device: torch.device) -> None:
+    """Let torch load what decomposes matrices on a GPU.
+
+    Its loader is not for several threads that need it for the first time at once (pytorch 90613).
+    """
+    torch.linalg.inv(torch.eye(1, dtype=torch.float64, device=device))
+
+
+def _host_memory(values: torch.Tensor) -> torch.Tensor:
+    """Room on the host for values on their way to or from their device, not initialised.
+
+    For a GPU it is page-locked, and given out again only when the copies are over that it took
+    part in: torch's allocator waits for their streams, whenever the tensor is let go. Where no
+    memory can be locked it is ordinary memory, whose copies wait for the host.
+    """
+    if values.device.type != "cpu":
+        try:
+            return torch.empty(values.numel(), dtype=values.dtype, pin_memory=True)
+        except RuntimeError:
+            pass
+    return torch.empty(values.numel(), dtype=values.dtype)

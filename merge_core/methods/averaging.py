@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob
+from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob, divided
 from merge_core.parameters import Parameter, Scalar
 
 
@@ -52,7 +52,7 @@ class _WeightedSum(Kernel):
         total = block.models[0] * self._weights[0]
         for model, weight in zip(block.models[1:], self._weights[1:], strict=True):
             total += model * weight
-        return total / self._divisor if self._divisor != 1.0 else total
+        return divided(total, self._divisor) if self._divisor != 1.0 else total
 
 
 class Passthrough(Method):

@@ -17,12 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from merge_core.gpu.lane_sums import sums_of_steps
 from merge_core.lazy_torch import torch
 from merge_core.parameters import Parameter, Scalar
 
 CHUNK = 1 << 16
 """Elements in one step of a reduction; block sizes are multiples of it."""
+
+LANES = 256
+"""Interleaved partial sums of one step."""
 
 Granularity = Literal["elementwise", "statistics", "rowwise", "matrix"]
 
@@ -220,12 +222,20 @@ class Sum:
 
 def _sums_of_steps(values: torch.Tensor, step: int) -> Iterable[float]:
     if values.device.type != "cpu":
+        from merge_core.gpu.lane_sums import sums_of_steps
+
         return sums_of_steps(values, step)
     # LLVM's loader takes a tenth of a second to import: only where something is summed.
     from merge_core.fused.sums import sum_in_lanes
 
     starts = range(0, values.numel(), step)
     return (float(sum_in_lanes(values[start : start + step].numpy())) for start in starts)
+
+
+def divided(values: torch.Tensor, by: float) -> torch.Tensor:
+    """values / by, rounded once on every device: given a number of the host's, a GPU multiplies
+    by its inverse."""
+    return values / torch.full((), by, dtype=values.dtype, device=values.device)
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

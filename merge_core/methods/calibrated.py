@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, Sum, TensorJob, add_up
+from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, Sum, TensorJob, add_up, divided
 from merge_core.parameters import Parameter, Scalar
 
 _WEIGHT = Parameter("weight", "share of this model", 1.0, per_model=True, low=0)
@@ -73,7 +73,7 @@ class _Fisher(Kernel):
         for model, fisher, weight in zip(
             block.models, block.statistics, self._weights, strict=True
         ):
-            trust = (fisher / self._mean).clamp(min=self._floor) * weight
+            trust = divided(fisher, self._mean).clamp(min=self._floor) * weight
             above += trust * model
             below += trust
         return above / below
@@ -190,7 +190,7 @@ class _LmCocktail(Kernel):
 
 def _mean(models: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     weighted = [model * weight for model, weight in zip(models, weights, strict=True)]
-    return add_up(weighted) / sum(weights)
+    return divided(add_up(weighted), sum(weights))
 
 
 def _check_weights(model_parameters: Sequence[Mapping[str, Scalar]]) -> None:

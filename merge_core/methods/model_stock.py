@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up
+from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up, divided
 from merge_core.methods.gram import GramKernel, Matrix, norms
 from merge_core.parameters import Parameter
 
@@ -61,8 +61,8 @@ class _ByRow(Kernel):
         for i, j in pairs:
             dot = (vectors[i] * vectors[j]).sum(dim=1, keepdim=True)
             cosine += (dot / (lengths[i] * lengths[j]).clamp(min=_TINY)).clamp(-1.0, 1.0)
-        cosine /= len(pairs)
+        cosine = divided(cosine, len(pairs))
         denominator = 1 + (count - 1) * cosine
         defined = denominator.abs() >= _TINY
         ratio = torch.where(defined, count * cosine / torch.where(defined, denominator, 1.0), 0.0)
-        return block.base + (add_up(vectors) * (ratio / count)).view(-1)
+        return block.base + (add_up(vectors) * divided(ratio, count)).view(-1)

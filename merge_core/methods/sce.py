@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, add_up
+from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, add_up, divided
 from merge_core.methods.selection import LargestEntries
 from merge_core.methods.task_vector_sum import INT8_MASK
 from merge_core.parameters import Parameter
@@ -89,11 +89,11 @@ class _Sce(Kernel):
 def _variance(deltas: list[torch.Tensor]) -> torch.Tensor:
     """Biased variance over the models, entry by entry; exactly 0 where all are equal."""
     offsets = [delta - deltas[0] for delta in deltas]
-    mean = add_up(offsets) / len(offsets)
+    mean = divided(add_up(offsets), len(offsets))
     total = torch.zeros_like(mean)
     for offset in offsets:
         total += (offset - mean) ** 2
-    return total / len(offsets)
+    return divided(total, len(offsets))
 
 
 def energy_shares(energies: list[float]) -> list[float]:

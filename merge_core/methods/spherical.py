@@ -213,14 +213,13 @@ class _NuSlerpColumns(Kernel):
         v0, v1 = _two(block)
         for start in range(0, v0.numel(), self._step):
             rows = [v[start : start + self._step].view(-1, self._trailing) for v in (v0, v1)]
-            position = (block.start + start) // self._trailing
-            group = (torch.arange(rows[0].shape[0], device=v0.device) + position) % self._middle
+            position = (block.start + start) // self._trailing % self._middle
             parts = [rows[0] * rows[1], rows[0] * rows[0], rows[1] * rows[1]]
             if self._sums is None:
                 shape = (self._middle, self._trailing)
                 self._sums = [torch.zeros(shape, dtype=v0.dtype, device=v0.device) for _ in parts]
             for total, part in zip(self._sums, parts, strict=True):
-                total.index_add_(0, group, part)
+                add_rows(total, part, position)
 
     def combine(self, block: Block) -> torch.Tensor:
         assert self._sums is not None
@@ -230,6 +229,24 @@ class _NuSlerpColumns(Kernel):
         group = (torch.arange(v0.shape[0], device=v0.device) + position) % self._middle
         mixed = (v0 * first[group] + v1 * second[group]).view(-1)
         return mixed if block.base is None else block.base + mixed
+
+
+def add_rows(totals: torch.Tensor, rows: torch.Tensor, position: int) -> None:
+    """Add rows to as many totals in turn, the first of them to the one at `position`."""
+    if rows.device.type == "cpu":
+        group = (torch.arange(len(rows)) + position) % len(totals)
+        totals.index_add_(0, group, rows)
+        return
+    # A GPU would add them in any order, another one each time: so always the same halves.
+    count = -(-(position + len(rows)) // len(totals))
+    turns = rows.new_zeros(count * len(totals), rows.shape[1])
+    turns[position : position + len(rows)] = rows
+    turns = turns.view(count, *totals.shape)
+    while len(turns) > 1:
+        half = (len(turns) + 1) // 2
+        turns[: len(turns) - half] += turns[half:]
+        turns = turns[:half]
+    totals += turns[0]
 
 
 def _multislerp(weights: Matrix, eps: float, gram: Matrix, tensor: str) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import CHUNK, TINY_SUM, Block, Kernel, TensorJob, add_up
+from merge_core.methods.base import CHUNK, TINY_SUM, Block, Kernel, TensorJob, add_up, divided
 from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
 from merge_core.parameters import Parameter
 
@@ -123,7 +123,7 @@ class TaskVectorSum(Kernel):
         total = add_up(weighted)
         divisor = sum(self._weights)
         if self._normalize and abs(divisor) >= TINY_SUM:
-            total /= divisor
+            return divided(total, divisor)
         return total
 
     def _sum_agreeing(self, weighted: list[torch.Tensor]) -> torch.Tensor:

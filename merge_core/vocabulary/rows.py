@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
 from merge_core.lazy_torch import torch
+from merge_core.methods.base import divided
 from merge_core.safetensors_header import TensorEntry
 
 Rows = NDArray[np.int64]
@@ -140,7 +141,7 @@ class _GatheredFeed:
         total = torch.zeros(count, dtype=torch.float64, device=self._device)
         for feed, position in used:
             total += feed.read(position, count)
-        return total / len(used)
+        return divided(total, len(used))
 
     def _padding(self, start: int, end: int) -> torch.Tensor:
         if self._mean is None:
@@ -156,4 +157,4 @@ class _GatheredFeed:
             last = min(first + step, named)
             block = self.read(first * self._width, (last - first) * self._width)
             total += block.view(-1, self._width).sum(0)
-        return total / named
+        return divided(total, named)

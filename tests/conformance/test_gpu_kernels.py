@@ -16,13 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from merge_core import engine, tensor_work
 from merge_core.computed import Computation, Computing
+from merge_core.fused.sums import sum_in_lanes
 from merge_core.gpu import computation, self_check
 from merge_core.gpu.computation import GpuComputation
+from merge_core.gpu.lane_sums import lanes_agree, lanes_by_kernel
 from merge_core.methods.base import CHUNK
 from merge_core.progress import Stopped
 from merge_core.reading import BlockReader
@@ -113,28 +116,57 @@ def test_a_whole_merge_goes_by_the_kernels(
     found = run_recipe(RECIPES[method], zoo, tmp_path / "gpu", device="cuda", threads=1)
     assert found.object_id == expected.object_id
     assert not general
-    assert self_check._found == {DEVICE: True}
+    assert set(self_check._found.values()) == {True}
 
 
-def test_kernels_that_differ_or_fail_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_differs_or_fails_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = stored(normal(50), "BF16", (50,), tmp_path)
+    tensor = computed("linear", {}, entries, "BF16", (50,))
     combine = computation.Combining.__call__
 
     def off_by_one(self: Any, stored: torch.Tensor) -> Any:
         merged, broken = combine(self, stored)
-        self_check._bits(merged)[4321] += 1
+        merged.view(torch.int16)[-1] += 1
         return merged, broken
 
     def failing(self: Any, stored: torch.Tensor) -> Any:
         raise RuntimeError("no C compiler was found")
 
-    for wrong, why in ((off_by_one, "BF16"), (failing, "RuntimeError: no C compiler was found")):
+    for wrong, why in (
+        (off_by_one, "it gives other bits than torch"),
+        (failing, "RuntimeError: no C compiler was found"),
+    ):
         monkeypatch.setattr(self_check, "_found", {})
         monkeypatch.setattr(computation.Combining, "__call__", wrong)
-        with pytest.warns(UserWarning, match=f"cannot be used on {DEVICE} .{why}.*without them"):
-            assert not self_check.can_use_kernels(DEVICE)
+        with pytest.warns(UserWarning, match=f"weighted_sum cannot be used on {DEVICE} .{why}"):
+            assert merged_bytes(tensor, CHUNK) is None
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert not self_check.can_use_kernels(DEVICE)  # and says so once
+            assert merged_bytes(tensor, CHUNK) is None  # and says so once
+
+
+def test_a_kernel_is_tried_for_all_that_it_is_compiled_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_check, "_found", {})
+    entries = stored(normal(50), "BF16", (50,), tmp_path)
+    for method, out in (("linear", "BF16"), ("linear", "F32"), ("task_arithmetic", "BF16")):
+        assert merged_bytes(computed(method, {}, entries, out, (50,)), CHUNK)
+    assert [key[1:] for key in self_check._found] == [
+        ("weighted_sum", 3, True, "BF16", "BF16"),
+        ("weighted_sum", 3, True, "BF16", "F32"),
+        ("task_vector_sum", 3, False, "BF16", "BF16"),
+    ]
+
+
+def test_lanes_by_the_kernel_have_the_bits_of_the_cpu() -> None:
+    assert lanes_agree(DEVICE)
+    values = torch.randn(7, 1000, dtype=torch.float64)
+    lanes = lanes_by_kernel(values.to(DEVICE)).cpu().numpy()
+    expected = [float(sum_in_lanes(row.numpy())) for row in values]
+    assert np.cumsum(lanes, axis=1)[:, -1].tolist() == expected
 
 
 COMPILING = """
@@ -171,6 +203,17 @@ for name, capability, stored, out in product(
     assert re.search(r"\\bmul\\.rn\\.f64", text), text
     assert re.search(r"\\bdiv\\.rn\\.f64", text), text
     count += 1
+for capability in (80, 90):
+    source = ASTSource(
+        fn=kernels.add_lanes,
+        signature={"values": "*fp64", "lanes": "*fp64", "length": "i32", "width": "constexpr"},
+        constexprs={"width": 256},
+    )
+    made = triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options=dict(kernels.EXACT)
+    )
+    assert re.search(r"\\badd\\.(rn\\.)?f64", made.asm["ptx"]), made.asm["ptx"]
+    count += 1
 print(count, "kernels")
 """
 
@@ -181,7 +224,7 @@ def test_kernels_compile_for_gpus_and_nothing_is_contracted() -> None:
         [sys.executable, "-c", COMPILING], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "24 kernels\n"
+    assert done.stdout == "26 kernels\n"
 
 
 class _Sink:
@@ -199,8 +242,9 @@ def merged_bytes(tensor: Any, block: int) -> bytes | None:
 
     with BlockReader() as reader:
         merging = GpuComputation.of(tensor, reader, DEVICE, block, lambda: None)
-        assert merging is not None
-        return bytes(room) if merging.write(_Sink(write), 0, tensor.numel) else None
+        if merging is None or not merging.write(_Sink(write), 0, tensor.numel):
+            return None
+        return bytes(room)
 
 
 def assert_same_bytes(

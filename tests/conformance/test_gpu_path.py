@@ -5,6 +5,7 @@ See `tests.support.pretend_gpu` for what that can show, and `tests/gpu` for a re
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -17,13 +18,17 @@ from merge_core.computed import Computation
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.fused.sums import sum_in_lanes
 from merge_core.gpu.lane_sums import sums_of_steps
+from merge_core.inputs import FeedContext
 from merge_core.methods import METHODS
+from merge_core.methods.base import TensorJob
+from merge_core.methods.spherical import add_rows
+from merge_core.methods.whole_model import GlobalTrim
 from merge_core.reading import BlockReader
 from merge_core.records import SourceCheckpoint
 from merge_core.safetensors_header import TensorEntry
 from tests.conformance.gpu_cases import RECIPES, write_zoo
 from tests.support.checkpoints import run_recipe, write_checkpoint
-from tests.support.pretend_gpu import Visits, pretend_gpu
+from tests.support.pretend_gpu import GPU, Remote, Visits, pretend_gpu, queue
 
 __all__ = ["pretend_gpu"]
 
@@ -49,6 +54,37 @@ def test_a_gpu_gives_the_bytes_of_the_cpu(
     on_gpu = run_recipe(RECIPES[method], models, tmp_path / "gpu", device="cuda", threads=2)
     assert pretend_gpu.count
     assert on_gpu.object_id == on_cpu.object_id
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "dare_linear"])
+def test_a_gpu_divides_as_the_cpu_does(
+    method: str, models: Zoo, tmp_path: Path, pretend_gpu: type[Visits]
+) -> None:
+    recipe: dict[str, object] = {
+        "merge_method": method,
+        "base_model": "base",
+        "models": [{"model": "a"}, {"model": "b"}],
+        "parameters": {"weight": 0.9, "normalize": True},
+    }
+    on_cpu = run_recipe(recipe, models, tmp_path / "cpu", device="cpu")
+    on_gpu = run_recipe(recipe, models, tmp_path / "gpu", device="cuda")
+    assert on_gpu.object_id == on_cpu.object_id
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (9, 4, 5), (2, 3, 4)])
+def test_columns_are_summed_in_one_order_on_a_gpu(shape: tuple[int, ...]) -> None:
+    rows = torch.randn(math.prod(shape[:-1]), shape[-1], dtype=torch.float64)
+    groups = math.prod(shape[1:-1])
+    for first in (0, 4):  # in two blocks, of which the second begins anywhere
+        expected, found = torch.zeros(2, groups, shape[-1], dtype=torch.float64)
+        for start, stop in ((0, first), (first, len(rows))):
+            if start < stop:
+                add_rows(expected, rows[start:stop], start % groups)
+                with queue(GPU):
+                    remote = Remote(found)
+                    add_rows(remote, Remote(rows[start:stop]), start % groups)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-15)
+        torch.testing.assert_close(expected, rows.view(-1, groups, shape[-1]).sum(0))
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "della", "slerp", "sce"])
@@ -121,14 +157,25 @@ def test_a_gpu_tells_of_a_result_that_is_too_large(
         run_recipe(recipe, zoo, tmp_path / "out", device="cuda")
 
 
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=["torch", "cublas"])
 def test_a_gpu_without_enough_memory_says_what_to_do_and_loses_nothing(
-    models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
+    shortage: Exception,
+    models: Zoo,
+    tmp_path: Path,
+    pretend_gpu: type[Visits],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rounded = Computation.rounded
 
     def scarce(self: Computation, start: int, count: int) -> torch.Tensor:
         if self.numel > 100_000:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+            raise shortage
         return rounded(self, start, count)
 
     with monkeypatch.context() as patch:
@@ -139,6 +186,38 @@ def test_a_gpu_without_enough_memory_says_what_to_do_and_loses_nothing(
     mended = run_recipe(RECIPES["ties"], models, tmp_path / "out", device="cpu")
     whole = run_recipe(RECIPES["ties"], models, tmp_path / "whole", device="cpu")
     assert mended.object_id == whole.object_id
+
+
+def test_a_gpu_that_is_short_of_memory_merges_without_keeping_inputs(
+    models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_keep = FeedContext.may_keep
+    kept: list[int] = []
+
+    def scarce(self: FeedContext, nbytes: int) -> bool:
+        keeps = may_keep(self, nbytes)
+        if keeps and sum(kept) > 200_000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        kept.append(nbytes * keeps)
+        return keeps
+
+    monkeypatch.setattr(FeedContext, "may_keep", scarce)
+    on_gpu = run_recipe(RECIPES["ties"], models, tmp_path / "gpu", device="cuda")
+    assert sum(kept) > 200_000
+    on_cpu = run_recipe(RECIPES["ties"], models, tmp_path / "cpu", device="cpu")
+    assert on_gpu.object_id == on_cpu.object_id
+
+
+def test_a_survey_on_a_gpu_without_enough_memory_says_what_to_do(
+    models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(self: GlobalTrim, index: int, job: TensorJob) -> None:
+        raise SHORTAGES[0]
+
+    monkeypatch.setattr(GlobalTrim, "probe", scarce)
+    recipe = RECIPES["ties"] | {"parameters": {"density": 0.4, "scope": "global"}}
+    with pytest.raises(StepError, match="not enough free memory to compute tensor"):
+        run_recipe(recipe, models, tmp_path / "out", device="cuda")
 
 
 @pytest.mark.parametrize(("count", "step"), [(0, 7), (1, 7), (140_001, 65_536), (5170, 517)])

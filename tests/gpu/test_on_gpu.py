@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core.gpu.self_check import can_use_kernels
+from merge_core import tensor_work
+from merge_core.gpu import lane_sums, self_check
 from merge_core.records import SourceCheckpoint
 from tests.conformance.gpu_cases import RECIPES, write_zoo
 from tests.support.checkpoints import run_recipe
@@ -80,8 +81,23 @@ def test_workers_and_blocks_change_no_byte(
     assert len(found) == 1
 
 
-def test_triton_gives_the_right_bits_here() -> None:
-    assert can_use_kernels(torch.device("cuda:0"))
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp", "ties", "dare_linear"])
+def test_torch_alone_gives_the_bytes_of_the_kernels(
+    method: str,
+    models: dict[str, SourceCheckpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_kernels = run_recipe(RECIPES[method], models, tmp_path / "kernels", device="cuda")
+    monkeypatch.setattr(tensor_work.Work, "_by_kernel", lambda self, tensor, part: False)
+    monkeypatch.setattr(lane_sums, "is_trusted", lambda *_: False)
+    by_torch = run_recipe(RECIPES[method], models, tmp_path / "torch", device="cuda")
+    assert by_torch.object_id == by_kernels.object_id
+
+
+def test_every_kernel_that_was_tried_gave_the_right_bits() -> None:
+    assert self_check._found
+    assert all(self_check._found.values())
 
 
 def ordered(values: torch.Tensor) -> torch.Tensor:

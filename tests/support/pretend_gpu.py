@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from merge_core import devices, engine, surveying, tensor_work
-from merge_core.gpu import self_check, transfers
+from merge_core.gpu import computation, lane_sums, transfers
 
 GPU = torch.device("meta")
 _MOVING = ("aten::_to_copy", "aten::copy_")
@@ -77,6 +77,9 @@ def _done(operation: Any, arguments: Any, options: dict[str, Any]) -> Any:
         is_remote = torch.device(target) == GPU
         options = options | {"device": torch.device("cpu")}
     Visits.count += is_remote
+    if name == "aten::div" and is_remote and not isinstance(arguments[1], torch.Tensor):
+        # As a GPU divides by a number of the host's.
+        arguments, operation = (arguments[0], 1.0 / arguments[1]), torch.ops.aten.mul.Tensor
     found = operation(*tree_map(_held, arguments), **tree_map(_held, options))
     if operation._schema.is_mutable and arguments and found is _held(arguments[0]):
         return arguments[0]
@@ -92,7 +95,8 @@ def _remote(value: Any) -> Any:
 
 
 @contextmanager
-def _queue(device: torch.device) -> Iterator[None]:
+def queue(device: torch.device) -> Iterator[None]:
+    """A worker's queue, in which tensors come to the device."""
     with _Everywhere():
         yield
 
@@ -107,9 +111,12 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Visits]:
             module, "compute_device", lambda name: GPU if name == "cuda" else compute_device(name)
         )
     for module in (engine, surveying):
-        monkeypatch.setattr(module, "own_queue", _queue)
+        monkeypatch.setattr(module, "own_queue", queue)
     monkeypatch.setattr(engine, "is_cpu", lambda name: name != "cuda")
     monkeypatch.setattr(engine, "spare_memory", lambda device: 1 << 30)
     monkeypatch.setattr(transfers, "wait_for", lambda device: None)
-    monkeypatch.setattr(self_check, "can_use_kernels", lambda device: False)
+    for module in (computation, lane_sums):  # Triton takes none of these tensors
+        monkeypatch.setattr(module, "is_trusted", lambda *_: False)
+    for module in (engine, tensor_work):
+        monkeypatch.setattr(module, "give_back", lambda: None)
     return Visits

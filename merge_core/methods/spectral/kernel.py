@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Block, Kernel, TensorJob, add_up
+from merge_core.methods.base import Block, Kernel, TensorJob, add_up, divided
 from merge_core.methods.spectral.algebra import is_matrix
 
 
@@ -26,5 +26,5 @@ class SpectralKernel(Kernel):
         if is_matrix(self._shape):
             merged = self.merge([delta.view(self._shape) for delta in deltas]).reshape(-1)
         else:
-            merged = add_up(deltas) / len(deltas)
+            merged = divided(add_up(deltas), len(deltas))
         return block.base + merged * self._scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Kernel, Method, TensorJob, add_up
+from merge_core.methods.base import Kernel, Method, TensorJob, add_up, divided
 from merge_core.methods.sparsify import KeepAll, KeepLargest, KeepRandom, Sparsifier
 from merge_core.methods.spectral.algebra import singular_triples
 from merge_core.methods.spectral.kernel import SpectralKernel
@@ -76,7 +76,7 @@ class _Knots(SpectralKernel):
             keeper.conclude(number)
         kept = keeper.apply(flat, 0)
         if self._combine.startswith("dare") and density > 0:
-            kept = kept / density
+            kept = divided(kept, density)
         return kept.view(part.shape)
 
     def _keeper(self, index: int, density: float, numel: int) -> Sparsifier:

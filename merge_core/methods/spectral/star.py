@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Kernel, Method, TensorJob, add_up
+from merge_core.methods.base import Kernel, Method, TensorJob, add_up, divided
 from merge_core.methods.spectral.algebra import singular_triples
 from merge_core.methods.spectral.kernel import SpectralKernel
 from merge_core.methods.task_vector_sum import LAMBDA
@@ -38,7 +38,7 @@ class _Star(SpectralKernel):
         self._eta = float(job.parameters["eta"])
 
     def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
-        return add_up([self._truncated(delta) for delta in deltas]) / len(deltas)
+        return divided(add_up([self._truncated(delta) for delta in deltas]), len(deltas))
 
     def _truncated(self, delta: torch.Tensor) -> torch.Tensor:
         triples = singular_triples(delta)

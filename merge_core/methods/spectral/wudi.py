@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Kernel, Method, TensorJob, add_up
+from merge_core.methods.base import Kernel, Method, TensorJob, add_up, divided
 from merge_core.methods.spectral.kernel import SpectralKernel
 from merge_core.methods.task_vector_sum import LAMBDA
 from merge_core.parameters import Parameter
@@ -56,7 +56,7 @@ class _Wudi(SpectralKernel):
         if not changed:
             return deltas[0]
         if self._closed:
-            mean = add_up(deltas) / len(deltas)
+            mean = divided(add_up(deltas), len(deltas))
             level = self._ridge * len(changed) / mean.shape[1]
             return mean + _Interference(changed, mean).least(level)
         return self._descended(changed, add_up(deltas))
