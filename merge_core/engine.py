@@ -11,15 +11,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from merge_core.computed import Computing
 from merge_core.devices import compute_device, is_cpu
-from merge_core.gpu.memory import give_back, spare_memory
+from merge_core.gpu.memory import explained_shortage, give_back, spare_memory
 from merge_core.gpu.transfers import LEAST_WORKERS, load_decompositions, own_queue
+from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
 from merge_core.processors import processors
@@ -143,15 +144,8 @@ def run_plan(
                     with lock:
                         throttle.advance(nbytes)
 
-        if on_cpu:
+        with nullcontext() if on_cpu else _ready(compute_device(device), plan.recipe):
             _run(work, workers, stop, timings)
-            return
-        if _decomposes(plan.recipe):
-            load_decompositions(compute_device(device))
-        try:
-            _run(work, workers, stop, timings)
-        finally:
-            give_back()
 
 
 def survey_plan(
@@ -178,11 +172,8 @@ def survey_plan(
             return Computing(reader, target, block, found, threading.Event())
 
         workers = threads or _default_workers(target.type == "cpu")
-        try:
+        with _ready(target, plan.recipe):
             run_surveys(plan.surveys, found, context, workers, progress)
-        finally:
-            if target.type != "cpu":
-                give_back()
     return found
 
 
@@ -193,6 +184,22 @@ def _block_elements(device: str, wanted: int | None) -> int:
 
 def _default_workers(on_cpu: bool) -> int:
     return max(1 if on_cpu else LEAST_WORKERS, min(8, processors()))
+
+
+@contextmanager
+def _ready(device: torch.device, recipe: Recipe) -> Iterator[None]:
+    """Make a GPU ready for workers, and what they held of it free again for other processes."""
+    if device.type == "cpu":
+        yield
+        return
+    if _decomposes(recipe):
+        with explained_shortage("decompose matrices"):
+            load_decompositions(device)
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # of a device that failed, which has been told of by then
+            give_back()
 
 
 def _decomposes(recipe: Recipe) -> bool:

@@ -89,7 +89,7 @@ def _run_pass(
             if tensor is None:
                 return
             try:
-                with explained_shortage(tensor.name):
+                with explained_shortage(f"look at tensor {tensor.name}"):
                     _see(survey, index, tensor, mine, lock, given_up)
             except BaseException:
                 given_up.set()

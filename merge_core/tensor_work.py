@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Mapping
@@ -86,12 +87,11 @@ class Work:
     timings: Timings
     stop: threading.Event
 
-    def general(self, most_kept: int | None = None) -> Computing:
+    def general(self, most_kept: int) -> Computing:
         """A context for the methods' own kernels. Loads torch."""
         self.torch_threads.enter()
         device = compute_device(self.device)
-        kept = self.most_kept if most_kept is None else most_kept
-        return Computing(self.reader, device, self.block, self.surveys, self.stop, kept)
+        return Computing(self.reader, device, self.block, self.surveys, self.stop, most_kept)
 
     def check(self) -> None:
         """Raises Stopped when the merge is being given up."""
@@ -131,16 +131,21 @@ class Work:
 
     def _on_gpu(self, tensor: PlannedTensor, part: Part) -> None:
         try:
-            if not (self.fused and self._by_kernel(tensor, part)):
-                self._general(tensor, part)
+            self._try_on_gpu(tensor, part, self.most_kept)
             return
         except RuntimeError as error:
             if not is_shortage(error):
                 raise
-        # Once more, with nothing kept: its memory is free as soon as the error is gone.
+        # Once more, with nothing kept. What was kept is free once the error is gone, and the
+        # circles of feeds and their context with it.
+        gc.collect()
         give_back()
-        with explained_shortage(tensor.name):
-            self._general(tensor, part, most_kept=0)
+        with explained_shortage(f"compute tensor {tensor.name}"):
+            self._try_on_gpu(tensor, part, 0)
+
+    def _try_on_gpu(self, tensor: PlannedTensor, part: Part, most_kept: int) -> None:
+        if not (self.fused and self._by_kernel(tensor, part)):
+            self._general(tensor, part, most_kept)
 
     def _by_kernel(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a kernel of the GPU; False when the tensor needs its method's own."""
@@ -154,7 +159,7 @@ class Work:
             return False
         return computation.write(_Place(self, tensor), part.start, part.stop)
 
-    def _general(self, tensor: PlannedTensor, part: Part, most_kept: int | None = None) -> None:
+    def _general(self, tensor: PlannedTensor, part: Part, most_kept: int = 0) -> None:
         computation = Computation(tensor.computed, self.general(most_kept))
         for start, count in computation.ranges(part.start, part.stop):
             values = to_host(computation.rounded(start, count))

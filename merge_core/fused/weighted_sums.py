@@ -44,7 +44,8 @@ def can_sum_in_float32(models: tuple[Array, ...], weights: tuple[float, ...], ou
     Both products are exact, and have 8 bits. So is their float32 sum, or the smaller one is less
     than 2**-15 of the larger. No middle of two bfloat16 values is so near to a number of 8 bits:
     rounding to float32 first does not move the sum onto one, nor past one, and rounding to bfloat16
-    then gives what rounding once gives. The same holds for float64.
+    then gives what rounding once gives. (A product that is smaller than any bfloat16 may be a
+    middle; but sums of such numbers are exact.) The same holds for float64.
     """
     return (
         len(models) == 2

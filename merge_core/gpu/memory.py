@@ -30,8 +30,8 @@ def is_shortage(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained_shortage(name: str) -> Iterator[None]:
-    """Say what to do where a GPU's memory does not suffice for a tensor.
+def explained_shortage(purpose: str) -> Iterator[None]:
+    """Say what to do where a GPU's memory does not suffice to do something.
 
     Raises:
         StepError: it does not.
@@ -42,7 +42,7 @@ def explained_shortage(name: str) -> Iterator[None]:
         if not is_shortage(error):
             raise
         raise StepError(
-            f"the GPU has not enough free memory to compute tensor {name}",
+            f"the GPU has not enough free memory to {purpose}",
             mend="run the same command again with fewer threads, or on the CPU (device: cpu):"
             " finished tensors are kept",
         ) from error

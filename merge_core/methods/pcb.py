@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up
+from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up, divided
 from merge_core.methods.order_statistics import OrderStatistics
 from merge_core.methods.task_vector_sum import LAMBDA
 from merge_core.parameters import Parameter
@@ -101,4 +101,4 @@ def _between(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Values clamped to [low, high], then mapped to [0, 1]; 0 where the two are equal."""
     if high <= low:
         return torch.zeros_like(values)
-    return (values.clamp(low, high) - low) / (high - low)
+    return divided(values.clamp(low, high) - low, high - low)

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 
 from merge_core.computed import Computation, ComputedTensor, Computing
 from merge_core.dtypes import ITEM_SIZES
+from merge_core.fused.compiling import Bound
 from merge_core.fused.computation import FusedComputation
+from merge_core.fused.kernels import WeightedSum
 from merge_core.fused.order_statistics import find_cuts
-from merge_core.fused.stored import StoredTensor, Unusual
+from merge_core.fused.stored import StoredBlock, StoredTensor, Unusual
 from merge_core.fused.weighted_sums import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK
@@ -167,6 +169,19 @@ def test_float32_sums_two_bfloat16_like_float64(weights: tuple[float, float]) ->
             finite = (expected & 0x7FFF) < 0x7F80
             assert np.array_equal(finite, (found & 0x7FFF) < 0x7F80)
             assert np.array_equal(found[finite], expected[finite])
+
+
+@pytest.mark.parametrize(
+    ("weights", "divisor", "name"),
+    [((1.0, 1.0), 2.0, "sum_of_two_powers"), ((0.9, 0.9), 1.8, "weighted_sum")],
+)
+def test_an_average_of_two_is_summed_in_float32(
+    weights: tuple[float, float], divisor: float, name: str
+) -> None:
+    patterns = np.zeros(4, np.uint16)
+    [step] = WeightedSum(weights, divisor).steps(StoredBlock(0, None, (patterns,) * 2), patterns)
+    assert isinstance(step.keeps, Bound)
+    assert step.keeps.name == f"weighted_sums.{name}"
 
 
 def test_float32_sums_nothing_else() -> None:

@@ -6,6 +6,7 @@ See `tests.support.pretend_gpu` for what that can show, and `tests/gpu` for a re
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core import engine
+from merge_core import engine, tensor_work
 from merge_core.computed import Computation
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.fused.sums import sum_in_lanes
@@ -193,17 +194,23 @@ def test_a_gpu_that_is_short_of_memory_merges_without_keeping_inputs(
 ) -> None:
     may_keep = FeedContext.may_keep
     kept: list[int] = []
+    short: list[weakref.ref[FeedContext]] = []
 
     def scarce(self: FeedContext, nbytes: int) -> bool:
         keeps = may_keep(self, nbytes)
         if keeps and sum(kept) > 200_000:
+            short.append(weakref.ref(self))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
         kept.append(nbytes * keeps)
         return keeps
 
     monkeypatch.setattr(FeedContext, "may_keep", scarce)
-    on_gpu = run_recipe(RECIPES["ties"], models, tmp_path / "gpu", device="cuda")
-    assert sum(kept) > 200_000
+    given_back: list[bool] = []
+    monkeypatch.setattr(tensor_work, "give_back", lambda: given_back.append(short[-1]() is None))
+    options = {"device": "cuda", "threads": 1}
+    on_gpu = run_recipe(RECIPES["ties"], models, tmp_path / "gpu", **options)
+    assert len(given_back) == len(short) > 0
+    assert all(given_back), "what was kept was still held"
     on_cpu = run_recipe(RECIPES["ties"], models, tmp_path / "cpu", device="cpu")
     assert on_gpu.object_id == on_cpu.object_id
 
@@ -216,7 +223,7 @@ def test_a_survey_on_a_gpu_without_enough_memory_says_what_to_do(
 
     monkeypatch.setattr(GlobalTrim, "probe", scarce)
     recipe = RECIPES["ties"] | {"parameters": {"density": 0.4, "scope": "global"}}
-    with pytest.raises(StepError, match="not enough free memory to compute tensor"):
+    with pytest.raises(StepError, match="not enough free memory to look at tensor"):
         run_recipe(recipe, models, tmp_path / "out", device="cuda")
 
 

@@ -69,14 +69,18 @@ def test_a_gpu_agrees_with_the_cpu(
         assert torch.equal(changed, expected_change), f"{name}: other entries stay"
 
 
-@pytest.mark.parametrize("method", ["linear", "ties", "slerp", "della"])
+COLUMNS = RECIPES["nuslerp"] | {"parameters": {"nuslerp_flatten": False}}
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp", "della", "nuslerp by columns"])
 def test_workers_and_blocks_change_no_byte(
     method: str, models: dict[str, SourceCheckpoint], tmp_path: Path
 ) -> None:
+    recipe = RECIPES.get(method, COLUMNS)
     found = set()
     for threads, block in ((1, 1), (2, 1 << 22), (8, 70_000)):
         options = {"device": "cuda", "threads": threads, "block_elements": block}
-        manifest = run_recipe(RECIPES[method], models, tmp_path / f"{threads}", **options)
+        manifest = run_recipe(recipe, models, tmp_path / f"{threads}", **options)
         found.add(manifest.object_id)
     assert len(found) == 1
 
@@ -95,7 +99,15 @@ def test_torch_alone_gives_the_bytes_of_the_kernels(
     assert by_torch.object_id == by_kernels.object_id
 
 
-def test_every_kernel_that_was_tried_gave_the_right_bits() -> None:
+@pytest.mark.parametrize("method", ["linear", "passthrough", "task_arithmetic", "slerp"])
+def test_a_kernel_that_is_tried_here_gives_the_right_bits(
+    method: str,
+    models: dict[str, SourceCheckpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(self_check, "_found", {})
+    run_recipe(RECIPES[method], models, tmp_path / "out", device="cuda")
     assert self_check._found
     assert all(self_check._found.values())
 

@@ -22,6 +22,7 @@ from merge_core.gpu import computation, lane_sums, transfers
 
 GPU = torch.device("meta")
 _MOVING = ("aten::_to_copy", "aten::copy_")
+_DIVIDING = {"aten::div": torch.ops.aten.mul.Tensor, "aten::div_": torch.ops.aten.mul_.Tensor}
 
 
 class Remote(torch.Tensor):
@@ -77,9 +78,9 @@ def _done(operation: Any, arguments: Any, options: dict[str, Any]) -> Any:
         is_remote = torch.device(target) == GPU
         options = options | {"device": torch.device("cpu")}
     Visits.count += is_remote
-    if name == "aten::div" and is_remote and not isinstance(arguments[1], torch.Tensor):
+    if name in _DIVIDING and is_remote and not isinstance(arguments[1], Remote):
         # As a GPU divides by a number of the host's.
-        arguments, operation = (arguments[0], 1.0 / arguments[1]), torch.ops.aten.mul.Tensor
+        arguments, operation = (arguments[0], 1.0 / float(arguments[1])), _DIVIDING[name]
     found = operation(*tree_map(_held, arguments), **tree_map(_held, options))
     if operation._schema.is_mutable and arguments and found is _held(arguments[0]):
         return arguments[0]

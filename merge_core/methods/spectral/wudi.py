@@ -68,8 +68,8 @@ class _Wudi(SpectralKernel):
             gradient = interference.gradient(moved)
             mean = _DECAY_MEAN * mean + (1 - _DECAY_MEAN) * gradient
             square = _DECAY_SQUARE * square + (1 - _DECAY_SQUARE) * gradient * gradient
-            size = (square / (1 - _DECAY_SQUARE**step)).sqrt() + _ADAM_EPS
-            moved -= self._rate * (mean / (1 - _DECAY_MEAN**step)) / size
+            size = divided(square, 1 - _DECAY_SQUARE**step).sqrt() + _ADAM_EPS
+            moved -= self._rate * divided(mean, 1 - _DECAY_MEAN**step) / size
         return start + moved
 
 
