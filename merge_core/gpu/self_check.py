@@ -9,14 +9,15 @@ torch's expressions are used: slower, and right.
 
 from __future__ import annotations
 
+import logging
 import threading
-import warnings
 from collections.abc import Callable, Hashable
 from importlib.util import find_spec
 
 from merge_core.gpu.memory import is_shortage
 from merge_core.lazy_torch import torch
 
+_log = logging.getLogger("mergeflow")
 _lock = threading.Lock()
 _found: dict[tuple[Hashable, ...], bool] = {}
 
@@ -54,8 +55,7 @@ def _is_right(
         if is_shortage(error):
             raise
         why = f"{type(error).__name__}: {error}"
-    warnings.warn(
-        f"Triton's kernel {kernel[0]} cannot be used on {device} ({why}): merging without it",
-        stacklevel=3,
+    _log.warning(
+        "Triton's kernel %s cannot be used on %s (%s): merging without it", kernel[0], device, why
     )
     return False
