@@ -191,7 +191,6 @@ class Combining:
             _patterns(merged),
             broken,
             count,
-            count,
             models=self._formula.models,
             divided=self._formula.divided,
             stored_format=kernels.FORMATS[self._codes[0]],

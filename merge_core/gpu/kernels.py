@@ -40,7 +40,6 @@ def weighted_sum(
     out,
     broken,
     count,
-    stride,
     models: tl.constexpr,
     divided: tl.constexpr,
     stored_format: tl.constexpr,
@@ -49,14 +48,14 @@ def weighted_sum(
 ):
     """out = sum_k numbers[k] * stored[k], if `divided` by numbers[models].
 
-    stored: (models, stride), of which the first `count` of each row count.
+    stored: (models, count).
     broken: int32, set to 1 where a result is NaN or infinite.
     """
     place = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     inside = place < count
     total = _widened(stored, place, inside, stored_format) * tl.load(numbers)
     for k in tl.static_range(1, models):
-        total += _widened(stored + k * stride, place, inside, stored_format) * tl.load(numbers + k)
+        total += _widened(stored + k * count, place, inside, stored_format) * tl.load(numbers + k)
     if divided:
         total = total / tl.load(numbers + models)
     _store(out, broken, total, place, inside, out_format)
@@ -69,7 +68,6 @@ def task_vector_sum(
     out,
     broken,
     count,
-    stride,
     models: tl.constexpr,
     divided: tl.constexpr,
     stored_format: tl.constexpr,
@@ -78,15 +76,15 @@ def task_vector_sum(
 ):
     """out = base + scale * sum_k numbers[k] * (stored[k + 1] - base), the sum divided if `divided`.
 
-    stored: (models + 1, stride), the base first.
+    stored: (models + 1, count), the base first.
     numbers: the weights, the divisor, the scale.
     """
     place = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     inside = place < count
     base = _widened(stored, place, inside, stored_format)
-    total = (_widened(stored + stride, place, inside, stored_format) - base) * tl.load(numbers)
+    total = (_widened(stored + count, place, inside, stored_format) - base) * tl.load(numbers)
     for k in tl.static_range(1, models):
-        model = _widened(stored + (k + 1) * stride, place, inside, stored_format)
+        model = _widened(stored + (k + 1) * count, place, inside, stored_format)
         total += (model - base) * tl.load(numbers + k)
     if divided:
         total = total / tl.load(numbers + models)

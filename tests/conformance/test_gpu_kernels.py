@@ -193,7 +193,7 @@ for name, capability, stored, out in product(
     }
     signature = {
         "stored": POINTERS[stored], "numbers": "*fp64", "out": POINTERS[out], "broken": "*i32",
-        "count": "i32", "stride": "i32", **dict.fromkeys(constants, "constexpr"),
+        "count": "i32", **dict.fromkeys(constants, "constexpr"),
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     made = triton.compile(
