@@ -215,14 +215,19 @@ def _nbytes(plan: Plan, indices: Collection[int]) -> int:
 def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings: Timings) -> None:
     """Let workers do their work to the end, or until one of them fails."""
     ends: list[float] = []
+    # Not futures: an interrupt may come before there is one of a worker that has begun.
+    begun: list[threading.Event] = []
 
     def timed() -> None:
+        over = threading.Event()
+        begun.append(over)
         started = time.perf_counter()
         try:
             work()
         finally:
             ends.append(time.perf_counter())
             timings.add("compute", ends[-1] - started)
+            over.set()
 
     others_before = sum(map(timings.seconds, _NOT_COMPUTING))
     with ThreadPoolExecutor(workers) as pool:
@@ -235,18 +240,19 @@ def _run(work: Callable[[], None], workers: int, stop: threading.Event, timings:
                 future.result()
         finally:
             stop.set()
-            _wait_for_all(futures)
+            _wait_for_all(begun)
     timings.add("compute", others_before - sum(map(timings.seconds, _NOT_COMPUTING)))
     timings.add("wait", sum(max(ends) - end for end in ends))
 
 
-def _wait_for_all(futures: Sequence[Future[None]]) -> None:
+def _wait_for_all(begun: Sequence[threading.Event]) -> None:
     """Wait even when interrupted, again: the files that workers read and write are closed next, and
     what is opened then may get their numbers."""
     interrupted: BaseException | None = None
-    while not all(future.done() for future in futures):
+    while not all(over.is_set() for over in begun):
         try:
-            wait(futures)
+            for over in begun:
+                over.wait()
         except BaseException as error:
             interrupted = error
     if interrupted:
