@@ -75,7 +75,7 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
         with _client(home, ours), _drained():
             yield PrefectSession(os.environ["PREFECT_API_URL"], None)
         return
-    if home.stack_file.exists():
+    if home.names_databases:
         raise MergeflowError(
             "runs are kept in the databases that this file names, and no server of them is up",
             where=str(home.stack_file),

@@ -1,8 +1,8 @@
 """Where `mergeflow up` keeps its records, and how many workers it starts: `stack.yaml` in the home.
 
-Without that file: SQLite under the home, one worker. With it: PostgreSQL, and Redis between the
-processes of Prefect. Passwords come from the environment, from `~/.pgpass`, or from the file if
-nobody else can read it; they reach the servers in their environment alone.
+Without databases named there: SQLite under the home, one worker. With them: PostgreSQL, and Redis
+between the processes of Prefect. Passwords come from the environment, from `~/.pgpass`, or from the
+file if nobody else can read it; they reach the servers in their environment alone.
 """
 
 from __future__ import annotations
@@ -117,14 +117,7 @@ def read_stack_config(home: Home) -> StackConfig:
         key: _filled(value, f"{path}: {key}") if isinstance(value, str) else value
         for key, value in values.items()
     }
-    config = validated(StackConfig, filled, str(path))
-    if not config.prefect_database:
-        raise MergeflowError(
-            "names no database",
-            where=str(path),
-            mend="give prefect_database and mlflow_database, or remove the file to use SQLite",
-        )
-    return config
+    return validated(StackConfig, filled, str(path))
 
 
 def _refuse_open_passwords(path: Path, values: dict[str, Any]) -> None:

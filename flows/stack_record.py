@@ -55,7 +55,7 @@ def find_registry(home: Home) -> None:
 
     On SQLite every command may open the file itself, with the stack up or down.
     """
-    if home.stack_file.exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if home.names_databases and not os.environ.get("MLFLOW_TRACKING_URI"):
         stack = running_stack(home)
         if stack is not None:
             os.environ["MLFLOW_TRACKING_URI"] = stack.mlflow

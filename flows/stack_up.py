@@ -64,7 +64,7 @@ def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
     finally:
         signals.stopping()
         stack.stop(signals)
-    elsewhere = f" and {stack.record.records}" if stack.home.stack_file.exists() else ""
+    elsewhere = f" and {stack.record.records}" if stack.home.names_databases else ""
     terminal.say(f"stopped; everything is kept in {shown_path(stack.home.path)}{elsewhere}")
 
 
@@ -135,7 +135,7 @@ def _announce(terminal: Terminal, stack: Stack, names: list[str], duration: floa
     terminal.say(f"MLflow    {record.mlflow}   models, scores, versions", style="bold")
     terminal.say(f"ready in {seconds(duration)}; deployments: {', '.join(names)}")
     terminal.say(f"data in {shown_path(stack.home.path)}, logs in {shown_path(stack.home.logs)}")
-    if stack.home.stack_file.exists():
+    if stack.home.names_databases:
         terminal.say(f"runs and models in {record.records}; workers: {len(stack.workers)}")
     terminal.say(f"paths in forms start at {record.directory}")
     terminal.say("`mergeflow status` shows the health; Ctrl-C stops everything")

@@ -80,8 +80,21 @@ class Home:
 
     @property
     def stack_file(self) -> Path:
-        """Databases and workers of `mergeflow up`, when the embedded ones are not enough."""
+        """Settings of this home that a person wrote: databases, workers, hosts, access."""
         return self.path / "stack.yaml"
+
+    @property
+    def names_databases(self) -> bool:
+        """Whether runs and models are kept in databases that `stack.yaml` names, not in the home.
+
+        Raises:
+            RecipeError: that file cannot be read.
+        """
+        if not self.stack_file.exists():
+            return False
+        from merge_core.yaml_files import load_yaml
+
+        return bool(load_yaml(self.stack_file).get("prefect_database"))
 
     @property
     def scratch(self) -> Path:

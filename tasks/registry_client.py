@@ -60,7 +60,7 @@ def default_tracking_uri(home: Home) -> str:
         MergeflowError: the home's models are in another database, whose server is not up.
     """
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    if not named and home.stack_file.exists():
+    if not named and home.names_databases:
         raise MergeflowError(
             "models are kept in the database that this file names, and no server of it is up",
             where=str(home.stack_file),

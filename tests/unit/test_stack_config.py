@@ -45,6 +45,15 @@ def test_without_the_file_it_is_sqlite_and_one_worker(home: Home) -> None:
     assert (config.shown, config.workers, config.prefect, config.mlflow) == ("SQLite", 1, {}, None)
 
 
+def test_a_file_that_names_no_database_leaves_the_records_in_the_home(home: Home) -> None:
+    assert not home.names_databases
+    written(home, "workers: 1\n")
+    assert read_stack_config(home).shown == "SQLite"
+    assert not home.names_databases
+    written(home, DATABASES)
+    assert home.names_databases
+
+
 def test_the_servers_get_the_addresses_with_the_password_escaped(home: Home) -> None:
     written(home, WHOLE)
     config = read_stack_config(home)
@@ -98,7 +107,6 @@ def test_the_settings_are_ones_that_prefect_has(
 
 REFUSED = {
     "redis: redis://localhost/0\n": "redis and several workers need PostgreSQL",
-    "workers: 1\n": "names no database",
     "workers: 2\n": "redis and several workers need PostgreSQL",
     "prefect_database: postgresql://h/a\n": "belong together: give both",
     "prefect_database: mysql://h/a\nmlflow_database: postgresql://h/b\n": "write it as postgresql://host",
