@@ -25,11 +25,11 @@ def _fits(
     **_others: object,
 ) -> bool:
     """The key is the plan's digest. Where the object lies depends on where the home was then."""
-    known = {reference: source.digest for reference, source in sources.items()}
+    merged = {(reference, sources[reference].digest) for reference in recipe.references()}
     return (
         manifest.plan_digest == key
         and manifest.recipe_digest == recipe.digest
-        and all(known.get(each.reference) == each.digest for each in manifest.inputs)
+        and {(each.reference, each.digest) for each in manifest.inputs} == merged
         and manifest.digest == model_digest(manifest.files)
         and Path(manifest.path).name == manifest.object_id
     )

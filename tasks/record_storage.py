@@ -23,12 +23,14 @@ _log = logging.getLogger("mergeflow.cache")
 
 
 class RecordStorage(WritableFileSystem):
-    """One file, `path`, that holds a record of one class."""
+    """One file that holds a record of one class, for one attempt at a step: Prefect asks whether it
+    is there, and then for its content, and both times hears of the same look at it."""
 
     _block_type_name = "Record of a mergeflow step"
     _path: Path = PrivateAttr()
     _kind: type[Record] = PrivateAttr()
     _fits: Callable[[Any], bool] = PrivateAttr()
+    _found: bytes | None = PrivateAttr(None)
 
     @classmethod
     def of(cls, path: Path, kind: type[Record], fits: Callable[[Any], bool]) -> RecordStorage:
@@ -49,12 +51,14 @@ class RecordStorage(WritableFileSystem):
         """
         if self._is_of_something_else(path):
             raise FileNotFoundError(path)
-        try:
-            record = self._screened(read_own(self._path, MAX_BYTES))
-        except NotOursError as error:
-            self._put_away(str(error))
-            raise FileNotFoundError(path) from None
-        return stored_form(record, str(self._path))
+        if self._found is None:
+            try:
+                record = self._screened(read_own(self._path, MAX_BYTES))
+            except NotOursError as error:
+                self._put_away(str(error))
+                raise FileNotFoundError(path) from None
+            self._found = stored_form(record, str(self._path))
+        return self._found
 
     async def aread_path(self, path: str) -> bytes:
         """As `read_path`."""
@@ -75,7 +79,8 @@ class RecordStorage(WritableFileSystem):
         except NotOursError as error:
             _log.warning("the result of this step is not kept: %s: %s", self._path.name, error)
             return
-        write_private(self._path, stored_form(record, str(self._path)))
+        self._found = stored_form(record, str(self._path))
+        write_private(self._path, self._found)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         """As `write_path`."""
