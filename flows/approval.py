@@ -28,6 +28,7 @@ from pydantic import Field
 from flows.artifacts import publish_report
 from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
+from flows.steps import UNSTORED, answer_of
 from merge_core.errors import StepError
 from merge_core.home import Home
 from tasks.approval import with_approval, without_question
@@ -97,7 +98,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         serving = current_champion(uri, name)
     with tags(*QUESTION_TAGS):
         question = question_markdown(decision, *reports)
-        approval: Approval = ask(pipeline.run_name, question, within)
+        approval: Approval = answer_of(ask(pipeline.run_name, question, within, return_state=True))
     if name is not None and (now := current_champion(uri, name)) != serving:
         raise StepError(
             f"the champion changed from {serving or 'none'} to {now or 'none'} while this waited,"
@@ -114,7 +115,7 @@ def _run_name() -> str:
     return f"approve {runtime.flow_run.parameters['name']}"
 
 
-@flow(name=APPROVAL_FLOW, flow_run_name=_run_name)
+@flow(name=APPROVAL_FLOW, flow_run_name=_run_name, **UNSTORED)
 def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     """Wait for a person to promote or to keep the base; without an answer the base is kept.
 

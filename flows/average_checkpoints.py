@@ -19,6 +19,7 @@ from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
+from flows.steps import UNSTORED
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
@@ -37,7 +38,7 @@ def _run_name() -> str:
     return Averaging.model_validate(runtime.flow_run.parameters["averaging"]).name
 
 
-@flow(name="average-checkpoints", flow_run_name=_run_name)
+@flow(name="average-checkpoints", flow_run_name=_run_name, **UNSTORED)
 def average_checkpoints(
     averaging: Averaging, beside: str | None = None
 ) -> State[MergeOutcome | NothingNew]:

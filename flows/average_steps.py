@@ -12,8 +12,10 @@ from flows.artifacts import publish_report
 from flows.averaging import Averaging
 from flows.steps import run_step
 from flows.trajectory_page import trajectory_markdown
+from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError
 from merge_core.home import Home
+from merge_core.manifest import verify_manifest
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.trajectory.path import PathReport, path_key
@@ -113,12 +115,14 @@ def past_average(
         if same and record.seen[-1].step < newest.step:
             if all(each.identity in present for each in record.seen):
                 return None
-            if Path(record.average.path).is_dir():
+            problems = verify_manifest(record.average, DigestMemo(home.digest_memo))
+            if not problems:
                 return record
             _log.warning(
-                "the running mean up to step %d is gone, and so are checkpoints in it: the mean"
-                " begins again with those that are there",
+                "the running mean up to step %d is gone or changed (%s), and checkpoints in it are"
+                " gone: the mean begins again with those that are there",
                 record.seen[-1].step,
+                problems[0],
             )
             return None
     return None

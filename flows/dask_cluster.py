@@ -11,6 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
+from flows.steps import UNSTORED, answer_of
 from merge_core.errors import MergeflowError, StepError
 from merge_core.group_worker import GroupResult, merge_group
 from merge_core.processors import processors
@@ -33,7 +34,7 @@ class DaskCluster(FanOut):
     def run(self, directory: Path, job: MergeJob) -> None:
         fanned_out = merge_groups.with_options(task_runner=_task_runner(self._address))
         try:
-            fanned_out(str(directory), job.attempt, len(job.groups))
+            answer_of(fanned_out(str(directory), job.attempt, len(job.groups), return_state=True))
         except (MergeflowError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -45,7 +46,7 @@ class DaskCluster(FanOut):
             ) from error
 
 
-@flow(name="merge-groups")
+@flow(name="merge-groups", **UNSTORED)
 def merge_groups(directory: str, attempt: str, groups: int) -> None:
     """All groups of a merge, each as one task.
 

@@ -12,6 +12,7 @@ from flows import merge_steps as step
 from flows.approval import approve
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
+from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from tasks.calibration import check_data
@@ -25,7 +26,7 @@ def _run_name() -> str:
     return Pipeline.model_validate(runtime.flow_run.parameters["pipeline"]).run_name
 
 
-@flow(name="merge", flow_run_name=_run_name)
+@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
     """Resolve, verify, profile, calibrate, merge, evaluate, decide, register.
 

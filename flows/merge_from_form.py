@@ -19,6 +19,7 @@ from flows.merge_form import (
     SuiteReference,
     pipeline_of,
 )
+from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 
@@ -34,7 +35,7 @@ def _run_name() -> str:
     return f"{kind}{name}-{recipe.digest[:8]}"
 
 
-@flow(name="merge", flow_run_name=_run_name)
+@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
 def merge_from_form(
     name: Name,
     merge: MergeForm,

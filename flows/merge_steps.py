@@ -6,8 +6,8 @@ when they are missing or changed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,9 @@ from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
 from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
+from merge_core.own_files import NotOursError, read_own, set_aside
 from merge_core.plan import open_inputs, plan_key
+from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.recipe import parse_recipe
@@ -55,6 +57,9 @@ from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown
 
 _log = logging.getLogger("mergeflow")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_PICTURE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -356,11 +361,19 @@ def outcome_of(
 
 def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:
     """The plot of a profile, drawn once: the drawing library alone takes a second to import."""
-    if not kept.exists():
-        from tasks.profile_plot import profile_figure_png
+    try:
+        found = read_own(kept, _MAX_PICTURE)
+        if found.startswith(_PNG):
+            return found
+        raise NotOursError("it is no picture")
+    except FileNotFoundError:
+        pass
+    except NotOursError as error:
+        _log.warning("the kept picture %s is not believed and drawn again: %s", kept, error)
+        with contextlib.suppress(OSError):
+            set_aside(kept)
+    from tasks.profile_plot import profile_figure_png
 
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}.new")
-        fresh.write_bytes(profile_figure_png(profile))
-        fresh.rename(kept)
-    return kept.read_bytes()
+    drawn = profile_figure_png(profile)
+    write_private(kept, drawn)
+    return drawn

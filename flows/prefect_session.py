@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.prefect_logging import own_logging
 from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
@@ -178,6 +179,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
     return {
         **inherited,
         **QUIET,
+        **own_logging(),
         # In memory, a killed run's hold on the GPU would outlive it for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
         # A machine under load is slow to start a run, whose place must not be given away meanwhile.

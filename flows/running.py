@@ -9,6 +9,7 @@ from rich.table import Table
 from flows.console import Terminal, shown_path
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
+from flows.steps import answer_of
 from tasks.progress import listening
 from tasks.records import MergeOutcome
 
@@ -30,7 +31,7 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
         tags(pipeline.recipe.merge_method, suite),
     ):
         state = merge_pipeline(pipeline, str(loaded.beside), return_state=True)
-    outcome: MergeOutcome = state.result()
+    outcome: MergeOutcome = answer_of(state)
     return outcome
 
 

@@ -93,6 +93,15 @@ def with_adapter(
     return source
 
 
+def has_its_own_digest(source: SourceCheckpoint) -> bool:
+    """Whether the digest of a source is that of the files it lists, and not another's."""
+    if source.adapter is None:
+        return source.digest == model_digest(source.files)
+    added = source.adapter.digest
+    whole = digest_of({"base": model_digest(source.files), "adapter": added})
+    return source.digest == whole and added == model_digest(source.adapter.files)
+
+
 def open_source(source: SourceCheckpoint, known: KnownHeaders | None = None) -> Checkpoint:
     """The tensors of a source, with its adapter, if it has one, applied as they are read.
 

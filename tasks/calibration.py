@@ -16,10 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from merge_core.bounded_json import parse_json
 from merge_core.calibration import Measurement, measurements
 from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.home import Home
+from merge_core.own_files import read_own
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint
@@ -32,6 +34,7 @@ VERSION = 1
 """Raised when the same measurement would give other numbers; part of every key."""
 
 _RECORD = "measured.json"
+_MAX_RECORD = 1 << 20
 _HOURS = 12.0
 
 
@@ -158,11 +161,11 @@ def calibration_key(
 def _find(name: str, place: Path, memo: DigestMemo) -> SourceCheckpoint | None:
     """What is at `place` if it is whole."""
     try:
-        record = json.loads((place / _RECORD).read_bytes())
+        record = parse_json(read_own(place / _RECORD, _MAX_RECORD))
         found = describe_source(name, place, memo)
     except (OSError, ValueError, CheckpointError):
         return None
-    return found if found.digest == record.get("digest") else None
+    return found if isinstance(record, dict) and record.get("digest") == found.digest else None
 
 
 def _working(home: Home, measurement: Measurement, source: SourceCheckpoint) -> Path:

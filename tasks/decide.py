@@ -193,7 +193,28 @@ def decision_key(
     )
 
 
-@content_task("decide", version=1, retries=0)
+def _fits(
+    decision: Decision,
+    /,
+    candidate: EvaluationReport,
+    baseline: EvaluationReport,
+    rule: PromotionRule,
+    **_others: object,
+) -> bool:
+    """A person's word is never cached: a decision that brings one along is not of this step."""
+    compared = {each.task: (each.candidate, each.baseline) for each in decision.comparisons}
+    before = {score.task: score.score for score in baseline.scores}
+    return (
+        decision.candidate_digest == candidate.checkpoint_digest
+        and decision.baseline_digest == baseline.checkpoint_digest
+        and (decision.min_gain, decision.confidence) == (rule.min_gain, rule.confidence)
+        and compared
+        == {each.task: (each.score, before.get(each.task)) for each in candidate.scores}
+        and decision.approval is None
+    )
+
+
+@content_task("decide", version=1, fits=_fits, retries=0)
 def decide_task(
     key: str,
     candidate: EvaluationReport,

@@ -115,7 +115,24 @@ def evaluation_key(
     )
 
 
-@content_task("evaluate", version=1, retries=0)
+def _fits(
+    report: EvaluationReport,
+    /,
+    checkpoint: SourceCheckpoint,
+    suite: Suite,
+    device: str,
+    **_others: object,
+) -> bool:
+    return (
+        report.checkpoint_digest == checkpoint.digest
+        and report.suite_digest == suite_digest(suite)
+        and report.lm_eval_version == version("lm-eval")
+        and report.transformers_version == version("transformers")
+        and resolved_device_kind(report.device) == resolved_device_kind(device)
+    )
+
+
+@content_task("evaluate", version=1, fits=_fits, retries=0)
 def evaluate_task(
     key: str,
     checkpoint: SourceCheckpoint,

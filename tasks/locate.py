@@ -14,14 +14,20 @@ from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
-from merge_core.digests import DigestMemo, digest_of
+from merge_core.digests import DigestMemo, digest_of, model_digest
 from merge_core.errors import CheckpointError
 from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
-from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
+from merge_core.sources import (
+    describe_adapter,
+    describe_source,
+    has_its_own_digest,
+    model_files,
+    with_adapter,
+)
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -310,6 +316,21 @@ def location_key(location: Location) -> str:
     return digest_of(key)
 
 
+def is_of_location(source: SourceCheckpoint, location: Location) -> bool:
+    """Whether a record can be what `fetch` gives of a location: its place, its commit, the digests
+    that a registry or the Hub states. The files themselves are for `changed_files`."""
+    if source.adapter is None or location.adapter is None:
+        same_adapter = source.adapter is location.adapter
+    else:
+        same_adapter = _is_at(source.adapter, location.adapter)
+    return (
+        same_adapter
+        and _is_at(source, location)
+        and location.digest in (None, model_digest(source.files))
+        and has_its_own_digest(source)
+    )
+
+
 def changed_files(source: SourceCheckpoint, memo: DigestMemo) -> list[str]:
     """Names of the files that are missing or have other content than the record says."""
     parts = (source, source.adapter) if source.adapter else (source,)
@@ -319,6 +340,18 @@ def changed_files(source: SourceCheckpoint, memo: DigestMemo) -> list[str]:
         for file in part.files
         if not (path := part.directory / file.name).is_file() or memo.sha256(path) != file.sha256
     ]
+
+
+def _is_at(part: SourceCheckpoint | SourceAdapter, location: Location) -> bool:
+    if (part.reference, part.revision) != (location.reference, location.revision):
+        return False
+    if location.listing is None:
+        return part.path == str(Path(location.directory or "").absolute())
+    try:
+        check_download(location.listing, part)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _directory(location: Location, progress: Progress | None) -> Path:
