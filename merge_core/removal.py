@@ -34,7 +34,6 @@ def remove_entry(directory: Path, name: str) -> None:
             os.unlink(name, dir_fd=parent)
             return
         with _writable(parent, name) as top:
-            _refuse_mount(parent, top, name)
             _empty(top)
         os.rmdir(name, dir_fd=parent)
 
@@ -94,29 +93,29 @@ def mounted_below(directory: Path) -> bool:
 
 @contextmanager
 def _writable(parent: int, name: str) -> Iterator[int]:
-    """The descriptor of a directory whose entries its owner may list and remove."""
+    """The descriptor of a directory whose entries its owner may list and remove.
+
+    Raises:
+        OSError: it is a link, or another file system is mounted there; its mode is as before.
+    """
+    place = os.open(name, _PLACE, dir_fd=parent)
     try:
+        if _file_system(parent) != _file_system(place):
+            raise OSError(errno.EBUSY, "another file system is mounted there", name)
+        status = os.fstat(place)
+        if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            # The way to what an O_PATH descriptor stands for, which may not even be readable.
+            mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU
+            Path(f"/proc/self/fd/{place}").chmod(mode)
         descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    except PermissionError:
-        _grant(parent, name)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    finally:
+        os.close(place)
     try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.fchmod(descriptor, mode | stat.S_IRWXU)
+        if not os.path.samestat(status, os.fstat(descriptor)):
+            raise OSError(errno.ESTALE, "it is being changed by somebody else", name)
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _grant(parent: int, name: str) -> None:
-    """Let its owner read a directory that cannot even be opened for reading."""
-    place = os.open(name, _PLACE, dir_fd=parent)
-    try:
-        mode = stat.S_IMODE(os.fstat(place).st_mode)
-        Path(f"/proc/self/fd/{place}").chmod(mode | stat.S_IRWXU)
-    finally:
-        os.close(place)
 
 
 def _empty(top: int) -> None:
@@ -130,7 +129,6 @@ def _empty(top: int) -> None:
                 os.unlink(entry.name, dir_fd=top)
                 continue
             with _writable(top, entry.name) as inner:
-                _refuse_mount(top, inner, entry.name)
                 for below in list(os.scandir(inner)):
                     if not below.is_dir(follow_symlinks=False):
                         os.unlink(below.name, dir_fd=inner)
@@ -141,11 +139,6 @@ def _empty(top: int) -> None:
                     with _writable(inner, below.name):
                         os.rename(below.name, name, src_dir_fd=inner, dst_dir_fd=top)
             os.rmdir(entry.name, dir_fd=top)
-
-
-def _refuse_mount(parent: int, descriptor: int, name: str) -> None:
-    if _file_system(parent) != _file_system(descriptor):
-        raise OSError(errno.EBUSY, "another file system is mounted there", name)
 
 
 def _file_system(descriptor: int) -> tuple[int, str]:
