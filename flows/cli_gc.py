@@ -72,7 +72,7 @@ def gc(
     """
     from flows.console import Terminal
     from merge_core.home import Home
-    from merge_core.quarantine import quarantined
+    from merge_core.quarantine import linked_directories, quarantined
     from tasks.retention import Tidied, survey, tidy
 
     terminal, home = Terminal(machine=as_json), Home.discover()
@@ -86,8 +86,13 @@ def gc(
     useless = [item for item in items if item.kept is None]
     if not as_json:
         _show(terminal, items)
+    for path in linked_directories(home):
+        terminal.warn(
+            f"{path} is a link, and what it leads to is left alone; to keep a home on another disk,"
+            " move all of it there and name it in MERGEFLOW_HOME"
+        )
     done = Tidied()
-    if empty_quarantine or yes:
+    if (yes and useless) or ((yes or empty_quarantine) and quarantined(home)):
         done = tidy(
             home,
             uri,
@@ -131,9 +136,10 @@ def _registry_to_name(
     Raises:
         MergeflowError: none is known at all.
     """
+    import contextlib
     import os
 
-    from merge_core.errors import MergeflowError
+    from merge_core.errors import MergeflowError, OutputError
     from tasks.registry_memory import began_before_notes, begin_notes, known_registries
 
     if tracking_uri and no_registry:
@@ -144,7 +150,8 @@ def _registry_to_name(
             "this home has no note of what was registered before: if a pipeline of yours names a"
             " register.tracking_uri, name that here once with --tracking-uri"
         )
-        begin_notes(home)
+        with contextlib.suppress(OutputError):  # it is said again
+            begin_notes(home)
     if no_registry:
         if known:
             terminal.warn(f"this store was used by {', '.join(known)}, so that is asked")

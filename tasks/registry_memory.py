@@ -192,9 +192,13 @@ def canonical(home: Home, tracking_uri: str) -> str:
         return stripped
     if _place(stripped) == _place(stack_server(home) or ""):
         return STACK if home.names_databases else EMBEDDED
-    parts = urlsplit(stripped)
-    host = (parts.hostname or "") if ":" not in (parts.hostname or "") else f"[{parts.hostname}]"
-    port = f":{parts.port}" if parts.port not in (None, _PORTS[parts.scheme]) else ""
+    try:
+        parts = urlsplit(stripped)
+        name, number = parts.hostname or "", parts.port
+    except ValueError:  # no address at all: whoever opens it says so
+        return stripped
+    host = f"[{name}]" if ":" in name else name
+    port = "" if number in (None, _PORTS[parts.scheme]) else f":{number}"
     return urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), parts.query, ""))
 
 

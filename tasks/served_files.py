@@ -52,7 +52,7 @@ def texts_in(files: Files, tracking_uri: str) -> Iterator[str]:
         else:
             for name, content in _downloaded(files, tracking_uri):
                 yield from _texts_of(name, content)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except Exception as error:  # each kind of artifact store has errors of its own
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
