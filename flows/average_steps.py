@@ -32,6 +32,7 @@ from tasks.greedy_soup import Soup, greedy_soup, overall, ranking
 from tasks.records import MergeOutcome
 from tasks.reference_names import distinct_names
 from tasks.registry_client import default_tracking_uri
+from tasks.registry_memory import canonical
 from tasks.retention import retain_task
 from tasks.suite import Suite
 from tasks.trajectory import find_task, path_task
@@ -240,7 +241,7 @@ def conclude(
             average=outcome.merged,
             state=outcome.state,
             registered=RegisteredAt(
-                tracking_uri=registration.tracking_uri,
+                tracking_uri=canonical(home, registration.tracking_uri),
                 model=registration.candidate.name,
                 version=registration.candidate.version,
             )
@@ -266,8 +267,13 @@ def retain(averaging: Averaging, mix: Mix, home: Home) -> None:
         subject=f"the last {keep}",
     )
     if gone:
-        freed = sum(item.bytes for item in gone) / 1e6
-        _log.info("removed %d averages that nothing refers to, %.1f MB", len(gone), freed)
+        megabytes = sum(item.bytes for item in gone) / 1e6
+        _log.info(
+            "took %d averages out of the store that nothing refers to, %.1f MB; what was registered"
+            " waits in the quarantine until the next average",
+            len(gone),
+            megabytes,
+        )
 
 
 def tracking_uri(averaging: Averaging, home: Home) -> str:

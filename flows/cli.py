@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_adapters, cli_average, cli_library, cli_pipeline, cli_stack
+from flows import cli_adapters, cli_average, cli_gc, cli_library, cli_pipeline, cli_stack
 from merge_core.errors import MergeflowError, StepError
 
 PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 cli_pipeline.add_commands(app)
 cli_average.add_commands(app)
+cli_gc.add_commands(app)
 cli_stack.add_commands(app)
 cli_library.add_commands(app)
 cli_adapters.add_commands(app)

@@ -33,6 +33,7 @@ from merge_core.plan import open_inputs, plan_key
 from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
+from merge_core.quarantine import count_as_new
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.tolerance import Tolerance
@@ -107,6 +108,8 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     identified += [resolved(location) for location in found.locations if location.is_remote]
     by_reference = {source.reference: source for source in identified}
     sources = {reference: by_reference[reference] for reference in references}
+    for source in sources.values():
+        count_as_new(home, source.directory)
     donor = sources[pipeline.recipe.donor]
     if donor.adapter:
         # It may be served and registered, so it is written out first, and merged as written.
@@ -214,6 +217,7 @@ def merge(
             _log.warning("the merged weights are not as they were (%s): merging again", problems[0])
             again = merge_task.with_options(refresh_cache=True)
             manifest = run_step(again, *arguments, subject=recipe.merge_method)
+    count_as_new(home, Path(manifest.path))
     return manifest
 
 

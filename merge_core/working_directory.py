@@ -88,6 +88,15 @@ def remove_entry(path: Path) -> None:
             path.unlink()
 
 
+def holds_only_ours(directory: Path) -> bool:
+    """Whether nothing lies in a directory but what a merge may have left there."""
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except OSError:
+        return False
+    return not {name for name in names if not name.startswith(_STILL_OPEN)} - _OURS - {LOCK}
+
+
 def open_afresh(path: Path) -> TextIO:
     """Open a new file for text: what lies in its place is removed, not followed or written to.
 

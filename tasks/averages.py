@@ -30,7 +30,7 @@ class RegisteredAt(Record):
     """Where an average is registered."""
 
     tracking_uri: str
-    """Without credentials."""
+    """Without credentials; `embedded` and `stack` are the home's own (tasks.registry_memory)."""
     model: str
     version: str
 

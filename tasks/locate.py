@@ -364,10 +364,13 @@ def _directory(location: Location, progress: Progress | None) -> Path:
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:
     from tasks.lineage import lineage
     from tasks.registry_client import default_tracking_uri
+    from tasks.registry_memory import note_store_of
 
-    root = lineage(uri, tracking_uri or default_tracking_uri(home)).root
+    address = tracking_uri or default_tracking_uri(home)
+    root = lineage(uri, address).root
     if root.path is None:
         raise CheckpointError("this version has no recorded place on disk", where=reference)
+    note_store_of(root.path, address)
     return Location(
         reference=reference, directory=root.path, revision=root.revision, digest=root.digest
     )

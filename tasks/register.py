@@ -32,6 +32,7 @@ from tasks.registry_client import (
     ensure_experiment,
     open_registry,
 )
+from tasks.registry_memory import note_store_of
 from tasks.registry_models import ensure_logged_model
 from tasks.registry_runs import (
     MergeFacts,
@@ -99,6 +100,9 @@ def register_merge(
     experts = _checked_experts(facts)
     with open_registry(tracking_uri, writing=True) as registry:
         experiment_id = ensure_experiment(registry, experiment)
+        # Before anything leads to the store: `mergeflow gc` has to know of every such registry.
+        for checkpoint in (manifest.as_source(), base, *experts):
+            note_store_of(checkpoint.path, tracking_uri, registry, experiment_id)
         model_ids = {
             checkpoint.digest: ensure_logged_model(
                 registry, experiment_id, checkpoint, registered=checkpoint.digest == base.digest

@@ -1,47 +1,43 @@
-"""What of the store is still needed, and the removal of the rest.
+"""What of the store is still needed, and the removal of the rest, by way of the quarantine.
 
-Needed is what the registry refers to: every registered version, with an alias or without. Then the
-latest averages of each configuration, and what is so young that a run may be about to register it.
+Needed is what any registry that used the store refers to: every version, with an alias or without.
+Then the latest averages of each configuration, and what is so young that a run may be about to
+register it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import shutil
+import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from typing import Literal
+from collections.abc import Collection, Sequence
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from merge_core.errors import CheckpointError, MergeflowError, OutputError, StepError
+from merge_core.errors import MergeflowError, OutputError, StepError
 from merge_core.home import Home
-from merge_core.manifest import read_manifest
+from merge_core.quarantine import (
+    Quarantined,
+    delete,
+    is_back,
+    one_at_a_time,
+    put_back,
+    quarantined,
+    set_aside,
+)
 from merge_core.records import Record
 from tasks.averages import averages_of, forget_averages
 from tasks.registry_client import TAG, Registry, RegistryUnreachableError, open_registry
 from tasks.registry_models import find_logged_model
 from tasks.retries import only_on
+from tasks.store_contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
+from tasks.store_needs import Needs, NotAskedError, ask_registries, averages_to_keep
 
-_PAGE = 200
+KEPT_FOR = 7 * 86_400.0
+"""Seconds that a thing waits in the quarantine, unless somebody says otherwise."""
 
-
-class StoredItem(Record):
-    """Something below the store that takes room."""
-
-    kind: Literal["checkpoint", "unfinished merge"]
-    name: str
-    """Name of its directory: object id or plan digest."""
-    path: str
-    bytes: int
-    age_seconds: float
-    kept: str | None
-    """Why it is kept; None when it can be removed."""
+_log = logging.getLogger("mergeflow")
 
 
 class RemovedVersion(Record):
@@ -52,59 +48,106 @@ class RemovedVersion(Record):
     object_id: str
 
 
+class Tidied(Record):
+    """What became of things that nothing needed, and of those that waited in the quarantine."""
+
+    moved: tuple[Quarantined, ...] = ()
+    """Moved to the quarantine now."""
+    put_back: tuple[tuple[Quarantined, str], ...] = ()
+    """Needed after all, with the reason."""
+    deleted: tuple[Quarantined, ...] = ()
+    failed: tuple[str, ...] = ()
+    """What could not be done, in words."""
+
+    @property
+    def freed(self) -> int:
+        """Bytes of disk space that are free now."""
+        return sum(item.bytes for item in self.deleted)
+
+
 def survey(
-    home: Home, tracking_uri: str | None, *, keep: int, older_than_seconds: float
+    home: Home,
+    tracking_uri: str | None,
+    *,
+    keep: int,
+    older_than_seconds: float,
+    foreign: Collection[str] = (),
 ) -> list[StoredItem]:
     """Everything in the store, the largest first, with why it is kept.
 
     Args:
-        tracking_uri: the registry; None says that nothing of this store is registered anywhere.
+        tracking_uri: a registry to ask besides those that are known to have used the store; None
+            for no other.
         keep: how many averages of each configuration are kept although nothing refers to them.
         older_than_seconds: younger things are kept.
+        foreign: `models:/NAME/VERSION` of versions whose files need not be read.
 
     Raises:
-        MergeflowError: there is no registry at this address: what it refers to is not known.
-        RegistryUnreachableError: the MLflow server did not answer.
+        NotAskedError: a registry does not say what it serves.
     """
-    referred, address = _referred_to(tracking_uri) if tracking_uri else ({}, "")
-    latest = _latest_averages(home, keep, address)
-    items = []
-    for path in _directories(home.objects):
-        labels = (path.name, str(path), _digest(path))
-        whys = [found[label] for found in (referred, latest) for label in labels if label in found]
-        why = whys[0] if whys else None
-        items.append(_item("checkpoint", path, why, older_than_seconds))
-    for path in _directories(home.staging):
-        why = "a merge is working on it" if _is_locked(path) else None
-        items.append(_item("unfinished merge", path, why, older_than_seconds))
-    return sorted(items, key=lambda item: (-item.bytes, item.name))
+    needs = _needs(home, tracking_uri, keep, foreign)
+    return look_at_store(home, needs, older_than_seconds)
 
 
-def remove(home: Home, items: Sequence[StoredItem]) -> int:
-    """Remove what `survey` found to be without use; the bytes that this freed.
+def remove(home: Home, items: Sequence[StoredItem], *, keep_for: float = KEPT_FOR) -> Tidied:
+    """Move what `survey` found to be without use to the quarantine. What fails stops nothing else.
 
-    A directory is renamed first, so that one half removed never looks like a checkpoint.
+    Args:
+        keep_for: seconds until it may be deleted.
 
     Raises:
-        OutputError: the store cannot be written.
+        OutputError: there can be no quarantine here.
     """
-    freed = 0
+    moved, failed = [], []
     for item in items:
         if item.kept is not None:
             continue
-        path = Path(item.path)
-        doomed = path.with_name(f".removed-{item.name}")
         try:
-            path.chmod(0o755)
-            path.rename(doomed)
-            shutil.rmtree(doomed)
-        except FileNotFoundError:
+            kept = set_aside(home, item.place, item.name, size=item.bytes, keep_for=keep_for)
+        except OutputError as error:
+            failed.append(f"{error.where}: {error.what}")
             continue
-        except OSError as error:
-            raise OutputError(f"cannot be removed: {error.strerror}", where=str(path)) from error
-        freed += item.bytes
-    _forget_plans(home)
-    return freed
+        if kept is not None:
+            moved.append(kept)
+    return Tidied(moved=tuple(moved), failed=tuple(failed))
+
+
+def tidy(
+    home: Home,
+    tracking_uri: str | None,
+    items: Sequence[StoredItem],
+    *,
+    keep: int,
+    keep_for: float = KEPT_FOR,
+    at_once: Collection[str] | None = (),
+    foreign: Collection[str] = (),
+) -> Tidied:
+    """Move what is without use to the quarantine, ask again, and delete what has waited there.
+
+    What was registered while this looked goes back. So does everything, when a registry does not
+    answer the second time.
+
+    Args:
+        items: of `survey`.
+        keep_for: seconds until what is moved now may be deleted.
+        at_once: names of what is deleted now, without waiting; None for everything.
+        foreign: as in `survey`.
+
+    Raises:
+        NotAskedError: a registry does not say what it serves; nothing was removed.
+        OutputError: there can be no quarantine here.
+    """
+    with one_at_a_time(home):
+        first = remove(home, items, keep_for=keep_for)
+        try:
+            second = _settle(home, tracking_uri, first.moved, keep, at_once, foreign)
+        except BaseException:
+            for item in first.moved:
+                put_back(home, item)
+            raise
+    return second.model_copy(
+        update={"moved": first.moved, "failed": (*first.failed, *second.failed)}
+    )
 
 
 def retire_versions(
@@ -146,6 +189,9 @@ def retain(
 ) -> list[StoredItem]:
     """Keep the latest averages of a configuration; what was removed of the store.
 
+    What was only tried is deleted now. An older average waits in the quarantine until the next
+    average is made, so that the disk holds one more than are kept.
+
     Args:
         model: the registered model, if there is one.
         keep: how many averages without an alias are kept.
@@ -158,13 +204,20 @@ def retain(
     else:
         doomed |= {each.average.object_id for each in averages_of(home, name)[keep:]}
     forget_averages(home, name, keep)
-    if not doomed:
+    if not doomed and not quarantined(home):
         return []
     known = tracking_uri if _has_registry(tracking_uri) else None
-    items = survey(home, known, keep=keep, older_than_seconds=0.0)
-    gone = [item for item in items if item.name in doomed and item.kept is None]
-    remove(home, gone)
-    return gone
+    try:
+        items = survey(home, known, keep=keep, older_than_seconds=0.0)
+        gone = [item for item in items if item.name in doomed and item.kept is None]
+        done = tidy(home, known, gone, keep=keep, keep_for=0.0, at_once=discarded)
+    except NotAskedError as error:
+        _log.warning("older averages stay in the store for now: %s", error.what)
+        return []
+    for failure in done.failed:
+        _log.warning("an older average stays: %s", failure)
+    names = {item.name for item in done.moved} - {item.name for item, _ in done.put_back}
+    return [item for item in gone if item.name in names]
 
 
 retain_task = task(
@@ -178,90 +231,42 @@ retain_task = task(
 """`retain` as a step: never cached, safe to repeat."""
 
 
-def _referred_to(tracking_uri: str) -> tuple[dict[str, str], str]:
-    """Object ids, paths and digests of every registered version, each with the version's address;
-    and the registry's own address."""
-    found: dict[str, str] = {}
-    token = None
-    with open_registry(tracking_uri) as registry:
-        while True:
-            page = registry.client.search_model_versions(max_results=_PAGE, page_token=token)
-            for version in page:
-                reason = f"models:/{version.name}/{version.version}"
-                for key in ("object_id", "path", "digest"):
-                    if label := version.tags.get(TAG + key):
-                        found.setdefault(label, reason)
-            token = page.token
-            if not token:
-                return found, registry.address
+def _settle(
+    home: Home,
+    tracking_uri: str | None,
+    fresh: Sequence[Quarantined],
+    keep: int,
+    at_once: Collection[str] | None,
+    foreign: Collection[str],
+) -> Tidied:
+    """Put back what is needed, and delete what has waited for long enough."""
+    waiting = quarantined(home)
+    if not waiting:
+        return Tidied()
+    needs = _needs(home, tracking_uri, keep, foreign)
+    new = {item.entry for item in fresh}
+    back, deleted, failed = [], [], []
+    for item in waiting:
+        why = needs.why(labels_of_quarantined(home, item))
+        is_due = item.entry not in new and item.delete_after <= time.time()
+        try:
+            if why is not None and not is_back(home, item):
+                put_back(home, item)
+                back.append((item, why))
+            elif is_due or at_once is None or item.name in at_once:
+                delete(home, item)
+                deleted.append(item)
+        except OutputError as error:
+            failed.append(f"{error.where}: {error.what}")
+    return Tidied(put_back=tuple(back), deleted=tuple(deleted), failed=tuple(failed))
 
 
-def _latest_averages(home: Home, keep: int, address: str) -> dict[str, str]:
-    """Object ids of averages that are kept for their own sake, with the reason."""
-    found: dict[str, str] = {}
-    for directory in _directories(home.averages):
-        for number, record in enumerate(averages_of(home, directory.name)):
-            place = record.registered
-            if place is not None and place.tracking_uri != address:
-                found.setdefault(record.average.object_id, f"registered at {place.tracking_uri}")
-            elif number < keep:
-                found.setdefault(
-                    record.average.object_id, f"one of the last {keep} averages of {record.name}"
-                )
-    return found
-
-
-def _item(
-    kind: Literal["checkpoint", "unfinished merge"], path: Path, why: str | None, oldest: float
-) -> StoredItem:
-    entries = [path, *path.rglob("*")]
-    statuses = [status for entry in entries if (status := _status(entry)) is not None]
-    age = time.time() - max((status.st_mtime for status in statuses), default=0.0)
-    if why is None and age < oldest:
-        why = "young: a run may be about to register it"
-    size = sum(status.st_blocks * 512 for status in statuses)
-    return StoredItem(
-        kind=kind, name=path.name, path=str(path), bytes=size, age_seconds=age, kept=why
-    )
-
-
-def _status(path: Path) -> os.stat_result | None:
-    with contextlib.suppress(FileNotFoundError):
-        return path.lstat()
-    return None
-
-
-def _digest(path: Path) -> str:
-    """The model digest of a stored checkpoint; nothing for one without a usable manifest."""
-    with contextlib.suppress(CheckpointError):
-        return read_manifest(path).digest
-    return ""
-
-
-def _directories(place: Path) -> Iterator[Path]:
-    if place.is_dir():
-        yield from sorted(path for path in place.iterdir() if path.is_dir())
-
-
-def _is_locked(staging: Path) -> bool:
-    """Whether a merge holds the lock of its staging directory."""
-    try:
-        with (staging / "lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def _forget_plans(home: Home) -> None:
-    """Remove the pointers from plans to checkpoints that are gone."""
-    plans = home.path / "store" / "plans"
-    for pointer in plans.glob("*") if plans.is_dir() else ():
-        with contextlib.suppress(OSError):
-            if not (home.objects / pointer.read_text().strip()).is_dir():
-                pointer.unlink()
+def _needs(home: Home, tracking_uri: str | None, keep: int, foreign: Collection[str]) -> Needs:
+    waiting = [labels_of_quarantined(home, item) for item in quarantined(home)]
+    things = [*labels_of_stored(home), *waiting]
+    needs = ask_registries(home, tracking_uri, things, foreign=foreign)
+    needs.take(averages_to_keep(home, keep))
+    return needs
 
 
 def _has_registry(tracking_uri: str) -> bool:

@@ -1,0 +1,273 @@
+"""The command that tidies the store, with its quarantine and the registries that it asks."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.options import AsJson, TrackingUri
+from tasks.durations import read_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flows.console import Terminal
+    from merge_core.home import Home
+    from merge_core.quarantine import Quarantined
+    from tasks.retention import Tidied
+    from tasks.store_contents import StoredItem
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's command to the program."""
+    app.command(epilog="Example: `mergeflow gc`, then `mergeflow gc --yes`")(gc)
+
+
+def gc(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove it. Without this, only show what would go.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Averages of each configuration to keep in any case.")
+    ] = 5,
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Leave younger things alone: 30m, 24h, 7d.")
+    ] = "24h",
+    quarantine: Annotated[
+        str,
+        typer.Option(
+            metavar="AGE", help="How long removed things wait until a later `gc` deletes them."
+        ),
+    ] = "7d",
+    empty_quarantine: Annotated[
+        bool,
+        typer.Option("--empty-quarantine", help="Delete now what waits, which frees the disk."),
+    ] = False,
+    restore: Annotated[
+        str, typer.Option(metavar="NAME", help="Put one thing back from the quarantine.")
+    ] = "",
+    tracking_uri: TrackingUri = "",
+    no_registry: Annotated[
+        bool,
+        typer.Option("--no-registry", help="Ask none but those known to have used this store."),
+    ] = False,
+    forget_registry: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="A registry that is gone for good; ask it no more."),
+    ] = "",
+    foreign: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL", help="models:/NAME/VERSION that serves nothing of this store."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show, or remove, stored checkpoints that neither the registry nor anything else needs.
+
+    They wait in a quarantine before they are deleted. Every registry that this store was used by is
+    asked; while one does not answer, nothing is removed.
+    """
+    from flows.console import Terminal
+    from merge_core.home import Home
+    from merge_core.quarantine import linked_directories, quarantined
+    from tasks.retention import Tidied, survey, tidy
+
+    terminal, home = Terminal(machine=as_json), Home.discover()
+    wait, oldest = _seconds(quarantine), _seconds(older_than)
+    if restore or forget_registry:
+        _change(terminal, home, restore, forget_registry)
+        return
+    uri = _registry_to_name(terminal, home, tracking_uri, no_registry)
+    vouched_for = frozenset(foreign or ())
+    items = survey(home, uri, keep=keep, older_than_seconds=oldest, foreign=vouched_for)
+    useless = [item for item in items if item.kept is None]
+    if not as_json:
+        _show(terminal, items)
+    for path in linked_directories(home):
+        terminal.warn(
+            f"{path} is a link, and what it leads to is left alone; to keep a home on another disk,"
+            " move all of it there and name it in MERGEFLOW_HOME"
+        )
+    done = Tidied()
+    if (yes and useless) or ((yes or empty_quarantine) and quarantined(home)):
+        done = tidy(
+            home,
+            uri,
+            useless if yes else (),
+            keep=keep,
+            keep_for=wait,
+            at_once=None if empty_quarantine else (),
+            foreign=vouched_for,
+        )
+    waiting = quarantined(home)
+    if as_json:
+        terminal.give(_as_json(items, done, waiting, yes))
+    else:
+        _say(terminal, useless, done, waiting, removed=yes or empty_quarantine)
+    if done.failed:
+        raise _failure(done)
+
+
+def _change(terminal: Terminal, home: Home, restore: str, forgotten: str) -> None:
+    from merge_core.quarantine import find_quarantined, one_at_a_time, put_back
+    from tasks.registry_memory import forget_registry
+
+    if forgotten:
+        forget_registry(home, forgotten)
+        terminal.say("forgotten: what it serves of this store counts no more")
+    if restore:
+        with one_at_a_time(home):
+            item = find_quarantined(home, restore)
+            put_back(home, item, as_new=True)
+        terminal.say(
+            f"{item.place}/{item.name} is back, and counts as new for --older-than: register it, or"
+            " name the registry that serves it with --tracking-uri"
+        )
+
+
+def _registry_to_name(
+    terminal: Terminal, home: Home, tracking_uri: str, no_registry: bool
+) -> str | None:
+    """A registry to ask besides the known ones; None for no other.
+
+    Raises:
+        MergeflowError: none is known at all.
+    """
+    import contextlib
+    import os
+
+    from merge_core.errors import MergeflowError, OutputError
+    from tasks.registry_memory import began_before_notes, begin_notes, known_registries
+
+    if tracking_uri and no_registry:
+        raise typer.BadParameter("--no-registry and --tracking-uri say opposite things")
+    known = list(dict.fromkeys(each.address for each in known_registries(home)))
+    if began_before_notes(home):
+        terminal.warn(
+            "this home has no note of what was registered before: if a pipeline of yours names a"
+            " register.tracking_uri, name that here once with --tracking-uri"
+        )
+        with contextlib.suppress(OutputError):  # it is said again
+            begin_notes(home)
+    if no_registry:
+        if known:
+            terminal.warn(f"this store was used by {', '.join(known)}, so that is asked")
+        return None
+    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named or known:
+        return named
+    raise MergeflowError(
+        "no registry is known that this store was used by, so what is served is not known",
+        where=str(home.path),
+        mend="name the one that your pipelines register at with --tracking-uri, or say"
+        " --no-registry if there is none",
+    )
+
+
+def _as_json(
+    items: Sequence[StoredItem], done: Tidied, waiting: Sequence[Quarantined], yes: bool
+) -> dict[str, object]:
+    return {
+        "removed": yes,
+        "moved_bytes": sum(item.bytes for item in done.moved),
+        "freed_bytes": done.freed,
+        "items": [item.model_dump(mode="json") for item in items],
+        "moved": [item.name for item in done.moved],
+        "put_back": [{"name": item.name, "why": why} for item, why in done.put_back],
+        "deleted": [item.name for item in done.deleted],
+        "failed": list(done.failed),
+        "quarantine": [item.model_dump(mode="json") for item in waiting],
+    }
+
+
+def _say(
+    terminal: Terminal,
+    useless: Sequence[StoredItem],
+    done: Tidied,
+    waiting: Sequence[Quarantined],
+    *,
+    removed: bool,
+) -> None:
+    from flows.console import size
+
+    for item, why in done.put_back:
+        terminal.say(f"{item.name[:12]} is needed after all and is back: {why}", "yellow")
+    if done.moved:
+        total = size(sum(item.bytes for item in done.moved))
+        terminal.say(f"moved {len(done.moved)} to the quarantine, {total}", "bold")
+    if done.deleted:
+        terminal.say(f"deleted {len(done.deleted)}, {size(done.freed)} freed", "bold")
+    if waiting:
+        _show_waiting(terminal, waiting)
+        terminal.say(
+            "the disk gets this room back when a later `mergeflow gc --yes` deletes it; at once:"
+            " `mergeflow gc --empty-quarantine`; one thing back: `mergeflow gc --restore NAME`"
+        )
+    if not removed and useless:
+        total = size(sum(item.bytes for item in useless))
+        terminal.say(f"{len(useless)} could go, {total}: `mergeflow gc --yes` removes them", "bold")
+    elif not useless and not done.deleted:
+        terminal.say("nothing to remove", "bold")
+
+
+def _show(terminal: Terminal, items: list[StoredItem]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flows.console import shown_text, size
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("what", "name", "size", "age", "kept because"):
+        table.add_column(head, justify="right" if head in ("size", "age") else "left")
+    for item in items:
+        why = shown_text(item.kept) if item.kept else "[yellow]nothing needs it[/]"
+        name = escape(_line(item.name)[:12])
+        table.add_row(item.kind, name, size(item.bytes), _age(item.age_seconds), _line(why))
+    if items:
+        terminal.results.print(table)
+
+
+def _show_waiting(terminal: Terminal, waiting: Sequence[Quarantined]) -> None:
+    from rich.table import Table
+
+    from flows.console import size
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`"):
+        table.add_column(head, justify="right" if head in ("size", "since") else "left")
+    now = time.time()
+    for item in waiting:
+        left = item.delete_after - now
+        when = f"in {_age(left)}" if left > 0 else "when it runs next"
+        name = item.entry if len(item.name) != 64 else f"{item.name[:12]}"
+        table.add_row(name, item.place, size(item.bytes), _age(now - item.moved), when)
+    terminal.results.print(table)
+
+
+def _age(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} d"
+
+
+def _line(text: str) -> str:
+    """A stranger's text in one row of a table."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _failure(done: Tidied) -> Exception:
+    from merge_core.errors import OutputError
+
+    return OutputError(
+        f"{len(done.failed)} could not be moved or deleted, the rest was: {'; '.join(done.failed)}",
+        mend="see that these directories and the ones above them are yours and on one file system",
+    )
+
+
+def _seconds(age: str) -> float:
+    try:
+        return read_duration(age)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,444 @@
+"""Nothing that is odd in the store, a link first of all, stops `mergeflow gc` or leads it out."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from merge_core.home import Home
+from tests.support.merge_store import DAY, Store, clear_away, made_old, merge_store
+from tests.support.registrations import empty_registry, unsynced_sqlite
+
+ID = "{:064x}".format
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_database() -> Iterator[None]:
+    with unsynced_sqlite():
+        yield
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path,
+    home: Home,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Store]:
+    """A store beside the home's own, empty database."""
+    registry = empty_registry(home.mlflow, tmp_path_factory.getbasetemp() / "template.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield merge_store(tmp_path, home, registry)
+    clear_away(home)
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A directory of the user's, outside the home, with everything that removal could harm."""
+    directory = tmp_path / "precious"
+    (directory / "deep").mkdir(parents=True)
+    (directory / "deep" / "thesis.txt").write_text("years of work")
+    (directory / "locked").mkdir()
+    (directory / "lock").touch()
+    (directory / "locked").chmod(0o500)
+    directory.chmod(0o550)
+    made_old(directory, 9 * DAY)
+    return directory
+
+
+def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Everything of a tree that must not change."""
+    paths = (directory, *sorted(directory.rglob("*")))
+    return {
+        str(path): (
+            (status := path.lstat()).st_mode,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in paths
+    }
+
+
+def gc(*arguments: str) -> int:
+    return cli.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
+
+
+def in_place_of_an_object(store: Store, target: Path) -> Path:
+    link = store.home.objects / ID(7)
+    link.symlink_to(target)
+    return link
+
+
+def with_a_name_of_its_own(store: Store, target: Path) -> Path:
+    link = store.home.objects / "linked"
+    link.symlink_to(target)
+    return link
+
+
+def to_a_file(store: Store, target: Path) -> Path:
+    link = store.home.objects / ID(7)
+    link.symlink_to(target / "deep" / "thesis.txt")
+    return link
+
+
+def in_place_of_staging(store: Store, target: Path) -> Path:
+    store.home.staging.mkdir(parents=True, exist_ok=True)
+    link = store.home.staging / ID(7)
+    link.symlink_to(target)
+    return link
+
+
+def in_an_object(store: Store, target: Path) -> Path:
+    directory = store.home.objects / ID(7)
+    directory.mkdir()
+    (directory / "weights").symlink_to(target)
+    (directory / "model.safetensors").symlink_to(target / "deep" / "thesis.txt")
+    return directory
+
+
+def left_by_an_old_gc(store: Store, target: Path) -> Path:
+    link = store.home.objects / f".removed-{ID(7)}"
+    link.symlink_to(target)
+    return link
+
+
+def in_a_merge_s_place(store: Store, target: Path) -> Path:
+    directory = store.home.staging / ID(7)
+    directory.mkdir(parents=True)
+    (directory / "checkpoint").symlink_to(target)
+    (directory / "lock").symlink_to(target / "lock")
+    return directory
+
+
+PLACES = [
+    in_place_of_an_object,
+    with_a_name_of_its_own,
+    to_a_file,
+    in_place_of_staging,
+    in_an_object,
+    left_by_an_old_gc,
+    in_a_merge_s_place,
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+def test_a_link_stops_nothing_and_its_target_is_not_touched(
+    store: Store, precious: Path, place: Callable[[Store, Path], Path]
+) -> None:
+    useless = store.merged(1)
+    planted = place(store, precious)
+    before = state(precious)
+    assert gc() == 0
+    assert useless.object_id not in store.objects()
+    assert gc("--empty-quarantine") == 0
+    assert state(precious) == before
+    if place is not with_a_name_of_its_own and place is not in_a_merge_s_place:
+        assert not os.path.lexists(planted), "the link itself is ours to remove"
+
+
+@pytest.mark.parametrize("name", ["objects", "staging", "quarantine", "plans"])
+def test_a_link_in_place_of_a_part_of_the_store_leads_nowhere(
+    store: Store, precious: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.merged(1)
+    (precious / "deep").chmod(0o700)
+    precious.chmod(0o750)
+    (precious / ID(7)).mkdir()
+    (precious / ID(7) / "model.safetensors").write_text("somebody's")
+    (precious / ID(8)).write_text(ID(9))
+    made_old(precious, 9 * DAY)
+    part = store.home.path / "store" / name
+    if part.exists():
+        part.rename(part.with_name("aside"))
+    part.symlink_to(precious)
+    before = state(precious)
+    code = gc("--empty-quarantine")
+    assert code == (2 if name == "quarantine" else 0)
+    assert state(precious) == before
+    assert f"{part} is a link" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_link_in_place_of_the_whole_store_leads_nowhere(store: Store, tmp_path: Path) -> None:
+    theirs = store.merged(1)
+    place = store.home.path / "store"
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    before = state(tmp_path / "elsewhere")
+    assert gc() == 0
+    assert state(tmp_path / "elsewhere") == before
+    assert theirs.object_id in store.objects()
+
+
+def test_what_a_link_of_something_kept_leads_to_is_kept_as_well(store: Store) -> None:
+    served, shared, useless = store.merged(1), store.merged(2), store.merged(3)
+    weights = Path(served.path, "model.safetensors")
+    Path(served.path).chmod(0o755)
+    weights.unlink()
+    weights.symlink_to(Path(shared.path, "model.safetensors"))
+    alias = store.home.objects / ID(7)
+    alias.symlink_to(served.path)
+    store.register(served)
+    assert gc() == 0
+    assert store.objects() == {served.object_id, shared.object_id, ID(7)}
+    assert useless.object_id not in store.objects()
+
+
+def test_a_file_that_has_another_name_elsewhere_keeps_it_with_its_mode(
+    store: Store, tmp_path: Path
+) -> None:
+    useless = store.merged(1)
+    other = tmp_path / "other name"
+    other.hardlink_to(Path(useless.path, "model.safetensors"))
+    before = (other.stat().st_mode, other.read_bytes())
+    assert gc("--empty-quarantine") == 0
+    assert (other.stat().st_mode, other.read_bytes()) == before
+    assert store.objects() == set()
+
+
+def a_fifo_for_a_manifest(objects: Path) -> None:
+    (objects / ID(7)).mkdir()
+    os.mkfifo(objects / ID(7) / "mergeflow_manifest.json")
+
+
+def a_fifo(objects: Path) -> None:
+    os.mkfifo(objects / ID(7))
+
+
+def a_socket(objects: Path) -> None:
+    (objects / ID(7)).mkdir()
+    here = Path.cwd()
+    os.chdir(objects / ID(7))  # the path of a socket has to be short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("s")
+    finally:
+        os.chdir(here)
+
+
+def a_file(objects: Path) -> None:
+    (objects / ID(7)).write_text("no directory")
+
+
+def a_loop(objects: Path) -> None:
+    (objects / ID(7)).symlink_to(objects / ID(7))
+
+
+def a_link_to_nothing(objects: Path) -> None:
+    (objects / ID(7)).symlink_to("/nowhere/at/all")
+
+
+def read_only_directories(objects: Path) -> None:
+    (objects / ID(7) / "a" / "b").mkdir(parents=True)
+    (objects / ID(7) / "a" / "b" / "f").write_text("x")
+    for path in (objects / ID(7) / "a" / "b", objects / ID(7) / "a", objects / ID(7)):
+        path.chmod(0o555)
+
+
+def closed_directories(objects: Path) -> None:
+    (objects / ID(7) / "a").mkdir(parents=True)
+    (objects / ID(7) / "a" / "f").write_text("x")
+    (objects / ID(7) / "a").chmod(0)
+    (objects / ID(7)).chmod(0)
+
+
+def great_depth(objects: Path) -> None:
+    (objects / ID(7)).mkdir()
+    descriptor = os.open(objects / ID(7), os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("x", dir_fd=descriptor)
+        below = os.open("x", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+
+
+ODD = [
+    a_fifo_for_a_manifest,
+    a_fifo,
+    a_socket,
+    a_file,
+    a_loop,
+    a_link_to_nothing,
+    read_only_directories,
+    closed_directories,
+    great_depth,
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
+def test_what_is_odd_goes_like_everything_else(store: Store, odd: Callable[[Path], None]) -> None:
+    store.merged(1)
+    odd(store.home.objects)
+    assert gc("--empty-quarantine") == 0
+    assert store.objects() == set()
+    assert {path.name for path in (store.home.path / "store" / "quarantine").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"my backup",
+        b"\x1b]0;hi\x07\x1b[2Jx",
+        b"new\nline",
+        b"\xff\xfe",
+        b"[red]x",
+        b"\xe2\x80\xaex",
+    ],
+)
+def test_a_name_that_no_merge_gives_is_shown_plainly_and_left_alone(
+    store: Store, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    useless = store.merged(1)
+    for place in (store.home.objects, store.home.staging):
+        path = os.path.join(os.fsencode(place), name)  # noqa: PTH118 - bytes that are no text
+        os.makedirs(path)  # noqa: PTH103
+    assert gc() == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert shown.count("left alone") == 2
+    assert gc("--json") == 0
+    assert json.loads(capsys.readouterr().out)["failed"] == []
+    assert os.fsencode(store.home.objects) + b"/" + name in [
+        os.fsencode(path) for path in store.home.objects.iterdir()
+    ]
+    assert useless.object_id not in store.objects()
+
+
+def test_a_directory_in_staging_that_is_no_merge_s_is_left_alone(store: Store) -> None:
+    strange = store.home.staging / "notes"
+    strange.mkdir(parents=True)
+    (strange / "thesis.txt").write_text("years of work")
+    assert gc("--empty-quarantine") == 0
+    assert (strange / "thesis.txt").read_text() == "years of work"
+
+
+def test_one_that_cannot_be_moved_is_named_and_stops_nothing_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stuck, useless = store.merged(1), store.merged(2)
+    rename = os.rename
+
+    def no_rename(source: str, target: str, **options: int) -> None:
+        if source == stuck.object_id:
+            raise PermissionError(1, "Operation not permitted", source)
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", no_rename)
+    assert gc() == 2
+    assert stuck.object_id in capsys.readouterr().err
+    assert store.objects() == {stuck.object_id}
+    assert useless.object_id not in store.objects()
+    monkeypatch.undo()
+
+
+IN_A_MOUNT = 'mount --bind "$1" "$2"; shift 2; exec "$@"'
+REMOVED_WITH_A_MOUNT = """
+import sys
+from pathlib import Path
+from merge_core.removal import mounted_below, remove_entry
+top = Path(sys.argv[1]).resolve()
+assert mounted_below(top / "object") and mounted_below(top) and not mounted_below(top / "other")
+try:
+    remove_entry(top, "object")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def with_mount(precious: Path) -> Callable[[Path, list[str]], subprocess.CompletedProcess[str]]:
+    """Runs Python with the user's directory mounted in a place, for nobody else to see."""
+    apart = ["unshare", "-rm"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounts of one's own are not allowed here")
+
+    def run(place: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        mount = ["bash", "-ec", IN_A_MOUNT, "bash", str(precious), str(place)]
+        command = [*apart, *mount, sys.executable, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_tree_is_not_removed_through_what_is_mounted_in_it(
+    tmp_path: Path, precious: Path, with_mount: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "top" / "object" / "data").mkdir(parents=True)
+    (tmp_path / "top" / "other").mkdir()
+    before = state(precious)
+    place = tmp_path / "top" / "object" / "data"
+    ended = with_mount(place, ["-c", REMOVED_WITH_A_MOUNT, str(tmp_path / "top")])
+    assert "another file system is mounted there" in ended.stdout, ended.stderr
+    assert state(precious) == before
+
+
+@pytest.mark.slow
+def test_what_is_mounted_in_the_store_is_left_alone(
+    store: Store, precious: Path, with_mount: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    store.merged(1)
+    place = store.home.objects / ID(7) / "data"
+    place.mkdir(parents=True)
+    before = state(precious)
+    gc_now = ["gc", "--yes", "--empty-quarantine", "--older-than=0m"]
+    ended = with_mount(place, ["-m", "flows.cli", *gc_now])
+    assert ended.returncode == 0, ended.stderr
+    assert "another file system is mounted in it" in ended.stdout
+    assert state(precious) == before
+    assert store.objects() == {ID(7)}
+
+
+AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from merge_core.removal import move_entry, remove_entry
+os.setgid(65534)
+os.setuid(65534)
+top = Path(sys.argv[1])
+(top / "objects" / "o" / "in").mkdir(parents=True)
+(top / "quarantine").mkdir()
+(top / "objects" / "o" / "in" / "f").write_text("x")
+(top / "objects" / "o" / "in").chmod(int(sys.argv[2], 8))
+(top / "objects" / "o").chmod(int(sys.argv[2], 8))
+move_entry(top / "objects", "o", top / "quarantine", "item")
+assert (top / "quarantine" / "item").stat().st_mode & 0o777 == int(sys.argv[2], 8)
+remove_entry(top / "quarantine", "item")
+assert not list((top / "quarantine").iterdir())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("mode", ["555", "000"])
+def test_a_plain_user_removes_read_only_directories_of_their_own(mode: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o777)
+        ended = subprocess.run(
+            [sys.executable, "-c", AS_ANOTHER_USER, scratch, mode],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_home_that_is_a_link_itself_is_tidied(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, useless = store.merged(1), store.merged(2)
+    store.register(served)
+    link = tmp_path / "home link"
+    link.symlink_to(store.home.path)
+    monkeypatch.setenv("MERGEFLOW_HOME", str(link))
+    assert gc("--empty-quarantine") == 0
+    assert store.objects() == {served.object_id}
+    assert useless.object_id not in store.objects()
