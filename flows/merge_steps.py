@@ -42,6 +42,7 @@ from tasks.evaluate import evaluate_task, evaluation_key
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
 from tasks.merge import merge_task
+from tasks.odd_answers import odd_answers
 from tasks.profile import profile_task
 from tasks.progress import listening
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
@@ -67,12 +68,19 @@ class Scores:
 
     def by_name(self) -> dict[str, dict[str, float]]:
         """Score by checkpoint and task, in the order to show them."""
-        names = distinct_names([expert.reference for expert in self.experts])
-        reports = [self.base, *self.experts, self.merged]
         return {
             name: {score.task: score.score for score in report.scores}
-            for name, report in zip(["base", *names, "merged"], reports, strict=True)
+            for name, report in self._named()
         }
+
+    def odd_answers(self) -> dict[str, tuple[str, ...]]:
+        """What went oddly, by checkpoint; only of those where something did."""
+        return {name: odd for name, report in self._named() if (odd := odd_answers(report))}
+
+    def _named(self) -> list[tuple[str, EvaluationReport]]:
+        names = distinct_names([expert.reference for expert in self.experts])
+        reports = [self.base, *self.experts, self.merged]
+        return list(zip(["base", *names, "merged"], reports, strict=True))
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
@@ -350,6 +358,7 @@ def outcome_of(
         base=baseline,
         decision=decision,
         scores=scores.by_name(),
+        odd_answers=scores.odd_answers(),
         registration=registration,
     )
 

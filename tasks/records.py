@@ -31,6 +31,18 @@ class TaskScore(Record):
     values: tuple[float, ...]
     weights: tuple[float, ...]
     scale: Scale = "ratio"
+    prompt_hashes: tuple[str, ...] = ()
+    """lm-eval's `prompt_hash` for each document, in the order of `values`: the text that the model
+    was given, chat template included. Empty in records of mergeflow before this was kept."""
+    non_finite: int | None = None
+    """Documents whose score or likelihoods are not finite; each counts as the worst there is.
+    None, like the next three, in records of mergeflow before this was counted."""
+    truncated: int | None = None
+    """Documents whose prompt lost its beginning to fit the context."""
+    empty: int | None = None
+    """Documents that the model answered with nothing but blanks."""
+    cut_off: int | None = None
+    """Documents whose answer reached the largest number of tokens before it came to an end."""
 
 
 class EvaluationReport(Record):
@@ -74,6 +86,10 @@ class TaskComparison(Record):
     max_regression: float
     documents: int = 0
     outcome: Outcome
+    non_finite: tuple[int, int] = (0, 0)
+    """Documents without a finite score: of the baseline, of the candidate."""
+    other_prompts: int = 0
+    """Documents that the two were asked with different prompts, by chat template for example."""
 
 
 class Approval(Record):
@@ -146,4 +162,6 @@ class MergeOutcome(Record):
     decision: Decision
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Score by checkpoint (`base`, each expert's name, `merged`) and task."""
+    odd_answers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """What went oddly in each checkpoint's evaluation: truncated prompts, empty answers."""
     registration: Registration | None = None

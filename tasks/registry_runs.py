@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from merge_core.digests import digest_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment
@@ -162,6 +163,8 @@ def record_evaluation(
         for score in report.scores:
             metrics[f"{_slug(score.task)}/{_slug(score.metric)}"] = score.score
             metrics[f"{_slug(score.task)}/documents"] = len(score.doc_ids)
+            for kind, count in counted(score).items():
+                metrics[f"{_slug(score.task)}/{kind}"] = count
         client.log_batch(
             run.info.run_id,
             metrics=_entities(metrics, run.info.start_time, model_id),
