@@ -133,7 +133,8 @@ def decide(
     The gain (mean over tasks of improvement / |baseline score|) has an interval of its own.
 
     * fell_back: any task regressed, or the gain's interval is wholly below `min_gain`, or the
-      candidate is the baseline (same digest: there is nothing to promote);
+      candidate is the baseline (same digest: there is nothing to promote), or it could not be
+      evaluated;
     * promoted: every task held, and the gain's lower end is at least `min_gain`;
     * inconclusive: anything else; `on_inconclusive` says what to do.
 
@@ -147,14 +148,16 @@ def decide(
     """
     for other in (baseline, *experts):
         _check_comparable(candidate, other)
-    unknown = sorted(set(rule.per_task) - {score.task for score in candidate.scores})
+    unknown = sorted(set(rule.per_task) - {score.task for score in baseline.scores})
     if unknown:
         raise RecipeError(
             f"no task '{unknown[0]}' in suite '{candidate.suite}'",
             where="promote.per_task",
-            mend=did_you_mean(unknown[0], [score.task for score in candidate.scores]),
+            mend=did_you_mean(unknown[0], [score.task for score in baseline.scores]),
         )
     _check_finite(baseline)
+    if candidate.failure is not None:
+        return _without_scores(candidate, baseline, rule)
     comparisons, draws = _compare_tasks(candidate, baseline, rule)
     gain, low, high = _gain(comparisons, draws, rule.confidence)
     same = candidate.checkpoint_digest == baseline.checkpoint_digest
@@ -181,6 +184,26 @@ def decide(
         min_gain=rule.min_gain,
         confidence=rule.confidence,
         documents=sum(comparison.documents for comparison in comparisons),
+        candidate_digest=candidate.checkpoint_digest,
+        baseline_digest=baseline.checkpoint_digest,
+    )
+
+
+def _without_scores(
+    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule
+) -> Decision:
+    """A candidate that could not be evaluated is not promoted, whatever the rule says."""
+    return Decision(
+        verdict="fell_back",
+        promote=False,
+        reasons=(f"the merged checkpoint could not be evaluated: {candidate.failure}",),
+        comparisons=(),
+        gain=0.0,
+        gain_low=0.0,
+        gain_high=0.0,
+        min_gain=rule.min_gain,
+        confidence=rule.confidence,
+        documents=0,
         candidate_digest=candidate.checkpoint_digest,
         baseline_digest=baseline.checkpoint_digest,
     )
@@ -291,8 +314,8 @@ def _compare_tasks(
                 max_regression=allowed,
                 documents=documents,
                 outcome=_task_outcome(low, high, -allowed, enough, non_finite),
-                non_finite=non_finite,
-                other_prompts=other_prompts(score, before),
+                non_finite=non_finite if any(non_finite) else None,
+                other_prompts=other_prompts(score, before) or None,
             )
         )
         draws[score.task] = improvements

@@ -32,8 +32,8 @@ def task_reason(comparison: TaskComparison, confidence: float, min_documents: in
             f"; {c.other_prompts} of its {c.documents} documents were asked with other prompts than"
             " the baseline's (another chat template?), so not the weights alone are compared"
         )
-    if c.non_finite[1] > c.non_finite[0]:
-        before, now = c.non_finite
+    before, now = c.non_finite or (0, 0)
+    if now > before:
         return (
             f"{change}; {now} of {c.documents} answers are not finite numbers, and {before} of the"
             " baseline's: it may not have more"

@@ -31,12 +31,12 @@ class TaskScore(Record):
     values: tuple[float, ...]
     weights: tuple[float, ...]
     scale: Scale = "ratio"
-    prompt_hashes: tuple[str, ...] = ()
+    prompt_hashes: tuple[str, ...] | None = None
     """lm-eval's `prompt_hash` for each document, in the order of `values`: the text that the model
-    was given, chat template included. Empty in records of mergeflow before this was kept."""
+    was given, chat template included. None, like all that follows, in records of a mergeflow that
+    did not keep it."""
     non_finite: int | None = None
-    """Documents whose score or likelihoods are not finite; each counts as the worst there is.
-    None, like the next three, in records of mergeflow before this was counted."""
+    """Documents whose score or likelihoods are not finite; each counts as the worst there is."""
     truncated: int | None = None
     """Documents whose prompt lost its beginning to fit the context."""
     empty: int | None = None
@@ -59,6 +59,8 @@ class EvaluationReport(Record):
     truncated: int = 0
     """Documents whose prompt lost its beginning to fit the model's context. (Texts scored whole,
     as for bits per byte, are never cut: lm-eval scores long ones window by window.)"""
+    failure: str | None = None
+    """Why there are no scores: the evaluation of a candidate died, or took too long."""
 
     def score(self, task: str) -> TaskScore:
         """The score of one task; KeyError if the suite has no such task."""
@@ -86,10 +88,11 @@ class TaskComparison(Record):
     max_regression: float
     documents: int = 0
     outcome: Outcome
-    non_finite: tuple[int, int] = (0, 0)
-    """Documents without a finite score: of the baseline, of the candidate."""
-    other_prompts: int = 0
-    """Documents that the two were asked with different prompts, by chat template for example."""
+    non_finite: tuple[int, int] | None = None
+    """Documents without a finite score, of the baseline and of the candidate; None if all have."""
+    other_prompts: int | None = None
+    """Documents that the two were asked with different prompts, by chat template for example; None
+    if there are none, or prompts were not kept."""
 
 
 class Approval(Record):

@@ -83,10 +83,10 @@ def decision_markdown(
     if decision.verdict == "inconclusive":
         headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
     rows = comparison_rows(decision, base, experts, candidate)
-    lines = [
-        f"## {headline}",
-        "",
-        *(f"* {_plain(reason)}" for reason in decision.reasons),
+    lines = [f"## {headline}", "", *(f"* {_plain(reason)}" for reason in decision.reasons)]
+    if not rows:
+        return "\n".join(lines) + "\n"
+    lines += [
         "",
         *_scores(rows, column_names(experts)),
         "",
