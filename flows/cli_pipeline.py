@@ -69,7 +69,12 @@ def evaluate(
     with terminal.progress() as progress:
         source = fetch_all([checkpoint], home, progress=progress)[checkpoint]
         report = evaluate_checkpoint(
-            source, loaded, device=device, scratch=home.scratch, progress=progress
+            source,
+            loaded,
+            device=device,
+            scratch=home.scratch,
+            logs=home.logs,
+            progress=progress,
         )
     if as_json:
         terminal.give(report.model_dump(mode="json"))

@@ -41,10 +41,11 @@ from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key
-from tasks.evaluate import evaluate_task, evaluation_key
+from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
 from tasks.merge import merge_task
+from tasks.odd_answers import odd_answers
 from tasks.profile import profile_task
 from tasks.progress import listening
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
@@ -73,12 +74,19 @@ class Scores:
 
     def by_name(self) -> dict[str, dict[str, float]]:
         """Score by checkpoint and task, in the order to show them."""
-        names = distinct_names([expert.reference for expert in self.experts])
-        reports = [self.base, *self.experts, self.merged]
         return {
             name: {score.task: score.score for score in report.scores}
-            for name, report in zip(["base", *names, "merged"], reports, strict=True)
+            for name, report in self._named()
         }
+
+    def odd_answers(self) -> dict[str, tuple[str, ...]]:
+        """What went oddly, by checkpoint; only of those where something did."""
+        return {name: odd for name, report in self._named() if (odd := odd_answers(report))}
+
+    def _named(self) -> list[tuple[str, EvaluationReport]]:
+        names = distinct_names([expert.reference for expert in self.experts])
+        reports = [self.base, *self.experts, self.merged]
+        return list(zip(["base", *names, "merged"], reports, strict=True))
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
@@ -248,7 +256,7 @@ def evaluate(
     judged = experts if pipeline.evaluate.experts else ()
     checkpoints = [base, *judged, manifest.as_source()]
     names = ["base", *distinct_names([expert.reference for expert in judged]), "merged"]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home)
+    first, *others, last = score(pipeline, suite, checkpoints, names, home, candidate="merged")
     return Scores(base=first, experts=tuple(others), merged=last)
 
 
@@ -258,18 +266,32 @@ def score(
     checkpoints: Sequence[SourceCheckpoint],
     names: Sequence[str],
     home: Home,
+    candidate: str | None = None,
 ) -> list[EvaluationReport]:
-    """Scores of checkpoints on one suite, each found by the checkpoint's content where known."""
+    """Scores of checkpoints on one suite, each found by the checkpoint's content where known.
+
+    Args:
+        candidate: name of the checkpoint whose evaluation may die. A candidate that cannot be
+            evaluated is no better than the baseline; its report says why it has no scores.
+
+    Raises:
+        StepError: the evaluation of another checkpoint failed.
+    """
     device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
     threads = max(1, default_threads() // parallel) if parallel > 1 else None
 
     def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
         key = evaluation_key(checkpoint, suite, device)
         named = checkpoint.model_copy(update={"reference": name})
-        with device_slot(device):
-            report = run_step(
-                evaluate_task, key, named, suite, home.scratch, device, threads, subject=name
-            )
+        arguments = (key, named, suite, home.scratch, device, threads, home.logs)
+        try:
+            with device_slot(device):
+                report = run_step(evaluate_task, *arguments, subject=name)
+        except StepError as error:
+            if name != candidate:
+                raise
+            _log.warning("the candidate cannot be evaluated: %s", error)
+            report = failed_evaluation(named, suite, device, error)
         # The same content may have been scored under another name.
         return report.model_copy(update={"reference": checkpoint.reference})
 
@@ -359,6 +381,7 @@ def outcome_of(
         base=baseline,
         decision=decision,
         scores=scores.by_name(),
+        odd_answers=scores.odd_answers(),
         registration=registration,
     )
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from flows.console import Terminal, shown_text
 from merge_core.compatibility import CompatibilityReport
 from merge_core.profile import Section, TaskVectorProfile
+from tasks.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.reference_names import distinct_names
 from tasks.report_tables import column_names
@@ -64,6 +65,9 @@ def show_scores(terminal: Terminal, reports: Sequence[EvaluationReport]) -> None
             *(f"{report.score(score.task).score:.4f}" for report in reports),
         )
     terminal.results.print(table)
+    for name, report in zip(column_names(reports), reports, strict=True):
+        for line in odd_answers(report):
+            terminal.warn(f"{name}: {line}")
 
 
 def _profile_row(section: Section) -> list[str]:

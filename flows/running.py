@@ -38,7 +38,11 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
 def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
     """The scores side by side, the verdict with its reasons, and which checkpoint to serve."""
     terminal.say()
-    terminal.notes.print(_scores(outcome))
+    if outcome.decision.comparisons:
+        terminal.notes.print(_scores(outcome))
+    for name, lines in outcome.odd_answers.items():
+        for line in lines:
+            terminal.warn(f"{name}: {line}")
     terminal.say()
     promoted = outcome.state == "Promoted"
     headline = "the merged checkpoint is better" if promoted else "the base stays"

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from merge_core.digests import digest_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _MAX_PARAMS = 200
 _MAX_PARAM_VALUE = 500
 _MAX_TAG_VALUE = 5000
+_OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes"}
+"""Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class MergeFacts:
                 "plan": self.manifest.plan_digest,
                 "merged": self.manifest.digest,
                 "base": self.base.digest,
-                "reports": [report.model_dump(mode="json") for report in self.reports],
-                # Without what is not there: a key stays when decisions learn to hold more.
+                # Without what is not there: a key stays when records learn to hold more.
+                "reports": [r.model_dump(mode="json", exclude_none=True) for r in self.reports],
                 "decision": self.decision.model_dump(mode="json", exclude_none=True),
                 "pipeline": self.pipeline_name,
             }
@@ -145,6 +148,7 @@ def record_evaluation(
         TAG + "role": facts.role(report.checkpoint_digest),
         TAG + "suite": report.suite,
         TAG + "suite_digest": report.suite_digest,
+        **({TAG + "failure": report.failure[:_MAX_TAG_VALUE]} if report.failure else {}),
     }
     keys = ("mlflow.parentRunId", TAG + "digest", TAG + "suite_digest")
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in keys)
@@ -162,6 +166,8 @@ def record_evaluation(
         for score in report.scores:
             metrics[f"{_slug(score.task)}/{_slug(score.metric)}"] = score.score
             metrics[f"{_slug(score.task)}/documents"] = len(score.doc_ids)
+            for kind, count in counted(score).items():
+                metrics[f"{_slug(score.task)}/{kind}"] = count
         client.log_batch(
             run.info.run_id,
             metrics=_entities(metrics, run.info.start_time, model_id),
@@ -325,7 +331,7 @@ def _merge_files(facts: MergeFacts) -> dict[str, str | bytes]:
     for report in facts.reports:
         role = facts.role(report.checkpoint_digest).replace("/", "-")
         files[f"reports/evaluation-{role}.json"] = _json(
-            report, exclude={"scores": {"__all__": {"doc_ids", "values", "weights"}}}
+            report, exclude={"scores": {"__all__": _OF_DOCUMENTS}}
         )
     return files | dict(facts.artifacts)
 

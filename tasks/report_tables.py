@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.odd_answers import odd_answers
 from tasks.reasons import number
 from tasks.records import Decision, EvaluationReport
 from tasks.reference_names import distinct_names
@@ -82,10 +83,10 @@ def decision_markdown(
     if decision.verdict == "inconclusive":
         headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
     rows = comparison_rows(decision, base, experts, candidate)
-    lines = [
-        f"## {headline}",
-        "",
-        *(f"* {_plain(reason)}" for reason in decision.reasons),
+    lines = [f"## {headline}", "", *(f"* {_plain(reason)}" for reason in decision.reasons)]
+    if not rows:
+        return "\n".join(lines) + "\n"
+    lines += [
         "",
         *_scores(rows, column_names(experts)),
         "",
@@ -99,9 +100,12 @@ def decision_markdown(
         f" {candidate.lm_eval_version} on {candidate.device}. Merged"
         f" `{candidate.checkpoint_digest[:12]}`, base `{base.checkpoint_digest[:12]}`.",
     ]
-    cut = [r for r in (base, *experts, candidate) if r.truncated]
-    if cut:
-        lines += ["", f"{cut[0].truncated} documents were longer than the context and were cut."]
+    named = zip(
+        ["base", *column_names(experts), "merged"], [base, *experts, candidate], strict=True
+    )
+    odd = [f"* {_plain(name)}: {_plain(line)}" for name, r in named for line in odd_answers(r)]
+    if odd:
+        lines += ["", "What went oddly in the evaluations:", "", *odd]
     return "\n".join(lines) + "\n"
 
 
