@@ -116,7 +116,7 @@ class Warnings(logging.Handler):
 
 @pytest.fixture
 def step(prefect: PrefectSession, home: Home, tmp_path: Path) -> Iterator[Step]:
-    step = Step(home.cache, tmp_path / "attacked", home.cache / f"decide-v1-{KEY}")
+    step = Step(home.cache, tmp_path / "attacked", home.cache / f"decide-v2-{KEY}")
     handler = Warnings(step.warnings)
     logger = logging.getLogger("mergeflow")
     logger.addHandler(handler)
@@ -152,14 +152,14 @@ def test_a_planted_result_runs_nothing(step: Step, attack: Attack) -> None:
 @pytest.fixture(scope="module")
 def honest() -> bytes:
     """What the step stores."""
-    return stored_form(decide_task.fn("", *REPORTS, RULE), f"/home/cache/decide-v1-{KEY}")
+    return stored_form(decide_task.fn("", *REPORTS, RULE), f"/home/cache/decide-v2-{KEY}")
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=list(WRONG))
 def test_what_the_step_would_not_have_written_is_not_believed(
     honest: bytes, tmp_path: Path, change: Attack
 ) -> None:
-    place = tmp_path / f"decide-v1-{KEY}"
+    place = tmp_path / f"decide-v2-{KEY}"
     policy = decide_task.cache_policy
     assert isinstance(policy, ContentKey)
     arguments = {"candidate": REPORTS[0], "baseline": REPORTS[1], "rule": RULE}
