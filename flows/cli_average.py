@@ -79,7 +79,7 @@ def gc(
     from tasks.registry_client import default_tracking_uri
     from tasks.retention import remove, survey
 
-    terminal, home = Terminal(machine=as_json), Home.discover()
+    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
     uri = None if no_registry else tracking_uri or default_tracking_uri(home)
     items = survey(home, uri, keep=keep, older_than_seconds=_seconds(older_than))
     useless = [item for item in items if item.kept is None]

@@ -7,7 +7,6 @@ when they are missing or changed.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from merge_core.home import Home
 from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
 from merge_core.plan import open_inputs, plan_key
+from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.recipe import parse_recipe
@@ -359,8 +359,5 @@ def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:
     if not kept.exists():
         from tasks.profile_plot import profile_figure_png
 
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}.new")
-        fresh.write_bytes(profile_figure_png(profile))
-        fresh.rename(kept)
+        write_private(kept, profile_figure_png(profile))
     return kept.read_bytes()

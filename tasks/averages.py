@@ -6,7 +6,6 @@ what it says still holds, so losing it costs a run whose steps are all found in 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from merge_core.digests import digest_of
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.private_files import write_private
 from merge_core.records import CheckpointManifest, Record
 from merge_core.trajectory.records import RunCheckpoint
 from tasks.promotion import find_version
@@ -65,12 +65,9 @@ def averages_of(home: Home, name: str) -> list[AverageRecord]:
 def keep_average(home: Home, record: AverageRecord) -> None:
     """Put an average on record; the same again takes the place of the earlier record."""
     directory = home.averages / record.name
-    directory.mkdir(parents=True, exist_ok=True)
     seen = [[each.step, each.identity] for each in record.seen]
     path = directory / f"{digest_of([record.run, record.settings, seen])}.json"
-    fresh = path.with_suffix(f".{os.getpid()}.new")
-    fresh.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
-    fresh.rename(path)
+    write_private(path, record.model_dump_json(indent=1) + "\n")
 
 
 def forget_averages(home: Home, name: str, keep: int) -> None:

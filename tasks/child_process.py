@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_core.private_files import open_private
+
 _PR_SET_PDEATHSIG = 1
 _ROOT = Path(__file__).resolve().parent.parent
 _running: set[subprocess.Popen[bytes]] = set()
@@ -48,6 +50,7 @@ def run_child(
     timeout: float,
     environment: Mapping[str, str],
     on_message: Callable[[dict[str, Any]], None],
+    umask: int = -1,
 ) -> ChildEnd:
     """Run `python -m module` on a job until it ends or `timeout` seconds have passed.
 
@@ -58,7 +61,8 @@ def run_child(
     started = time.monotonic()
     receiver, sender = os.pipe()
     try:
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with os.fdopen(open_private(log), "wb") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", module, str(sender), str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -67,6 +71,7 @@ def run_child(
                 env={**environment, "PYTHONPATH": _import_path(environment)},
                 pass_fds=[sender],
                 start_new_session=True,
+                umask=umask,
             )
     except BaseException:
         os.close(receiver)

@@ -14,10 +14,12 @@ from typing import Any
 
 from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
+from merge_core.private_files import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
 from tasks.caching import content_task
 from tasks.child_process import ChildEnd, run_child
+from tasks.hub import hub_cache
 from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
@@ -49,7 +51,7 @@ def evaluate_checkpoint(
             mend="merge it alone by passthrough, and evaluate the result",
         )
     digest = suite_digest(suite)
-    scratch.mkdir(parents=True, exist_ok=True)
+    make_private_directory(scratch)
     working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
     log = working / "lm-eval.log"
     messages: dict[str, Any] = {}
@@ -68,6 +70,7 @@ def evaluate_checkpoint(
             timeout=suite.timeout_minutes * 60,
             environment=_environment(suite, working, threads),
             on_message=listen,
+            umask=PRIVATE_UMASK if is_self_contained(suite) else child_umask(hub_cache()),
         )
     finally:
         shutil.rmtree(working / "cache", ignore_errors=True)
