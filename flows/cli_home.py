@@ -36,13 +36,12 @@ def show(as_json: AsJson = False) -> None:
     except MergeflowError as error:
         refusal = error
     facts = {"path": str(found.path), "how": found.how.value, **_facts(found.path)}
-    facts |= {"believed": refusal is None, "why_not": refusal and refusal.what}
+    facts["believed"] = refusal is None
     if as_json:
         terminal.give(facts)
     else:
         for name, value in facts.items():
-            if value is not None:
-                terminal.say(f"{name.replace('_', ' '):<10}{_shown(value)}")
+            terminal.say(f"{name.replace('_', ' '):<10}{_shown(value)}")
     if refusal is not None:
         raise refusal
 

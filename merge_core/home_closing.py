@@ -159,12 +159,11 @@ class _Entry:
 
 
 def _entries(home: int) -> Iterator[_Entry]:
-    """What is ours in a home; not what is behind links."""
-    here = _names(home)
-    for top in (name for name in OURS if name in here):
+    """What is directly in a home, and what is in its directories of ours; nothing behind links."""
+    for top in _names(home):
         entry = _Entry(top, home)
         yield entry
-        if entry.is_directory:
+        if entry.is_directory and top in OURS:
             for directory, names, files, _ in os.fwalk(top, dir_fd=home):
                 yield from (_Entry(f"{directory}/{name}", home) for name in (*names, *files))
 

@@ -138,7 +138,9 @@ class StoreAccess:
             mode, group = way.status.st_mode, way.status.st_gid
             passes = stat.S_IXGRP if group == self.group else stat.S_IXOTH
             if not way.is_link and not mode & passes:
-                return f"; but it may not pass {way.path}: chmod o+x, or setfacl -m g:...:x"
+                return (
+                    f"; but it may not pass {way.path} yet: chmod o+x {shlex.quote(str(way.path))}"
+                )
         return ""
 
 
