@@ -26,6 +26,7 @@ from merge_core.ownership import (
     has_group_to_itself,
     is_roots,
     is_unmapped,
+    sees_owners,
     user_named,
     way_to,
 )
@@ -173,6 +174,13 @@ def _note(path: Path) -> None:
 def _judge(found: Found) -> None:
     """Refuse a home that is not the user's, before anything in it is read."""
     path = found.path
+    if not sees_owners():
+        raise HomeError(
+            "in this user namespace every file seems to have the same owner, so that nobody can say"
+            " whose this home is",
+            where=str(path),
+            mend="run the container with a user that it knows, for instance as root in it",
+        )
     *above, home = way_to(path)
     if not stat.S_ISDIR(home.status.st_mode):
         raise HomeError(
@@ -180,13 +188,13 @@ def _judge(found: Found) -> None:
         )
     if home.status.st_uid != os.geteuid():
         raise _of_another(path, home.status.st_uid)
+    if found.how is How.ABOVE:
+        _judge_standing(path)
     for way in above:
         if way.is_link:
             _judge_link(path, way)
         else:
             _judge_parent(found, way)
-    if found.how is How.ABOVE:
-        _judge_standing(path)
 
 
 def _judge_link(path: Path, way: Way) -> None:
@@ -212,7 +220,7 @@ def _judge_parent(found: Found, way: Way) -> None:
         if status.st_uid == me and has_group_to_itself(me, status.st_gid):
             return
         who, mend = f"the group {group_named(status.st_gid)}", f"chmod g-w {shown}"
-        harmless = status.st_uid == me
+        harmless = me in (0, status.st_uid)  # nobody of a group can put something of root's there
     else:
         return
     said = f"{who} may write to {way.path} above it, and put something else in its place"

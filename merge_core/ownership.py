@@ -61,6 +61,11 @@ def is_roots(uid: int) -> bool:
     return uid == 0 or (uid == _overflow_uid() and _in_user_namespace())
 
 
+def sees_owners() -> bool:
+    """Whether owners can be told apart: not where this very user has no number of its own."""
+    return not (is_unmapped(os.geteuid()) and _in_user_namespace())
+
+
 def is_unmapped(uid: int) -> bool:
     """Whether this is the owner that the kernel shows for one it has no number for."""
     return uid == _overflow_uid()

@@ -21,22 +21,32 @@ import pytest
 from flows import cli
 from merge_core.errors import HomeError
 from merge_core.home import Home
-from tests.support.other_user import STRANGER, as_user, needs_root, reachable_directory
+from merge_core.home_belief import make_home
+from tests.support.other_user import (
+    SERVING,
+    STRANGER,
+    as_user,
+    in_user_namespace,
+    needs_root,
+    reachable_directory,
+)
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
 EVIL = "http://evil.example:4200"
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user without any home yet, in the directory of a project."""
+    before = os.umask(0o022)
     for name in ("home-directory", "config", "project"):
         (tmp_path / name).mkdir(mode=0o700)
     monkeypatch.delenv("MERGEFLOW_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home-directory"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
+    yield tmp_path / "project"
+    os.umask(before)
 
 
 @pytest.fixture
@@ -355,6 +365,7 @@ def test_root_makes_a_home_of_its_own_in_the_checkout_of_another_user(
     """A container, or CI: root works in a bind mount whose files have another owner."""
     checkout = elsewhere / "checkout"
     checkout.mkdir()
+    checkout.chmod(0o775)  # a host whose users have groups to themselves
     os.chown(checkout, STRANGER, STRANGER)
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("MERGEFLOW_HOME", str(checkout / ".mergeflow"))  # as `make demo` does
@@ -387,6 +398,24 @@ def test_a_list_of_homes_that_somebody_else_could_write_is_not_believed(
     os.chown(homes, STRANGER, STRANGER)  # `sudo` that keeps HOME
     with pytest.raises(HomeError, match="list of your homes belongs to"):
         Home.discover()
+
+
+def test_a_home_whose_owner_cannot_be_seen_is_told(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rootless containers: files of users that they do not know belong to nobody."""
+    home = hostile_home(elsewhere / ".mergeflow")
+    monkeypatch.setenv("MERGEFLOW_HOME", str(home))
+
+    def look(words: str) -> None:
+        with pytest.raises(HomeError, match=words):
+            Home.discover()
+
+    in_user_namespace(lambda: look("same owner"), mapped=False)
+    in_user_namespace(Home.discover, mapped=True)
+    if os.geteuid() == 0:
+        os.chown(home, STRANGER, STRANGER)
+        in_user_namespace(lambda: look("cannot be seen from here"), mapped=True)
 
 
 def test_a_sticky_directory_of_root_passes_above_a_home(
@@ -429,18 +458,34 @@ def test_a_directory_above_that_its_group_may_write_to_only_warns_if_it_is_ones_
 
 
 @needs_root
-@pytest.mark.parametrize("mode", [0o775, 0o1777])
+@pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
 def test_a_directory_above_of_another_user_is_refused_if_others_may_write_to_it(
     mode: int, elsewhere: Path
 ) -> None:
     above = elsewhere / "above"
     above.mkdir()
-    os.chdir(above)
-    assert run("home", "create") == 0
-    os.chown(above, STRANGER, STRANGER)
+    elsewhere.chmod(0o1777)
+    above.chmod(0o777)
+
+    def use() -> None:
+        os.environ["XDG_CONFIG_HOME"] = str(elsewhere / "config")
+        os.environ["HOME"] = str(elsewhere / "home-directory")
+        make_home(above / ".mergeflow")
+        os.chdir(above)
+        with pytest.raises(HomeError, match="every user"):
+            Home.discover()
+
+    as_user(use)
     above.chmod(mode)
-    with pytest.raises(HomeError, match="may write to"):
-        Home.discover()
+    os.chown(above, SERVING, SERVING)
+
+    def look() -> None:
+        os.environ["XDG_CONFIG_HOME"] = str(elsewhere / "config")
+        with pytest.raises(HomeError, match="may write to"):
+            Home.discover()
+
+    os.chdir(above)
+    as_user(look)
 
 
 @pytest.mark.parametrize("place", ["/", "/tmp", "~"])

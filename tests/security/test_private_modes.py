@@ -180,6 +180,24 @@ def test_ones_own_open_home_is_closed_with_a_word(
     assert capfd.readouterr().err == ""
 
 
+@needs_root
+def test_a_file_system_that_lets_no_mode_be_changed_is_told_of(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home.path.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "mode=755", "home", str(home.path)]
+    if subprocess.run(mounted, check=False, capture_output=True).returncode:
+        pytest.skip("this root may not mount anything")
+    try:
+        (home.path / "cache").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", str(home.path)], check=True)
+        for _ in range(2):
+            assert cli.run(["env"]) == 0
+        assert capfd.readouterr().err.count("nothing of this home is guarded") == 1
+    finally:
+        subprocess.run(["umount", str(home.path)], check=True)
+
+
 def test_a_memo_that_nobody_else_could_write_to_is_kept(home: Home) -> None:
     """As in a home that version 5eaacac made with the usual umask: its digests are not lost."""
     assert home.digest_memo is not None

@@ -5,7 +5,10 @@ A fork, not a program: the interpreter may lie where only root can read it.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import subprocess
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from pathlib import Path
 import pytest
 
 STRANGER, SERVING, SERVING_GROUP = 61_001, 61_002, 61_102
+_CLONE_NEWUSER = 0x10000000
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -25,14 +29,22 @@ def as_user(
     groups: tuple[int, ...] = (),
 ) -> None:
     """Do something as another user. An assertion that fails there fails here."""
+
+    def inside() -> None:
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
+        action()
+
+    _in_child(inside)
+
+
+def _in_child(action: Callable[[], object]) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 0
         try:
-            os.setgroups(groups)
-            os.setgid(gid)
-            os.setuid(uid)
             action()
         except BaseException:
             os.write(writing, traceback.format_exc().encode()[-60_000:])
@@ -52,6 +64,24 @@ def reachable_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mergeflow-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+def in_user_namespace(action: Callable[[], object], *, mapped: bool) -> None:
+    """Do something as in a rootless container: with all other users' numbers unknown, and without
+    `mapped` its own, too. Skips the test where the system does not allow it."""
+    program = shutil.which("unshare")
+    if not program or subprocess.run([program, "--user", "true"], check=False).returncode:
+        pytest.skip("no user namespaces here")
+
+    def inside() -> None:
+        uid = os.geteuid()
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(_CLONE_NEWUSER) == 0, os.strerror(ctypes.get_errno())
+        if mapped:
+            Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        action()
+
+    _in_child(inside)
 
 
 def opens_nothing(*places: Path) -> None:
