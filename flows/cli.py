@@ -18,6 +18,9 @@ from flows import cli_adapters, cli_average, cli_home, cli_library, cli_pipeline
 from merge_core.errors import MergeflowError, StepError
 
 _WITHOUT_REGISTRY = {"home", "methods"}
+_WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
+    *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
+}
 PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
@@ -57,6 +60,10 @@ def _options(
     ] = False,
 ) -> None:
     """Options of `mergeflow` itself."""
+    if context.invoked_subcommand not in _WITHOUT_PREFECT:
+        from flows.settings_beside import refuse_settings_beside
+
+        refuse_settings_beside()
     if context.invoked_subcommand in _WITHOUT_REGISTRY:
         return
     from flows.stack_record import find_registry

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.settings_beside import refuse_settings_beside
 from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
@@ -72,8 +73,10 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
     now), then call `ready()` before the first flow.
 
     Raises:
+        HomeError: files in the working directory would give Prefect orders.
         MergeflowError: the home's runs are in databases whose stack is not up.
     """
+    refuse_settings_beside()
     given = os.environ.get("PREFECT_API_URL")
     stack = None if given else running_stack(home)
     if given or stack:

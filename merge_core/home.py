@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,4 +150,11 @@ class NoHome(Home):
 
     @cached_property
     def logs(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="mergeflow-logs-"))
+        place = Path(tempfile.mkdtemp(prefix="mergeflow-logs-"))
+        atexit.register(_remove_if_empty, place)
+        return place
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
