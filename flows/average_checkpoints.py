@@ -23,6 +23,7 @@ from flows.steps import UNSTORED
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
+from merge_core.private_files import private_umask
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import Trajectory
 from tasks.averages import AverageRecord
@@ -52,7 +53,8 @@ def average_checkpoints(
             current one.
     """
     try:
-        outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
+        with private_umask():
+            outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
     if isinstance(outcome, NothingNew):

@@ -6,15 +6,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
-from flows import cli_adapters, cli_average, cli_gc, cli_library, cli_pipeline, cli_stack
+from flows import (
+    cli_adapters,
+    cli_average,
+    cli_gc,
+    cli_home,
+    cli_library,
+    cli_pipeline,
+    cli_stack,
+)
 from merge_core.errors import MergeflowError, StepError
 
+_WITHOUT_REGISTRY = {"home", "methods"}
+_WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
+    *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
+}
 PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
@@ -33,6 +47,7 @@ cli_gc.add_commands(app)
 cli_stack.add_commands(app)
 cli_library.add_commands(app)
 cli_adapters.add_commands(app)
+cli_home.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -45,6 +60,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -53,16 +69,25 @@ def _options(
     ] = False,
 ) -> None:
     """Options of `mergeflow` itself."""
+    if context.invoked_subcommand not in _WITHOUT_PREFECT:
+        from flows.settings_beside import refuse_settings_beside
+
+        refuse_settings_beside()
+    if context.invoked_subcommand in _WITHOUT_REGISTRY:
+        return
     from flows.stack_record import find_registry
     from merge_core.home import Home
 
-    find_registry(Home.discover())
+    home = Home.if_believed(make=False)
+    if home.is_believed:
+        find_registry(home)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors have been explained on stderr."""
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        with _told_of_homes():
+            app(args=list(arguments) if arguments is not None else None)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == STOPPED:
@@ -82,6 +107,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
         explain_bug(error)
         return FAILED
     return PROMOTED
+
+
+class _Words(logging.Handler):
+    """What was done to a home, or is not guarded in it, as a warning on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from flows.console import Terminal
+
+        Terminal(machine=True).warn(record.getMessage())
+
+
+@contextlib.contextmanager
+def _told_of_homes() -> Iterator[None]:
+    logger, handler = logging.getLogger("mergeflow.home"), _Words()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def main() -> None:

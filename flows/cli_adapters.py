@@ -57,7 +57,7 @@ def merge(
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
     refuse_existing(out)
-    home, beside = Home.discover(), recipe.absolute().parent
+    home, beside = Home.if_believed(), recipe.absolute().parent
     started = time.monotonic()
     for warning in loaded.warnings():
         terminal.warn(warning)
@@ -109,7 +109,7 @@ def extract(
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
-    home = Home.discover()
+    home = Home.if_believed()
     started = time.monotonic()
     options = ExtractOptions(
         rank=rank,

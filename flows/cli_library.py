@@ -83,7 +83,7 @@ def merge(
     if seed is not None:
         loaded = _seeded(loaded, seed)
     refuse_existing(out)
-    home, beside = Home.discover(), recipe.absolute().parent
+    home, beside = Home.if_believed(), recipe.absolute().parent
     check_data(loaded, beside)
     started = time.monotonic()
     for warning in loaded.warnings():
@@ -169,7 +169,7 @@ def verify(
         tolerance = Tolerance.of(loaded)
         sources = fetch_all(
             loaded.references(),
-            Home.discover(),
+            Home.if_believed(),
             recipe.absolute().parent,
             progress=progress,
             tolerance=tolerance,
@@ -220,7 +220,7 @@ def profile(
         )
     with terminal.progress() as progress:
         sources = fetch_all(
-            loaded.references(), Home.discover(), recipe.absolute().parent, progress=progress
+            loaded.references(), Home.if_believed(), recipe.absolute().parent, progress=progress
         )
         base = sources.pop(loaded.base_checkpoint)
         measured = profile_task_vectors(
@@ -289,7 +289,7 @@ def extract(
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
-    home = Home.discover()
+    home = Home.if_believed()
     started = time.monotonic()
     with terminal.progress() as progress:
         sources = fetch_all([base, expert], home, progress=progress)
@@ -330,7 +330,7 @@ def apply(
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
-    home = Home.discover()
+    home = Home.if_believed()
     started = time.monotonic()
     with terminal.progress() as progress:
         source = fetch_all([base], home, progress=progress)[base]

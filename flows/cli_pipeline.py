@@ -98,7 +98,7 @@ def lineage(
     from tasks.registry_client import default_tracking_uri
 
     terminal = Terminal(machine=as_json)
-    ancestry = trace(model, tracking_uri or default_tracking_uri(Home.discover()))
+    ancestry = trace(model, tracking_uri or default_tracking_uri(Home.discover(make=False)))
     if as_json:
         terminal.give(ancestry.model_dump(mode="json"))
     else:
@@ -114,7 +114,7 @@ def env() -> None:
     from merge_core.home import Home
     from tasks.registry_client import default_tracking_uri
 
-    home = Home.discover()
+    home = Home.discover(make=False)
     settings = {
         "MERGEFLOW_HOME": str(home.path),
         "PREFECT_HOME": str(home.prefect),

@@ -89,7 +89,7 @@ def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, Source
 
     preflight = locate_all(
         recipe.references(),
-        Home.discover(),
+        Home.if_believed(),
         file.absolute().parent,
         tolerance=Tolerance.of(recipe),
     )

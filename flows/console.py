@@ -36,6 +36,7 @@ from rich.text import Text
 
 from merge_core.errors import MergeflowError, without_passwords
 from merge_core.home import Home
+from merge_core.private_files import open_private
 from merge_core.progress import WAITS, Progress, ProgressEvent
 
 _PLAIN_AFTER = 5.0
@@ -97,13 +98,13 @@ def explain(error: MergeflowError) -> None:
 
 def explain_bug(error: BaseException) -> None:
     """An error that is ours, on stderr, with its traceback in a log file."""
-    log = Home.discover().logs / "crash.log"
-    with contextlib.suppress(OSError):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            command = without_passwords(" ".join(sys.argv[1:]))
-            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
-            file.write(without_passwords("".join(traceback.format_exception(error))))
+    log = Home.if_believed().logs / "crash.log"
+    command = without_passwords(" ".join(sys.argv[1:]))
+    entry = f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n" + without_passwords(
+        "".join(traceback.format_exception(error))
+    )
+    with contextlib.suppress(OSError), os.fdopen(open_private(log), "ab") as file:
+        file.write(entry.encode(errors="backslashreplace"))
     said = without_passwords(str(error))[:300]
     _console(stderr=True).print(
         f"[bold red]error:[/] this is a bug in mergeflow: {type(error).__name__}:"

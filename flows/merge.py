@@ -15,6 +15,7 @@ from flows.pipeline import Pipeline
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from merge_core.private_files import private_umask
 from tasks.calibration import check_data
 from tasks.locate import base_and_models
 from tasks.records import MergeOutcome
@@ -42,7 +43,8 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
     try:
-        outcome = _run(pipeline, Home.discover(), beside)
+        with private_umask():
+            outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)

@@ -20,9 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.prefect_logging import own_logging
+from flows.settings_beside import refuse_settings_beside
 from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.private_files import (
+    PRIVATE_UMASK,
+    make_private_directory,
+    open_private,
+    private_umask,
+)
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
@@ -67,8 +74,10 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
     now), then call `ready()` before the first flow.
 
     Raises:
+        HomeError: files in the working directory would give Prefect orders.
         MergeflowError: the home's runs are in databases whose stack is not up.
     """
+    refuse_settings_beside()
     given = os.environ.get("PREFECT_API_URL")
     stack = None if given else running_stack(home)
     if given or stack:
@@ -117,12 +126,11 @@ class _Server:
     """The child process that serves Prefect's API, from start to stop."""
 
     def __init__(self, home: Home) -> None:
-        home.prefect.mkdir(parents=True, exist_ok=True)
-        home.logs.mkdir(parents=True, exist_ok=True)
+        make_private_directory(home.prefect)
         self.log = home.logs / "prefect-server.log"
         services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
         # The socket listens before the child exists: no port is guessed, no request is refused.
-        with socket.socket() as listener, self.log.open("ab") as output:
+        with socket.socket() as listener, os.fdopen(open_private(self.log), "ab") as output:
             listener.bind(("127.0.0.1", 0))
             listener.listen(128)
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -135,6 +143,7 @@ class _Server:
                 env={**server_environment(home, self.api_url), **services},
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
             )
 
     def wait_until_healthy(self) -> None:
@@ -197,7 +206,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _client(home: Home, settings: dict[str, str]) -> Iterator[None]:
     """Prefect's client settings, for imports of Prefect before and inside the block."""
-    home.cache.mkdir(parents=True, exist_ok=True)
+    make_private_directory(home.cache)
     changed = {**QUIET, **_CLIENT, "PREFECT_LOCAL_STORAGE_PATH": str(home.cache), **settings}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -211,7 +220,7 @@ def _client(home: Home, settings: dict[str, str]) -> Iterator[None]:
         logging.getLogger("mergeflow").setLevel(logging.INFO)
         # A heartbeat's thread adds a second to every run and tells nobody anything here: the
         # command that would be found dead is the one whose terminal the user looks at.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), private_umask():
             yield
     finally:
         for name, value in before.items():

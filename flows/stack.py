@@ -35,6 +35,7 @@ from flows.stack_processes import (
 from flows.stack_record import StackRecord, read_record, remove_record, write_record
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.private_files import PRIVATE_UMASK, make_private_directory, open_private
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
@@ -68,7 +69,7 @@ class Service:
 
     def start(self, lifeline: int) -> None:
         """Start the process; its standard input is the lifeline's reading end."""
-        with self.log.open("ab") as output:
+        with os.fdopen(open_private(self.log), "ab") as output:
             self.process = subprocess.Popen(
                 self.command,
                 stdin=lifeline,
@@ -77,6 +78,7 @@ class Service:
                 env=self.environment,
                 pass_fds=[self.listener.fileno()] if self.listener else [],
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
             )
 
     @property
@@ -108,7 +110,7 @@ class Stack:
         self.home = home
         self.config = config
         for directory in (home.logs, home.prefect, home.mlflow, home.cache, home.stack):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_directory(directory)
         self.record = StackRecord(
             instance=secrets.token_hex(8),
             pid=os.getpid(),
@@ -304,8 +306,7 @@ def only_one(home: Home) -> Iterator[None]:
     Raises:
         MergeflowError: another stack runs on it; says where.
     """
-    home.stack.mkdir(parents=True, exist_ok=True)
-    with (home.stack / "lock").open("w") as file:
+    with os.fdopen(open_private(home.stack / "lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

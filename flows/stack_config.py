@@ -26,6 +26,15 @@ _OPTIONS = {"sslmode", "host", "port", "user", "password"}
 """Of a database's address, after the question mark: those that psycopg2 and asyncpg both take."""
 
 
+class StoreConfig(BaseModel):
+    """Who may read the store; carried out by `merge_core.store_access`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: str | int
+    """A serving account's group: its name, or its number."""
+
+
 class StackConfig(BaseModel):
     """What `stack.yaml` may say."""
 
@@ -39,6 +48,8 @@ class StackConfig(BaseModel):
     """`redis://host:port/number`. With it Prefect's API and its services are two processes."""
     workers: int = Field(default=1, ge=1, le=32)
     """Workers that this machine adds to the work pool."""
+    store: StoreConfig | None = None
+    """Without it, published checkpoints are their owner's alone, like everything else."""
 
     @field_validator("prefect_database", "mlflow_database")
     @classmethod

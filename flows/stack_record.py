@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from merge_core.home import Home
+from merge_core.private_files import write_private
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,7 @@ def read_record(home: Home) -> StackRecord | None:
 
 def write_record(home: Home, record: StackRecord) -> None:
     """Make the stack known to other commands."""
-    path = _file(home)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.new")
-    fresh.write_text(json.dumps(asdict(record), indent=2), "utf-8")
-    fresh.rename(path)
+    write_private(_file(home), json.dumps(asdict(record), indent=2))
 
 
 def remove_record(home: Home) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from merge_core.errors import unreadable
 from merge_core.file_names import is_model_file, is_named_file
+from merge_core.private_files import open_private
 from merge_core.records import FileDigest
 
 _CHUNK = 1 << 22
@@ -71,7 +72,7 @@ class DigestMemo:
         self._connection: sqlite3.Connection | None = None
         if path is not None:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(open_private(path))  # SQLite gives its journals the mode of the file
                 connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS digests"

@@ -71,6 +71,10 @@ class RecipeError(MergeflowError):
     """A recipe or pipeline file that does not say something meaningful."""
 
 
+class HomeError(MergeflowError):
+    """A data directory that is not believed, or cannot be made or kept as it should be."""
+
+
 class CheckpointError(MergeflowError):
     """A checkpoint that is missing, damaged, hostile or of a kind that is refused."""
 

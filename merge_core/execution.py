@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from merge_core.layout import index_json, index_name
 from merge_core.manifest import read_manifest, seal, verify_manifest
 from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
+from merge_core.private_files import private_umask, write_private
 from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.shard_groups import input_files
 from merge_core.shard_hashing import ShardHasher
 from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
+from merge_core.store_access import StoreAccess
 from merge_core.timings import Timings
 from merge_core.workers import default_threads
 
@@ -65,12 +67,18 @@ def execute(
     if out is not None:
         refuse_existing(out)
     timings = timings or Timings()
+    access = StoreAccess.of(home.path) if out is None else None
+    if access is not None:
+        access.settle()
     if out is None:
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
         out = placed(out)
         workplace, target = out.parent / f".{out.name}.mergeflow", Path(_literal(out))
-    with Staging(workplace, plan, progress) as staging:
+    with (
+        private_umask() if access else nullcontext(),
+        Staging(workplace, plan, progress) as staging,
+    ):
         if out is None and (known := _published(home, plan)):
             staging.discard()
             return known
@@ -135,12 +143,12 @@ def execute(
         except (OutputError, StepError, UnreadableError):
             raise
         except OSError as error:
-            raise _told(error, staging, home) from error
+            raise _told(error, staging, None if out else home) from error
         except MergeflowError:
             staging.discard()
             raise
         with timings.during("wait"):
-            staging.publish(Path(manifest.path), read_only=out is None, replace=out is None)
+            staging.publish(Path(manifest.path), access=access, replace=out is None)
     _keep_digests(home, manifest, sealed)
     return manifest
 
@@ -193,10 +201,11 @@ def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str,
             memo.remember(path, file.sha256, seen)
 
 
-def _told(error: OSError, staging: Staging, home: Home) -> MergeflowError:
+def _told(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
     """What the system said of a file beside the weights, which was being read or written."""
     place = Path(error.filename or staging.checkpoint)
-    written = place.is_relative_to(staging.directory) or place.is_relative_to(home.path)
+    ours = (staging.directory, home.path) if home else (staging.directory,)
+    written = any(place.is_relative_to(directory) for directory in ours)
     if written or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return output_error(error, staging.checkpoint)
     return unreadable(place, error)
@@ -220,10 +229,7 @@ def _published(home: Home, plan: Plan) -> CheckpointManifest | None:
 
 def _remember(home: Home, plan: Plan, manifest: CheckpointManifest) -> None:
     pointer = _pointer(home, plan)
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    fresh = pointer.with_suffix(".new")
-    fresh.write_text(manifest.object_id + "\n")
-    fresh.rename(pointer)
+    write_private(pointer, manifest.object_id + "\n")
 
 
 def _pointer(home: Home, plan: Plan) -> Path:

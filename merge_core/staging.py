@@ -25,8 +25,10 @@ from types import TracebackType
 from merge_core.errors import OutputError
 from merge_core.journal import Journal, attempt_of, vouched_for
 from merge_core.plan import Plan
+from merge_core.private_files import make_private_directory
 from merge_core.progress import Progress
 from merge_core.shard_writer import ShardWriter, output_error
+from merge_core.store_access import StoreAccess
 from merge_core.working_directory import (
     CHECKPOINT,
     GROUPS,
@@ -87,7 +89,8 @@ class Staging(ShardWriter):
             shards = {shard.name for shard in self._plan.shards}
             for path in self.checkpoint.iterdir():
                 if path.name in shards:
-                    path.chmod(0o644)  # a merge killed while publishing left files read-only
+                    # A merge that was killed while publishing left files read-only.
+                    path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR)
                 else:
                     remove_entry(path)  # written again, and who knows what else is there
             self._open_shards(os.O_CREAT)
@@ -107,11 +110,11 @@ class Staging(ShardWriter):
         journals = [self._directory / JOURNAL, *workers]
         return vouched_for(journals, self._plan.digest, self.attempt, len(self._plan.tensors))
 
-    def publish(self, target: Path, *, read_only: bool, replace: bool) -> None:
+    def publish(self, target: Path, *, access: StoreAccess | None, replace: bool) -> None:
         """Make the checkpoint durable and move it to `target` in one rename; remove the rest.
 
         Args:
-            read_only: take write permission from the files.
+            access: of the store that it goes to: who may read it; nobody may write to its files.
             replace: put it in the place of an earlier, damaged copy of the same content.
 
         Raises:
@@ -120,9 +123,15 @@ class Staging(ShardWriter):
         self.close_files()
         try:
             for path in sorted(self.checkpoint.rglob("*")):
-                if read_only and not path.is_dir():
-                    path.chmod(0o444)
+                if access and not path.is_dir():
+                    path.chmod(0o400)
+                if access:
+                    access.seal(path)
                 _fsync(path)
+            if access:
+                access.seal(self.checkpoint)
+                make_private_directory(target.parent)
+                access.settle()
             _fsync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
             if replace and target.exists():

@@ -22,6 +22,7 @@ from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.home import Home
 from merge_core.own_files import read_own
+from merge_core.private_files import PRIVATE_DIRECTORY, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint
@@ -171,7 +172,7 @@ def _find(name: str, place: Path, memo: DigestMemo) -> SourceCheckpoint | None:
 def _working(home: Home, measurement: Measurement, source: SourceCheckpoint) -> Path:
     prefix = f"{measurement.statistic}-{source.short}-"
     try:
-        home.scratch.mkdir(parents=True, exist_ok=True)
+        make_private_directory(home.scratch)
         working = Path(tempfile.mkdtemp(prefix=prefix, dir=home.scratch))
         (working / "measured").mkdir()
     except OSError as error:
@@ -227,9 +228,10 @@ def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMem
         described = describe_source("", made, memo)
         (made / _RECORD).write_text(json.dumps({**record, "digest": described.digest}, indent=2))
         for path in made.iterdir():
-            path.chmod(0o444)
+            path.chmod(0o400)
             _fsync(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        made.chmod(PRIVATE_DIRECTORY)
+        make_private_directory(place.parent)
         if place.exists() and not _find("", place, memo):
             place.rename(made.parent / "replaced")
         if not place.exists():

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_core.private_files import open_private
+
 _PR_SET_PDEATHSIG = 1
 _KEEPER_SECONDS = 20.0
 _ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +52,7 @@ def run_child(
     timeout: float,
     environment: Mapping[str, str],
     on_message: Callable[[dict[str, Any]], None],
+    umask: int = -1,
 ) -> ChildEnd:
     """Run `python -m module` on a job until it ends or `timeout` seconds have passed.
 
@@ -61,7 +64,8 @@ def run_child(
     started = time.monotonic()
     receiver, sender = os.pipe()
     try:
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with os.fdopen(open_private(log), "wb") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "tasks.child_keeper", str(sender), str(os.getpid()), module],
                 stdin=subprocess.PIPE,
@@ -70,6 +74,7 @@ def run_child(
                 env={**environment, "PYTHONPATH": _import_path(environment)},
                 pass_fds=[sender],
                 start_new_session=True,
+                umask=umask,
             )
     except BaseException:
         os.close(receiver)

@@ -13,11 +13,13 @@ from typing import Any
 
 from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
+from merge_core.private_files import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
 from tasks.caching import content_task
 from tasks.child_process import run_child
 from tasks.evaluation_faults import cannot_begin, no_result
+from tasks.hub import hub_cache
 from tasks.model_process import OFFLINE, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
@@ -53,7 +55,7 @@ def evaluate_checkpoint(
     digest = suite_digest(suite)
     where = f"evaluate {checkpoint.reference} with suite '{suite.name}'"
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        make_private_directory(scratch)
         working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
     except OSError as error:
         raise cannot_begin(where, scratch, error) from None
@@ -74,6 +76,7 @@ def evaluate_checkpoint(
             timeout=suite.timeout_minutes * 60,
             environment=_environment(suite, working, threads),
             on_message=listen,
+            umask=PRIVATE_UMASK if is_self_contained(suite) else child_umask(hub_cache()),
         )
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
@@ -187,7 +190,7 @@ def evaluate_task(
 def _kept(log: Path, directory: Path) -> Path:
     """Put a log where it outlives the working files; where it is then."""
     place = directory / f"evaluate-{log.parent.name}.log"
-    directory.mkdir(parents=True, exist_ok=True)
+    make_private_directory(directory)
     return log.replace(place)
 
 

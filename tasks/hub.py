@@ -20,6 +20,7 @@ from merge_core.checkpoint import read_json
 from merge_core.errors import CheckpointError, OutputError, StepError
 from merge_core.file_names import MODULES_NAME, is_model_file
 from merge_core.preflight import CheckpointFacts
+from merge_core.private_files import as_open_as
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from tasks.references import HubReference
@@ -166,9 +167,9 @@ def download(listing: HubListing, progress: Progress | None = None) -> Path:
         OutputError: the disk has no room for what is missing.
         HubUnreachableError: the Hub stopped answering.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    cache = Path(constants.HF_HUB_CACHE)
+    cache = hub_cache()
     where = f"{listing.repository}@{listing.commit[:12]}"
     blobs = cache / f"models--{listing.repository.replace('/', '--')}" / "blobs"
     missing = _missing_bytes(listing, blobs.parent / "snapshots" / listing.commit)
@@ -200,6 +201,13 @@ def downloaded(reference: HubReference) -> Path:
                 local_files_only=True,
             )
         )
+
+
+def hub_cache() -> Path:
+    """The directory of the Hub's client."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def is_offline() -> bool:
@@ -251,11 +259,13 @@ def _api() -> HfApi:
 
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """The Hub client's errors as ours, without their text, which may quote requests."""
+    """The Hub client's errors as ours, without their text, which may quote requests; its files as
+    open as its cache, which several users may share."""
     from huggingface_hub import errors
 
     try:
-        yield
+        with as_open_as(hub_cache()):
+            yield
     except errors.GatedRepoError:
         raise CheckpointError(
             "access to this repository must be asked for",

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from merge_core.errors import MergeflowError, StepError, error_from
+from merge_core.private_files import make_private_directory
 from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 from tasks.child_process import kill_children, run_child
@@ -32,7 +33,7 @@ class Processes(FanOut):
     def run(self, directory: Path, job: MergeJob) -> None:
         count = min(self.workers or 1, len(job.groups))
         crew = _Crew(directory, job, count, self._logs)
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._logs)
         with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(crew.keep_working, slot) for slot in range(count)]
             try:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from merge_core.errors import SECRET_WORDS, MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.private_files import open_private, private_umask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -131,6 +132,8 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
         with contextlib.ExitStack() as stack:
             if writing:
                 stack.enter_context(_one_writer(database))
+            if database is not None:  # else its files are the server's
+                stack.enter_context(private_umask())
             if database is not None and not database.exists():
                 _create_database(database)
             client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
@@ -330,8 +333,8 @@ def _one_writer(database: Path | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_PROCESS_LOCK)
         if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(database.with_name(database.name + ".lock").open("w"))
+            lock = open_private(database.with_name(database.name + ".lock"))
+            file = stack.enter_context(os.fdopen(lock, "w"))
             fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel, also when we are killed
         yield
 

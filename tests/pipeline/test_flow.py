@@ -139,6 +139,13 @@ def test_a_good_merge_is_promoted_registered_and_served(
     assert list(promoted.scores) == ["base", "code-expert", "prose-expert", "merged"]
 
 
+def test_all_that_a_run_keeps_is_its_users_alone(bench: Bench, promoted: MergeOutcome) -> None:
+    """The results of steps, MLflow's database and artifacts, the store, plots, the memo."""
+    kept = [bench.home.path, *bench.home.path.rglob("*")]
+    assert {"cache", "mlflow", "store"} <= {path.name for path in kept}
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
+
+
 def test_the_run_ends_in_a_named_state_with_reports_on_its_page(
     bench: Bench, promoted: MergeOutcome
 ) -> None:

@@ -68,6 +68,11 @@ def test_a_merge_from_the_form_is_promoted_and_registered(
     merge_from_the_form(stack, tiny_zoo)
 
 
+def test_all_that_servers_worker_and_run_keep_is_their_users_alone(stack: RunningStack) -> None:
+    kept = [stack.home, *stack.home.rglob("*")]
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
+
+
 WEBHOOK = """
 import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
