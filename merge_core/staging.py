@@ -19,19 +19,21 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from merge_core.digests import fingerprint
 from merge_core.errors import OutputError
 from merge_core.journal import Journal, attempt_of, vouched_for
 from merge_core.plan import Plan
 from merge_core.progress import Progress
+from merge_core.read_only import make_read_only
 from merge_core.shard_writer import ShardWriter, output_error
 from merge_core.working_directory import (
     CHECKPOINT,
     GROUPS,
     JOURNAL,
-    REPLACED,
     hold,
     remove,
     remove_entry,
@@ -107,12 +109,36 @@ class Staging(ShardWriter):
         journals = [self._directory / JOURNAL, *workers]
         return vouched_for(journals, self._plan.digest, self.attempt, len(self._plan.tensors))
 
-    def publish(self, target: Path, *, read_only: bool, replace: bool) -> None:
+    def make_read_only(self, sealed: Mapping[str, str]) -> dict[str, str]:
+        """Take write permission from the files, which changes their fingerprints: the new ones.
+
+        Args:
+            sealed: fingerprints, by name, of files as they were hashed. Of one that was written to
+                since there is none in what is returned.
+
+        Raises:
+            OutputError: a file's mode cannot be changed.
+        """
+        self.close_files()
+        kept = {}
+        try:
+            for path in sorted(self.checkpoint.rglob("*")):
+                if path.is_dir():
+                    continue
+                name = path.relative_to(self.checkpoint).as_posix()
+                as_hashed = fingerprint(path) == sealed.get(name)
+                path.chmod(0o444)
+                if as_hashed:
+                    kept[name] = fingerprint(path)
+        except OSError as error:
+            raise output_error(error, self._directory) from error
+        return kept
+
+    def publish(self, target: Path, *, read_only: bool) -> None:
         """Make the checkpoint durable and move it to `target` in one rename; remove the rest.
 
         Args:
-            read_only: take write permission from the files.
-            replace: put it in the place of an earlier, damaged copy of the same content.
+            read_only: take write permission from the directories, too.
 
         Raises:
             OutputError: the place is taken, or cannot be written.
@@ -120,14 +146,12 @@ class Staging(ShardWriter):
         self.close_files()
         try:
             for path in sorted(self.checkpoint.rglob("*")):
-                if read_only and not path.is_dir():
-                    path.chmod(0o444)
                 _fsync(path)
             _fsync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if replace and target.exists():
-                target.rename(self._directory / REPLACED)
             self.checkpoint.rename(target)
+            if read_only:
+                make_read_only(target)
             _fsync(target.parent)
             # A worker that comes too late may be writing a journal there: no reason to fail now.
             remove(self._directory)
