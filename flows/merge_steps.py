@@ -25,22 +25,24 @@ from merge_core.compatibility import CompatibilityReport, raise_for_errors, veri
 from merge_core.digests import DigestMemo, model_digest
 from merge_core.errors import StepError
 from merge_core.explanation import explain, idle_filters
+from merge_core.findings import some
 from merge_core.home import Home
-from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
-from merge_core.plan import open_inputs, plan_key
+from merge_core.plan import open_inputs
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.stored_objects import Store, Wanted
 from merge_core.tolerance import Tolerance
+from merge_core.vouching import departures
 from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
+from tasks.locate import IDENTIFIED_AT_ONCE, Location, location_key
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening
@@ -88,7 +90,7 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     def resolved(location: Location) -> SourceCheckpoint:
         key, name = location_key(location), names[location.reference]
         source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
-        if changed_files(source, memo):
+        if departures(source, memo):
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
         return source
@@ -180,7 +182,7 @@ def calibrate(
         arguments = (key, source, measurement, home.path, beside, how.device, how.threads)
         with device_slot(how.device):
             found = run_step(calibrate_task, *arguments, subject=subject)
-            if changed_files(found, memo):
+            if departures(found, memo):
                 again = calibrate_task.with_options(refresh_cache=True)
                 found = run_step(again, *arguments, subject=subject)
         measured[reference] = found
@@ -193,22 +195,41 @@ def merge(
     home: Home,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
-    """The merged checkpoint in the store, every byte of it as its manifest says."""
+    """The merged checkpoint in the store, every byte of it as its manifest says, and that of this
+    recipe and these sources.
+
+    Raises:
+        StepError: it was merged again for not being that, and still is not.
+    """
     recipe, how = pipeline.recipe, pipeline.execution
     shard_bytes = read_size(how.shard_size)
-    key = plan_key(recipe, sources, shard_bytes, statistics)
+    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, statistics)
+    store = Store(home)
     measured = dict(statistics or {})
     fan_out = fan_out_of(how.scale_out, home)
     compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
-    arguments = (key, recipe, dict(sources), *compute)
+    arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
-        manifest = run_step(merge_task, *arguments, subject=recipe.merge_method)
-        problems = verify_manifest(manifest, DigestMemo(home.digest_memo))
+        manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))
+        problems = store.problems(manifest, wanted)
         if problems:
-            _log.warning("the merged weights are not as they were (%s): merging again", problems[0])
+            _log.warning(
+                "warning: the merged checkpoint %s in the store is not what this recipe gives (%s):"
+                " merging again",
+                manifest.object_id,
+                some(problems),
+            )
             again = merge_task.with_options(refresh_cache=True)
-            manifest = run_step(again, *arguments, subject=recipe.merge_method)
+            subject = recipe.merge_method
+            manifest = run_step(again, *arguments, record=manifest, subject=subject)
+            problems = store.problems(manifest, wanted)
+    if problems:
+        raise StepError(
+            f"the checkpoint that was just merged is not what this recipe gives: {some(problems)}",
+            where=manifest.path,
+            mend="find out who writes to the store, and run the same command again",
+        )
     return manifest
 
 

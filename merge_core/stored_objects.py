@@ -77,6 +77,15 @@ def object_id_of(directory: Path) -> str | None:
     return directory.name if in_store and _ID.fullmatch(directory.name) else None
 
 
+def stored_place(directory: Path) -> Path | None:
+    """Where in a store a directory is, also when it is named by a link from elsewhere; None for
+    one that is in no store."""
+    for place in (directory.absolute(), directory.resolve()):
+        if object_id_of(place):
+            return place
+    return None
+
+
 def object_problems(
     directory: Path,
     memo: DigestMemo,

@@ -16,12 +16,14 @@ from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
 from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError
+from merge_core.findings import some
 from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
+from merge_core.stored_objects import object_problems, stored_place
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -128,10 +130,12 @@ def fetch(
     """Download what is missing, check headers, and identify the checkpoint by its content.
 
     Raises:
-        CheckpointError: damaged or refused files, or other content than a registry says.
+        CheckpointError: damaged or refused files, or other content than a registry says or than
+            a store's directory is named after.
         HubUnreachableError: the Hub stopped answering.
     """
     directory = _directory(location, progress)
+    _refuse_what_is_not_stored(location, directory, memo, progress)
     source = describe_source(
         location.reference, directory, memo, revision=location.revision, progress=progress
     )
@@ -310,22 +314,27 @@ def location_key(location: Location) -> str:
     return digest_of(key)
 
 
-def changed_files(source: SourceCheckpoint, memo: DigestMemo) -> list[str]:
-    """Names of the files that are missing or have other content than the record says."""
-    parts = (source, source.adapter) if source.adapter else (source,)
-    return [
-        file.name
-        for part in parts
-        for file in part.files
-        if not (path := part.directory / file.name).is_file() or memo.sha256(path) != file.sha256
-    ]
-
-
 def _directory(location: Location, progress: Progress | None) -> Path:
     """Where the files are, downloaded first where they are on the Hub."""
     if location.listing:
         return download(location.listing, progress)
     return Path(location.directory or "")
+
+
+def _refuse_what_is_not_stored(
+    location: Location, directory: Path, memo: DigestMemo, progress: Progress | None
+) -> None:
+    """A checkpoint in a store is the one that its place is named after, or none."""
+    place = stored_place(directory)
+    if place is None or not directory.is_dir():
+        return
+    problems = object_problems(place, memo, progress=progress)
+    if problems:
+        raise CheckpointError(
+            f"the object {place.name} in the store is not what it was: {some(problems)}",
+            where=location.reference,
+            mend="run the pipeline that made it again: it is set aside, and merged again",
+        )
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:
