@@ -45,7 +45,7 @@ from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.locate import IDENTIFIED_AT_ONCE, Location, location_key
 from tasks.merge import merge_task
 from tasks.profile import profile_task
-from tasks.progress import listening
+from tasks.progress import listening, prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
@@ -279,9 +279,8 @@ def score(
         key = evaluation_key(checkpoint, suite, device)
         named = checkpoint.model_copy(update={"reference": name})
         with device_slot(device):
-            report = run_step(
-                evaluate_task, key, named, suite, home.scratch, device, threads, subject=name
-            )
+            arguments = (key, named, suite, home.scratch, device, threads, home.digest_memo)
+            report = run_step(evaluate_task, *arguments, subject=name)
         # The same content may have been scored under another name.
         return report.model_copy(update={"reference": checkpoint.reference})
 
@@ -344,6 +343,8 @@ def register(
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
         artifacts=artifacts,
+        digest_memo=home.digest_memo,
+        progress=prefect_progress(f"register {name}"),
     )
     ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))

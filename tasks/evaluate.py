@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.digests import digest_of
+from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
+from merge_core.vouching import confirm
 from tasks.caching import content_task
 from tasks.child_process import ChildEnd, run_child
 from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
@@ -30,9 +31,13 @@ def evaluate_checkpoint(
     device: str = "auto",
     scratch: Path,
     threads: int | None = None,
+    memo: DigestMemo | None = None,
     progress: Progress | None = None,
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
+
+    What is scored is what the checkpoint's digest stands for: every byte of it is read before, and
+    no file of it may have changed, come or gone afterwards. `memo` is told what was read.
 
     `device` is auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all. Working
     files go below `scratch` and are removed afterwards, except for the log of an evaluation that
@@ -40,7 +45,8 @@ def evaluate_checkpoint(
 
     Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
     fails, dies or takes longer than the suite allows; no process is left behind in any case.
-    CheckpointError for a base with an adapter, which is first to be written out.
+    CheckpointError for a base with an adapter, which is first to be written out, and for a
+    checkpoint that is not what its record says.
     """
     if checkpoint.adapter:
         raise CheckpointError(
@@ -49,6 +55,7 @@ def evaluate_checkpoint(
             mend="merge it alone by passthrough, and evaluate the result",
         )
     digest = suite_digest(suite)
+    confirmed = confirm(checkpoint, memo or DigestMemo(None), progress)
     scratch.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
     log = working / "lm-eval.log"
@@ -77,6 +84,7 @@ def evaluate_checkpoint(
     shutil.rmtree(working, ignore_errors=True)
     if problem:
         raise _mistake(suite, problem)
+    confirmed.look_again()
     result = messages["result"]
     return EvaluationReport(
         checkpoint_digest=checkpoint.digest,
@@ -123,6 +131,7 @@ def evaluate_task(
     scratch: Path,
     device: str = "auto",
     threads: int | None = None,
+    digest_memo: Path | None = None,
 ) -> EvaluationReport:
     """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
@@ -133,6 +142,7 @@ def evaluate_task(
         device=device,
         scratch=scratch,
         threads=threads,
+        memo=DigestMemo(digest_memo),
         progress=prefect_progress(f"evaluate {checkpoint.reference}"),
     )
 
