@@ -70,11 +70,16 @@ class Wanted(NamedTuple):
         ]
 
 
+def is_object_id(name: str) -> bool:
+    """Whether a name is that of an object in a store."""
+    return bool(_ID.fullmatch(name))
+
+
 def object_id_of(directory: Path) -> str | None:
     """The id that a directory's place in a store gives it; None for one that is in no store."""
     place = directory.parent
     in_store = (place.name, place.parent.name) == (OBJECTS, _STORE)
-    return directory.name if in_store and _ID.fullmatch(directory.name) else None
+    return directory.name if in_store and is_object_id(directory.name) else None
 
 
 def stored_place(directory: Path) -> Path | None:
@@ -225,7 +230,7 @@ class Store:
             return
         problems = object_problems(place, self._memo, progress=progress)
         if problems:
-            moved = self._set_aside(place)
+            moved = self.set_aside(place)
             _log.warning(
                 "warning: the object %s in the store is not what it was: %s. It was moved to %s,"
                 " for you to look at",
@@ -234,8 +239,10 @@ class Store:
                 moved,
             )
 
-    def _set_aside(self, place: Path) -> Path:
-        """Move what is in an object's place out of the way; a link itself, not its target.
+    def set_aside(self, place: Path) -> Path:
+        """Move something out of its place in the store, for a person to look at; where it is now.
+
+        Of a link, the link itself.
 
         Raises:
             OutputError: it cannot be moved.
@@ -247,7 +254,7 @@ class Store:
             place.rename(moved)
         except OSError as error:
             raise OutputError(
-                f"this object is not what it was, and cannot be moved away: {error.strerror}",
+                f"this is not what it was, and cannot be moved away: {error.strerror}",
                 where=str(place),
                 mend="move it out of the store, and run the same command again",
             ) from error
@@ -255,6 +262,11 @@ class Store:
 
     def _pointed(self, plan_digest: str) -> str | None:
         return pointed(self._home.path / _STORE, plan_digest)
+
+
+def pointer_problems(directory: Path) -> list[str]:
+    """Whether the pointer of its own plan leads to a sound object; one sentence if it does not."""
+    return _misled(directory, read_manifest(directory).plan_digest, directory.name)
 
 
 def pointed(store: Path, plan_digest: str) -> str | None:

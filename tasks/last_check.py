@@ -1,7 +1,7 @@
 """The last check before an alias moves: what it will lead to is what was evaluated, byte for byte.
 
-The way from an alias to weights has three parts: the version leads to a LoggedModel, the LoggedModel
-holds a description, and the description names a directory and its files. Each is looked at.
+The way from an alias to weights has three parts: the version leads to a LoggedModel, that holds a
+description, and the description names a directory and its files. Each is looked at.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _check_way(
 def _confirm(
     held: Path, checkpoint: SourceCheckpoint, memo: DigestMemo, progress: Progress | None
 ) -> tuple[SourceCheckpoint, Confirmed]:
-    """The checkpoint in the place that MLflow knows it in, if it is whole there, else in its own."""
+    """The checkpoint where MLflow says that it is, if it is whole there, else in its own place."""
     known, record = _recorded(held, checkpoint)
     if known is not None and known.path != checkpoint.path and known.directory.is_dir():
         try:

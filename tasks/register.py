@@ -77,8 +77,8 @@ def register_merge(
 
     `champion` goes to the merged version when the decision promotes it, and to the base version
     otherwise, also when an earlier merge held it. Running the same registration again completes
-    what is missing and changes nothing else. Directly before the alias moves, every byte of what it
-    will lead to is read and compared (`tasks.last_check`).
+    what is missing and changes nothing else. Directly before the alias moves, every byte of what
+    it will lead to is read and compared (`tasks.last_check`).
 
     Args:
         tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.

@@ -22,6 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, StepError
 from merge_core.home import Home
 from merge_core.manifest import read_manifest
+from merge_core.read_only import make_removable
 from merge_core.records import Record
 from tasks.averages import averages_of, forget_averages
 from tasks.registry_client import TAG, Registry, RegistryUnreachableError, open_registry
@@ -95,7 +96,7 @@ def remove(home: Home, items: Sequence[StoredItem]) -> int:
         path = Path(item.path)
         doomed = path.with_name(f".removed-{item.name}")
         try:
-            path.chmod(0o755)
+            make_removable(path)
             path.rename(doomed)
             shutil.rmtree(doomed)
         except FileNotFoundError:
