@@ -184,7 +184,7 @@ def calibrate(
             found = run_step(calibrate_task, *arguments, subject=subject)
             if departures(found, memo):
                 again = calibrate_task.with_options(refresh_cache=True)
-                found = run_step(again, *arguments, subject=subject)
+                found = run_step(again, *arguments, record=found, subject=subject)
         measured[reference] = found
     return measured
 
