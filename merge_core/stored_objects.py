@@ -180,6 +180,11 @@ class Store:
         """
         leads_to = self._pointed(wanted.plan_digest)
         claims = dict.fromkeys(each for each in (record and record.object_id, leads_to) if each)
+        if leads_to == "":
+            _log.warning(
+                "warning: in the store, the pointer of the plan %s names no object",
+                wanted.plan_digest,
+            )
         for object_id in claims:
             self._set_aside_if_unsound(self.place_of(object_id), progress)
         if len(claims) > 1:
