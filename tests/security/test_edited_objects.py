@@ -10,11 +10,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from merge_core.records import CheckpointManifest
-from tests.support.attacked_store import Merges
 from tests.support.edited_objects import (
     MANIFEST,
     SUMS,
@@ -26,6 +26,9 @@ from tests.support.edited_objects import (
     sha256,
     write_sums,
 )
+
+if TYPE_CHECKING:
+    from tests.support.attacked_store import Merges
 
 pytest_plugins = ["tests.support.attacked_store"]
 
