@@ -12,12 +12,12 @@ from flows.artifacts import publish_report
 from flows.averaging import Averaging
 from flows.steps import run_step
 from flows.trajectory_page import trajectory_markdown
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError
+from merge_core.findings import some
 from merge_core.home import Home
-from merge_core.manifest import verify_manifest
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
+from merge_core.stored_objects import Store
 from merge_core.trajectory.path import PathReport, path_key
 from merge_core.trajectory.records import Trajectory
 from tasks.averages import (
@@ -92,6 +92,8 @@ def nothing_new(
     for record in averages_of(home, averaging.name):
         if (record.run, record.settings) != (trajectory.run, settings):
             continue
+        if _is_damaged(record, home):
+            continue
         if record.covers(chosen) and is_registered(record, tracking_uri(averaging, home)):
             reason = f"the average up to step {trajectory.newest.step} {_ENDS[record.state]}"
             return NothingNew(
@@ -116,14 +118,14 @@ def past_average(
         if same and record.seen[-1].step < newest.step:
             if all(each.identity in present for each in record.seen):
                 return None
-            problems = verify_manifest(record.average, DigestMemo(home.digest_memo))
-            if not problems:
-                return record
+            place = Store(home).here(record.average).path
+            if Path(place).is_dir() and not _is_damaged(record, home):
+                average = record.average.model_copy(update={"path": place})
+                return record.model_copy(update={"average": average})
             _log.warning(
-                "the running mean up to step %d is gone or changed (%s), and checkpoints in it are"
-                " gone: the mean begins again with those that are there",
+                "the running mean up to step %d is gone or changed, and checkpoints in it are gone:"
+                " the mean begins again with those that are there",
                 record.seen[-1].step,
-                problems[0],
             )
             return None
     return None
@@ -288,6 +290,20 @@ def was_removed(trajectory: Trajectory) -> Sequence[str]:
         for each in trajectory.chosen
         if Path(each.reference).is_absolute() and not Path(each.reference).is_dir()
     ]
+
+
+def _is_damaged(record: AverageRecord, home: Home) -> bool:
+    """Whether an average is there, and is not what its record says."""
+    store = Store(home)
+    average = store.here(record.average)
+    problems = store.problems(average) if Path(average.path).exists() else []
+    if problems:
+        _log.warning(
+            "warning: the average %s in the store is not what it was (%s): it does not count",
+            average.object_id,
+            some(problems),
+        )
+    return bool(problems)
 
 
 def _champion(averaging: Averaging, home: Home) -> SourceCheckpoint | None:

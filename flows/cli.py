@@ -1,7 +1,7 @@
 """The command `mergeflow`: one entry, one place where errors become messages and exit codes.
 
 0: done, or promoted. 3: the pipeline fell back to the base. 2: the input has to be mended.
-1: a step failed for another reason, or there is a bug.
+4: a checkpoint is not what it was made as. 1: a step failed for another reason, or there is a bug.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 from flows import (
     cli_adapters,
     cli_average,
+    cli_check,
     cli_gc,
     cli_home,
     cli_library,
@@ -35,7 +36,8 @@ app = typer.Typer(
     name="mergeflow",
     help="Merge fine-tuned language models: verified, evaluated, promoted only if better.",
     epilog="First steps: `mergeflow demo`, then `mergeflow run configs/pipelines/zoo-good.yaml`."
-    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 1 failure.",
+    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 4 not"
+    " what was made, 1 failure.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -48,6 +50,7 @@ cli_stack.add_commands(app)
 cli_library.add_commands(app)
 cli_adapters.add_commands(app)
 cli_home.add_commands(app)
+cli_check.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -25,29 +25,31 @@ from merge_core.compatibility import CompatibilityReport, raise_for_errors, veri
 from merge_core.digests import DigestMemo, model_digest
 from merge_core.errors import StepError
 from merge_core.explanation import explain, idle_filters
+from merge_core.findings import some
 from merge_core.home import Home
-from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
 from merge_core.own_files import NotOursError, read_own, set_aside
-from merge_core.plan import open_inputs, plan_key
+from merge_core.plan import open_inputs
 from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.quarantine import count_as_new
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.stored_objects import Store, Wanted
 from merge_core.tolerance import Tolerance
+from merge_core.vouching import departures
 from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
+from tasks.locate import IDENTIFIED_AT_ONCE, Location, location_key
 from tasks.merge import merge_task
 from tasks.odd_answers import odd_answers
 from tasks.profile import profile_task
-from tasks.progress import listening
+from tasks.progress import listening, prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
@@ -102,7 +104,7 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     def resolved(location: Location) -> SourceCheckpoint:
         key, name = location_key(location), names[location.reference]
         source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
-        if changed_files(source, memo):
+        if departures(source, memo):
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
         return source
@@ -196,9 +198,9 @@ def calibrate(
         arguments = (key, source, measurement, home.path, beside, how.device, how.threads)
         with device_slot(how.device):
             found = run_step(calibrate_task, *arguments, subject=subject)
-            if changed_files(found, memo):
+            if departures(found, memo):
                 again = calibrate_task.with_options(refresh_cache=True)
-                found = run_step(again, *arguments, subject=subject)
+                found = run_step(again, *arguments, record=found, subject=subject)
         measured[reference] = found
     return measured
 
@@ -209,22 +211,41 @@ def merge(
     home: Home,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
-    """The merged checkpoint in the store, every byte of it as its manifest says."""
+    """The merged checkpoint in the store, every byte of it as its manifest says, and that of this
+    recipe and these sources.
+
+    Raises:
+        StepError: it was merged again for not being that, and still is not.
+    """
     recipe, how = pipeline.recipe, pipeline.execution
     shard_bytes = read_size(how.shard_size)
-    key = plan_key(recipe, sources, shard_bytes, statistics)
+    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, statistics)
+    store = Store(home)
     measured = dict(statistics or {})
     fan_out = fan_out_of(how.scale_out, home)
     compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
-    arguments = (key, recipe, dict(sources), *compute)
+    arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
-        manifest = run_step(merge_task, *arguments, subject=recipe.merge_method)
-        problems = verify_manifest(manifest, DigestMemo(home.digest_memo))
+        manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))
+        problems = store.problems(manifest, wanted)
         if problems:
-            _log.warning("the merged weights are not as they were (%s): merging again", problems[0])
+            _log.warning(
+                "warning: the merged checkpoint %s in the store is not what this recipe gives (%s):"
+                " merging again",
+                manifest.object_id,
+                some(problems),
+            )
             again = merge_task.with_options(refresh_cache=True)
-            manifest = run_step(again, *arguments, subject=recipe.merge_method)
+            subject = recipe.merge_method
+            manifest = run_step(again, *arguments, record=manifest, subject=subject)
+            problems = store.problems(manifest, wanted)
+    if problems:
+        raise StepError(
+            f"the checkpoint that was just merged is not what this recipe gives: {some(problems)}",
+            where=manifest.path,
+            mend="find out who writes to the store, and run the same command again",
+        )
     count_as_new(home, Path(manifest.path))
     return manifest
 
@@ -283,10 +304,11 @@ def score(
     def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
         key = evaluation_key(checkpoint, suite, device)
         named = checkpoint.model_copy(update={"reference": name})
-        arguments = (key, named, suite, home.scratch, device, threads, home.logs)
+        how = {"logs": home.logs, "digest_memo": home.digest_memo}
+        arguments = (key, named, suite, home.scratch, device, threads)
         try:
             with device_slot(device):
-                report = run_step(evaluate_task, *arguments, subject=name)
+                report = run_step(evaluate_task, *arguments, subject=name, **how)
         except StepError as error:
             if name != candidate:
                 raise
@@ -354,6 +376,8 @@ def register(
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
         artifacts=artifacts,
+        digest_memo=home.digest_memo,
+        progress=prefect_progress(f"register {name}"),
     )
     ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))

@@ -115,6 +115,18 @@ def unreadable(path: object, error: OSError, what: str = "cannot be read") -> Un
     )
 
 
+def refused(error: CheckpointError) -> str:
+    """What is wrong with a file or directory, in words.
+
+    Raises:
+        UnreadableError: nothing is known to be wrong: it is there, and cannot be read now.
+    """
+    gone = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+    if isinstance(error, UnreadableError) and not gone:
+        raise error
+    return error.what
+
+
 def without_passwords(text: str) -> str:
     """A text with `user:password@`, `token@`, `?token=...` and the Hub's tokens taken out."""
     text = _PASSWORD.sub(lambda match: match[1] or match[2], text)

@@ -56,6 +56,11 @@ class Home:
         return self.path / "store" / "objects"
 
     @property
+    def set_aside(self) -> Path:
+        """What was in an object's place without being that object, for a person to look at."""
+        return self.path / "store" / "set-aside"
+
+    @property
     def staging(self) -> Path:
         """Merges in progress, one directory a plan; a killed merge resumes from here."""
         return self.path / "store" / "staging"

@@ -138,7 +138,7 @@ def make_plan(
         recipe=recipe,
         tensors=tuple(PlannedTensor(slot, by_name[slot.name]) for slot in slots),
         shards=shards,
-        inputs=_inputs(recipe, sources),
+        inputs=merge_inputs(recipe, sources),
         digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code),
         surveys=inputs.surveys,
         tokenizer=inputs.tokenizer,
@@ -154,7 +154,7 @@ def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes:
         shard_bytes: as for `make_plan`.
     """
     digest = plan_key(plan.recipe, sources, shard_bytes, copy_code=plan.copy_code)
-    return replace(plan, digest=digest, inputs=_inputs(plan.recipe, sources))
+    return replace(plan, digest=digest, inputs=merge_inputs(plan.recipe, sources))
 
 
 @collection_paused()
@@ -193,7 +193,9 @@ def _digests(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> dict[st
     return digests
 
 
-def _inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
+def merge_inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
+    """The ingredients as a manifest lists them: the base first, then in the recipe's order."""
+
     def entry(reference: str, role: Literal["base", "model"]) -> MergeInput:
         return MergeInput(reference=reference, digest=sources[reference].digest, role=role)
 

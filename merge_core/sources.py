@@ -7,7 +7,6 @@ on disk, or one on disk with an adapter applied as it is read.
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Lock
 
 from merge_core.adapters import adapted, open_adapter
 from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
@@ -15,13 +14,11 @@ from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.checkpoint_files import check_plain
 from merge_core.companion_files import code_names, companion_names
 from merge_core.digests import DigestMemo, digest_of, model_digest
+from merge_core.file_hashing import hash_files
 from merge_core.file_names import is_model_file
-from merge_core.progress import Progress, SharedProgress, Throttle
-from merge_core.records import FileDigest, SourceAdapter, SourceCheckpoint
+from merge_core.progress import Progress
+from merge_core.records import SourceAdapter, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
-from merge_core.workers import all_at_once
-
-_HASHING_THREADS = 4
 
 
 def describe_source(
@@ -140,28 +137,3 @@ def model_files(directory: Path) -> list[Path]:
     for name in names:
         check_plain(root, directory / name)
     return [directory / name for name in sorted(names)]
-
-
-def hash_files(
-    directory: Path,
-    paths: list[Path],
-    memo: DigestMemo,
-    stage: str,
-    progress: Progress | None = None,
-) -> tuple[FileDigest, ...]:
-    """Digests of files below one directory, several at a time, in the order given."""
-    shared = SharedProgress(progress)
-    throttle = Throttle(shared, stage, sum(path.stat().st_size for path in paths))
-    lock = Lock()
-
-    def advance(count: int) -> None:
-        with lock:
-            throttle.advance(count)
-
-    def one(path: Path) -> FileDigest:
-        sha256 = memo.sha256(path, advance)
-        name = path.relative_to(directory).as_posix()
-        return FileDigest(name=name, size=path.stat().st_size, sha256=sha256)
-
-    # Who interrupts does not wait for gigabytes.
-    return tuple(all_at_once(one, paths, _HASHING_THREADS, shared.stop))

@@ -27,8 +27,13 @@ def calibrate_task(
     beside: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
+    record: SourceCheckpoint | None = None,
 ) -> SourceCheckpoint:
-    """Measure one model on the recipe's data. Never retried: a retry would hide a real fault."""
+    """Measure one model on the recipe's data. Never retried: a retry would hide a real fault.
+
+    Args:
+        record: what the cache said, when that did not hold.
+    """
     return calibrate(
         source,
         measurement,
@@ -36,5 +41,6 @@ def calibrate_task(
         beside=beside,
         device=device,
         threads=threads,
+        record=record,
         progress=prefect_progress(f"measure {source.short}"),
     )

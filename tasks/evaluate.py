@@ -11,11 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.digests import digest_of
+from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.private_files import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
+from merge_core.vouching import confirm
 from tasks.caching import content_task
 from tasks.child_process import run_child
 from tasks.evaluation_faults import cannot_begin, no_result
@@ -33,9 +34,13 @@ def evaluate_checkpoint(
     scratch: Path,
     logs: Path | None = None,
     threads: int | None = None,
+    memo: DigestMemo | None = None,
     progress: Progress | None = None,
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
+
+    What is scored is what the checkpoint's digest stands for: every byte of it is read before, and
+    no file of it may have changed, come or gone afterwards. `memo` is told what was read.
 
     `device` is auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all. Working
     files go below `scratch` and are removed afterwards; the log of an evaluation that failed is
@@ -44,7 +49,8 @@ def evaluate_checkpoint(
 
     Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
     fails, dies or takes longer than the suite allows; no process is left behind in any case.
-    CheckpointError for a base with an adapter, which is first to be written out.
+    CheckpointError for a base with an adapter, which is first to be written out, and for a
+    checkpoint that is not what its record says.
     """
     if checkpoint.adapter:
         raise CheckpointError(
@@ -53,6 +59,7 @@ def evaluate_checkpoint(
             mend="merge it alone by passthrough, and evaluate the result",
         )
     digest = suite_digest(suite)
+    confirmed = confirm(checkpoint, memo or DigestMemo(None), progress)
     where = f"evaluate {checkpoint.reference} with suite '{suite.name}'"
     try:
         make_private_directory(scratch)
@@ -91,6 +98,7 @@ def evaluate_checkpoint(
     shutil.rmtree(working, ignore_errors=True)
     if problem:
         raise _mistake(suite, problem)
+    confirmed.look_again()
     result = messages["result"]
     return EvaluationReport(
         checkpoint_digest=checkpoint.digest,
@@ -172,6 +180,7 @@ def evaluate_task(
     device: str = "auto",
     threads: int | None = None,
     logs: Path | None = None,
+    digest_memo: Path | None = None,
 ) -> EvaluationReport:
     """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
@@ -183,6 +192,7 @@ def evaluate_task(
         scratch=scratch,
         logs=logs,
         threads=threads,
+        memo=DigestMemo(digest_memo),
         progress=prefect_progress(f"evaluate {checkpoint.reference}"),
     )
 

@@ -16,6 +16,7 @@ from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
 from merge_core.digests import DigestMemo, digest_of, model_digest
 from merge_core.errors import CheckpointError
+from merge_core.findings import some
 from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
@@ -28,6 +29,7 @@ from merge_core.sources import (
     model_files,
     with_adapter,
 )
+from merge_core.stored_objects import object_problems, stored_place
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -134,10 +136,12 @@ def fetch(
     """Download what is missing, check headers, and identify the checkpoint by its content.
 
     Raises:
-        CheckpointError: damaged or refused files, or other content than a registry says.
+        CheckpointError: damaged or refused files, or other content than a registry says or than
+            a store's directory is named after.
         HubUnreachableError: the Hub stopped answering.
     """
     directory = _directory(location, progress)
+    _refuse_what_is_not_stored(location, directory, memo, progress)
     source = describe_source(
         location.reference, directory, memo, revision=location.revision, progress=progress
     )
@@ -318,7 +322,7 @@ def location_key(location: Location) -> str:
 
 def is_of_location(source: SourceCheckpoint, location: Location) -> bool:
     """Whether a record can be what `fetch` gives of a location: its place, its commit, the digests
-    that a registry or the Hub states. The files themselves are for `changed_files`."""
+    that a registry or the Hub states. The files themselves are for `departures`."""
     if source.adapter is None or location.adapter is None:
         same_adapter = source.adapter is location.adapter
     else:
@@ -329,17 +333,6 @@ def is_of_location(source: SourceCheckpoint, location: Location) -> bool:
         and location.digest in (None, model_digest(source.files))
         and has_its_own_digest(source)
     )
-
-
-def changed_files(source: SourceCheckpoint, memo: DigestMemo) -> list[str]:
-    """Names of the files that are missing or have other content than the record says."""
-    parts = (source, source.adapter) if source.adapter else (source,)
-    return [
-        file.name
-        for part in parts
-        for file in part.files
-        if not (path := part.directory / file.name).is_file() or memo.sha256(path) != file.sha256
-    ]
 
 
 def _is_at(part: SourceCheckpoint | SourceAdapter, location: Location) -> bool:
@@ -359,6 +352,22 @@ def _directory(location: Location, progress: Progress | None) -> Path:
     if location.listing:
         return download(location.listing, progress)
     return Path(location.directory or "")
+
+
+def _refuse_what_is_not_stored(
+    location: Location, directory: Path, memo: DigestMemo, progress: Progress | None
+) -> None:
+    """A checkpoint in a store is the one that its place is named after, or none."""
+    place = stored_place(directory)
+    if place is None or not directory.is_dir():
+        return
+    problems = object_problems(place, memo, progress=progress)
+    if problems:
+        raise CheckpointError(
+            f"the object {place.name} in the store is not what it was: {some(problems)}",
+            where=location.reference,
+            mend="run the pipeline that made it again: it is set aside, and merged again",
+        )
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:

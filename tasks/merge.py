@@ -46,8 +46,13 @@ def merge_task(
     statistics: Mapping[str, SourceCheckpoint] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     fan_out: FanOut | None = None,
+    record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
-    """Merge and publish. Compatibility was verified by the step before; NaN is refused here too."""
+    """Merge and publish. Compatibility was verified by the step before; NaN is refused here too.
+
+    Args:
+        record: what the cache said, when that did not hold.
+    """
     return merge(
         recipe,
         sources,
@@ -58,5 +63,6 @@ def merge_task(
         fan_out=fan_out,
         check=False,
         statistics=statistics,
+        record=record,
         progress=prefect_progress("merge"),
     )

@@ -7,7 +7,7 @@ visible as a version, tagged with its verdict, without the alias.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from merge_core.records import SourceCheckpoint
@@ -110,15 +110,27 @@ def champion_version(registry: Registry, name: str) -> str | None:
     return str(aliases[CHAMPION]) if CHAMPION in aliases else None
 
 
-def give_alias(registry: Registry, name: str, version: str, run_id: str) -> None:
+def give_alias(
+    registry: Registry,
+    name: str,
+    version: str,
+    run_id: str,
+    check: Callable[[], Callable[[], None]],
+) -> None:
     """Move the alias to a version, noting on the run which version held it before.
 
     Does nothing when the version already holds it.
+
+    Args:
+        check: raises when the version is not to be served; what it returns is called once more, at
+            the last moment.
     """
     before = champion_version(registry, name)
     if before == version:
         return
+    look_again = check()
     registry.client.set_tag(run_id, TAG + "previous_champion", before or "none")
+    look_again()
     registry.client.set_registered_model_alias(name, CHAMPION, version)
 
 
