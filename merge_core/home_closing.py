@@ -7,6 +7,7 @@ is named. A directory that is none of ours alone, such as /tmp, is never changed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -164,8 +165,26 @@ def _entries(home: int) -> Iterator[_Entry]:
         entry = _Entry(top, home)
         yield entry
         if entry.is_directory and top in OURS:
-            for directory, names, files, _ in os.fwalk(top, dir_fd=home):
-                yield from (_Entry(f"{directory}/{name}", home) for name in (*names, *files))
+            yield from _below(top, home)
+
+
+def _below(top: str, home: int) -> Iterator[_Entry]:
+    """All that is below a directory, to any depth that the system can name."""
+    directories = [top]
+    while directories:
+        directory = directories.pop()
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError):  # gone, or of a name that is too long for anybody
+            descriptor = os.open(directory, flags, dir_fd=home)
+            try:
+                names = _names(descriptor)
+            finally:
+                os.close(descriptor)
+            for name in names:
+                entry = _Entry(f"{directory}/{name}", home)
+                yield entry
+                if entry.is_directory:
+                    directories.append(entry.path)
 
 
 def _names(directory: int) -> list[str]:
