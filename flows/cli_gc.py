@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, TrackingUri
+from flows.options import AsJson
 from tasks.durations import read_duration
 
 if TYPE_CHECKING:
@@ -48,7 +48,12 @@ def gc(
     restore: Annotated[
         str, typer.Option(metavar="NAME", help="Put one thing back from the quarantine.")
     ] = "",
-    tracking_uri: TrackingUri = "",
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            metavar="URI", help="One more MLflow address to ask. Default: $MLFLOW_TRACKING_URI."
+        ),
+    ] = "",
     no_registry: Annotated[
         bool,
         typer.Option("--no-registry", help="Ask none but those known to have used this store."),

@@ -201,11 +201,11 @@ def find_quarantined(home: Home, name: str) -> Quarantined:
     found = [item for item in waiting if name and item.entry.startswith(name)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(item.entry for item in found or waiting) or "nothing"
+    known = ", ".join(item.entry for item in found or waiting)
     raise OutputError(
-        f"{len(found)} things in the quarantine have a name that begins so",
+        f"{len(found) or 'no'} things in the quarantine have a name that begins so",
         where=name,
-        mend=f"name one of these: {known}",
+        mend=f"name one of these: {known}" if known else "nothing waits there",
     )
 
 

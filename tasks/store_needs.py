@@ -105,7 +105,7 @@ def ask_registries(
 
     Raises:
         NotAskedError: one of them does not answer, refuses, is gone, or is not what it was.
-        MergeflowError: the home's note of them is damaged.
+        MergeflowError: the home's note of them is damaged, or the named one is not to be asked.
     """
     needs, failures = Needs(), list[str]()
     files: list[tuple[str, Files]] = []
@@ -113,9 +113,10 @@ def ask_registries(
         try:
             said, found = _ask(home, asked, things)
         except MergeflowError as error:
-            if asked.is_from_averages and _is_the_embedded(home, asked.address):
-                continue
-            failures.append(asked.failure(error))
+            if not asked.noted:  # what the command itself named
+                raise
+            if not (asked.is_from_averages and _is_the_embedded(home, asked.address)):
+                failures.append(asked.failure(error))
             continue
         needs.take(said)
         files += [(asked.uri, each) for each in found if each.version not in foreign]
@@ -171,8 +172,6 @@ class _Asked:
 
     def failure(self, error: MergeflowError) -> str:
         """What is wrong with it and what can be done, in a clause."""
-        if not self.noted:
-            return f"{self.address}: {error.what} (name another --tracking-uri)"
         where = "" if error.where in (None, self.address) else f" ({error.where})"
         return (
             f"{self.address}{where}: {error.what} (start it, bring it back, or give its"
