@@ -52,8 +52,8 @@ def _options(
     ] = False,
 ) -> None:
     """Options of `mergeflow` itself."""
-    from flows.stack_record import find_registry
     from merge_core.home import Home
+    from tasks.stack_record import find_registry
 
     find_registry(Home.discover())
 

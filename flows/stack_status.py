@@ -12,8 +12,8 @@ from rich.table import Table
 
 from flows.console import Terminal, seconds, shown_path
 from flows.stack import answers
-from flows.stack_record import StackRecord, running_stack
 from merge_core.home import Home
+from tasks.stack_record import StackRecord, running_stack
 
 _RUNS = 8
 
@@ -123,7 +123,7 @@ def _table() -> Table:
 
 
 def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
-    os.environ.update({"PREFECT_API_URL": record.api, "PREFECT_HOME": str(home.prefect)})
+    os.environ.update(record.environment(home) | {"PREFECT_HOME": str(home.prefect)})
     from prefect import get_client
     from prefect.client.schemas.sorting import FlowRunSort
 

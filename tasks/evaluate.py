@@ -20,6 +20,7 @@ from tasks.caching import content_task
 from tasks.child_process import ChildEnd, run_child
 from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
+from tasks.secret_variables import HUB_TOKENS
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
 
 
@@ -153,9 +154,9 @@ def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, A
 
 
 def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, str]:
-    kept = model_environment(threads)
     if not is_self_contained(suite):
-        return kept
+        return model_environment(threads, keep=HUB_TOKENS)
+    kept = model_environment(threads)
     # A private cache: prepared data of another suite, or of an older file, can never be read.
     return (
         kept
