@@ -183,7 +183,8 @@ class _Request:
 
 
 def _basic(headers: list[str]) -> str | None:
-    """The login of a header `Authorization`; None without such a header, empty for another kind."""
+    """The login of a header `Authorization`: None without such a header, and empty, which is never
+    a login, for one of another kind."""
     if not headers:
         return None
     kind, _, token = headers[0].partition(" ")

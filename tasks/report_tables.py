@@ -14,6 +14,7 @@ _HEADLINES = {
     "fell_back": "Fell back: the base stays",
     "inconclusive": "Inconclusive",
 }
+TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def decision_markdown(
         f" {candidate.lm_eval_version} on {candidate.device}. Merged"
         f" `{candidate.checkpoint_digest[:12]}`, base `{base.checkpoint_digest[:12]}`.",
     ]
+    if decision.approval is not None and decision.approval.by is not None:
+        lines += ["", TYPED_NAME]
     cut = [r for r in (base, *experts, candidate) if r.truncated]
     if cut:
         lines += ["", f"{cut[0].truncated} documents were longer than the context and were cut."]
@@ -156,7 +159,7 @@ def question_markdown(
     for row in comparison_rows(decision, base, experts, candidate):
         scores = [f"{row.base:.4g}", f"**{row.merged:.4g}**", _signed(row.improvement)]
         lines.append(_line([row.task, *scores, *(f"{score:.4g}" for score in row.experts)]))
-    lines += ["", f"Change: positive is better, in {_metrics(decision)}."]
+    lines += ["", f"Change: positive is better, in {_metrics(decision)}.", "", TYPED_NAME]
     return "\n".join(lines) + "\n"
 
 

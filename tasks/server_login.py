@@ -56,7 +56,7 @@ class Login:
         """Whether a text is this login, with its name or without; takes the same time for any."""
         taken = (self.text, self.password, f"{self.user}:{self.password}")
         same = [hmac.compare_digest(given.encode(), each.encode()) for each in taken]
-        return any(same)
+        return bool(given) and any(same)
 
 
 def home_login(home: Home) -> Login:
@@ -146,13 +146,14 @@ def _read(path: Path) -> Login | None:
 
 
 def _checked(text: str, where: str) -> Login:
-    if not (text.isascii() and text.isprintable()):
+    login = Login(text)
+    if not (text.isascii() and text.isprintable() and login.user and login.password):
         raise MergeflowError(
-            "a login is printable ASCII on one line: NAME:PASSWORD",
+            "a login is NAME:PASSWORD, in printable ASCII on one line, neither of them empty",
             where=where,
-            mend="choose another",
+            mend="write another; a file may also be removed, and gets a new password",
         )
-    return Login(text)
+    return login
 
 
 @contextlib.contextmanager
