@@ -48,9 +48,14 @@ def required(variable: str) -> str:
 def serve(make: Callable[[], App]) -> None:
     """Serve an application where the first argument says, until told to stop."""
     place = sys.argv[1]
+    if ":" not in place:
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        app = make()
+    except MergeflowError as error:
+        sys.exit(str(error))
     config = uvicorn.Config(
-        make,
-        factory=True,
+        app,
         log_level="warning",
         access_log=False,
         lifespan="on",
@@ -63,9 +68,8 @@ def serve(make: Callable[[], App]) -> None:
         config.host, _, port = place.rpartition(":")
         config.port = int(port)
         uvicorn.Server(config).run()
-        return
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(place))])
+    else:
+        uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(place))])
 
 
 def _stop_with_parent() -> None:
