@@ -13,7 +13,6 @@ from flows.server_guard import App, Application, ServerGuard
 from flows.serving import allowed_hosts, required, serve
 from tasks.server_login import SERVER_VARIABLE, Login
 
-# Graphs are drawn by compiled shaders, and workers that are made from strings.
 _PAGE_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self';"

@@ -169,7 +169,7 @@ class _Request:
         ]
         self.path: str = scope["path"]
         self.method: str = scope.get("method", "GET")
-        self.scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        self.scheme: str = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
 
     def values(self, name: bytes) -> list[str]:
         """Every header of a name."""
