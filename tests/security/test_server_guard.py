@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,14 +224,15 @@ except PermissionError:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 def test_another_user_of_the_machine_is_answered_by_neither_and_reads_no_password(
-    server: Server, tmp_path: Path
+    server: Server,
 ) -> None:
-    place = Home(Path(subprocess.check_output(["mktemp", "-d"], text=True).strip()))
-    place.path.chmod(0o755)  # even in a home that somebody has opened
-    home_login(place)
-    command = [sys.executable, "-c", STRANGER, str(password_file(place))]
-    orders = [server.address + server.order, server.address + server.reads]
-    done = subprocess.run([*command, *orders], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own are closed to other users
+        place = Home(Path(directory))
+        place.path.chmod(0o755)  # even in a home that somebody has opened
+        home_login(place)
+        command = [sys.executable, "-c", STRANGER, str(password_file(place))]
+        orders = [server.address + server.order, server.address + server.reads]
+        done = subprocess.run([*command, *orders], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["401", "401", "no password"], done.stderr
 
 
