@@ -61,7 +61,8 @@ class PromotionAnswer(RunInput):
         pattern=r"\S",
         max_length=100,
         title="Your name",
-        description="Kept with the decision, here and in MLflow.",
+        description="Kept as you type it with the decision, here and in MLflow. The password says"
+        " that you may decide; nothing checks the name.",
         json_schema_extra={"position": 1},
     )
     comment: str = Field(

@@ -78,8 +78,8 @@ def _options(
         refuse_settings_beside()
     if context.invoked_subcommand in _WITHOUT_REGISTRY:
         return
-    from flows.stack_record import find_registry
     from merge_core.home import Home
+    from tasks.stack_record import find_registry
 
     home = Home.if_believed(make=False)
     if home.is_believed:

@@ -16,7 +16,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(epilog="Example: `mergeflow run configs/pipelines/zoo-good.yaml`")(run)
     app.command(epilog="Example: `mergeflow evaluate merged/ configs/suites/mine`")(evaluate)
     app.command(epilog="Example: `mergeflow lineage models:/zoo-good@champion`")(lineage)
-    app.command(epilog='Example: `eval "$(mergeflow env)" && prefect server start`')(env)
+    app.command(epilog='Example: `eval "$(mergeflow env)" && prefect flow-run ls`')(env)
 
 
 def run(
@@ -107,12 +107,22 @@ def lineage(
 
 
 def env() -> None:
-    """Print the settings that make Prefect's and MLflow's own commands see mergeflow's data."""
+    """Print the settings that make Prefect's and MLflow's own commands see mergeflow's data.
+
+    The password is not printed: the shell reads it from its file.
+    """
     from shlex import quote
 
-    from flows.stack_record import running_stack
     from merge_core.home import Home
     from tasks.registry_client import default_tracking_uri
+    from tasks.server_login import (
+        CLIENT_VARIABLE,
+        SERVER_VARIABLE,
+        home_login,
+        stack_login,
+        stack_login_file,
+    )
+    from tasks.stack_record import running_stack
 
     home = Home.discover(make=False)
     settings = {
@@ -124,14 +134,19 @@ def env() -> None:
     }
     stack = running_stack(home)
     if stack is not None:
-        settings |= stack.environment
+        settings |= stack.addresses
     for name, value in settings.items():
         typer.echo(f"export {name}={quote(value)}")
-    if stack is not None:
-        typer.echo(f"# Prefect is on {stack.prefect}, MLflow on {stack.mlflow} (mergeflow up)")
+    login = stack_login(home) if stack is not None else home_login(home)
+    typer.echo(f'export {CLIENT_VARIABLE}="$(cat {quote(str(stack_login_file(home)))})"')
+    if stack is None:  # a server that Prefect starts by itself asks for it too
+        typer.echo(f'export {SERVER_VARIABLE}="${CLIENT_VARIABLE}"')
+        typer.echo("# `mergeflow up` shows runs and models in a browser")
         return
-    typer.echo("# then: prefect server start      (runs and reports, http://127.0.0.1:4200)")
-    typer.echo("#       mlflow ui                 (models and scores, http://127.0.0.1:5000)")
+    if settings["MLFLOW_TRACKING_URI"] == stack.mlflow:
+        typer.echo(f"export MLFLOW_TRACKING_USERNAME={quote(login.user)}")
+        typer.echo(f'export MLFLOW_TRACKING_PASSWORD="${{{CLIENT_VARIABLE}#*:}}"')
+    typer.echo(f"# Prefect is on {stack.prefect}, MLflow on {stack.mlflow} (mergeflow up)")
 
 
 def demo(

@@ -57,6 +57,11 @@ class Terminal:
         self.notes = _console(stderr=machine)
         self._live = Console(stderr=True)
 
+    @property
+    def watched(self) -> bool:
+        """Whether what is said goes to a terminal, and into no file or pipe."""
+        return self.notes.file.isatty()
+
     def say(self, text: str = "", style: str | None = None) -> None:
         """A line for people, with rich's markup taken literally."""
         self.notes.print(shown_text(text), style=style)

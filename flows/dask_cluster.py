@@ -84,8 +84,16 @@ def _task_runner(address: str) -> Any:
         _check_reachable(address)
         return DaskTaskRunner(address=address)
     workers = min(_MOST_LOCAL_WORKERS, processors())
+    # A scheduler runs the code of whoever connects, other users of the machine too: with a
+    # certificate that lasts as long as the cluster, only this process and its workers can. And
     # Dask's dashboard would be open to the network.
-    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    local = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        "protocol": "tls://",
+        "security": True,
+    }
     return DaskTaskRunner(cluster_kwargs=local)
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from flows.prefect_logging import own_logging
 from flows.settings_beside import refuse_settings_beside
-from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
 from merge_core.private_files import (
@@ -30,6 +29,8 @@ from merge_core.private_files import (
     open_private,
     private_umask,
 )
+from tasks.server_login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
+from tasks.stack_record import running_stack
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
@@ -79,9 +80,10 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
     """
     refuse_settings_beside()
     given = os.environ.get("PREFECT_API_URL")
-    stack = None if given else running_stack(home)
+    stack = running_stack(home)
     if given or stack:
-        ours = {"PREFECT_HOME": str(home.prefect), **stack.environment} if stack else {}
+        own = stack is not None and given in (None, "", stack.api)
+        ours = {"PREFECT_HOME": str(home.prefect), **stack.environment(home)} if own else {}
         with _client(home, ours), _drained():
             yield PrefectSession(os.environ["PREFECT_API_URL"], None)
         return
@@ -93,7 +95,11 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
         )
     server = _Server(home)
     try:
-        settings = {"PREFECT_HOME": str(home.prefect), "PREFECT_API_URL": server.api_url}
+        settings = {
+            "PREFECT_HOME": str(home.prefect),
+            "PREFECT_API_URL": server.api_url,
+            CLIENT_VARIABLE: server.login.text,
+        }
         with _client(home, settings), _drained():
             yield PrefectSession(server.api_url, server)
     finally:
@@ -116,10 +122,32 @@ class PrefectSession:
         """Return when flows can run.
 
         Raises:
-            StepError: our server did not start; the message names its log.
+            StepError: our server did not start; the message names its log. Or the user's own server
+                wants another login.
         """
         if self._server is not None:
             self._server.wait_until_healthy()
+        else:
+            _check_login(self.api_url)
+
+
+def _check_login(api_url: str) -> None:
+    """Find out before any work that a server which runs already does not let this user in."""
+    from prefect import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.request("GET", "/admin/version")
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code not in (401, 403):
+                return
+            raise StepError(
+                "the Prefect server wants another login",
+                where=api_url,
+                mend=f"set {CLIENT_VARIABLE} to its NAME:PASSWORD; at the server of `mergeflow up`,"
+                " leave PREFECT_API_URL out",
+            ) from None
 
 
 class _Server:
@@ -127,6 +155,8 @@ class _Server:
 
     def __init__(self, home: Home) -> None:
         make_private_directory(home.prefect)
+        make_private_directory(home.logs)
+        self.login = login_for_servers(home)
         self.log = home.logs / "prefect-server.log"
         services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
         # The socket listens before the child exists: no port is guessed, no request is refused.
@@ -140,7 +170,11 @@ class _Server:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**server_environment(home, self.api_url), **services},
+                env={
+                    **server_environment(home, self.api_url),
+                    **services,
+                    SERVER_VARIABLE: self.login.text,
+                },
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 umask=PRIVATE_UMASK,
@@ -181,7 +215,10 @@ class _Server:
 
 
 def server_environment(home: Home, api_url: str) -> dict[str, str]:
-    """Environment of a Prefect server with its data under the home, for `flows.prefect_server`."""
+    """Environment of a Prefect server with its data under the home, for `flows.prefect_server`.
+
+    The login is left out: not every process that has the rest of it needs one.
+    """
     root = str(Path(__file__).resolve().parent.parent)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -196,7 +233,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PYTHONPATH": os.pathsep.join(path),
         "PREFECT_HOME": str(home.prefect),
-        "PREFECT_UI_API_URL": api_url,
+        "PREFECT_UI_API_URL": "/api",  # of the page's own origin: any name or tunnel leads here
         "PREFECT_UI_URL": api_url.removesuffix("/api"),  # of runs, in notifications
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",

@@ -23,19 +23,29 @@ from pathlib import Path
 from types import FrameType
 
 from flows.prefect_session import QUIET, server_environment
+from flows.serving import HOSTS_VARIABLE
 from flows.stack_config import StackConfig
+from flows.stack_links import remove_links, write_links
 from flows.stack_processes import (
     end_all,
     end_members,
     last_lines,
     listener_of,
     mark,
-    own_start_time,
 )
-from flows.stack_record import StackRecord, read_record, remove_record, write_record
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
 from merge_core.private_files import PRIVATE_UMASK, make_private_directory, open_private
+from tasks.same_process import own_start_time
+from tasks.secret_variables import stack_variables
+from tasks.server_login import (
+    CLIENT_VARIABLE,
+    SERVER_VARIABLE,
+    forget_login,
+    keep_login,
+    login_for_servers,
+)
+from tasks.stack_record import StackRecord, read_record, remove_record, write_record
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
@@ -105,10 +115,11 @@ class Stack:
     """The processes of one `mergeflow up`."""
 
     def __init__(
-        self, home: Home, prefect: socket.socket, mlflow_port: int, config: StackConfig
+        self, home: Home, prefect: socket.socket, mlflow: socket.socket, config: StackConfig
     ) -> None:
         self.home = home
         self.config = config
+        self.login = login_for_servers(home)
         for directory in (home.logs, home.prefect, home.mlflow, home.cache, home.stack):
             make_private_directory(directory)
         self.record = StackRecord(
@@ -116,19 +127,21 @@ class Stack:
             pid=os.getpid(),
             started=own_start_time(),
             prefect=f"http://{HOST}:{prefect.getsockname()[1]}",
-            mlflow=f"http://{HOST}:{mlflow_port}",
+            mlflow=f"http://{HOST}:{mlflow.getsockname()[1]}",
             directory=str(Path.cwd()),
             records=config.shown,
         )
         self._reading, self._lifeline = os.pipe()
         self._guard: subprocess.Popen[bytes] | None = None
         self.prefect = self._prefect(prefect)
-        self.mlflow = self._mlflow(mlflow_port)
+        self.mlflow = self._mlflow(mlflow)
         self.workers = [self._worker(name) for name in worker_names(config.workers)]
         self._running: list[Service] = []
 
     def start_servers(self) -> None:
         """Start the guard and both servers; `wait` tells when they work."""
+        keep_login(self.home, self.login)
+        write_links(self.home, self.record, self.login)
         write_record(self.home, self.record)
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "flows.stack_guard", self.record.instance],
@@ -188,7 +201,7 @@ class Stack:
         for process in (self._guard, *(service.process for service in self._running)):
             if process is not None:
                 process.wait()
-        remove_record(self.home)
+        _forget(self.home)
 
     def _start(self, service: Service) -> None:
         _rotate(service.log)
@@ -203,7 +216,12 @@ class Stack:
         }
 
     def _prefect_environment(self) -> dict[str, str]:
-        return {**self._environment("prefect"), **self.config.prefect}
+        return {
+            **self._environment("prefect"),
+            **self.config.prefect,
+            SERVER_VARIABLE: self.login.text,
+            HOSTS_VARIABLE: ",".join(self.config.allowed_hosts),
+        }
 
     def _prefect(self, listener: socket.socket) -> Service:
         """The API, which also brings the database's tables up to date; without Redis, all of it."""
@@ -226,30 +244,32 @@ class Stack:
             log=self.home.logs / "prefect-services.log",
         )
 
-    def _mlflow(self, port: int) -> Service:
+    def _mlflow(self, listener: socket.socket) -> Service:
         embedded = f"sqlite:///{self.home.mlflow / 'mlflow.db'}"
         return Service(
             title="the MLflow server",
-            command=[
-                *(sys.executable, "-m", "mlflow", "server"),
-                *("--artifacts-destination", str(self.home.mlflow / "artifacts")),
-                *("--host", HOST, "--port", str(port), "--workers", "1"),
-            ],
+            command=[sys.executable, "-m", "flows.mlflow_server", str(listener.fileno())],
             environment={
                 **self._environment("mlflow"),
-                # Not an argument: those of a process are for everyone to read.
                 "MLFLOW_BACKEND_STORE_URI": self.config.mlflow or embedded,
+                "MLFLOW_ARTIFACTS_DESTINATION": str(self.home.mlflow / "artifacts"),
+                "MLFLOW_TRACKING_USERNAME": self.login.user,
+                "MLFLOW_TRACKING_PASSWORD": self.login.password,
                 # Its own background jobs judge traces of agents; here they are six idle processes.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                HOSTS_VARIABLE: ",".join(self.config.allowed_hosts),
             },
             log=self.home.logs / "mlflow-server.log",
             health=f"{self.record.mlflow}/health",
+            listener=listener,
         )
 
     def _worker(self, name: str) -> Service:
         shared = ["--limit", str(RUNS_EACH)] if self.config.workers > 1 else []
         environment = self._environment("worker")
-        del environment["PREFECT__SERVER_FINAL"], environment["PREFECT_UI_API_URL"]
+        of_servers = {"PREFECT__SERVER_FINAL", "PREFECT_UI_API_URL", *stack_variables(self.home)}
+        for variable in of_servers & environment.keys():
+            del environment[variable]
         return Service(
             title="the worker" if name == WORKER_NAME else f"the worker {name}",
             command=[
@@ -261,6 +281,7 @@ class Stack:
                 **environment,
                 **QUIET,
                 "PREFECT_API_URL": self.record.api,
+                CLIENT_VARIABLE: self.login.text,
                 "PREFECT_LOCAL_STORAGE_PATH": str(self.home.cache),
                 "PREFECT_LOGGING_EXTRA_LOGGERS": "mergeflow",
                 "PREFECT_LOGGING_LOGGERS_MERGEFLOW_LEVEL": "INFO",
@@ -327,7 +348,7 @@ def end_leftovers(home: Home) -> int:
     if record is None:
         return 0
     ended = end_members(record.instance)
-    remove_record(home)
+    _forget(home)
     return ended
 
 
@@ -382,6 +403,13 @@ def _bound(port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _forget(home: Home) -> None:
+    """Remove what was written down of a stack that is gone."""
+    remove_record(home)
+    remove_links(home)
+    forget_login(home)
 
 
 def _rotate(log: Path) -> None:

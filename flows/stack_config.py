@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from flows.request_origin import read_authority
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from merge_core.yaml_files import load_yaml, validated
@@ -50,6 +51,17 @@ class StackConfig(BaseModel):
     """Workers that this machine adds to the work pool."""
     store: StoreConfig | None = None
     """Without it, published checkpoints are their owner's alone, like everything else."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, `NAME` or `NAME:PORT`, that the servers answer to besides `localhost` and its numbers:
+    those of a proxy that the user has put before them."""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if read_authority(name) is None:
+                raise ValueError(f"write a host as NAME or NAME:PORT, without `*`, not '{name}'")
+        return value
 
     @field_validator("prefect_database", "mlflow_database")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -12,8 +13,9 @@ from rich.table import Table
 
 from flows.console import Terminal, seconds, shown_path
 from flows.stack import answers
-from flows.stack_record import StackRecord, running_stack
+from flows.stack_links import show_links
 from merge_core.home import Home
+from tasks.stack_record import StackRecord, running_stack
 
 _RUNS = 8
 
@@ -97,6 +99,10 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     _line(terminal, "MLflow", status.mlflow_answers, str(status.mlflow), status.logs)
     workers = ", ".join(status.workers) or "none online"
     _line(terminal, "worker", bool(status.workers), f"{workers} (pool {status.pool})", status.logs)
+    home = Home(Path(status.home))
+    record = running_stack(home)
+    if record is not None:
+        show_links(terminal, home, record)
     terminal.say(f"data      {shown_path(status.home)}")
     terminal.say(f"records   {status.records}")
     if status.schedules:
@@ -123,7 +129,7 @@ def _table() -> Table:
 
 
 def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
-    os.environ.update({"PREFECT_API_URL": record.api, "PREFECT_HOME": str(home.prefect)})
+    os.environ.update(record.environment(home) | {"PREFECT_HOME": str(home.prefect)})
     from prefect import get_client
     from prefect.client.schemas.sorting import FlowRunSort
 

@@ -23,6 +23,7 @@ from tasks.evaluation_faults import cannot_begin, no_result
 from tasks.hub import hub_cache
 from tasks.model_process import OFFLINE, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
+from tasks.secret_variables import HUB_TOKENS
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
 
 
@@ -220,9 +221,9 @@ def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, A
 
 
 def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, str]:
-    kept = model_environment(threads)
     if not is_self_contained(suite):
-        return kept
+        return model_environment(threads, keep=HUB_TOKENS)
+    kept = model_environment(threads)
     # A private cache: prepared data of another suite, or of an older file, can never be read.
     return (
         kept

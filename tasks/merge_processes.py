@@ -10,11 +10,13 @@ from threading import Lock
 from typing import Any
 
 from merge_core.errors import MergeflowError, StepError, error_from
+from merge_core.home import Home
 from merge_core.private_files import make_private_directory
 from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 from tasks.child_process import kill_children, run_child
 from tasks.model_process import last_lines
+from tasks.secret_variables import without_secrets
 
 _MOST_DEATHS = 3
 """A group at which this many workers have died is not tried again."""
@@ -80,7 +82,7 @@ class _Crew:
                 self._job | {"slot": slot},
                 log=log,
                 timeout=math.inf,
-                environment=os.environ,
+                environment=without_secrets(os.environ, Home.discover()),
                 on_message=messages.take,
             )
             if messages.error is not None:

@@ -32,6 +32,10 @@ _SQLITE = "sqlite:///"
 _DATABASE = "mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql", "databricks")
 _ANSWER_SECONDS = 5.0
+_LOGIN = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; at the server of `mergeflow up`,"
+    " write its address as `mergeflow status` says it"
+)
 _PROCESS_LOCK = threading.RLock()
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SECRET_PARAMETER = re.compile(rf"([?&])[^=&#]*(?:{SECRET_WORDS})[^=&#]*=[^&#]*&?", re.IGNORECASE)
@@ -127,6 +131,8 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     check_address(tracking_uri, writing=writing)
     database = _sqlite_path(tracking_uri)
     mlflow = quiet_mlflow()
+    from tasks.registry_login import was_refused
+
     address = strip_credentials(tracking_uri)
     try:
         with contextlib.ExitStack() as stack:
@@ -141,6 +147,10 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     except mlflow.exceptions.MlflowException as error:
         said = str(error).replace(tracking_uri, address)
         cause = error if address == tracking_uri else None  # never show credentials in a traceback
+        if is_server(tracking_uri) and was_refused(error):
+            raise StepError(
+                f"the MLflow server wants another login: {said}", where=address, mend=_LOGIN
+            ) from cause
         if is_server(tracking_uri) and _is_network_failure(error):
             raise _unreachable(address, said) from cause
         raise StepError(
@@ -216,6 +226,9 @@ def quiet_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     import mlflow
 
+    from tasks.registry_login import log_in_at_the_stack
+
+    log_in_at_the_stack()
     if noisy:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)

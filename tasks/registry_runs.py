@@ -189,6 +189,7 @@ def approval_tags(approval: Approval) -> dict[str, str]:
     return {
         "approval": said,
         "approval_by": approval.by or "nobody",
+        "approval_name": "as typed, not checked" if approval.by else "none",
         "approval_at": approval.at,
         "approval_comment": approval.comment or "none",
     }

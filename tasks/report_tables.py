@@ -15,6 +15,7 @@ _HEADLINES = {
     "fell_back": "Fell back: the base stays",
     "inconclusive": "Inconclusive",
 }
+TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,10 @@ def decision_markdown(
         f" {candidate.lm_eval_version} on {candidate.device}. Merged"
         f" `{candidate.checkpoint_digest[:12]}`, base `{base.checkpoint_digest[:12]}`.",
     ]
-    named = zip(
-        ["base", *column_names(experts), "merged"], [base, *experts, candidate], strict=True
-    )
+    if decision.approval is not None and decision.approval.by is not None:
+        lines += ["", TYPED_NAME]
+    names = ["base", *column_names(experts), "merged"]
+    named = zip(names, (base, *experts, candidate), strict=True)
     odd = [f"* {_plain(name)}: {_plain(line)}" for name, r in named for line in odd_answers(r)]
     if odd:
         lines += ["", "What went oddly in the evaluations:", "", *odd]
@@ -160,7 +162,7 @@ def question_markdown(
     for row in comparison_rows(decision, base, experts, candidate):
         scores = [f"{row.base:.4g}", f"**{row.merged:.4g}**", _signed(row.improvement)]
         lines.append(_line([row.task, *scores, *(f"{score:.4g}" for score in row.experts)]))
-    lines += ["", f"Change: positive is better, in {_metrics(decision)}."]
+    lines += ["", f"Change: positive is better, in {_metrics(decision)}.", "", TYPED_NAME]
     return "\n".join(lines) + "\n"
 
 

@@ -134,7 +134,7 @@ def test_prefects_own_deploy_command_makes_the_same_deployments(stack: RunningSt
     file = DIRECTORY / "prefect.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", file, "--all"],
-        env={**stack.environment, "PREFECT_API_URL": address},
+        env={**stack.environment, **stack.logged_in, "PREFECT_API_URL": address},
         cwd=stack.directory,
         capture_output=True,
         text=True,

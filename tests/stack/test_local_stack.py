@@ -115,7 +115,7 @@ def test_a_notification_block_of_the_user_can_be_made(
     address = f"http://127.0.0.1:{stack.prefect_port}/api"
     made = subprocess.run(
         [sys.executable, "-c", WEBHOOK, notifications[0]],
-        env={**stack.environment, "PREFECT_API_URL": address},
+        env={**stack.environment, **stack.logged_in, "PREFECT_API_URL": address},
         capture_output=True,
         text=True,
         check=False,
@@ -211,7 +211,7 @@ def test_a_server_that_dies_is_started_again(stack: RunningStack) -> None:
     (server,) = [
         each
         for each in stack.processes()
-        if {"mlflow", "server"} <= set(each.cmdline()) and each.ppid() == stack.process.pid
+        if "flows.mlflow_server" in each.cmdline() and each.ppid() == stack.process.pid
     ]
     for process in [*server.children(recursive=True), server]:
         process.kill()
