@@ -105,6 +105,7 @@ def env() -> None:
     """Print the settings that make Prefect's and MLflow's own commands see mergeflow's data."""
     from shlex import quote
 
+    from flows.no_telemetry import NO_TELEMETRY
     from flows.stack_record import running_stack
     from merge_core.home import Home
     from tasks.registry_client import default_tracking_uri
@@ -114,7 +115,7 @@ def env() -> None:
         "MERGEFLOW_HOME": str(home.path),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.cache),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **NO_TELEMETRY,
         "MLFLOW_TRACKING_URI": default_tracking_uri(home),
     }
     stack = running_stack(home)

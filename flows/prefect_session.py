@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.no_telemetry import NO_TELEMETRY
 from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
@@ -27,12 +28,7 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
 _DRAIN_SECONDS = 5.0
 
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLI_PROMPT": "false",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+QUIET = {**NO_TELEMETRY, "PREFECT_CLI_PROMPT": "false"}
 """No telemetry, no questions: nothing leaves this machine that the pipeline does not ask for."""
 
 _CLIENT = {
