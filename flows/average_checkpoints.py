@@ -19,6 +19,7 @@ from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
+from flows.starting_directory import enter
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
@@ -51,6 +52,7 @@ def average_checkpoints(
             current one.
     """
     try:
+        enter()
         outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)

@@ -12,8 +12,13 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_adapters, cli_average, cli_library, cli_pipeline, cli_stack
-from merge_core.errors import MergeflowError, StepError
+from flows.own_packages import refuse_foreign_packages
+
+refuse_foreign_packages()
+
+from flows import cli_adapters, cli_average, cli_library, cli_pipeline, cli_stack  # noqa: E402
+from merge_core.errors import MergeflowError, StepError  # noqa: E402
+from tasks.own_python import guard_this_process  # noqa: E402
 
 PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
 
@@ -85,6 +90,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    guard_this_process()
     sys.exit(run())
 
 

@@ -139,6 +139,12 @@ def demo(
     ] = None,
 ) -> None:
     """Train example models once, then run a merge that is promoted and one that falls back."""
+    from flows.own_packages import MEND, hidden
+    from merge_core.errors import MergeflowError
+
+    found = hidden("examples")
+    if found:
+        raise MergeflowError(found, mend=MEND)
     from flows.demo import run_demo
 
     if not run_demo(zoo):

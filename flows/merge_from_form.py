@@ -19,6 +19,7 @@ from flows.merge_form import (
     SuiteReference,
     pipeline_of,
 )
+from flows.starting_directory import enter
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 
@@ -27,6 +28,7 @@ def _run_name() -> str:
     """`NAME-DIGEST`, as `mergeflow run` names it; the bare name of a form that makes no sense."""
     filled, name = runtime.flow_run.parameters, str(runtime.flow_run.parameters["name"])
     try:
+        enter()
         recipe = MergeForm.model_validate(filled["merge"]).read(Home.discover()).recipe
     except (MergeflowError, ValueError):
         return name
@@ -56,6 +58,7 @@ def merge_from_form(
         dry_run: Only check the form, the suite and the checkpoints' headers. Nothing is written.
     """
     try:
+        enter()
         filled = merge.read(Home.discover())
         pipeline = pipeline_of(filled, name, suite, promote, registered_model, device)
         _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model, dry_run)

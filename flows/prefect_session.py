@@ -17,12 +17,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 from flows.no_telemetry import NO_TELEMETRY
 from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from tasks.own_python import import_path, module_command
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
@@ -123,13 +123,14 @@ class _Server:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             self.api_url = f"{address}/api"
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+                module_command("flows.prefect_server", str(listener.fileno())),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**server_environment(home, self.api_url), **services},
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
+                cwd=home.logs,  # else Prefect would read settings from files where we are called
             )
 
     def wait_until_healthy(self) -> None:
@@ -168,9 +169,7 @@ class _Server:
 
 def server_environment(home: Home, api_url: str) -> dict[str, str]:
     """Environment of a Prefect server with its data under the home, for `flows.prefect_server`."""
-    root = str(Path(__file__).resolve().parent.parent)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **inherited,
         **QUIET,
@@ -179,7 +178,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
         # A machine under load is slow to start a run, whose place must not be given away meanwhile.
         "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "900",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": import_path(os.environ),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_UI_API_URL": api_url,
         "PREFECT_UI_URL": api_url.removesuffix("/api"),  # of runs, in notifications

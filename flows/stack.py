@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -35,6 +34,7 @@ from flows.stack_processes import (
 from flows.stack_record import StackRecord, read_record, remove_record, write_record
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from tasks.own_python import module_command
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
@@ -77,6 +77,8 @@ class Service:
                 env=self.environment,
                 pass_fds=[self.listener.fileno()] if self.listener else [],
                 start_new_session=True,
+                # Its own children, and Prefect's settings files, are looked for where it runs.
+                cwd=self.log.parent,
             )
 
     @property
@@ -129,12 +131,13 @@ class Stack:
         """Start the guard and both servers; `wait` tells when they work."""
         write_record(self.home, self.record)
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "flows.stack_guard", self.record.instance],
+            module_command("flows.stack_guard", self.record.instance),
             stdin=self._reading,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=server_environment(self.home, self.record.api),
             start_new_session=True,
+            cwd=self.home.logs,
         )
         for service in (self.prefect, self.mlflow):
             self._start(service)
@@ -208,7 +211,7 @@ class Stack:
         api_alone = {"PREFECT__SERVER_WEBSERVER_ONLY": "1"} if self.config.redis else {}
         return Service(
             title="the Prefect server",
-            command=[sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+            command=module_command("flows.prefect_server", str(listener.fileno())),
             environment={**self._prefect_environment(), **api_alone},
             log=self.home.logs / "prefect-server.log",
             health=f"{self.record.api}/health",
@@ -219,7 +222,7 @@ class Stack:
         """Scheduler, automations, and all else of the server that is not its API."""
         return Service(
             title="Prefect's background services",
-            command=[sys.executable, "-m", "prefect", "server", "services", "start"],
+            command=module_command("prefect", "server", "services", "start"),
             environment=self._prefect_environment(),
             log=self.home.logs / "prefect-services.log",
         )
@@ -229,7 +232,7 @@ class Stack:
         return Service(
             title="the MLflow server",
             command=[
-                *(sys.executable, "-m", "mlflow", "server"),
+                *module_command("mlflow", "server"),
                 *("--artifacts-destination", str(self.home.mlflow / "artifacts")),
                 *("--host", HOST, "--port", str(port), "--workers", "1"),
             ],
@@ -251,7 +254,7 @@ class Stack:
         return Service(
             title="the worker" if name == WORKER_NAME else f"the worker {name}",
             command=[
-                *(sys.executable, "-m", "prefect", "worker", "start"),
+                *module_command("prefect", "worker", "start"),
                 *("--pool", "mergeflow", "--type", "process", "--name", name),
                 *shared,
             ],

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.own_python import import_path, module_command
+
 _PR_SET_PDEATHSIG = 1
-_ROOT = Path(__file__).resolve().parent.parent
 _running: set[subprocess.Popen[bytes]] = set()
 
 
@@ -49,7 +50,7 @@ def run_child(
     environment: Mapping[str, str],
     on_message: Callable[[dict[str, Any]], None],
 ) -> ChildEnd:
-    """Run `python -m module` on a job until it ends or `timeout` seconds have passed.
+    """Run `python -P -m module` on a job until it ends or `timeout` seconds have passed.
 
     `environment` replaces this process's. The child leads its own process group, and the whole
     group is gone when this returns or raises. The child dies too when this process dies, by SIGKILL
@@ -60,11 +61,11 @@ def run_child(
     try:
         with log.open("wb") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", module, str(sender), str(os.getpid())],
+                module_command(module, str(sender), str(os.getpid())),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**environment, "PYTHONPATH": _import_path(environment)},
+                env={**environment, "PYTHONPATH": import_path(environment)},
                 pass_fds=[sender],
                 start_new_session=True,
             )
@@ -122,11 +123,6 @@ def _watch_lifeline() -> None:
         while os.read(0, 4096):
             pass
     os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _import_path(environment: Mapping[str, str]) -> str:
-    known = environment.get("PYTHONPATH")
-    return f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
 
 
 def _hand_over(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:

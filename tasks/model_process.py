@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.child_process import take_job
+from tasks.own_python import for_code_of_others
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -35,7 +36,9 @@ def model_environment(threads: int | None) -> dict[str, str]:
     """This process's environment, made fit for a child that computes on `threads` threads."""
     # Threads that wait for work by spinning halve the speed of models that run side by side.
     kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
-        name: value for name, value in os.environ.items() if name not in _LAUNCHER
+        name: value
+        for name, value in for_code_of_others(os.environ).items()
+        if name not in _LAUNCHER
     }
     if threads is not None:
         kept["OMP_NUM_THREADS"] = str(threads)
