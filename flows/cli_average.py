@@ -117,19 +117,18 @@ def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingN
 
 
 def _show(terminal: Terminal, items: list[StoredItem]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    from flows.console import size
+    from flows.console import add_row, cell, size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("what", "name", "size", "age", "kept because"):
         table.add_column(head, justify="right" if head in ("size", "age") else "left")
     for item in items:
-        why = escape(item.kept) if item.kept else "[yellow]nothing needs it[/]"
+        why = item.kept or cell("nothing needs it", "yellow")
         hours = item.age_seconds / 3600
         age = f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} d"
-        table.add_row(item.kind, item.name[:12], size(item.bytes), age, why)
+        add_row(table, item.kind, item.name[:12], size(item.bytes), age, why)
     if items:
         terminal.results.print(table)
 

@@ -98,7 +98,7 @@ def lineage(
         terminal.give(ancestry.model_dump(mode="json"))
     else:
         text = lineage_mermaid(ancestry) if mermaid else render_lineage(ancestry)
-        terminal.say(text.rstrip("\n"))
+        terminal.say_lines(text.rstrip("\n"))
 
 
 def env() -> None:

@@ -95,7 +95,8 @@ class Service:
         status = self.exit_status
         how = "did not answer" if status is None else f"ended with exit status {status}"
         return StepError(
-            f"{self.title} {how}; the end of its log:\n{last_lines(self.log)}",
+            f"{self.title} {how}; the end of its log:",
+            details=last_lines(self.log),
             where=str(self.log),
             mend="read the rest of this log",
         )

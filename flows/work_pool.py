@@ -114,7 +114,8 @@ class _Dispatch:
             return True
         if kind == StateType.FAILED:
             assert run.state is not None
-            raise error_kind(run.state.name)(run.state.message or "a worker failed")
+            said, *more = (run.state.message or "a worker failed").split("\n")
+            raise error_kind(run.state.name)(said, details=more)
         if kind in (StateType.CANCELLED, StateType.CANCELLING):
             raise self._error(f"the run of group {number + 1}, {run.name}, was cancelled")
         if kind in (StateType.COMPLETED, StateType.CRASHED):

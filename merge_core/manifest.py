@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.digests import DigestMemo, model_digest, sha256_file
-from merge_core.errors import CheckpointError
+from merge_core.errors import CheckpointError, one_line
 from merge_core.plan import ENGINE, Plan
 from merge_core.records import CheckpointManifest, FileDigest, TakenOver
 
@@ -111,5 +111,5 @@ def read_manifest(directory: Path) -> CheckpointManifest:
         return CheckpointManifest.model_validate(body | extra)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"no usable manifest of a mergeflow checkpoint: {error}", where=str(directory)
+            f"no usable manifest of a mergeflow checkpoint: {one_line(error)}", where=str(directory)
         ) from None

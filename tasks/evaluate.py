@@ -185,7 +185,7 @@ def _breakdown(
     """lm-eval failed, died or was killed: what is known, and where to read on."""
     problem = messages.get("problem")
     less_memory = "lower settings.batch_size or settings.max_length in the suite"
-    shown = "".join(f"\n    | {line}" for line in last_lines(log))
+    shown = [f"    | {line}" for line in last_lines(log)]
     if end.timed_out:
         done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
         what = (
@@ -193,7 +193,7 @@ def _breakdown(
         )
         mend = "raise timeout_minutes or lower settings.limit in the suite, or use a faster device"
     elif problem:
-        what, shown = f"failed: {problem['what'][:600]}", ""
+        what, shown = f"failed: {problem['what'][:600]}", []
         mend = "read the log; it ends in a traceback"
         if "memory" in what.lower():
             mend = less_memory
@@ -207,7 +207,8 @@ def _breakdown(
         what = f"ended with exit status {end.code} and no result"
         mend = "read the log"
     return StepError(
-        f"lm-eval {what}{shown}\n  whole log: {log}",
+        f"lm-eval {what}",
+        details=[*shown, f"  whole log: {log}"],
         where=f"evaluate {checkpoint.reference} with suite '{suite.name}'",
         mend=mend,
     )

@@ -48,9 +48,12 @@ class Outside:
             **self.variables,
         }
 
-    def call(self, *arguments: str, program: str = PROGRAM) -> tuple[int, str]:
+    def call(
+        self, *arguments: str, program: str = PROGRAM, seconds: float = 240
+    ) -> tuple[int, str]:
         """Call a command of mergeflow at a terminal; its exit status and what it wrote."""
-        return on_a_terminal([program, *arguments], self.directory, self.environment)
+        command = [program, *arguments]
+        return on_a_terminal(command, self.directory, self.environment, seconds)
 
     @property
     def refused(self) -> list[str]:
