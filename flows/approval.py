@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
 from merge_core.errors import StepError
 from merge_core.home import Home
+from merge_core.plain_text import plain_log
 from tasks.approval import with_approval, without_question
 from tasks.champion import current_champion, holds_champion
 from tasks.durations import read_duration, spell_duration
@@ -45,7 +45,7 @@ _GRACE_SECONDS = 300
 """How much later than we Prefect gives up, which would end the run as failed."""
 _PROMOTE, _KEEP = "promote", "keep the base"
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 class PromotionAnswer(RunInput):

@@ -4,7 +4,6 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from flows.starting_directory import enter
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain, plain_log
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import Trajectory
 from tasks.averages import AverageRecord
@@ -31,7 +31,7 @@ from tasks.suite import Suite
 
 _ATTEMPTS = 3
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 def _run_name() -> str:
@@ -57,8 +57,9 @@ def average_checkpoints(
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
     if isinstance(outcome, NothingNew):
-        return Completed(name="NothingNew", message=outcome.reason, data=outcome)
-    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+        return Completed(name="NothingNew", message=plain(outcome.reason), data=outcome)
+    said = plain("; ".join(outcome.decision.reasons))
+    return Completed(name=outcome.state, message=said, data=outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:

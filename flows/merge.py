@@ -14,6 +14,7 @@ from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain
 from tasks.calibration import check_data
 from tasks.locate import base_and_models
 from tasks.records import MergeOutcome
@@ -44,7 +45,8 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
         outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
-    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+    said = plain("; ".join(outcome.decision.reasons))
+    return Completed(name=outcome.state, message=said, data=outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:

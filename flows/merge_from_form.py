@@ -22,6 +22,7 @@ from flows.merge_form import (
 from flows.starting_directory import enter
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain
 
 
 def _run_name() -> str:
@@ -71,6 +72,6 @@ def merge_from_form(
 
 def _tag(*words: str | bool) -> None:
     """Add tags to the run: what one looks for in the run list."""
-    labels = ["dry-run" if word is True else word for word in words if word]
+    labels = ["dry-run" if word is True else plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])

@@ -6,7 +6,6 @@ when they are missing or changed.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
 from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
+from merge_core.plain_text import plain_log
 from merge_core.plan import open_inputs, plan_key
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
@@ -54,7 +54,7 @@ from tasks.suite import Suite
 from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 @dataclass(frozen=True)

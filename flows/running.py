@@ -8,6 +8,7 @@ from rich.table import Table
 from flows.console import Terminal, add_row, cell, shown_path
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
+from merge_core.plain_text import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
 
@@ -26,7 +27,7 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
         terminal.steps(),
         terminal.progress() as progress,
         listening(progress),
-        tags(pipeline.recipe.merge_method, suite),
+        tags(pipeline.recipe.merge_method, plain(suite)),
     ):
         state = merge_pipeline(pipeline, str(loaded.beside), return_state=True)
     outcome: MergeOutcome = state.result()

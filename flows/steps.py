@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,15 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from merge_core.plain_text import plain, plain_log
 from merge_core.workers import all_at_once
 from tasks.child_process import kill_children
 from tasks.model_process import resolved_device_kind
 
 R = TypeVar("R")
 
-_log = logging.getLogger("mergeflow.steps")
+_log = plain_log("mergeflow.steps")
+_LONGEST_SUBJECT = 200
 _LEASE_SECONDS = 60.0
 """After this time the slot of a run that was killed is free again."""
 
@@ -33,6 +34,7 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     Args:
         subject: what the step works on, for the run page and the log.
     """
+    subject = plain(subject, _LONGEST_SUBJECT)
     named = task.with_options(task_run_name=f"{task.name} {subject}".strip())
     started = time.monotonic()
     state = named(*arguments, **options, return_state=True)

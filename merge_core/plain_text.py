@@ -8,6 +8,7 @@ forged, and the name can be recognised. Letters of every language stay what they
 from __future__ import annotations
 
 import json
+import logging
 import re
 import unicodedata
 
@@ -38,6 +39,19 @@ def plain(text: object, limit: int | None = LONGEST) -> str:
 def plain_lines(text: str) -> str:
     """A text whose lines are ours, each of them plain."""
     return "\n".join(plain(line, None) for line in text.split("\n"))
+
+
+def plain_log(name: str) -> logging.Logger:
+    """The logger of this name; whoever writes to it, each of its records is plain and one line."""
+    logger = logging.getLogger(name)
+    if _make_plain not in logger.filters:
+        logger.addFilter(_make_plain)
+    return logger
+
+
+def _make_plain(record: logging.LogRecord) -> bool:
+    record.msg, record.args = plain(record.getMessage()), ()
+    return True
 
 
 def plain_json(text: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_core.file_names import TOKENIZER_FILES
+from merge_core.plain_text import plain
 from merge_core.records import SourceCheckpoint
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
 
@@ -91,7 +92,7 @@ def _create(
     tags = {
         TAG + "digest": checkpoint.digest,
         TAG + "path": checkpoint.path,
-        TAG + "reference": checkpoint.reference,
+        TAG + "reference": plain(checkpoint.reference),
         "mlflow.model.isExternal": "true",
     }
     if checkpoint.revision:
