@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -31,6 +30,7 @@ from flows.pipeline import Pipeline
 from flows.steps import UNSTORED, answer_of
 from merge_core.errors import StepError
 from merge_core.home import Home
+from merge_core.plain_text import plain_log
 from tasks.approval import with_approval, without_question
 from tasks.champion import current_champion, holds_champion
 from tasks.durations import read_duration, spell_duration
@@ -46,7 +46,7 @@ _GRACE_SECONDS = 300
 """How much later than we Prefect gives up, which would end the run as failed."""
 _PROMOTE, _KEEP = "promote", "keep the base"
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 class PromotionAnswer(RunInput):

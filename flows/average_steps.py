@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from flows.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
 from merge_core.findings import some
 from merge_core.home import Home
+from merge_core.plain_text import plain_log
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.stored_objects import Store
@@ -37,7 +37,7 @@ from tasks.retention import retain_task
 from tasks.suite import Suite
 from tasks.trajectory import find_task, path_task
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 Sources = Mapping[str, SourceCheckpoint]
 

@@ -14,7 +14,11 @@ from typing import Annotated
 
 import typer
 
-from flows import (
+from flows.own_packages import refuse_foreign_packages
+
+refuse_foreign_packages()
+
+from flows import (  # noqa: E402
     cli_adapters,
     cli_average,
     cli_check,
@@ -24,7 +28,8 @@ from flows import (
     cli_pipeline,
     cli_stack,
 )
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import MergeflowError, StepError  # noqa: E402
+from tasks.own_python import guard_this_process  # noqa: E402
 
 _WITHOUT_REGISTRY = {"home", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
@@ -135,6 +140,7 @@ def _told_of_homes() -> Iterator[None]:
 
 def main() -> None:
     """The console script."""
+    guard_this_process()
     sys.exit(run())
 
 

@@ -102,7 +102,7 @@ def merge(
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
         for finding in report.warnings:
-            terminal.warn(str(finding))
+            terminal.warn(finding)
         raise_for_errors(report)
         if has_filters(loaded):
             for warning in idle_filters(loaded, explain(loaded, open_inputs(loaded, sources))):

@@ -103,7 +103,7 @@ def lineage(
         terminal.give(ancestry.model_dump(mode="json"))
     else:
         text = lineage_mermaid(ancestry) if mermaid else render_lineage(ancestry)
-        terminal.say(text.rstrip("\n"))
+        terminal.say_lines(text.rstrip("\n"))
 
 
 def env() -> None:
@@ -113,6 +113,7 @@ def env() -> None:
     """
     from shlex import quote
 
+    from flows.no_telemetry import NO_TELEMETRY
     from merge_core.home import Home
     from tasks.registry_client import default_tracking_uri
     from tasks.server_login import (
@@ -129,7 +130,7 @@ def env() -> None:
         "MERGEFLOW_HOME": str(home.path),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.cache),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **NO_TELEMETRY,
         "MLFLOW_TRACKING_URI": default_tracking_uri(home),
     }
     stack = running_stack(home)
@@ -158,6 +159,12 @@ def demo(
     ] = None,
 ) -> None:
     """Train example models once, then run a merge that is promoted and one that falls back."""
+    from flows.own_packages import MEND, hidden
+    from merge_core.errors import MergeflowError
+
+    found = hidden("examples")
+    if found:
+        raise MergeflowError(found, mend=MEND)
     from flows.demo import run_demo
 
     if not run_demo(zoo):

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from flows.steps import UNSTORED, answer_of
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import MergeflowError, StepError, one_line
 from merge_core.group_worker import GroupResult, merge_group
 from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
@@ -39,7 +39,7 @@ class DaskCluster(FanOut):
             raise
         except Exception as error:
             raise StepError(
-                f"the Dask cluster gave up: {type(error).__name__}: {error}",
+                f"the Dask cluster gave up: {type(error).__name__}: {one_line(error)}",
                 where=self._address,
                 mend="look at the logs of its workers, and run the same command again: what is"
                 " finished is kept",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from flows.console import Terminal, literal
+from flows.console import Terminal, add_row, literal
 from merge_core.dtypes import name_of
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.explanation import Explained, Ingredient, Settings, idle_filters
@@ -157,7 +157,7 @@ def _show_rows(terminal: Terminal, rows: Sequence[tuple[_Row, str, str]]) -> Non
     table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
     for row, value, origin in rows:
         if origin != DEFAULT:
-            table.add_row(row.name, value, origin)
+            add_row(table, row.name, value, origin)
     if table.row_count:
         terminal.results.print(table)
     defaults = [f"{row.name} {value}" for row, value, origin in rows if origin == DEFAULT]

@@ -15,6 +15,7 @@ from flows.pipeline import Pipeline
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain
 from merge_core.private_files import private_umask
 from tasks.calibration import check_data
 from tasks.locate import base_and_models
@@ -47,7 +48,8 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
             outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
-    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+    said = plain("; ".join(outcome.decision.reasons))
+    return Completed(name=outcome.state, message=said, data=outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:

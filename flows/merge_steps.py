@@ -7,7 +7,6 @@ when they are missing or changed.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from merge_core.findings import some
 from merge_core.home import Home
 from merge_core.model_files import RECIPE_NAME
 from merge_core.own_files import NotOursError, read_own, set_aside
+from merge_core.plain_text import plain_log
 from merge_core.plan import open_inputs
 from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
@@ -60,7 +60,7 @@ from tasks.suite import Suite
 from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PICTURE = 16 << 20
@@ -312,7 +312,9 @@ def score(
         except StepError as error:
             if name != candidate:
                 raise
-            _log.warning("the candidate cannot be evaluated: %s", error)
+            _log.warning(
+                "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
+            )
             report = failed_evaluation(named, suite, device, error)
         # The same content may have been scored under another name.
         return report.model_copy(update={"reference": checkpoint.reference})

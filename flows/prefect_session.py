@@ -17,8 +17,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
+from flows.no_telemetry import NO_TELEMETRY
 from flows.prefect_logging import own_logging
 from flows.settings_beside import refuse_settings_beside
 from merge_core.errors import MergeflowError, StepError
@@ -29,6 +29,7 @@ from merge_core.private_files import (
     open_private,
     private_umask,
 )
+from tasks.own_python import import_path, module_command
 from tasks.server_login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
 from tasks.stack_record import running_stack
 
@@ -36,12 +37,7 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
 _DRAIN_SECONDS = 5.0
 
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLI_PROMPT": "false",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+QUIET = {**NO_TELEMETRY, "PREFECT_CLI_PROMPT": "false"}
 """No telemetry, no questions: nothing leaves this machine that the pipeline does not ask for."""
 
 _CLIENT = {
@@ -166,7 +162,7 @@ class _Server:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             self.api_url = f"{address}/api"
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+                module_command("flows.prefect_server", str(listener.fileno())),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -178,6 +174,7 @@ class _Server:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 umask=PRIVATE_UMASK,
+                cwd=home.logs,  # else Prefect would read settings from files where we are called
             )
 
     def wait_until_healthy(self) -> None:
@@ -219,9 +216,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
 
     The login is left out: not every process that has the rest of it needs one.
     """
-    root = str(Path(__file__).resolve().parent.parent)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **inherited,
         **QUIET,
@@ -231,7 +226,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
         # A machine under load is slow to start a run, whose place must not be given away meanwhile.
         "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "900",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": import_path(os.environ),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_UI_API_URL": "/api",  # of the page's own origin: any name or tunnel leads here
         "PREFECT_UI_URL": api_url.removesuffix("/api"),  # of runs, in notifications

@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -36,6 +35,7 @@ from flows.stack_processes import (
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
 from merge_core.private_files import PRIVATE_UMASK, make_private_directory, open_private
+from tasks.own_python import module_command
 from tasks.same_process import own_start_time
 from tasks.secret_variables import stack_variables
 from tasks.server_login import (
@@ -89,6 +89,8 @@ class Service:
                 pass_fds=[self.listener.fileno()] if self.listener else [],
                 start_new_session=True,
                 umask=PRIVATE_UMASK,
+                # Its own children, and Prefect's settings files, are looked for where it runs.
+                cwd=self.log.parent,
             )
 
     @property
@@ -105,7 +107,8 @@ class Service:
         status = self.exit_status
         how = "did not answer" if status is None else f"ended with exit status {status}"
         return StepError(
-            f"{self.title} {how}; the end of its log:\n{last_lines(self.log)}",
+            f"{self.title} {how}; the end of its log:",
+            details=last_lines(self.log),
             where=str(self.log),
             mend="read the rest of this log",
         )
@@ -144,12 +147,13 @@ class Stack:
         write_links(self.home, self.record, self.login)
         write_record(self.home, self.record)
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "flows.stack_guard", self.record.instance],
+            module_command("flows.stack_guard", self.record.instance),
             stdin=self._reading,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=server_environment(self.home, self.record.api),
             start_new_session=True,
+            cwd=self.home.logs,
         )
         for service in (self.prefect, self.mlflow):
             self._start(service)
@@ -228,7 +232,7 @@ class Stack:
         api_alone = {"PREFECT__SERVER_WEBSERVER_ONLY": "1"} if self.config.redis else {}
         return Service(
             title="the Prefect server",
-            command=[sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+            command=module_command("flows.prefect_server", str(listener.fileno())),
             environment={**self._prefect_environment(), **api_alone},
             log=self.home.logs / "prefect-server.log",
             health=f"{self.record.api}/health",
@@ -239,7 +243,7 @@ class Stack:
         """Scheduler, automations, and all else of the server that is not its API."""
         return Service(
             title="Prefect's background services",
-            command=[sys.executable, "-m", "prefect", "server", "services", "start"],
+            command=module_command("prefect", "server", "services", "start"),
             environment=self._prefect_environment(),
             log=self.home.logs / "prefect-services.log",
         )
@@ -248,7 +252,7 @@ class Stack:
         embedded = f"sqlite:///{self.home.mlflow / 'mlflow.db'}"
         return Service(
             title="the MLflow server",
-            command=[sys.executable, "-m", "flows.mlflow_server", str(listener.fileno())],
+            command=module_command("flows.mlflow_server", str(listener.fileno())),
             environment={
                 **self._environment("mlflow"),
                 "MLFLOW_BACKEND_STORE_URI": self.config.mlflow or embedded,
@@ -273,7 +277,7 @@ class Stack:
         return Service(
             title="the worker" if name == WORKER_NAME else f"the worker {name}",
             command=[
-                *(sys.executable, "-m", "prefect", "worker", "start"),
+                *module_command("prefect", "worker", "start"),
                 *("--pool", "mergeflow", "--type", "process", "--name", name),
                 *shared,
             ],

@@ -87,12 +87,13 @@ def listener_of(port: int) -> str | None:
     return None
 
 
-def last_lines(log: Path, count: int = 5) -> str:
+def last_lines(log: Path, count: int = 8) -> list[str]:
     """The end of a log, for an error message."""
     with contextlib.suppress(OSError):
         lines = log.read_bytes()[-16384:].decode(errors="replace").splitlines()
-        return "\n".join(f"    {line[:200]}" for line in lines if line.strip())[-1200:]
-    return ""
+        said = [f"    {line[:200]}" for line in lines if line.strip()]
+        return said[-count:]
+    return []
 
 
 def _leading(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

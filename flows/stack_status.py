@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from flows.console import Terminal, seconds, shown_path
+from flows.console import Terminal, add_row, cell, seconds, shown_path
 from flows.stack import answers
 from flows.stack_links import show_links
 from merge_core.home import Home
@@ -106,16 +105,19 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     terminal.say(f"data      {shown_path(status.home)}")
     terminal.say(f"records   {status.records}")
     if status.schedules:
-        terminal.say("\nschedules", style="bold")
+        terminal.say()
+        terminal.say("schedules", style="bold")
         table = _table()
         for each in status.schedules:
-            table.add_row(escape(each.name), each.when, "[green]on[/]" if each.active else "off")
+            switch = cell("on", "green") if each.active else "off"
+            add_row(table, each.name, each.when, switch)
         terminal.notes.print(table)
-    terminal.say("\nlast runs" if status.runs else "\nno runs yet", style="bold")
+    terminal.say()
+    terminal.say("last runs" if status.runs else "no runs yet", style="bold")
     table = _table()
     for run in status.runs:
         duration = seconds(run.duration_s) if run.duration_s else ""
-        table.add_row(escape(run.name), run.state, run.started or "", duration)
+        add_row(table, run.name, run.state, run.started or "", duration)
     terminal.notes.print(table)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.results import ResultRecordMetadata
 
 from merge_core.errors import StepError
+from merge_core.plain_text import plain, plain_log
 from merge_core.workers import all_at_once
 from tasks.caching import ContentKey
 from tasks.child_process import kill_children
@@ -30,7 +30,8 @@ UNSTORED: dict[str, Any] = {"persist_result": False, "result_serializer": "json"
 """Options of every flow: Prefect keeps no result of it, whatever a profile says. What it raises
 unexpectedly Prefect writes down all the same, where nothing reads it; so never as a pickle."""
 
-_log = logging.getLogger("mergeflow.steps")
+_log = plain_log("mergeflow.steps")
+_LONGEST_SUBJECT = 200
 _LEASE_SECONDS = 60.0
 """After this time the slot of a run that was killed is free again."""
 
@@ -46,6 +47,7 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     """
     if task.persist_result is not False and not isinstance(task.cache_policy, ContentKey):
         raise TypeError(f"step '{task.name}' is neither cached by content nor without any record")
+    subject = plain(subject, _LONGEST_SUBJECT)
     named = task.with_options(task_run_name=f"{task.name} {subject}".strip())
     started = time.monotonic()
     state = named(*arguments, **options, return_state=True)

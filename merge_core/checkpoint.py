@@ -15,7 +15,7 @@ from typing import Any
 from merge_core.bounded_json import parse_json
 from merge_core.checkpoint_files import is_file_name, read_plain
 from merge_core.dtypes import name_of
-from merge_core.errors import CheckpointError
+from merge_core.errors import CheckpointError, one_line
 from merge_core.findings import printable
 from merge_core.garbage import collection_paused
 from merge_core.inputs import TensorInput
@@ -130,7 +130,9 @@ def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) ->
             read_plain(path, _MAX_JSON_BYTES), unique_keys=unique_keys, finite=finite
         )
     except ValueError as error:
-        raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path.parent)) from None
+        raise CheckpointError(
+            f"{path.name} is not JSON: {one_line(error)}", where=str(path.parent)
+        ) from None
     if not isinstance(value, dict) or _deeper_than(value, _MAX_DEPTH):
         raise CheckpointError(f"{path.name} is not a plain JSON object", where=str(path.parent))
     return value

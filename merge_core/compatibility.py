@@ -161,8 +161,10 @@ def raise_for_errors(report: CompatibilityReport) -> None:
     if len(errors) == 1:
         raise CompatibilityError(errors[0].message, where=errors[0].subject, mend=errors[0].mend)
     if errors:
-        listed = "".join(f"\n- {error}" for error in errors)
-        raise CompatibilityError(f"{len(errors)} reasons why these cannot be merged:{listed}")
+        listed = [line for error in errors for line in f"- {error}".split("\n")]
+        raise CompatibilityError(
+            f"{len(errors)} reasons why these cannot be merged:", details=listed
+        )
 
 
 def verify_key(

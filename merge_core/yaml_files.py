@@ -7,6 +7,7 @@ words: duplicate keys, unknown keys ("did you mean"), values of the wrong kind.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -103,10 +104,25 @@ def read_text(path: Path) -> str:
 
 
 def dump_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
-    """A text that `load_yaml_documents` reads as these mappings."""
-    return yaml.dump_all(
+    """A text that `load_yaml_documents` reads as these mappings, and that is safe to look at."""
+    text = yaml.dump_all(
         documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=False
     )
+    return "".join(_written_out(c) if _is_unseen(c) else c for c in text)
+
+
+def _is_unseen(character: str) -> bool:
+    """Whether a character draws nothing or does something: the dumper puts it between quotes."""
+    return not character.isprintable() and unicodedata.category(character) != "Zs"
+
+
+def _written_out(character: str) -> str:
+    if character == "\n":  # of the layout: one in a quoted text is written out by the dumper
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def validated(model: type[M], value: Any, where: str) -> M:
@@ -118,12 +134,16 @@ def validated(model: type[M], value: Any, where: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = [_sentence(model, item) for item in error.errors()]
+        problems = [_problem(model, item) for item in error.errors()]
         if len(problems) == 1:
-            raise RecipeError(problems[0], where=where) from None
+            what, *more = problems[0]
+            raise RecipeError(what, where=where, details=more) from None
         raise RecipeError(
-            f"{len(problems)} problems:" + "".join(f"\n  - {problem}" for problem in problems),
+            f"{len(problems)} problems:",
             where=where,
+            details=[
+                f"  {'  ' if n else '- '}{line}" for said in problems for n, line in enumerate(said)
+            ],
         ) from None
 
 
@@ -140,6 +160,20 @@ def _shortened(key: object) -> str:
     """A key as messages show it: a stranger's may be of any length."""
     text = str(key)
     return text if len(text) <= _LONGEST_KEY else f"{text[:_LONGEST_KEY]}..."
+
+
+class SaidInLines(ValueError):  # noqa: N818 - a message for `validated`, which raises the error
+    """What a validator found, said in full: its lines are ours and stay lines."""
+
+
+def _item(lines: list[str]) -> list[str]:
+    return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
+
+
+def _problem(model: type[BaseModel], item: Any) -> list[str]:
+    lines = isinstance(item.get("ctx", {}).get("error"), SaidInLines)
+    sentence = _sentence(model, item)
+    return sentence.split("\n") if lines else [sentence]
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
@@ -261,13 +295,14 @@ class StrictLoader(BoundedLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what the loader would take for a number or for the end of a line."""
+    """SafeDumper that quotes what the loader would take for a number or for the end of a line, and
+    what nobody would see."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        odd = any(mark in text for mark in "\x85\u2028\u2029")
+        odd = not text.isascii() and any(map(_is_unseen, text))
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
 
 

@@ -285,14 +285,14 @@ def _breakdown(
     """The process failed, died or was killed: what is known, and where to read on."""
     problem = messages.get("problem")
     less_memory = "lower calibration.batch_size or calibration.max_length, or use device cpu"
-    shown = "".join(f"\n    | {line}" for line in last_lines(log))
+    shown = [f"    | {line}" for line in last_lines(log)]
     mend = "read the log"
     if end.timed_out:
         done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
         what = f"was killed: not finished in {hours:g} hours ({done} samples done)"
         mend = "lower calibration.samples or calibration.max_length, or use a faster device"
     elif problem:
-        what, shown = f"failed: {problem['what'][:600]}", ""
+        what, shown = f"failed: {problem['what'][:600]}", []
         mend = "read the log; it ends in a traceback"
         if "memory" in what.lower():
             mend = less_memory
@@ -302,5 +302,8 @@ def _breakdown(
     else:
         what = f"ended with exit status {end.code} and no result"
     return StepError(
-        f"the calibration process {what}{shown}\n  whole log: {log}", where=stage, mend=mend
+        f"the calibration process {what}",
+        where=stage,
+        mend=mend,
+        details=[*shown, f"  whole log: {log}"],
     )

@@ -19,6 +19,8 @@ import signal
 import sys
 from pathlib import Path
 
+from tasks.own_python import module_command
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
         os.setsid()
-        os.execv(sys.executable, [sys.executable, "-m", module, sender, str(keeper)])
+        os.execv(sys.executable, module_command(module, sender, str(keeper)))
     os.close(int(sender))  # else the parent would wait for messages from here
     os.close(0)
     status = None

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.private_files import open_private
+from tasks.own_python import import_path, module_command
 
 _PR_SET_PDEATHSIG = 1
 _KEEPER_SECONDS = 20.0
-_ROOT = Path(__file__).resolve().parent.parent
 _running: set[subprocess.Popen[bytes]] = set()
 
 
@@ -54,7 +54,7 @@ def run_child(
     on_message: Callable[[dict[str, Any]], None],
     umask: int = -1,
 ) -> ChildEnd:
-    """Run `python -m module` on a job until it ends or `timeout` seconds have passed.
+    """Run `python -P -m module` on a job until it ends or `timeout` seconds have passed.
 
     `environment` replaces this process's. The child and everything that it started are gone when
     this returns or raises, whatever sessions they made for themselves (`tasks.child_keeper`; that
@@ -67,11 +67,11 @@ def run_child(
         log.unlink(missing_ok=True)
         with os.fdopen(open_private(log), "wb") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "tasks.child_keeper", str(sender), str(os.getpid()), module],
+                module_command("tasks.child_keeper", str(sender), str(os.getpid()), module),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**environment, "PYTHONPATH": _import_path(environment)},
+                env={**environment, "PYTHONPATH": import_path(environment)},
                 pass_fds=[sender],
                 start_new_session=True,
                 umask=umask,
@@ -130,11 +130,6 @@ def _watch_lifeline() -> None:
         while os.read(0, 4096):
             pass
     os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _import_path(environment: Mapping[str, str]) -> str:
-    known = environment.get("PYTHONPATH")
-    return f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
 
 
 def _hand_over(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:

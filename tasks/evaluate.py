@@ -127,7 +127,7 @@ def failed_evaluation(
         transformers_version=version("transformers"),
         device=resolved_device_kind(device),
         scores=(),
-        failure=failure.what.partition("\n")[0],
+        failure=failure.what,
     )
 
 

@@ -84,20 +84,21 @@ def no_result(
         minutes: what the suite allows it.
     """
     problem = messages.get("problem")
-    shown = "".join(f"\n    | {line}" for line in last_lines(log))
+    shown = [f"    | {line}" for line in last_lines(log)]
     if end.timed_out:
         done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
         what = f"was killed: not finished in {minutes:g} minutes ({done} documents done)"
         mend = "raise timeout_minutes or lower settings.limit in the suite, or use a faster device"
     elif problem:
         said, mend = _in_words(str(problem["what"]))
-        what, shown = f"failed: {said[:600]}", ""
+        what, shown = f"failed: {said[:600]}", []
     elif end.code is not None and end.code < 0:
         what, mend = _by_signal(-end.code)
     else:
         what = f"ended with exit status {end.code} and no result"
         mend = "code of the suite or of a library ended the process; the end of the log says where"
-    return StepError(f"lm-eval {what}{shown}\n  whole log: {log}", where=where, mend=mend)
+    details = [*shown, f"  whole log: {log}"]
+    return StepError(f"lm-eval {what}", details=details, where=where, mend=mend)
 
 
 def cannot_begin(where: str, scratch: Path, error: OSError) -> StepError:

@@ -103,7 +103,8 @@ class _Crew:
         said = last_lines(log)
         raise StepError(
             f"{deaths} worker processes died {place} of {self._total}, the last with exit status"
-            f" {code}" + "".join(f"\n    {line}" for line in said),
+            f" {code}",
+            details=[f"    {line}" for line in said],
             where=str(log),
             mend="run the same command again: what is finished is kept. If the system killed them"
             " for memory (status -9), use fewer processes or threads",

@@ -16,6 +16,7 @@ from typing import Any
 
 from merge_core.home import Home
 from tasks.child_process import take_job
+from tasks.own_python import for_code_of_others
 from tasks.secret_variables import without_secrets
 
 Send = Callable[[dict[str, Any]], None]
@@ -44,7 +45,7 @@ def model_environment(threads: int | None, keep: Iterable[str] = ()) -> dict[str
     public = without_secrets(os.environ, Home.discover(), keep)
     # Threads that wait for work by spinning halve the speed of models that run side by side.
     kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
-        name: value for name, value in public.items() if name not in _LAUNCHER
+        name: value for name, value in for_code_of_others(public).items() if name not in _LAUNCHER
     }
     if threads is not None:
         kept["OMP_NUM_THREADS"] = str(threads)

@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from merge_core.markdown import code, inline
+from merge_core.plain_text import LONGEST, plain
 from merge_core.records import SourceCheckpoint
 from tasks.records import Decision, RegisteredVersion
 from tasks.registry_client import TAG, Registry, process_tracking_uri
@@ -48,7 +50,7 @@ def ensure_base_version(
     tags = {
         "digest": base.digest,
         "role": "base",
-        "reference": base.reference,
+        "reference": plain(base.reference),
         "path": base.path,
     }
     return _ensure_version(
@@ -56,7 +58,7 @@ def ensure_base_version(
         name,
         model_id,
         tags,
-        description=f"Base checkpoint `{base.reference}`, digest {base.short}: the fallback.",
+        description=f"Base checkpoint {code(base.reference)}, digest {base.short}: the fallback.",
         rewrite=False,
     )
 
@@ -82,11 +84,12 @@ def ensure_candidate_version(
         "role": "merged",
         "path": merged.path,
         "verdict": decision.verdict,
-        "reasons": reasons,
+        "reasons": plain(reasons, _MAX_TAG_VALUE),
         "run_id": run_id,
         **facts,
     }
-    description = f"{facts.get('method', 'merge')}, digest {merged.short}: **{verdict}**. {reasons}"
+    made = f"{inline(facts.get('method', 'merge'))}, digest {merged.short}: **{verdict}**."
+    description = f"{made} {inline(reasons, LONGEST)}"
     return _ensure_version(
         registry, name, model_id, tags, description=description, rewrite=True, run_id=run_id
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from merge_core.errors import SECRET_WORDS, MergeflowError, StepError
+from merge_core.errors import SECRET_WORDS, MergeflowError, StepError, one_line
 from merge_core.home import Home
 from merge_core.private_files import open_private, private_umask
 
@@ -284,11 +284,11 @@ def _require_database(database: Path, writing: bool) -> None:
                 mend="wait until it is done; a registration resumes where it stopped",
             ) from error
         raise StepError(
-            f"the MLflow database cannot be opened: {error}", where=str(database)
+            f"the MLflow database cannot be opened: {one_line(error)}", where=str(database)
         ) from error
     except sqlite3.DatabaseError as error:
         raise StepError(
-            f"the MLflow database is damaged: {error}",
+            f"the MLflow database is damaged: {one_line(error)}",
             where=str(database),
             mend="restore it from a backup, or move it away to start an empty one",
         ) from error

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_core.file_names import TOKENIZER_FILES
+from merge_core.plain_text import plain
 from merge_core.records import SourceCheckpoint
 from merge_core.stored_objects import stored_place
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
@@ -94,7 +95,7 @@ def _create(
     tags = {
         TAG + "digest": checkpoint.digest,
         TAG + "path": checkpoint.path,
-        TAG + "reference": checkpoint.reference,
+        TAG + "reference": plain(checkpoint.reference),
         "mlflow.model.isExternal": "true",
     }
     if checkpoint.revision:

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel
 
 from merge_core.digests import digest_of
+from merge_core.plain_text import plain
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tasks.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport
@@ -188,10 +189,10 @@ def approval_tags(approval: Approval) -> dict[str, str]:
     said = "approved" if approval.approved else "declined" if approval.by else "not answered"
     return {
         "approval": said,
-        "approval_by": approval.by or "nobody",
+        "approval_by": plain(approval.by or "nobody"),
         "approval_name": "as typed, not checked" if approval.by else "none",
         "approval_at": approval.at,
-        "approval_comment": approval.comment or "none",
+        "approval_comment": plain(approval.comment or "none"),
     }
 
 
@@ -237,7 +238,7 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "promote": str(decision.promote).lower(),
         "engine": manifest.engine,
         "pipeline": facts.pipeline_name or "",
-        "suite": ", ".join(sorted({report.suite for report in facts.reports})),
+        "suite": plain(", ".join(sorted({report.suite for report in facts.reports}))),
     }
     if decision.approval is not None:
         tags |= approval_tags(decision.approval)
