@@ -131,7 +131,13 @@ def verify(
                 if measured:
                     ancestries[other.name] = measured
                 findings += _compare_files(first, other, tokenizers, tolerance.vocabulary)
-                findings += ancestry_findings(first, other, base is not None, measured)
+                findings += ancestry_findings(
+                    first,
+                    other,
+                    base is not None,
+                    measured,
+                    may_be_unrelated=tolerance.unrelated,
+                )
                 if base is not None:
                     findings += declaration_findings(first, other, measured)
             findings += twin_findings(opened, ancestries, base is not None, reader)
@@ -183,7 +189,11 @@ def verify_key(
             "base": base is not None,
             "checkpoints": described,
             "scan_weights": scan_weights,
-            "tolerance": tolerance.model_dump(),
+            "tolerance": {
+                name: value
+                for name, value in tolerance.model_dump().items()
+                if name != "unrelated" or value  # keys of reports made before it was there
+            },
         }
     )
 

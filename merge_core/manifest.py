@@ -50,6 +50,7 @@ def seal(
         "parameters": plan.parameters,
         "dtype": plan.dtype,
         "engine": ENGINE,
+        **({"allow_unrelated": True} if plan.recipe.allows_unrelated else {}),
         # What lies beside a model without being part of it must not change the result's bytes.
         "taken_over": taken_over.model_dump(mode="json", exclude={"left_behind"}),
         "files": [file.model_dump() for file in files],

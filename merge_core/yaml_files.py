@@ -6,6 +6,7 @@ words: duplicate keys, unknown keys ("did you mean"), values of the wrong kind.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -118,13 +119,45 @@ def validated(model: type[M], value: Any, where: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = [_sentence(model, item) for item in error.errors()]
-        if len(problems) == 1:
-            raise RecipeError(problems[0], where=where) from None
-        raise RecipeError(
-            f"{len(problems)} problems:" + "".join(f"\n  - {problem}" for problem in problems),
-            where=where,
-        ) from None
+        raise all_of([_sentence(model, item) for item in error.errors()], where) from None
+
+
+def examined(model: type[M], value: Any) -> tuple[M | None, list[str]]:
+    """`value` as a `model`, as far as it is one without its unknown keys, and every problem.
+
+    What else is wrong with it can then be told in the same message.
+    """
+    try:
+        return model.model_validate(value), []
+    except ValidationError as error:
+        items = error.errors()
+    problems = [_sentence(model, item) for item in items]
+    if any(item["type"] != "extra_forbidden" for item in items):
+        return None, problems
+    try:
+        known = _without(value, [item["loc"] for item in items])
+        return model.model_validate(known), problems
+    except (ValidationError, LookupError, TypeError):
+        return None, problems
+
+
+def all_of(problems: Sequence[str], where: str) -> RecipeError:
+    """One error that lists several problems of a file."""
+    if len(problems) == 1:
+        return RecipeError(problems[0], where=where)
+    listed = "".join(f"\n  - {problem}" for problem in problems)
+    return RecipeError(f"{len(problems)} problems:{listed}", where=where)
+
+
+def _without(value: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of nested mappings and lists without what lies at some places."""
+    kept = copy.deepcopy(value)
+    for place in places:
+        holder = kept
+        for step in place[:-1]:
+            holder = holder[step]
+        del holder[place[-1]]
+    return kept
 
 
 def yaml_path(parts: tuple[int | str, ...]) -> str:

@@ -154,6 +154,8 @@ class Method(ABC):
     paper: ClassVar[str]
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     base: ClassVar[Literal["required", "optional"]] = "optional"
+    base_role: ClassVar[str] = "the checkpoint that the models were fine-tuned from"
+    """What the base is to the method, in words."""
     base_is_input: ClassVar[bool] = False
     """Whether a listed base is one more model to combine, rather than skipped as the origin."""
     fewest_models: ClassVar[int] = 1
