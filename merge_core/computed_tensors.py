@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import COPY, ComputedTensor
-from merge_core.dtypes import MERGEABLE
-from merge_core.errors import RecipeError
+from merge_core.dtypes import MERGEABLE, name_of
+from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.expansion import Expansion, expand
 from merge_core.inputs import TensorInput, entries_of
 from merge_core.methods.base import Method
@@ -24,6 +24,7 @@ from merge_core.methods.random_bits import random_keys
 from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
+from merge_core.tensor_kinds import is_computed_buffer, kind_of_dtype
 from merge_core.vocabulary.merged import MergedTokenizer
 
 MOST_READINGS = 256
@@ -119,8 +120,9 @@ def _computed(
 ) -> ComputedTensor:
     stored, pattern = part.stored_dtype, each.pattern
     dtype = pattern.dtype
-    if each.kept or dtype not in MERGEABLE:
+    if each.kept or dtype not in MERGEABLE or is_computed_buffer(each.name):
         return _taken_over(each, stored if stored and dtype in MERGEABLE else dtype)
+    _check_kinds(each)
     return ComputedTensor(
         name=each.name,
         dtype=stored or dtype,
@@ -161,6 +163,7 @@ def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
         )
     sources: tuple[TensorInput, ...] = (each.pattern,)
     if not each.kept:
+        _check_kinds(each)
         sources = (*((each.base,) if each.base is not None else ()), *each.inputs)
     entries = tuple(entry for source in sources for entry in entries_of(source))
     return ComputedTensor(
@@ -174,6 +177,28 @@ def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
         model_parameters=(),
         parameters={},
     )
+
+
+def _check_kinds(each: Expansion) -> None:
+    """Refuse to combine weights with what is none.
+
+    Raises:
+        CompatibilityError: an input holds integers or flags where another holds weights.
+    """
+    pattern = each.pattern
+    for source in each.inputs:
+        if source.dtype == pattern.dtype:
+            continue
+        ours, theirs = kind_of_dtype(pattern.dtype), kind_of_dtype(source.dtype)
+        if ours != theirs:
+            entries = entries_of(source)
+            raise CompatibilityError(
+                f"tensor {source.name} holds {theirs} ({name_of(source.dtype)}) where another"
+                f" checkpoint has {ours} ({name_of(pattern.dtype)}); they cannot be averaged",
+                where=str(entries[0].path.parent) if entries else source.name,
+                mend="save the checkpoint again as it was trained, or keep the base's by"
+                f" `exclude: [{each.name}]` in the recipe",
+            )
 
 
 def _random_keys(

@@ -301,10 +301,15 @@ def test_quantised_weights_are_an_error(base: SourceCheckpoint) -> None:
     assert "unquantised checkpoint" in (finding.mend or "")
 
 
-def test_a_quantisation_that_only_the_config_shows_is_an_error(base: SourceCheckpoint) -> None:
+def test_a_quantisation_that_only_the_config_shows_is_a_key_left_over(
+    base: SourceCheckpoint,
+) -> None:
     config = {"quantization_config": {"quant_method": "gptq"}}
-    finding = only(verify(base, [expert(base, "gptq", config=config)]), "quantised-weights")
+    report = verify(base, [expert(base, "gptq", config=config)])
+    finding = only(report, "quantisation-left-over")
+    assert report.ok
     assert finding.where == "config.json: quantization_config"
+    assert "no tensor is packed" in finding.message
 
 
 def test_float8_weights_are_an_error(base: SourceCheckpoint) -> None:
@@ -359,7 +364,8 @@ def test_a_base_that_cannot_be_read_is_reported_without_guessing_about_the_rest(
                 "rope_theta": 10000,
                 "rope_scaling": {"type": "yarn", "factor": 4},
             },
-            "factor 4.0 instead of None, rope_type yarn instead of default",
+            "factor 4.0 instead of None, original_max_position_embeddings 256.0 instead of None,"
+            " rope_type yarn instead of default",
         ),
     ],
 )
