@@ -11,7 +11,7 @@ from merge_core.ancestry import Ancestry, measure_ancestry
 from merge_core.declared_base import declared_bases
 from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
-from merge_core.findings import Finding, Severity, counted, some
+from merge_core.findings import Finding, Severity, counted, printable, some
 from merge_core.finite import find_non_finite, scanned_bytes
 from merge_core.kinship import (
     Subject,
@@ -119,6 +119,7 @@ def verify(
         except (CheckpointError, CompatibilityError) as error:
             findings.append(_refused(source.reference, error))
     opened = list(subjects.values())
+    findings += [finding for subject in opened for finding in _unnamed_weights(subject)]
     tokenizers = _read_tokenizers(opened, findings)
     ancestries: dict[str, Ancestry] = {}
     with BlockReader() as reader:
@@ -242,6 +243,25 @@ def _read_tokenizers(
         except CheckpointError as error:
             findings.append(_refused(subject.name, error))
     return tokenizers
+
+
+def _unnamed_weights(subject: Subject) -> list[Finding]:
+    """A warning of weight files that lie beside a checkpoint's own, and are left alone."""
+    unnamed = subject.checkpoint.unnamed
+    if not unnamed:
+        return []
+    return [
+        Finding(
+            severity="warning",
+            code="weights-left-over",
+            subject=subject.name,
+            message=f"{counted(len(unnamed), 'weight file')} beside it that its index does not"
+            f" name: {some(map(printable, unnamed))}; the model is what the index names, as"
+            " transformers reads it",
+            mend="nothing, if they are left over from an earlier save",
+            where=unnamed[0],
+        )
+    ]
 
 
 def _compare_files(

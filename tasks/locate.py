@@ -21,7 +21,13 @@ from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
-from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
+from merge_core.sources import (
+    describe_adapter,
+    describe_source,
+    former_digest,
+    model_files,
+    with_adapter,
+)
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -106,18 +112,25 @@ def locate(
     if not isinstance(meaning, AdaptedReference):
         return _locate(reference, meaning, home, tracking_uri)
     base = _locate(reference, meaning.base, home, tracking_uri)
-    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri)
+    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri, is_adapter=True)
     return base.model_copy(update={"adapter": adapter})
 
 
-def _locate(reference: str, meaning: PlainReference, home: Home, tracking_uri: str) -> Location:
+def _locate(
+    reference: str,
+    meaning: PlainReference,
+    home: Home,
+    tracking_uri: str,
+    *,
+    is_adapter: bool = False,
+) -> Location:
     if isinstance(meaning, LocalReference):
         return Location(reference=reference, directory=str(meaning.directory))
     if isinstance(meaning, HubReference):
         if is_offline():
             snapshot = downloaded(meaning)
             return Location(reference=reference, directory=str(snapshot), revision=snapshot.name)
-        listing = list_repository(meaning)
+        listing = list_repository(meaning, is_adapter=is_adapter)
         return Location(reference=reference, revision=listing.commit, listing=listing)
     return _registered(reference, meaning.uri, home, tracking_uri)
 
@@ -137,10 +150,11 @@ def fetch(
     )
     if location.listing:
         check_download(location.listing, source)
-    if location.digest not in (None, source.digest):
+    known = location.digest
+    if known not in (None, source.digest) and known != former_digest(source, memo):
         raise CheckpointError(
             f"the files at {directory} are not the registered ones: their digest is"
-            f" {source.short}, registered is {str(location.digest)[:12]}",
+            f" {source.short}, registered is {str(known)[:12]}",
             where=location.reference,
             mend="merge and register again, or name another version",
         )
@@ -266,7 +280,7 @@ def fetch_adapters(
                 where=reference,
                 mend="name the adapter alone, without its base, as a directory or Hub repository",
             )
-        location = _locate(reference, meaning, home, "")
+        location = _locate(reference, meaning, home, "", is_adapter=True)
         found[reference] = fetch_adapter(location, memo, progress)
     return found
 
@@ -295,7 +309,7 @@ def base_and_models(
 def location_key(location: Location) -> str:
     """What the cached result of `fetch` depends on: the commit, or every file as it is on disk."""
     if location.listing:
-        place = location.listing.model_dump(mode="json")
+        place = location.listing.model_dump(mode="json", exclude={"weights_beside"})
     else:
         directory = Path(location.directory or "")
         files = model_files(directory) if directory.is_dir() else []
