@@ -27,6 +27,7 @@ from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.sources import open_source
+from merge_core.tied_copies import tied_copies
 from merge_core.tokenizer_files import (
     TOKENIZER_FILES,
     Tokenizer,
@@ -36,7 +37,7 @@ from merge_core.tokenizer_files import (
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import default_threads
 
-VERSION = 2
+VERSION = 3
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 
@@ -125,7 +126,8 @@ def verify(
     with BlockReader() as reader:
         if sources and sources[0].reference in subjects:
             first, others = opened[0], opened[1:]
-            facts = [facts_of(subject.name, subject.checkpoint) for subject in opened]
+            copies = frozenset(tied_copies([subject.checkpoint for subject in opened]))
+            facts = [facts_of(subject.name, subject.checkpoint, copies) for subject in opened]
             findings += preflight(facts[0], facts[1:], tolerance=tolerance)
             for other in others:
                 measured = _measure(first, other, reader)

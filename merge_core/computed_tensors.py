@@ -15,6 +15,7 @@ from types import MappingProxyType
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import COPY, ComputedTensor
 from merge_core.dtypes import MERGEABLE, name_of
+from merge_core.engine_version import ENGINE
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.expansion import Expansion, expand
 from merge_core.inputs import TensorInput, entries_of
@@ -25,6 +26,7 @@ from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
 from merge_core.tensor_kinds import is_computed_buffer, kind_of_dtype
+from merge_core.tied_copies import Copies
 from merge_core.vocabulary.merged import MergedTokenizer
 
 MOST_READINGS = 256
@@ -52,6 +54,10 @@ class RecipeInputs:
     """Filled while planning: the tensors of each recipe whose method surveys the whole model."""
     readings: dict[str, int] = field(default_factory=dict)
     """Filled while planning: how many checkpoints a tensor of each named recipe is read from."""
+    copies: Copies = field(default_factory=dict)
+    """Tensors of the result that are copies of others of it."""
+    engine: str = ENGINE
+    """Version of the engine that the result's bytes belong to."""
     tokenizer: MergedTokenizer | None = None
     """The result's, where vocabularies are merged."""
 
@@ -77,7 +83,21 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
     method = recipe.method
     tensors = [_computed(method, each, resolved[id(each.part)], inputs) for each in expansions]
     _check_parameters(method, tensors)
-    return _with_survey(recipe, tensors, inputs)
+    return _tied(_with_survey(recipe, tensors, inputs), inputs.copies)
+
+
+def _tied(tensors: list[ComputedTensor], copies: Copies) -> list[ComputedTensor]:
+    """Give copies the computation of what they are copies of, whatever a filter, a mask or a slice
+    would make of them."""
+    if not copies:
+        return tensors
+    by_name = {tensor.name: tensor for tensor in tensors}
+    return [
+        by_name[origin]._replace(name=tensor.name, copy_of=origin)
+        if (origin := copies.get(tensor.name)) in by_name and origin is not None
+        else tensor
+        for tensor in tensors
+    ]
 
 
 def _readings(recipe: Recipe, inputs: RecipeInputs) -> int:

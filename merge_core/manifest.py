@@ -13,7 +13,7 @@ from pathlib import Path
 
 from merge_core.digests import DigestMemo, model_digest, sha256_file
 from merge_core.errors import CheckpointError
-from merge_core.plan import ENGINE, Plan
+from merge_core.plan import Plan
 from merge_core.records import CheckpointManifest, FileDigest, TakenOver
 
 MANIFEST_NAME = "mergeflow_manifest.json"
@@ -49,7 +49,7 @@ def seal(
         "inputs": [entry.model_dump() for entry in plan.inputs],
         "parameters": plan.parameters,
         "dtype": plan.dtype,
-        "engine": ENGINE,
+        "engine": plan.engine,
         **({"allow_unrelated": True} if plan.recipe.allows_unrelated else {}),
         # What lies beside a model without being part of it must not change the result's bytes.
         "taken_over": taken_over.model_dump(mode="json", exclude={"left_behind"}),

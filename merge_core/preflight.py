@@ -61,10 +61,12 @@ class CheckpointFacts:
         return {name: it for name, it in self.headers.items() if name not in self.copies}
 
 
-def facts_of(name: str, checkpoint: Checkpoint) -> CheckpointFacts:
+def facts_of(
+    name: str, checkpoint: Checkpoint, copies: frozenset[str] = frozenset()
+) -> CheckpointFacts:
     """The facts of a checkpoint on this disk."""
     headers = {entry.name: (entry.dtype, entry.shape) for entry in checkpoint.tensors.values()}
-    return CheckpointFacts(name, headers, checkpoint.config)
+    return CheckpointFacts(name, headers, checkpoint.config, copies)
 
 
 def preflight(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from merge_core.sources import (
     model_files,
     with_adapter,
 )
+from merge_core.tied_copies import presumed_copies
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -98,7 +100,7 @@ def locate_all(
     """
     locations = [locate(reference, home, beside, tracking_uri) for reference in references]
     if any(location.listing for location in locations):
-        facts = [_facts(location) for location in locations]
+        facts = _without_presumed_copies([_facts(location) for location in locations])
         findings = preflight(None, facts, tolerance=tolerance)
         raise_for_errors(CompatibilityReport(base=None, rows=(), findings=findings, scanned=False))
     return Preflight(locations=tuple(locations))
@@ -358,6 +360,14 @@ def _facts(location: Location) -> CheckpointFacts:
     if location.listing:
         return remote_facts(location.reference, location.listing)
     return facts_of(location.reference, open_checkpoint(Path(location.directory or "")))
+
+
+def _without_presumed_copies(facts: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
+    """Facts that do not differ in copies of tied embeddings, as far as configs tell: whether they
+    are equal is looked at when the weights are here."""
+    presumed = [presumed_copies(each.headers, each.config) for each in facts]
+    copies = frozenset[str]().union(*presumed)
+    return [replace(each, copies=copies) for each in facts]
 
 
 def _fingerprint(path: Path) -> list[str | int]:

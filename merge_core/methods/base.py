@@ -166,6 +166,8 @@ class Method(ABC):
     statistics: ClassVar[str | None] = None
     """Name of what has to be measured of each model on calibration data, if anything."""
     random: ClassVar[bool] = False
+    elects: ClassVar[bool] = False
+    """Whether models vote on the sign of each entry, so that the last bit of a sum may decide."""
 
     @abstractmethod
     def kernel(self, job: TensorJob) -> Kernel:
