@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_recipes import explain, plan
-from flows.options import AsJson, Device, OutDirectory, RecipeFile, Threads, read_bytes
+from flows.options import (
+    AllowUnrelated,
+    AsJson,
+    Device,
+    OutDirectory,
+    RecipeFile,
+    Strict,
+    Threads,
+    read_bytes,
+    read_recipe,
+)
 
 if TYPE_CHECKING:
     from flows.console import Terminal
@@ -58,6 +68,8 @@ def merge(
             "--copy-code", help="Copy the first checkpoint's own .py files: you trust it."
         ),
     ] = False,
+    allow_unrelated: AllowUnrelated = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
@@ -71,7 +83,6 @@ def merge(
     from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
-    from merge_core.recipe import load_recipe
     from merge_core.timings import Timings
     from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
@@ -79,7 +90,7 @@ def merge(
 
     shard_bytes = read_bytes(shard_size)
     terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
+    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
     if seed is not None:
         loaded = _seeded(loaded, seed)
     refuse_existing(out)
@@ -152,6 +163,8 @@ def verify(
         bool, typer.Option(help="Read every weight in search of NaN and infinity.")
     ] = True,
     threads: Threads = None,
+    allow_unrelated: AllowUnrelated = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
@@ -159,12 +172,11 @@ def verify(
     from flows.report_view import show_compatibility
     from merge_core.compatibility import verify as examine
     from merge_core.home import Home
-    from merge_core.recipe import load_recipe
     from merge_core.tolerance import Tolerance
     from tasks.locate import base_and_models, fetch_all
 
     terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
+    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
     with terminal.progress() as progress:
         tolerance = Tolerance.of(loaded)
         sources = fetch_all(
@@ -359,11 +371,8 @@ def _processes(count: int | None, home: Home) -> FanOut | None:
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
     """A recipe, and every recipe that it uses by name, with another seed."""
-    from merge_core.recipe import parse_recipe
-
-    values = recipe.model_dump(exclude_defaults=True)
-    earlier = [each | {"seed": seed} for each in values.get("recipes", ())]
-    return parse_recipe(values | {"seed": seed, "recipes": earlier})
+    earlier = tuple(_seeded(each, seed) for each in recipe.recipes)
+    return recipe.model_copy(update={"seed": seed, "recipes": earlier})
 
 
 def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: float) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import AsJson, Device, TrackingUri
+from flows.options import AsJson, Device, Strict, TrackingUri
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -21,6 +21,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def run(
     pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE", help="A pipeline file (YAML).")],
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
@@ -34,6 +35,8 @@ def run(
 
         loaded = load_pipeline(pipeline)
         check_places(loaded)
+        if strict:
+            loaded.pipeline.recipe.refuse_idle_settings(str(pipeline))
         check_approval(loaded.pipeline.promote, prefect, pipeline)
         prefect.ready()
         outcome = run_pipeline(loaded, terminal)

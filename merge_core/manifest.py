@@ -17,7 +17,7 @@ from merge_core.digests import DigestMemo, model_digest, sha256_file
 from merge_core.errors import CheckpointError, refused
 from merge_core.file_hashing import hash_files
 from merge_core.findings import printable
-from merge_core.plan import ENGINE, Plan
+from merge_core.plan import Plan
 from merge_core.present_files import files_present
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, FileDigest, TakenOver
@@ -58,7 +58,8 @@ def seal(
         "inputs": [entry.model_dump() for entry in plan.inputs],
         "parameters": plan.parameters,
         "dtype": plan.dtype,
-        "engine": ENGINE,
+        "engine": plan.engine,
+        **({"allow_unrelated": True} if plan.recipe.allows_unrelated else {}),
         # What lies beside a model without being part of it must not change the result's bytes.
         "taken_over": taken_over.model_dump(mode="json", exclude={"left_behind"}),
         "files": [file.model_dump() for file in files],

@@ -14,6 +14,7 @@ from merge_core.recipe_parts import Section
 
 _LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
+_QUANTISATION_KEYS = ("quantization_config", "compression_config")
 DIFFUSERS_KEY = "_class_name"
 """In the config of every model of diffusers, and of no other."""
 _SECTIONS = ((), ("text_config",))
@@ -44,6 +45,7 @@ def merged_config(
     config = _stacked(recipe, dict(configs))
     if not config:
         return config
+    _unquantise(config)
     named = [key for key in _DTYPE_KEYS if key in config]
     config |= dict.fromkeys(named or ([] if DIFFUSERS_KEY in config else ["dtype"]), dtype)
     if recipe.stored_dtype:
@@ -109,6 +111,14 @@ def _of_layer(
             mend=f"give it a list {key} with an item for each of its layers",
         )
     return values[layer]
+
+
+def _unquantise(config: dict[str, Any]) -> None:
+    """Take out settings of a quantisation: merged weights are plain, whatever the donor's were."""
+    for section in (config, config.get("text_config")):
+        if isinstance(section, dict):
+            for key in _QUANTISATION_KEYS:
+                section.pop(key, None)
 
 
 def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -14,17 +14,16 @@ from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.digests import digest_of
 from merge_core.dtypes import name_of
+from merge_core.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.garbage import collection_paused
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
 from merge_core.sources import open_source
+from merge_core.tied_copies import tied_copies, with_copies
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
-
-ENGINE = "4"
-"""Raised when the same plan would give other bytes; part of every plan's digest."""
 
 
 class PlannedTensor(NamedTuple):
@@ -61,6 +60,8 @@ class Plan:
     """The result's tokenizer, where vocabularies are merged."""
     copy_code: bool = False
     """Whether the donor's own code goes with the result."""
+    engine: str = ENGINE
+    """The version of the engine that its bytes belong to (`merge_core.engine_version`)."""
 
     @property
     def output_bytes(self) -> int:
@@ -92,13 +93,24 @@ def plan_key(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
+    engine: str | None = None,
 ) -> str:
-    """The digest of the plan that `make_plan` would make, without reading headers."""
+    """The digest of the plan that `make_plan` would make.
+
+    Args:
+        engine: its version, where that is known; by default headers are looked at.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged.
+    """
+    if engine is None:
+        opened = (open_source(sources[reference]) for reference in recipe.references())
+        engine = engine_of(recipe, Peculiarities.of(opened))
     identity: dict[str, Any] = {
         "recipe": recipe.digest,
         "sources": {reference: sources[reference].digest for reference in recipe.references()},
         "shard_bytes": shard_bytes,
-        "engine": ENGINE,
+        "engine": engine,
     }
     if statistics:
         measured = {reference: each.digest for reference, each in statistics.items()}
@@ -139,7 +151,8 @@ def make_plan(
         tensors=tuple(PlannedTensor(slot, by_name[slot.name]) for slot in slots),
         shards=shards,
         inputs=merge_inputs(recipe, sources),
-        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code),
+        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code, inputs.engine),
+        engine=inputs.engine,
         surveys=inputs.surveys,
         tokenizer=inputs.tokenizer,
         copy_code=copy_code,
@@ -153,7 +166,9 @@ def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes:
         sources: with digests; their methods draw nothing, and nothing was measured of them.
         shard_bytes: as for `make_plan`.
     """
-    digest = plan_key(plan.recipe, sources, shard_bytes, copy_code=plan.copy_code)
+    digest = plan_key(
+        plan.recipe, sources, shard_bytes, copy_code=plan.copy_code, engine=plan.engine
+    )
     return replace(plan, digest=digest, inputs=merge_inputs(plan.recipe, sources))
 
 
@@ -173,10 +188,16 @@ def open_inputs(
     opened = {
         reference: open_source(sources[reference], known) for reference in recipe.references()
     }
+    peculiar = Peculiarities.of(opened.values())
+    copies = tied_copies(list(opened.values()))
+    kept = {name: origin for name, origin in copies.items() if name in opened[recipe.donor].tensors}
+    opened = {reference: with_copies(each, copies, kept) for reference, each in opened.items()}
     aligned, tokenizer = align_vocabularies(recipe, opened, sources)
     return RecipeInputs(
         checkpoints=dict(aligned),
-        digests=_digests(recipe, sources),
+        digests=_digests(recipe, sources, peculiar),
+        copies=kept,
+        engine=engine_of(recipe, peculiar),
         statistics={
             reference: open_checkpoint(measured.directory)
             for reference, measured in (statistics or {}).items()
@@ -185,11 +206,14 @@ def open_inputs(
     )
 
 
-def _digests(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> dict[str, str]:
+def _digests(
+    recipe: Recipe, sources: Mapping[str, SourceCheckpoint], peculiar: Peculiarities
+) -> dict[str, str]:
     """The content of every checkpoint and, for recipes used by name, of what they are made of."""
     digests = {reference: sources[reference].digest for reference in recipe.references()}
     for earlier in recipe.recipes:
-        digests[str(earlier.name)] = plan_key(earlier, sources)
+        engine = engine_of(earlier, peculiar)
+        digests[str(earlier.name)] = plan_key(earlier, sources, engine=engine)
     return digests
 
 

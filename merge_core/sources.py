@@ -10,7 +10,7 @@ from pathlib import Path
 
 from merge_core.adapters import adapted, open_adapter
 from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoint import Checkpoint, open_checkpoint, weights_used
 from merge_core.checkpoint_files import check_plain
 from merge_core.companion_files import code_names, companion_names
 from merge_core.digests import DigestMemo, digest_of, model_digest
@@ -19,6 +19,7 @@ from merge_core.file_names import is_model_file
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
+from merge_core.weight_files import is_weight_file
 
 
 def describe_source(
@@ -133,7 +134,28 @@ def model_files(directory: Path) -> list[Path]:
     """
     root = directory.resolve()
     names = {path.name for path in directory.iterdir() if is_model_file(path.name)}
+    used = weights_used(directory)
+    if used is not None:
+        names = {name for name in names if name in used or not is_weight_file(name)}
     names |= {*companion_names(directory), *code_names(directory)}
     for name in names:
         check_plain(root, directory / name)
     return [directory / name for name in sorted(names)]
+
+
+def former_digest(source: SourceCheckpoint, memo: DigestMemo) -> str:
+    """The digest that a source had while every weight file beside a checkpoint counted as its own.
+
+    Registries and records of those days know it by that.
+    """
+    directory = source.directory
+    known = {file.name for file in source.files}
+    others = [
+        path
+        for path in sorted(directory.iterdir())
+        if is_weight_file(path.name) and path.name not in known
+    ]
+    for path in others:
+        check_plain(directory.resolve(), path)
+    more = hash_files(directory, others, memo, f"hash {source.reference}") if others else ()
+    return model_digest((*source.files, *more))

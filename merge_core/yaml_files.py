@@ -6,6 +6,7 @@ words: duplicate keys, unknown keys ("did you mean"), values of the wrong kind.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
@@ -134,17 +135,53 @@ def validated(model: type[M], value: Any, where: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = [_problem(model, item) for item in error.errors()]
-        if len(problems) == 1:
-            what, *more = problems[0]
-            raise RecipeError(what, where=where, details=more) from None
-        raise RecipeError(
-            f"{len(problems)} problems:",
-            where=where,
-            details=[
-                f"  {'  ' if n else '- '}{line}" for said in problems for n, line in enumerate(said)
-            ],
-        ) from None
+        raise all_of([_problem(model, item) for item in error.errors()], where) from None
+
+
+def examined(model: type[M], value: Any) -> tuple[M | None, list[list[str]]]:
+    """`value` as a `model`, as far as it is one without its unknown keys, and every problem.
+
+    What else is wrong with it can then be told in the same message.
+    """
+    try:
+        return model.model_validate(value), []
+    except ValidationError as error:
+        items = error.errors()
+    problems = [_problem(model, item) for item in items]
+    if any(item["type"] != "extra_forbidden" for item in items):
+        return None, problems
+    try:
+        known = _without(value, [item["loc"] for item in items])
+        return model.model_validate(known), problems
+    except (ValidationError, LookupError, TypeError):
+        return None, problems
+
+
+def all_of(problems: Sequence[Sequence[str]], where: str) -> RecipeError:
+    """One error that lists several problems of a file, each of one line or more."""
+    if len(problems) == 1:
+        what, *more = problems[0]
+        return RecipeError(what, where=where, details=more)
+    return RecipeError(
+        f"{len(problems)} problems:",
+        where=where,
+        details=[
+            f"  {'  ' if number else '- '}{line}"
+            for said in problems
+            for number, line in enumerate(said)
+        ],
+    )
+
+
+def _without(value: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of nested mappings and lists without what lies at some places."""
+    kept = copy.deepcopy(value)
+    for place in places:
+        holder = kept
+        for step in place[:-1]:
+            holder = holder[step]
+        del holder[place[-1]]
+    return kept
 
 
 def yaml_path(parts: tuple[int | str, ...]) -> str:

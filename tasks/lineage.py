@@ -44,6 +44,8 @@ class LineageMerge(Record):
     plan_digest: str
     object_id: str
     verdict: str
+    allow_unrelated: bool = False
+    """Whether the recipe said that its checkpoints need not have one origin."""
     pipeline: str | None = None
     prefect_flow_run_id: str | None = None
     gain: float | None = None
@@ -261,6 +263,7 @@ def _merge(run: Run) -> LineageMerge:
         plan_digest=tags.get(TAG + "plan_digest", ""),
         object_id=tags.get(TAG + "object_id", ""),
         verdict=tags.get(TAG + "verdict", ""),
+        allow_unrelated=tags.get(TAG + "allow_unrelated") == "true",
         pipeline=tags.get(TAG + "pipeline"),
         prefect_flow_run_id=tags.get(TAG + "prefect_flow_run_id"),
         gain=metrics.get("gain"),
@@ -290,6 +293,8 @@ def _render(node: LineageNode, lead: str, indent: str, lines: list[str]) -> None
 
 def _merge_lines(merge: LineageMerge) -> list[str]:
     lines = [f"recipe {merge.recipe_digest}", f"run {merge.run_id}"]
+    if merge.allow_unrelated:
+        lines.append("unrelated weights were allowed (allow_unrelated)")
     gain = "" if merge.gain is None else f", gain {merge.gain:+.2%}"
     lines.append(f"verdict {merge.verdict.replace('_', ' ')}{gain}")
     for score in merge.scores:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,11 +26,13 @@ from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.sources import (
     describe_adapter,
     describe_source,
+    former_digest,
     has_its_own_digest,
     model_files,
     with_adapter,
 )
 from merge_core.stored_objects import object_problems, stored_place
+from merge_core.tied_copies import presumed_copies
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -100,7 +103,7 @@ def locate_all(
     """
     locations = [locate(reference, home, beside, tracking_uri) for reference in references]
     if any(location.listing for location in locations):
-        facts = [_facts(location) for location in locations]
+        facts = _without_presumed_copies([_facts(location) for location in locations])
         findings = preflight(None, facts, tolerance=tolerance)
         raise_for_errors(CompatibilityReport(base=None, rows=(), findings=findings, scanned=False))
     return Preflight(locations=tuple(locations))
@@ -114,18 +117,25 @@ def locate(
     if not isinstance(meaning, AdaptedReference):
         return _locate(reference, meaning, home, tracking_uri)
     base = _locate(reference, meaning.base, home, tracking_uri)
-    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri)
+    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri, is_adapter=True)
     return base.model_copy(update={"adapter": adapter})
 
 
-def _locate(reference: str, meaning: PlainReference, home: Home, tracking_uri: str) -> Location:
+def _locate(
+    reference: str,
+    meaning: PlainReference,
+    home: Home,
+    tracking_uri: str,
+    *,
+    is_adapter: bool = False,
+) -> Location:
     if isinstance(meaning, LocalReference):
         return Location(reference=reference, directory=str(meaning.directory))
     if isinstance(meaning, HubReference):
         if is_offline():
             snapshot = downloaded(meaning)
             return Location(reference=reference, directory=str(snapshot), revision=snapshot.name)
-        listing = list_repository(meaning)
+        listing = list_repository(meaning, is_adapter=is_adapter)
         return Location(reference=reference, revision=listing.commit, listing=listing)
     return _registered(reference, meaning.uri, home, tracking_uri)
 
@@ -147,10 +157,11 @@ def fetch(
     )
     if location.listing:
         check_download(location.listing, source)
-    if location.digest not in (None, source.digest):
+    known = location.digest
+    if known not in (None, source.digest) and known != former_digest(source, memo):
         raise CheckpointError(
             f"the files at {directory} are not the registered ones: their digest is"
-            f" {source.short}, registered is {str(location.digest)[:12]}",
+            f" {source.short}, registered is {str(known)[:12]}",
             where=location.reference,
             mend="merge and register again, or name another version",
         )
@@ -276,7 +287,7 @@ def fetch_adapters(
                 where=reference,
                 mend="name the adapter alone, without its base, as a directory or Hub repository",
             )
-        location = _locate(reference, meaning, home, "")
+        location = _locate(reference, meaning, home, "", is_adapter=True)
         found[reference] = fetch_adapter(location, memo, progress)
     return found
 
@@ -305,7 +316,7 @@ def base_and_models(
 def location_key(location: Location) -> str:
     """What the cached result of `fetch` depends on: the commit, or every file as it is on disk."""
     if location.listing:
-        place = location.listing.model_dump(mode="json")
+        place = location.listing.model_dump(mode="json", exclude={"weights_beside"})
     else:
         directory = Path(location.directory or "")
         files = model_files(directory) if directory.is_dir() else []
@@ -389,6 +400,14 @@ def _facts(location: Location) -> CheckpointFacts:
     if location.listing:
         return remote_facts(location.reference, location.listing)
     return facts_of(location.reference, open_checkpoint(Path(location.directory or "")))
+
+
+def _without_presumed_copies(facts: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
+    """Facts that do not differ in copies of tied embeddings, as far as configs tell: whether they
+    are equal is looked at when the weights are here."""
+    presumed = [presumed_copies(each.headers, each.config) for each in facts]
+    copies = frozenset[str]().union(*presumed)
+    return [replace(each, copies=copies) for each in facts]
 
 
 def _fingerprint(path: Path) -> list[str | int]:

@@ -76,6 +76,14 @@ def parse_reference(text: str, beside: Path | None = None, home: Home | None = N
             return _adapted(base, adapter, beside, home)
         except CheckpointError as error:
             problem = problem or error
+    if problem and len(halves) > 1:
+        raise CheckpointError(
+            f"there are {len(halves)} pluses, and one adapter is applied to one base"
+            f" ({problem.where}: {problem.what})",
+            where=text,
+            mend="write BASE+ADAPTER out by passthrough, and apply the next adapter to the result;"
+            " or merge the adapters first (`mergeflow adapter merge`)",
+        )
     if problem:
         raise problem
     return parse_plain(text, beside, home)

@@ -174,6 +174,7 @@ def _promote(
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
             "pipeline": facts.pipeline_name or "",
+            **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
             **(approval_tags(decision.approval) if decision.approval else {}),
         },
     )

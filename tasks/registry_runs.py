@@ -238,6 +238,7 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "promote": str(decision.promote).lower(),
         "engine": manifest.engine,
         "pipeline": facts.pipeline_name or "",
+        "allow_unrelated": "true" if manifest.allow_unrelated else "",
         "suite": plain(", ".join(sorted({report.suite for report in facts.reports}))),
     }
     if decision.approval is not None:
