@@ -24,12 +24,16 @@ _log = logging.getLogger("mergeflow.cache")
 
 class RecordStorage(WritableFileSystem):
     """One file that holds a record of one class, for one attempt at a step: Prefect asks whether it
-    is there, and then for its content, and both times hears of the same look at it."""
+    is there, and then for its content, and both times hears of the same look at it.
+
+    Flows and tasks that run inside the step inherit it, on other machines as an empty copy without
+    a path. Nothing of theirs is kept, and nothing is found.
+    """
 
     _block_type_name = "Record of a mergeflow step"
-    _path: Path = PrivateAttr()
-    _kind: type[Record] = PrivateAttr()
-    _fits: Callable[[Any], bool] = PrivateAttr()
+    _path: Path | None = PrivateAttr(None)
+    _kind: type[Record] = PrivateAttr(Record)
+    _fits: Callable[[Any], bool] | None = PrivateAttr(None)
     _found: bytes | None = PrivateAttr(None)
 
     @classmethod
@@ -49,15 +53,16 @@ class RecordStorage(WritableFileSystem):
         Raises:
             FileNotFoundError: there is none.
         """
-        if self._is_of_something_else(path):
+        place = self._place(path)
+        if place is None:
             raise FileNotFoundError(path)
         if self._found is None:
             try:
-                record = self._screened(read_own(self._path, MAX_BYTES))
+                record = self._screened(read_own(place, MAX_BYTES), place)
             except NotOursError as error:
-                self._put_away(str(error))
+                _put_away(place, str(error))
                 raise FileNotFoundError(path) from None
-            self._found = stored_form(record, str(self._path))
+            self._found = stored_form(record, str(place))
         return self._found
 
     async def aread_path(self, path: str) -> bytes:
@@ -72,45 +77,51 @@ class RecordStorage(WritableFileSystem):
         Raises:
             OSError: it cannot be written.
         """
-        if self._is_of_something_else(path):
+        place = self._place(path)
+        if place is None:
             return
         try:
-            record = self._screened(content)
+            record = self._screened(content, place)
         except NotOursError as error:
-            _log.warning("the result of this step is not kept: %s: %s", self._path.name, error)
+            _log.warning("the result of this step is not kept: %s: %s", place.name, error)
             return
-        self._found = stored_form(record, str(self._path))
-        write_private(self._path, self._found)
+        self._found = stored_form(record, str(place))
+        write_private(place, self._found)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         """As `write_path`."""
         self.write_path(path, content)
 
-    def _resolve_path(self, path: str) -> Path:
+    def _resolve_path(self, path: str) -> Path | None:
         """Where Prefect thinks that a key is stored; it takes "" for the directory of all."""
+        if self._path is None:
+            return None
         return self._path.parent / Path(path).name if path else self._path.parent
 
-    def _is_of_something_else(self, path: str) -> bool:
-        return Path(path).name != self._path.name
+    def _place(self, path: str) -> Path | None:
+        """The file, if it is the one that is asked for."""
+        own = self._path is not None and Path(path).name == self._path.name
+        return self._path if own else None
 
-    def _screened(self, content: bytes) -> Record:
+    def _screened(self, content: bytes, place: Path) -> Record:
         if len(content) > MAX_BYTES:
             raise NotOursError(f"it is larger than {MAX_BYTES >> 20} MiB")
-        record = parse_record(content, self._path.name, self._kind)
-        if not self._fits(record):
+        record = parse_record(content, place.name, self._kind)
+        if self._fits is None or not self._fits(record):
             raise NotOursError("it is about something else than this step is called with")
         return record
 
-    def _put_away(self, reason: str) -> None:
-        try:
-            where = f"it is now in {set_aside(self._path).parent.name}"
-        except FileNotFoundError:
-            return  # another run of the same step was faster
-        except OSError as error:
-            where = f"it stays there, as it cannot be moved: {error.strerror}"
-        _log.warning(
-            "a cached result is not believed, and its step is done again: %s: %s; %s",
-            self._path,
-            reason,
-            where,
-        )
+
+def _put_away(place: Path, reason: str) -> None:
+    try:
+        where = f"it is now in {set_aside(place).parent.name}"
+    except FileNotFoundError:
+        return  # another run of the same step was faster
+    except OSError as error:
+        where = f"it stays there, as it cannot be moved: {error.strerror}"
+    _log.warning(
+        "a cached result is not believed, and its step is done again: %s: %s; %s",
+        place,
+        reason,
+        where,
+    )

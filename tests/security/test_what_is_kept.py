@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from prefect import Flow, Task, flow
+from prefect import Flow, Task, flow, task
 from prefect.client.schemas.objects import State, StateType
 from prefect.results import ResultRecordMetadata
 from prefect.serializers import PickleSerializer
@@ -35,13 +35,15 @@ from flows.steps import UNSTORED, answer_of, run_step
 from merge_core.errors import StepError
 from merge_core.home import Home
 from merge_core.profile import TaskVectorProfile
-from merge_core.records import CheckpointManifest
+from merge_core.records import CheckpointManifest, Record
 from merge_core.trajectory.records import RunCheckpoint
 from tasks.averages import AverageRecord, averages_of, keep_average
-from tasks.caching import ContentKey
+from tasks.caching import ContentKey, content_task
 from tasks.locate import Location
+from tasks.record_storage import RecordStorage
 from tasks.resolve import resolve_task
 from tests.support.former_records import former
+from tests.support.recorded_steps import recorded_steps
 
 DECORATED = re.compile(r"^@(task|flow|content_task)\b", re.MULTILINE)
 
@@ -73,8 +75,6 @@ def test_every_step_is_cached_by_content_or_not_at_all_and_no_flow_is() -> None:
 
 
 def test_a_step_that_prefect_would_keep_in_its_own_way_is_not_run(session: PrefectSession) -> None:
-    from prefect import task
-
     @task
     def forgotten() -> int:
         raise AssertionError("it ran")
@@ -128,6 +128,46 @@ def test_neither_is_what_a_failed_step_raises(home: Home) -> None:
     for path in files_below(home.cache):  # Prefect's note of what the flow raised
         assert "__exc_type__" in json.loads(path.read_bytes()), "which is no pickle"
         assert not path.name.startswith("resolve")
+
+
+class Answer(Record):
+    number: int
+
+
+@content_task("nesting", version=1, fits=lambda answer, /, **_: answer.number == 1)
+def nesting(key: str) -> Answer:
+    """A step that runs a flow of its own, as a merge on a Dask cluster does."""
+
+    @task
+    def inner_task() -> int:
+        return 1
+
+    @flow
+    def inner() -> int:
+        return inner_task()
+
+    return Answer(number=inner())
+
+
+@pytest.mark.usefixtures("keeping_everything")
+def test_nothing_is_kept_of_what_runs_inside_a_step(home: Home) -> None:
+    @flow(**UNSTORED)
+    def running() -> Answer:
+        return run_step(nesting, "key")
+
+    assert running() == Answer(number=1)
+    assert [path.name for path in files_below(home.cache)] == ["nesting-v1-key"]
+    with recorded_steps() as steps:
+        running()
+    assert steps.all == [("nesting", "cached")]
+
+
+def test_a_storage_that_was_sent_to_another_machine_keeps_and_finds_nothing() -> None:
+    sent = RecordStorage.model_validate(RecordStorage.of(Path("/a"), Record, bool).model_dump())
+    with pytest.raises(FileNotFoundError):
+        sent.read_path("a")
+    sent.write_path("a", b"{}")
+    assert sent._resolve_path("a") is None
 
 
 class Touch:
