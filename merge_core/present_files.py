@@ -16,6 +16,9 @@ from merge_core.checkpoint_files import check_plain
 from merge_core.errors import CheckpointError, refused, unreadable
 from merge_core.findings import printable
 
+_DEEPEST = 8
+"""A directory below so many others is not looked into, and for that counts as one of no file."""
+
 
 class Present(NamedTuple):
     """What lies below a directory, by name; deeper things as `1_Pooling/config.json`."""
@@ -52,7 +55,8 @@ def files_present(directory: Path, *, alone: bool) -> Present:
             name = f"{place}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 directories.add(name)
-                waiting.append(f"{name}/")
+                if name.count("/") < _DEEPEST:
+                    waiting.append(f"{name}/")
             elif sentence := _what_is_wrong(directory, name, alone):
                 strange.append(sentence)
             else:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_DEEPEST = 16
+"""Levels of directories that are looked into: a checkpoint has three at most."""
 
 
 def make_read_only(directory: Path) -> None:
@@ -18,7 +20,7 @@ def make_read_only(directory: Path) -> None:
 
     A directory without it cannot be moved to another one: publish first. Nothing behind a link.
     """
-    for path in _upwards(directory):
+    for path in reversed(list(_below(directory))):
         with contextlib.suppress(OSError):
             mode = path.lstat().st_mode
             if mode & _WRITE and not stat.S_ISLNK(mode):
@@ -27,21 +29,21 @@ def make_read_only(directory: Path) -> None:
 
 def make_removable(directory: Path) -> None:
     """Let its owner move or remove a directory and all that is below it. Files stay read-only."""
-    if directory.is_symlink():
-        return
-    with contextlib.suppress(OSError):
-        directory.chmod(stat.S_IMODE(directory.lstat().st_mode) | stat.S_IRWXU)
-        for path in directory.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                make_removable(path)
+    for path in _below(directory):
+        with contextlib.suppress(OSError):
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+                path.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
-def _upwards(directory: Path) -> Iterator[Path]:
-    """All that is below a directory, deeper things first, and the directory itself at last."""
-    with contextlib.suppress(OSError):
-        for path in directory.iterdir():
+def _below(directory: Path) -> Iterator[Path]:
+    """A directory and all that is below it, each directory before what it holds."""
+    level = [directory]
+    for _ in range(_DEEPEST):
+        deeper = []
+        for path in level:
+            yield path
             if path.is_dir() and not path.is_symlink():
-                yield from _upwards(path)
-            else:
-                yield path
-    yield directory
+                with contextlib.suppress(OSError):
+                    deeper += list(path.iterdir())
+        level = deeper
