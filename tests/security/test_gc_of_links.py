@@ -251,17 +251,6 @@ def closed_directories(objects: Path) -> None:
     (objects / ID(7)).chmod(0)
 
 
-def great_depth(objects: Path) -> None:
-    (objects / ID(7)).mkdir()
-    descriptor = os.open(objects / ID(7), os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("x", dir_fd=descriptor)
-        below = os.open("x", os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = below
-    os.close(descriptor)
-
-
 ODD = [
     a_fifo_for_a_manifest,
     a_fifo,
@@ -271,7 +260,6 @@ ODD = [
     a_link_to_nothing,
     read_only_directories,
     closed_directories,
-    great_depth,
 ]
 
 
@@ -282,6 +270,29 @@ def test_what_is_odd_goes_like_everything_else(store: Store, odd: Callable[[Path
     assert gc("--empty-quarantine") == 0
     assert store.objects() == set()
     assert {path.name for path in (store.home.path / "store" / "quarantine").iterdir()} == {".lock"}
+
+
+def test_a_tree_deeper_than_a_path_may_be_long_goes_as_well(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(Path(tempfile.mkdtemp(prefix="mergeflow-test-")))  # pytest could not remove it
+    monkeypatch.setenv("MERGEFLOW_HOME", str(home.path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    try:
+        empty_registry(home.mlflow, tmp_path_factory.getbasetemp() / "template.db")
+        (home.objects / ID(7)).mkdir(parents=True)
+        descriptor = os.open(home.objects / ID(7), os.O_RDONLY)
+        for _ in range(2500):
+            os.mkdir("x", dir_fd=descriptor)  # noqa: PTH102
+            below = os.open("x", os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.close(descriptor)
+        assert gc("--empty-quarantine") == 0
+        assert not list(home.objects.iterdir())
+        assert {path.name for path in (home.path / "store/quarantine").iterdir()} == {".lock"}
+    finally:
+        clear_away(home)
 
 
 @pytest.mark.parametrize(
