@@ -105,6 +105,7 @@ def explained_json(tensor: Explained) -> dict[str, Any]:
         "name": tensor.name,
         "method": tensor.method,
         "excluded_by": tensor.excluded_by or None,
+        "copy_of": tensor.copy_of or None,
         "group": tensor.group,
         "layer": tensor.layer,
         "depth": tensor.depth,
@@ -175,6 +176,8 @@ def _sameness(tensor: Explained) -> object:
 
 
 def _method(tensor: Explained) -> str:
+    if tensor.copy_of:
+        return f"a copy of {tensor.copy_of} in every input, and so here"
     if tensor.excluded_by:
         source = tensor.base.model if tensor.base else tensor.inputs[0].model
         return f"taken from {source} as it is, by {tensor.excluded_by}"
