@@ -24,6 +24,7 @@ from merge_core.modules import divided, prefixes
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Member, Part, Section
 from merge_core.safetensors_header import TensorEntry
+from merge_core.stacking import Stack, check_stack, ordinary_layers
 from merge_core.stacks import is_before_layers, is_in, layers_of, main_stack, moved
 from merge_core.tensor_filters import matches
 
@@ -67,11 +68,24 @@ def expand(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Expans
     result: list[Expansion] = []
     for section, tensors in _sections(recipe, checkpoints):
         _check_same(recipe, section, tensors)
-        result += (_stacked if section.stacked else _whole)(recipe, section, tensors)
+        if section.stacked:
+            result += _stacked(recipe, section, tensors, checkpoints)
+        else:
+            result += _whole(recipe, section, tensors)
     twice = [name for name, count in Counter(each.name for each in result).items() if count > 1]
     if twice:
         raise RecipeError(f"two modules make the tensor {twice[0]}", where="modules")
     return result
+
+
+def stack_in(section: Section, donor: str) -> Stack:
+    """What the layers of a section of slices are made of.
+
+    Args:
+        donor: reference of the model whose config the result takes.
+    """
+    layers = tuple(output_layers(section))
+    return Stack(section.module, f"{section.where}slices", layers, donor, section.leader)
 
 
 def output_layers(section: Section) -> list[tuple[str, int]]:
@@ -187,8 +201,18 @@ def _whole(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) ->
     return combined.expansions(names, depths)
 
 
-def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> list[Expansion]:
-    stacks = {reference: main_stack(own, reference) for reference, own in tensors.items()}
+def _stacked(
+    recipe: Recipe,
+    section: Section,
+    tensors: Mapping[str, _Tensors],
+    checkpoints: Mapping[str, Checkpoint],
+) -> list[Expansion]:
+    references = recipe.direct_references()
+    configs = {reference: checkpoints[reference].config for reference in references}
+    stacks = {}
+    for reference, own in tensors.items():
+        prefix, layers = main_stack(own, reference)
+        stacks[reference] = prefix, ordinary_layers(configs[reference], layers)
     _check_ranges(section, stacks)
     prefix, _ = stacks[section.leader]
     first, last = section.parts[0], section.parts[-1]
@@ -218,7 +242,9 @@ def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) 
                 result.append(combined.expansion(output, names, base, depth))
             combined.check_surplus(prefix, number, step, stacks)
             number += 1
-    return result + [whole(last, name) for name in after]
+    result += [whole(last, name) for name in after]
+    check_stack(stack_in(section, references[0]), configs, tensors, stacks)
+    return result
 
 
 class _Combined:

@@ -27,6 +27,10 @@ ENGINE = "4"
 """Raised when the same plan would give other bytes; part of every plan's digest."""
 
 
+STACKING = "2"
+"""Raised when the same slices would give another config; in the digest of plans with slices."""
+
+
 class PlannedTensor(NamedTuple):
     """One output tensor: what it is computed from, how, and where it goes."""
 
@@ -61,6 +65,8 @@ class Plan:
     """The result's tokenizer, where vocabularies are merged."""
     copy_code: bool = False
     """Whether the donor's own code goes with the result."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The donor's config with the layers of the result; empty where the donor has none."""
 
     @property
     def output_bytes(self) -> int:
@@ -94,17 +100,14 @@ def plan_key(
     copy_code: bool = False,
 ) -> str:
     """The digest of the plan that `make_plan` would make, without reading headers."""
-    identity: dict[str, Any] = {
-        "recipe": recipe.digest,
-        "sources": {reference: sources[reference].digest for reference in recipe.references()},
-        "shard_bytes": shard_bytes,
-        "engine": ENGINE,
-    }
+    identity = _identity(recipe, sources, shard_bytes)
     if statistics:
         measured = {reference: each.digest for reference, each in statistics.items()}
         identity["statistics"] = measured
     if copy_code:
         identity["copy_code"] = True
+    if any(section.stacked for each in (*recipe.recipes, recipe) for section in each.sections):
+        identity["stacking"] = STACKING
     return digest_of(identity)
 
 
@@ -143,6 +146,7 @@ def make_plan(
         surveys=inputs.surveys,
         tokenizer=inputs.tokenizer,
         copy_code=copy_code,
+        config=inputs.config_of(recipe),
     )
 
 
@@ -189,8 +193,20 @@ def _digests(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> dict[st
     """The content of every checkpoint and, for recipes used by name, of what they are made of."""
     digests = {reference: sources[reference].digest for reference in recipe.references()}
     for earlier in recipe.recipes:
-        digests[str(earlier.name)] = plan_key(earlier, sources)
+        digests[str(earlier.name)] = digest_of(_identity(earlier, sources, DEFAULT_SHARD_BYTES))
     return digests
+
+
+def _identity(
+    recipe: Recipe, sources: Mapping[str, SourceCheckpoint], shard_bytes: int
+) -> dict[str, Any]:
+    """What decides the weights, but for what was measured of models. Random masks depend on it."""
+    return {
+        "recipe": recipe.digest,
+        "sources": {reference: sources[reference].digest for reference in recipe.references()},
+        "shard_bytes": shard_bytes,
+        "engine": ENGINE,
+    }
 
 
 def _inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
