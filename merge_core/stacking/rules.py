@@ -133,15 +133,15 @@ def _expert_layers(settings: Settings, layers: int, _model_type: str) -> Kinds |
     first = whole(settings, "first_k_dense_replace")
     if first is None:
         first = whole(settings, "num_dense_layers")
-    if first is None or settings.get("mlp_layer_types"):
-        return None
     often = settings.get("moe_layer_freq", 1)
     if isinstance(often, list):
-        return (
-            [i >= first and bool(often[i]) for i in range(layers)] if len(often) >= layers else None
-        )
-    often = whole(settings, "moe_layer_freq", 1) or 1
-    return [i >= first and i % often == 0 for i in range(layers)]
+        if len(often) < layers:
+            return None
+        return [i >= (first or 0) and bool(often[i]) for i in range(layers)]
+    if first is None:
+        return None
+    step = whole(settings, "moe_layer_freq", 1) or 1
+    return [i >= first and i % step == 0 for i in range(layers)]
 
 
 def _write_expert_layers(settings: dict[str, Any], kinds: Kinds) -> None:

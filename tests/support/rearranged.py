@@ -16,7 +16,7 @@ _INDEX_LISTS = ("moe_layers", "mlp_only_layers", "full_attn_idxs", "attn_layer_i
 
 
 def layers_of(model: Any, prefix: str) -> Any:
-    """The list of layers whose tensors have this prefix; some classes save `model` as `backbone`."""
+    """The layers whose tensors have this prefix; some classes save `model` as `backbone`."""
     found = model
     for part in prefix.split("."):
         found = getattr(found, part, None) or found.model
