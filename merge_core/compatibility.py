@@ -37,7 +37,7 @@ from merge_core.tokenizer_files import (
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import default_threads
 
-VERSION = 2
+VERSION = 3
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 

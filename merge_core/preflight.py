@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
+from merge_core.config_sizes import size_findings
 from merge_core.dtypes import DTYPE_NAMES, MERGEABLE
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.layers import group_of
@@ -90,7 +91,7 @@ def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def check_alone(facts: CheckpointFacts) -> list[Finding]:
-    """Quantised weights and a need for code of its own."""
+    """Quantised weights, sizes that contradict the config, and a need for code of its own."""
     findings = []
     quantisation = facts.config.get("quantization_config") or facts.config.get("compression_config")
     packed = [name for name, header in facts.headers.items() if _is_packed(name, *header)]
@@ -115,6 +116,8 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
                 where=packed[0] if packed else "config.json: quantization_config",
             )
         )
+    else:
+        findings += size_findings(facts.name, facts.headers, facts.config)
     auto_map = facts.config.get("auto_map")
     if isinstance(auto_map, dict) and auto_map:
         findings.append(

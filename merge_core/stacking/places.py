@@ -74,6 +74,11 @@ def places(config: Mapping[str, Any], module: str | None) -> list[Place]:
     return [Place((), tower.counts)]
 
 
+def is_tower(name: str) -> bool:
+    """Whether a tensor's name says that it is part of something else than a text model."""
+    return any(word in name for word in _TOWERS)
+
+
 def at(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """A part of a config; empty where there is none."""
     part: Any = config

@@ -236,7 +236,8 @@ def test_a_merged_vocabulary_makes_tokenizer_differences_information(
     tokenizer = tokenizer_json()
     tokenizer["model"]["vocab"] |= {"a": 4, "b": 3}
     resized = {"model.embed_tokens.weight": torch.randn(34, 16)}
-    odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized)
+    config = {"vocab_size": 34}
+    odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized, config=config)
     report = verify(base, [odd], tolerance=Tolerance(vocabulary=True))
     assert report.ok
     assert only(report, "vocabulary-differs").severity == "info"
