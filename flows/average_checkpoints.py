@@ -123,6 +123,7 @@ def _average(
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
     manifest = merging.merge(pipeline, sources, home)
+    merging.load(pipeline, sources, manifest, home)
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
     scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)

@@ -30,7 +30,7 @@ def _run_name() -> str:
 
 @flow(name="merge", flow_run_name=_run_name, **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
-    """Resolve, verify, profile, calibrate, merge, evaluate, decide, register.
+    """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
 
     Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, or `Failed` with a message
     that says what a person has to mend.
@@ -63,6 +63,7 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     profile = step.profile(pipeline, home, base, models) if base else None
     statistics = step.calibrate(pipeline, sources, home, beside)
     manifest = step.merge(pipeline, sources, home, statistics)
+    step.load(pipeline, sources, manifest, home)
     baseline = sources[recipe.donor]
     others = [source for source in sources.values() if source != baseline]
     experts = [step.written_out(pipeline, source, home) for source in others]

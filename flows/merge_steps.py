@@ -45,6 +45,8 @@ from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
+from tasks.load import loading_task
+from tasks.loading import LoadingReport, loading_key, origins_of, raise_for_loading
 from tasks.locate import IDENTIFIED_AT_ONCE, Location, location_key
 from tasks.merge import merge_task
 from tasks.odd_answers import odd_answers
@@ -263,6 +265,35 @@ def written_out(pipeline: Pipeline, source: SourceCheckpoint, home: Home) -> Sou
     return source.model_copy(
         update={"path": manifest.path, "files": manifest.files, "adapter": None}
     )
+
+
+def load(
+    pipeline: Pipeline,
+    sources: Mapping[str, SourceCheckpoint],
+    manifest: CheckpointManifest,
+    home: Home,
+) -> LoadingReport:
+    """What transformers says of the merged checkpoint; what is worse than in the donor ends the
+    run, before anything is evaluated."""
+    recipe, plain = (
+        pipeline.recipe,
+        {reference: source for reference, source in sources.items() if source.adapter is None},
+    )
+    donor = sources[recipe.donor]
+    key = loading_key(manifest.digest, donor, recipe, list(sources.values()))
+    report = run_step(
+        loading_task,
+        key,
+        Path(manifest.path),
+        donor.directory,
+        origins_of(recipe, plain),
+        {reference: source.directory for reference, source in plain.items()},
+        home.scratch,
+        subject="merged",
+    )
+    (_log.info if report.checked else _log.warning)("%s", report.sentence)
+    raise_for_loading(report, "merged")
+    return report
 
 
 def evaluate(

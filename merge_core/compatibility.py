@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from merge_core.adapters.beside import beside_weights
 from merge_core.ancestry import Ancestry, measure_ancestry
 from merge_core.declared_base import declared_bases
 from merge_core.digests import digest_of
@@ -129,6 +130,8 @@ def verify(
             copies = frozenset(tied_copies([subject.checkpoint for subject in opened]))
             facts = [facts_of(subject.name, subject.checkpoint, copies) for subject in opened]
             findings += preflight(facts[0], facts[1:], tolerance=tolerance)
+            for subject in opened:
+                findings += beside_weights(subject.name, subject.checkpoint.directory)
             for other in others:
                 measured = _measure(first, other, reader)
                 if measured:

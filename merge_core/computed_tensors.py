@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import COPY, ComputedTensor
@@ -22,6 +23,7 @@ from merge_core.inputs import TensorInput, entries_of
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import post_step_named
 from merge_core.methods.random_bits import random_keys
+from merge_core.model_config import result_config
 from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
@@ -60,6 +62,12 @@ class RecipeInputs:
     """Version of the engine that the result's bytes belong to."""
     tokenizer: MergedTokenizer | None = None
     """The result's, where vocabularies are merged."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Filled while planning: the config of each recipe's result."""
+
+    def config_of(self, recipe: Recipe) -> dict[str, Any]:
+        """The config of a recipe's result, once its tensors are computed."""
+        return self.configs[recipe.name or _LAST]
 
 
 def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor]:
@@ -74,10 +82,12 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
         if earlier.name in inputs.checkpoints:
             continue
         tensors = compute_tensors(earlier, inputs)
+        config = inputs.config_of(earlier)
         inputs.readings[earlier.name] = _readings(earlier, inputs)
-        inputs.checkpoints[earlier.name] = _view(earlier, tensors, inputs.checkpoints)
+        inputs.checkpoints[earlier.name] = _view(earlier, tensors, config)
     _readings(recipe, inputs)
     expansions = expand(recipe, inputs.checkpoints)
+    inputs.configs[recipe.name or _LAST] = result_config(recipe, inputs.checkpoints)
     distinct = {id(each.part): each.part for each in expansions}
     resolved = {key: _PartSettings.of(recipe, part, inputs) for key, part in distinct.items()}
     method = recipe.method
@@ -124,14 +134,14 @@ def _readings(recipe: Recipe, inputs: RecipeInputs) -> int:
 
 
 def _view(
-    recipe: Recipe, tensors: Sequence[ComputedTensor], checkpoints: Mapping[str, Checkpoint]
+    recipe: Recipe, tensors: Sequence[ComputedTensor], config: Mapping[str, Any]
 ) -> Checkpoint:
     """A recipe's result as a checkpoint that others read."""
     return Checkpoint(
         directory=Path(f"recipe {recipe.name}"),
         tensors=MappingProxyType({tensor.name: tensor for tensor in tensors}),
         shards=(),
-        config=checkpoints[recipe.donor].config,
+        config=config,
     )
 
 

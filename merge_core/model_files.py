@@ -108,21 +108,14 @@ def _models_of(references: Sequence[str], sources: Mapping[str, SourceCheckpoint
 
 def _write_config(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
     """config.json: byte for byte the donor's when nothing in it changes."""
-    paths = {
-        reference: sources[reference].directory / "config.json"
-        for reference in plan.recipe.references()
-    }
-    configs = {
-        reference: read_json(path) if path.exists() else {} for reference, path in paths.items()
-    }
-    config = merged_config(plan.recipe, configs, plan.dtype)
+    path = sources[plan.recipe.donor].directory / "config.json"
+    config = merged_config(plan.config, plan.dtype, stored=bool(plan.recipe.stored_dtype))
     if plan.tokenizer is not None:
         config = plan.tokenizer.adjusted(config)
-    donor = plan.recipe.donor
     if not config:
         return
-    if config == configs[donor]:
-        shutil.copyfile(paths[donor], directory / "config.json")
+    if config == read_json(path):
+        shutil.copyfile(path, directory / "config.json")
     else:
         (directory / "config.json").write_text(config_text(config), "utf-8")
 

@@ -25,6 +25,9 @@ from merge_core.tied_copies import tied_copies, with_copies
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
 
+STACKING = "2"
+"""Raised when the same slices would give another config; in the digest of plans with slices."""
+
 
 class PlannedTensor(NamedTuple):
     """One output tensor: what it is computed from, how, and where it goes."""
@@ -62,6 +65,8 @@ class Plan:
     """Whether the donor's own code goes with the result."""
     engine: str = ENGINE
     """The version of the engine that its bytes belong to (`merge_core.engine_version`)."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The donor's config with the layers of the result; empty where the donor has none."""
 
     @property
     def output_bytes(self) -> int:
@@ -106,17 +111,14 @@ def plan_key(
     if engine is None:
         opened = (open_source(sources[reference]) for reference in recipe.references())
         engine = engine_of(recipe, Peculiarities.of(opened))
-    identity: dict[str, Any] = {
-        "recipe": recipe.digest,
-        "sources": {reference: sources[reference].digest for reference in recipe.references()},
-        "shard_bytes": shard_bytes,
-        "engine": engine,
-    }
+    identity = _identity(recipe, sources, shard_bytes, engine)
     if statistics:
         measured = {reference: each.digest for reference, each in statistics.items()}
         identity["statistics"] = measured
     if copy_code:
         identity["copy_code"] = True
+    if any(section.stacked for each in (*recipe.recipes, recipe) for section in each.sections):
+        identity["stacking"] = STACKING
     return digest_of(identity)
 
 
@@ -156,6 +158,7 @@ def make_plan(
         surveys=inputs.surveys,
         tokenizer=inputs.tokenizer,
         copy_code=copy_code,
+        config=inputs.config_of(recipe),
     )
 
 
@@ -212,9 +215,21 @@ def _digests(
     """The content of every checkpoint and, for recipes used by name, of what they are made of."""
     digests = {reference: sources[reference].digest for reference in recipe.references()}
     for earlier in recipe.recipes:
-        engine = engine_of(earlier, peculiar)
-        digests[str(earlier.name)] = plan_key(earlier, sources, engine=engine)
+        identity = _identity(earlier, sources, DEFAULT_SHARD_BYTES, engine_of(earlier, peculiar))
+        digests[str(earlier.name)] = digest_of(identity)
     return digests
+
+
+def _identity(
+    recipe: Recipe, sources: Mapping[str, SourceCheckpoint], shard_bytes: int, engine: str
+) -> dict[str, Any]:
+    """What decides the weights, but for what was measured of models. Random masks depend on it."""
+    return {
+        "recipe": recipe.digest,
+        "sources": {reference: sources[reference].digest for reference in recipe.references()},
+        "shard_bytes": shard_bytes,
+        "engine": engine,
+    }
 
 
 def merge_inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:

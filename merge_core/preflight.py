@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
+from merge_core.config_sizes import size_findings
 from merge_core.dtypes import DTYPE_NAMES
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.layers import group_of
@@ -100,7 +101,8 @@ def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def check_alone(facts: CheckpointFacts) -> list[Finding]:
-    """Quantised weights, settings left over from them, and a need for code of its own."""
+    """Quantised weights, settings left over from them, sizes that contradict the config, and a need
+    for code of its own."""
     findings = []
     named = quantisation_keys(facts.config)
     packed = [name for name, header in facts.headers.items() if is_packed(name, *header)]
@@ -135,6 +137,8 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
                 where=f"config.json: {key}",
             )
         )
+    if not packed:
+        findings += size_findings(facts.name, facts.headers, facts.config)
     auto_map = facts.config.get("auto_map")
     if isinstance(auto_map, dict) and auto_map:
         findings.append(

@@ -239,8 +239,11 @@ def test_a_merged_vocabulary_makes_tokenizer_differences_information(
 ) -> None:
     tokenizer = tokenizer_json()
     tokenizer["model"]["vocab"] |= {"a": 4, "b": 3}
-    resized = {"model.embed_tokens.weight": torch.randn(34, 16)}
-    odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized)
+    resized = {
+        name: torch.randn(34, 16) for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    config = {"vocab_size": 34}
+    odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized, config=config)
     report = verify(base, [odd], tolerance=Tolerance(vocabulary=True))
     assert report.ok
     assert only(report, "vocabulary-differs").severity == "info"
