@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo fuzz gpu help lint scale-out sessions stack stack-test test
+.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -20,6 +20,12 @@ test: lint  ## everything that CI checks
 fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recipes (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_hostile_headers.py tests/faults/test_hostile_indices.py
+
+field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures among them (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/field
+
+security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security
 
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
