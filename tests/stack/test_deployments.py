@@ -162,6 +162,7 @@ def deployments(stack: RunningStack) -> dict[str, Any]:
             "limit": each["global_concurrency_limit"]["limit"],
             "strategy": each["concurrency_options"]["collision_strategy"],
             "schema": each["parameter_openapi_schema"],
+            "start": each["job_variables"]["env"]["MERGEFLOW_DIRECTORY"],
         }
     return found
 
