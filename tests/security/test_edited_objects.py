@@ -198,6 +198,7 @@ def swap_manifest_and_sums(place: Path, other: Path) -> None:
 
 
 def take_the_others_files(place: Path, other: Path) -> None:
+    loosen(place)
     shutil.rmtree(place)
     shutil.copytree(other, place)
 
