@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_recipes import explain, plan
+from flows.cli_verify import verify
 from flows.options import (
     AllowUnrelated,
     AsJson,
@@ -155,107 +156,6 @@ def merge(
             f" {seconds(checked - found)}, {merged} {seconds(ended - checked)};"
             f" of all threads: {timings}"
         )
-
-
-def verify(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RECIPE]",
-            help="A recipe file: YAML in mergekit's notation.",
-            show_default=False,
-        ),
-    ] = None,
-    scan: Annotated[
-        bool, typer.Option(help="Read every weight in search of NaN and infinity.")
-    ] = True,
-    load: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Ask transformers whether it loads this checkpoint. With RECIPE, a merge of it is"
-            " compared with its donor.",
-        ),
-    ] = None,
-    threads: Threads = None,
-    allow_unrelated: AllowUnrelated = False,
-    strict: Strict = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
-    from flows.console import Terminal
-    from flows.report_view import show_compatibility
-    from merge_core.compatibility import verify as examine
-    from merge_core.home import Home
-    from merge_core.tolerance import Tolerance
-    from tasks.locate import base_and_models, fetch_all
-
-    terminal = Terminal(machine=as_json)
-    if load is not None:
-        _verify_loading(terminal, load, recipe, as_json)
-        return
-    if recipe is None:
-        raise typer.BadParameter("name a recipe, or a checkpoint with --load")
-    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
-    with terminal.progress() as progress:
-        tolerance = Tolerance.of(loaded)
-        sources = fetch_all(
-            loaded.references(),
-            Home.if_believed(),
-            recipe.absolute().parent,
-            progress=progress,
-            tolerance=tolerance,
-        )
-        base, models = base_and_models(loaded, sources)
-        report = examine(
-            base,
-            models,
-            scan_weights=scan,
-            tolerance=tolerance,
-            threads=threads,
-            progress=progress,
-        )
-    for warning in loaded.warnings():
-        terminal.warn(warning)
-    if as_json:
-        terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
-    else:
-        show_compatibility(terminal, report)
-    if not report.ok:
-        raise typer.Exit(2)
-
-
-def _verify_loading(
-    terminal: Terminal, directory: Path, recipe: Path | None, as_json: bool
-) -> None:
-    """Show what transformers says of a checkpoint. Exit code 2 when it is worse than the donor."""
-    from merge_core.checkpoint import open_checkpoint
-    from merge_core.home import Home
-    from merge_core.recipe import load_recipe
-    from tasks.loading import check_loading, origins_of
-    from tasks.locate import fetch_all
-
-    open_checkpoint(directory)
-    home, donor, origins, plain = Home.discover(), None, None, {}
-    if recipe is not None:
-        loaded = load_recipe(recipe)
-        with terminal.progress() as progress:
-            beside = recipe.absolute().parent
-            sources = fetch_all(loaded.references(), home, beside, progress=progress)
-        donor = sources[loaded.donor].directory
-        plain = {name: source for name, source in sources.items() if source.adapter is None}
-        origins = origins_of(loaded, plain)
-    paths = {name: source.directory for name, source in plain.items()}
-    report = check_loading(directory, donor, origins=origins, sources=paths, scratch=home.scratch)
-    if as_json:
-        terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
-    elif report.ok:
-        (terminal.say if report.checked else terminal.warn)(f"{directory}: {report.sentence}")
-    else:
-        for line in report.worse:
-            terminal.say(f"{directory}: {line}", style="bold red")
-    if not report.ok:
-        raise typer.Exit(2)
 
 
 def profile(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from tasks.caching import content_task
 from tasks.loading import LayerOrigins, LoadingReport, check_loading
 
 
-@content_task("load", version=1, retries=0)
+def _fits(report: LoadingReport, /, checkpoint: Path, **_others: object) -> bool:
+    same_place = Path(report.directory) == checkpoint
+    return same_place and report.transformers_version == version("transformers")
+
+
+@content_task("load", version=1, fits=_fits, retries=0)
 def loading_task(
     key: str,
     checkpoint: Path,
