@@ -20,7 +20,12 @@ from flows import cli
 from merge_core.home import Home
 from merge_core.records import CheckpointManifest
 from tasks.averages import RegisteredAt
-from tasks.registry_client import ensure_experiment, open_registry, process_tracking_uri
+from tasks.registry_client import (
+    Registry,
+    ensure_experiment,
+    open_registry,
+    process_tracking_uri,
+)
 from tests.support.merge_store import DAY, PIPELINE, Store, clear_away, made_old, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
 
@@ -72,12 +77,20 @@ def version_from(
         opened.client.create_model_version("served", source, run_id=run_id, tags=tags or {})
 
 
+def their_experiment(opened: Registry) -> str:
+    """The id of an experiment of somebody else's, with its artifacts beside the database."""
+    found = opened.client.get_experiment_by_name("theirs")
+    if found is not None:
+        return str(found.experiment_id)
+    database = Path(opened.tracking_uri.removeprefix("sqlite:///"))
+    return str(opened.client.create_experiment("theirs", (database.parent / "theirs").as_uri()))
+
+
 def logged_model(registry: str, *, tags: dict[str, str], files: Path | None = None) -> str:
     """A model in MLflow; its id."""
     with open_registry(registry, writing=True) as opened:
         client = opened.client
-        found = client.get_experiment_by_name("theirs")
-        experiment = found.experiment_id if found else client.create_experiment("theirs")
+        experiment = their_experiment(opened)
         model = client.create_logged_model(experiment, name="model", tags=tags)
         if files is not None:
             client.log_model_artifacts(model.model_id, str(files))
@@ -178,7 +191,7 @@ def by_the_files_of_a_run(store: Store, merged: CheckpointManifest, tmp: Path) -
     file_with(tmp / "f", "pointer.bin", f"\x00\x01{merged.path}\x00")
     with open_registry(store.registry, writing=True) as opened, process_tracking_uri(opened):
         client = opened.client
-        run = client.create_run(client.create_experiment("theirs"))
+        run = client.create_run(their_experiment(opened))
         client.log_artifacts(run.info.run_id, str(tmp / "f"), "model")
         client.create_registered_model("served")
         client.create_model_version("served", f"runs:/{run.info.run_id}/model")
@@ -188,7 +201,7 @@ def by_the_run_of_a_merge(store: Store, merged: CheckpointManifest, _tmp: Path) 
     with open_registry(store.registry, writing=True) as opened:
         client = opened.client
         tags = {"mergeflow.kind": "merge", "mergeflow.object_id": merged.object_id}
-        run = client.create_run(client.create_experiment("theirs"), tags=tags)
+        run = client.create_run(their_experiment(opened), tags=tags)
     version_from(store.registry, "/nothing/here", run_id=run.info.run_id)
 
 
