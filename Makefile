@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo fuzz gpu help lint scale-out sessions stack stack-test test
+.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -21,14 +21,21 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_hostile_headers.py tests/faults/test_hostile_indices.py
 
+field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures among them (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/field
+
+security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security
+
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
 		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_working_directory.py \
 		tests/faults/test_identifying_meanwhile.py tests/faults/test_secrets.py
 
-sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, adapters through the whole flow, gc beside servers and mounts (six minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py tests/pipeline/test_adapters_in_flow.py \
-		tests/security/test_gc_and_servers.py tests/security/test_gc_of_links.py
+sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py \
+		tests/pipeline/test_evaluation_that_dies.py tests/pipeline/test_adapters_in_flow.py \
+		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_links.py
 
 scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work pool, Dask), some of them killed (slow)
 	@$(INSTALL) -e '.[dask]'

@@ -1,0 +1,11 @@
+"""The flows and the command line.
+
+Two things are so before any module of this package is imported: nothing calls home, and Prefect
+takes its logging from its own file, since files that it would find elsewhere call functions.
+"""
+
+from flows.no_telemetry import silence
+from flows.prefect_logging import settle_logging
+
+silence()
+settle_logging()

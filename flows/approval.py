@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -28,8 +27,10 @@ from pydantic import Field
 from flows.artifacts import publish_report
 from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
+from flows.steps import UNSTORED, answer_of
 from merge_core.errors import StepError
 from merge_core.home import Home
+from merge_core.plain_text import plain_log
 from tasks.approval import with_approval, without_question
 from tasks.champion import current_champion, holds_champion
 from tasks.durations import read_duration, spell_duration
@@ -45,7 +46,7 @@ _GRACE_SECONDS = 300
 """How much later than we Prefect gives up, which would end the run as failed."""
 _PROMOTE, _KEEP = "promote", "keep the base"
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 class PromotionAnswer(RunInput):
@@ -60,7 +61,8 @@ class PromotionAnswer(RunInput):
         pattern=r"\S",
         max_length=100,
         title="Your name",
-        description="Kept with the decision, here and in MLflow.",
+        description="Kept as you type it with the decision, here and in MLflow. The password says"
+        " that you may decide; nothing checks the name.",
         json_schema_extra={"position": 1},
     )
     comment: str = Field(
@@ -97,7 +99,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         serving = current_champion(uri, name)
     with tags(*QUESTION_TAGS):
         question = question_markdown(decision, *reports)
-        approval: Approval = ask(pipeline.run_name, question, within)
+        approval: Approval = answer_of(ask(pipeline.run_name, question, within, return_state=True))
     if name is not None and (now := current_champion(uri, name)) != serving:
         raise StepError(
             f"the champion changed from {serving or 'none'} to {now or 'none'} while this waited,"
@@ -114,7 +116,7 @@ def _run_name() -> str:
     return f"approve {runtime.flow_run.parameters['name']}"
 
 
-@flow(name=APPROVAL_FLOW, flow_run_name=_run_name)
+@flow(name=APPROVAL_FLOW, flow_run_name=_run_name, **UNSTORED)
 def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     """Wait for a person to promote or to keep the base; without an answer the base is kept.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from merge_core.markdown import block, inline
+from merge_core.plain_text import LONGEST, plain
 from tasks.records import Registration
 from tasks.registry_client import is_server
 
@@ -14,7 +17,7 @@ from tasks.registry_client import is_server
 def publish_report(pipeline: str, kind: str, markdown: str) -> None:
     """Attach a report to the current run; later runs of the pipeline become its newer versions."""
     create_markdown_artifact(
-        markdown, key=_key(pipeline, kind), description=f"{kind} of {pipeline}"
+        markdown, key=_key(pipeline, kind), description=f"{kind} of {inline(pipeline)}"
     )
 
 
@@ -31,13 +34,16 @@ def publish_links(pipeline: str, registration: Registration) -> None:
     pages = {
         "mlflow-run": (record, "the run in MLflow: scores, recipe, lineage, files"),
         "mlflow-version": (
-            f"models/{version.name}/versions/{version.version}",
+            f"models/{quote(version.name, safe='')}/versions/{version.version}",
             f"models:/{version.name}/{version.version}, the merged checkpoint in MLflow",
         ),
     }
     for kind, (page, text) in pages.items():
         create_link_artifact(
-            f"{address}/#/{page}", link_text=text, key=_key(pipeline, kind), description=text
+            f"{address}/#/{page}",
+            link_text=plain(text),
+            key=_key(pipeline, kind),
+            description=inline(text),
         )
 
 
@@ -45,13 +51,13 @@ def with_warnings(markdown: str, warnings: Sequence[str]) -> str:
     """A report followed by what the recipe itself gives cause to say."""
     if not warnings:
         return markdown
-    lines = "\n".join(f"* {warning}" for warning in warnings)
+    lines = "\n".join(f"* {inline(warning, LONGEST)}" for warning in warnings)
     return f"{markdown}\n\n### Warnings about the recipe\n\n{lines}\n"
 
 
 def as_graph(mermaid: str, text: str) -> str:
     """A graph, followed by the same as text, for readers that draw no graphs."""
-    return f"```mermaid\n{mermaid.rstrip()}\n```\n\n```\n{text.rstrip()}\n```\n"
+    return f"{block(mermaid.rstrip(), 'mermaid')}\n{block(text.rstrip())}"
 
 
 def _key(pipeline: str, kind: str) -> str:

@@ -4,7 +4,6 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +18,13 @@ from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
+from flows.starting_directory import enter
+from flows.steps import UNSTORED
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain, plain_log
+from merge_core.private_files import private_umask
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import Trajectory
 from tasks.averages import AverageRecord
@@ -30,14 +33,14 @@ from tasks.suite import Suite
 
 _ATTEMPTS = 3
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 def _run_name() -> str:
     return Averaging.model_validate(runtime.flow_run.parameters["averaging"]).name
 
 
-@flow(name="average-checkpoints", flow_run_name=_run_name)
+@flow(name="average-checkpoints", flow_run_name=_run_name, **UNSTORED)
 def average_checkpoints(
     averaging: Averaging, beside: str | None = None
 ) -> State[MergeOutcome | NothingNew]:
@@ -51,12 +54,15 @@ def average_checkpoints(
             current one.
     """
     try:
-        outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
+        enter()
+        with private_umask():
+            outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
     if isinstance(outcome, NothingNew):
-        return Completed(name="NothingNew", message=outcome.reason, data=outcome)
-    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+        return Completed(name="NothingNew", message=plain(outcome.reason), data=outcome)
+    said = plain("; ".join(outcome.decision.reasons))
+    return Completed(name=outcome.state, message=said, data=outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
@@ -117,6 +123,7 @@ def _average(
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
     manifest = merging.merge(pipeline, sources, home)
+    merging.load(pipeline, sources, manifest, home)
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
     scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)

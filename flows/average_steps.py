@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,12 @@ from flows.averaging import Averaging
 from flows.steps import run_step
 from flows.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
+from merge_core.findings import some
 from merge_core.home import Home
+from merge_core.plain_text import plain_log
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
+from merge_core.stored_objects import Store
 from merge_core.trajectory.path import PathReport, path_key
 from merge_core.trajectory.records import Trajectory
 from tasks.averages import (
@@ -35,7 +37,7 @@ from tasks.retention import retain_task
 from tasks.suite import Suite
 from tasks.trajectory import find_task, path_task
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 Sources = Mapping[str, SourceCheckpoint]
 
@@ -90,6 +92,8 @@ def nothing_new(
     for record in averages_of(home, averaging.name):
         if (record.run, record.settings) != (trajectory.run, settings):
             continue
+        if _is_damaged(record, home):
+            continue
         if record.covers(chosen) and is_registered(record, tracking_uri(averaging, home)):
             reason = f"the average up to step {trajectory.newest.step} {_ENDS[record.state]}"
             return NothingNew(
@@ -114,11 +118,13 @@ def past_average(
         if same and record.seen[-1].step < newest.step:
             if all(each.identity in present for each in record.seen):
                 return None
-            if Path(record.average.path).is_dir():
-                return record
+            place = Store(home).here(record.average).path
+            if Path(place).is_dir() and not _is_damaged(record, home):
+                average = record.average.model_copy(update={"path": place})
+                return record.model_copy(update={"average": average})
             _log.warning(
-                "the running mean up to step %d is gone, and so are checkpoints in it: the mean"
-                " begins again with those that are there",
+                "the running mean up to step %d is gone or changed, and checkpoints in it are gone:"
+                " the mean begins again with those that are there",
                 record.seen[-1].step,
             )
             return None
@@ -284,6 +290,20 @@ def was_removed(trajectory: Trajectory) -> Sequence[str]:
         for each in trajectory.chosen
         if Path(each.reference).is_absolute() and not Path(each.reference).is_dir()
     ]
+
+
+def _is_damaged(record: AverageRecord, home: Home) -> bool:
+    """Whether an average is there, and is not what its record says."""
+    store = Store(home)
+    average = store.here(record.average)
+    problems = store.problems(average) if Path(average.path).exists() else []
+    if problems:
+        _log.warning(
+            "warning: the average %s in the store is not what it was (%s): it does not count",
+            average.object_id,
+            some(problems),
+        )
+    return bool(problems)
 
 
 def _champion(averaging: Averaging, home: Home) -> SourceCheckpoint | None:

@@ -1,27 +1,48 @@
 """The command `mergeflow`: one entry, one place where errors become messages and exit codes.
 
 0: done, or promoted. 3: the pipeline fell back to the base. 2: the input has to be mended.
-1: a step failed for another reason, or there is a bug.
+4: a checkpoint is not what it was made as. 1: a step failed for another reason, or there is a bug.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
-from flows import cli_adapters, cli_average, cli_gc, cli_library, cli_pipeline, cli_stack
-from merge_core.errors import MergeflowError, StepError
+from flows.own_packages import refuse_foreign_packages
 
+refuse_foreign_packages()
+
+from flows import (  # noqa: E402
+    cli_adapters,
+    cli_average,
+    cli_check,
+    cli_gc,
+    cli_home,
+    cli_library,
+    cli_pipeline,
+    cli_stack,
+)
+from merge_core.errors import MergeflowError, StepError  # noqa: E402
+from tasks.own_python import guard_this_process  # noqa: E402
+
+_WITHOUT_REGISTRY = {"home", "methods"}
+_WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
+    *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
+}
 PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="mergeflow",
     help="Merge fine-tuned language models: verified, evaluated, promoted only if better.",
     epilog="First steps: `mergeflow demo`, then `mergeflow run configs/pipelines/zoo-good.yaml`."
-    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 1 failure.",
+    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 4 not"
+    " what was made, 1 failure.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -33,6 +54,8 @@ cli_gc.add_commands(app)
 cli_stack.add_commands(app)
 cli_library.add_commands(app)
 cli_adapters.add_commands(app)
+cli_home.add_commands(app)
+cli_check.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -45,6 +68,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -53,16 +77,25 @@ def _options(
     ] = False,
 ) -> None:
     """Options of `mergeflow` itself."""
-    from flows.stack_record import find_registry
-    from merge_core.home import Home
+    if context.invoked_subcommand not in _WITHOUT_PREFECT:
+        from flows.settings_beside import refuse_settings_beside
 
-    find_registry(Home.discover())
+        refuse_settings_beside()
+    if context.invoked_subcommand in _WITHOUT_REGISTRY:
+        return
+    from merge_core.home import Home
+    from tasks.stack_record import find_registry
+
+    home = Home.if_believed(make=False)
+    if home.is_believed:
+        find_registry(home)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors have been explained on stderr."""
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        with _told_of_homes():
+            app(args=list(arguments) if arguments is not None else None)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == STOPPED:
@@ -84,8 +117,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return PROMOTED
 
 
+class _Words(logging.Handler):
+    """What was done to a home, or is not guarded in it, as a warning on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from flows.console import Terminal
+
+        Terminal(machine=True).warn(record.getMessage())
+
+
+@contextlib.contextmanager
+def _told_of_homes() -> Iterator[None]:
+    logger, handler = logging.getLogger("mergeflow.home"), _Words()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
 def main() -> None:
     """The console script."""
+    guard_this_process()
     sys.exit(run())
 
 

@@ -57,7 +57,7 @@ def merge(
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
     refuse_existing(out)
-    home, beside = Home.discover(), recipe.absolute().parent
+    home, beside = Home.if_believed(), recipe.absolute().parent
     started = time.monotonic()
     for warning in loaded.warnings():
         terminal.warn(warning)
@@ -109,7 +109,7 @@ def extract(
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
-    home = Home.discover()
+    home = Home.if_believed()
     started = time.monotonic()
     options = ExtractOptions(
         rank=rank,
@@ -125,10 +125,9 @@ def extract(
 
 
 def _give(terminal: Terminal, manifest: AdapterManifest, duration: float) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    from flows.console import seconds, shown_path, size
+    from flows.console import add_row, seconds, shown_path, size
 
     for warning in manifest.warnings:
         terminal.warn(warning)
@@ -141,9 +140,9 @@ def _give(terminal: Terminal, manifest: AdapterManifest, duration: float) -> Non
         table.add_column(column, justify="right")
     worst = sorted(manifest.modules, key=lambda row: -row.error * row.norm)
     for row in worst[:_MOST_ROWS]:
-        table.add_row(escape(row.module), str(row.rank), f"{row.norm:.4g}", f"{row.error:.2%}")
+        add_row(table, row.module, str(row.rank), f"{row.norm:.4g}", f"{row.error:.2%}")
     for rest in [row for row in manifest.rest if not row.saved][:_MOST_ROWS]:
-        table.add_row(escape(rest.tensor), "-", f"{rest.norm:.4g}", "100.00%")
+        add_row(table, rest.tensor, "-", f"{rest.norm:.4g}", "100.00%")
     terminal.results.print(table)
     hidden = len(manifest.modules) - _MOST_ROWS
     if hidden > 0:

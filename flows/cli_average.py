@@ -58,6 +58,7 @@ def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingN
     from prefect import tags
 
     from flows.average_checkpoints import average_checkpoints
+    from flows.steps import answer_of
     from tasks.progress import listening
 
     averaging = loaded.averaging
@@ -68,5 +69,5 @@ def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingN
         tags(averaging.average.schedule),
     ):
         state = average_checkpoints(averaging, str(loaded.beside), return_state=True)
-    outcome: MergeOutcome | NothingNew = state.result()
+    outcome: MergeOutcome | NothingNew = answer_of(state)
     return outcome

@@ -82,7 +82,7 @@ def gc(
     from merge_core.quarantine import linked_directories, quarantined
     from tasks.retention import Tidied, survey, tidy
 
-    terminal, home = Terminal(machine=as_json), Home.discover()
+    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
     wait, oldest = _seconds(quarantine), _seconds(older_than)
     if restore or forget_registry:
         _change(terminal, home, restore, forget_registry)

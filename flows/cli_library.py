@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_recipes import explain, plan
-from flows.options import AsJson, Device, OutDirectory, RecipeFile, Threads, read_bytes
+from flows.options import (
+    AllowUnrelated,
+    AsJson,
+    Device,
+    OutDirectory,
+    RecipeFile,
+    Strict,
+    Threads,
+    read_bytes,
+    read_recipe,
+)
 
 if TYPE_CHECKING:
     from flows.console import Terminal
@@ -58,6 +68,8 @@ def merge(
             "--copy-code", help="Copy the first checkpoint's own .py files: you trust it."
         ),
     ] = False,
+    allow_unrelated: AllowUnrelated = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
@@ -71,7 +83,6 @@ def merge(
     from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
-    from merge_core.recipe import load_recipe
     from merge_core.timings import Timings
     from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
@@ -79,11 +90,11 @@ def merge(
 
     shard_bytes = read_bytes(shard_size)
     terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
+    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
     if seed is not None:
         loaded = _seeded(loaded, seed)
     refuse_existing(out)
-    home, beside = Home.discover(), recipe.absolute().parent
+    home, beside = Home.if_believed(), recipe.absolute().parent
     check_data(loaded, beside)
     started = time.monotonic()
     for warning in loaded.warnings():
@@ -102,7 +113,7 @@ def merge(
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
         for finding in report.warnings:
-            terminal.warn(str(finding))
+            terminal.warn(finding)
         raise_for_errors(report)
         if has_filters(loaded):
             for warning in idle_filters(loaded, explain(loaded, open_inputs(loaded, sources))):
@@ -147,11 +158,28 @@ def merge(
 
 
 def verify(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="A recipe file: YAML in mergekit's notation.",
+            show_default=False,
+        ),
+    ] = None,
     scan: Annotated[
         bool, typer.Option(help="Read every weight in search of NaN and infinity.")
     ] = True,
+    load: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Ask transformers whether it loads this checkpoint. With RECIPE, a merge of it is"
+            " compared with its donor.",
+        ),
+    ] = None,
     threads: Threads = None,
+    allow_unrelated: AllowUnrelated = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
@@ -159,17 +187,21 @@ def verify(
     from flows.report_view import show_compatibility
     from merge_core.compatibility import verify as examine
     from merge_core.home import Home
-    from merge_core.recipe import load_recipe
     from merge_core.tolerance import Tolerance
     from tasks.locate import base_and_models, fetch_all
 
     terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
+    if load is not None:
+        _verify_loading(terminal, load, recipe, as_json)
+        return
+    if recipe is None:
+        raise typer.BadParameter("name a recipe, or a checkpoint with --load")
+    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
     with terminal.progress() as progress:
         tolerance = Tolerance.of(loaded)
         sources = fetch_all(
             loaded.references(),
-            Home.discover(),
+            Home.if_believed(),
             recipe.absolute().parent,
             progress=progress,
             tolerance=tolerance,
@@ -189,6 +221,39 @@ def verify(
         terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
     else:
         show_compatibility(terminal, report)
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+def _verify_loading(
+    terminal: Terminal, directory: Path, recipe: Path | None, as_json: bool
+) -> None:
+    """Show what transformers says of a checkpoint. Exit code 2 when it is worse than the donor."""
+    from merge_core.checkpoint import open_checkpoint
+    from merge_core.home import Home
+    from merge_core.recipe import load_recipe
+    from tasks.loading import check_loading, origins_of
+    from tasks.locate import fetch_all
+
+    open_checkpoint(directory)
+    home, donor, origins, plain = Home.discover(), None, None, {}
+    if recipe is not None:
+        loaded = load_recipe(recipe)
+        with terminal.progress() as progress:
+            beside = recipe.absolute().parent
+            sources = fetch_all(loaded.references(), home, beside, progress=progress)
+        donor = sources[loaded.donor].directory
+        plain = {name: source for name, source in sources.items() if source.adapter is None}
+        origins = origins_of(loaded, plain)
+    paths = {name: source.directory for name, source in plain.items()}
+    report = check_loading(directory, donor, origins=origins, sources=paths, scratch=home.scratch)
+    if as_json:
+        terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
+    elif report.ok:
+        (terminal.say if report.checked else terminal.warn)(f"{directory}: {report.sentence}")
+    else:
+        for line in report.worse:
+            terminal.say(f"{directory}: {line}", style="bold red")
     if not report.ok:
         raise typer.Exit(2)
 
@@ -220,7 +285,7 @@ def profile(
         )
     with terminal.progress() as progress:
         sources = fetch_all(
-            loaded.references(), Home.discover(), recipe.absolute().parent, progress=progress
+            loaded.references(), Home.if_believed(), recipe.absolute().parent, progress=progress
         )
         base = sources.pop(loaded.base_checkpoint)
         measured = profile_task_vectors(
@@ -289,7 +354,7 @@ def extract(
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
-    home = Home.discover()
+    home = Home.if_believed()
     started = time.monotonic()
     with terminal.progress() as progress:
         sources = fetch_all([base, expert], home, progress=progress)
@@ -330,7 +395,7 @@ def apply(
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
-    home = Home.discover()
+    home = Home.if_believed()
     started = time.monotonic()
     with terminal.progress() as progress:
         source = fetch_all([base], home, progress=progress)[base]
@@ -359,11 +424,8 @@ def _processes(count: int | None, home: Home) -> FanOut | None:
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
     """A recipe, and every recipe that it uses by name, with another seed."""
-    from merge_core.recipe import parse_recipe
-
-    values = recipe.model_dump(exclude_defaults=True)
-    earlier = [each | {"seed": seed} for each in values.get("recipes", ())]
-    return parse_recipe(values | {"seed": seed, "recipes": earlier})
+    earlier = tuple(_seeded(each, seed) for each in recipe.recipes)
+    return recipe.model_copy(update={"seed": seed, "recipes": earlier})
 
 
 def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: float) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import AsJson, Device, TrackingUri
+from flows.options import AsJson, Device, Strict, TrackingUri
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -16,11 +16,12 @@ def add_commands(app: typer.Typer) -> None:
     app.command(epilog="Example: `mergeflow run configs/pipelines/zoo-good.yaml`")(run)
     app.command(epilog="Example: `mergeflow evaluate merged/ configs/suites/mine`")(evaluate)
     app.command(epilog="Example: `mergeflow lineage models:/zoo-good@champion`")(lineage)
-    app.command(epilog='Example: `eval "$(mergeflow env)" && prefect server start`')(env)
+    app.command(epilog='Example: `eval "$(mergeflow env)" && prefect flow-run ls`')(env)
 
 
 def run(
     pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE", help="A pipeline file (YAML).")],
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
@@ -34,6 +35,8 @@ def run(
 
         loaded = load_pipeline(pipeline)
         check_places(loaded)
+        if strict:
+            loaded.pipeline.recipe.refuse_idle_settings(str(pipeline))
         check_approval(loaded.pipeline.promote, prefect, pipeline)
         prefect.ready()
         outcome = run_pipeline(loaded, terminal)
@@ -69,7 +72,12 @@ def evaluate(
     with terminal.progress() as progress:
         source = fetch_all([checkpoint], home, progress=progress)[checkpoint]
         report = evaluate_checkpoint(
-            source, loaded, device=device, scratch=home.scratch, progress=progress
+            source,
+            loaded,
+            device=device,
+            scratch=home.scratch,
+            logs=home.logs,
+            progress=progress,
         )
     if as_json:
         terminal.give(report.model_dump(mode="json"))
@@ -93,40 +101,56 @@ def lineage(
     from tasks.registry_client import default_tracking_uri
 
     terminal = Terminal(machine=as_json)
-    ancestry = trace(model, tracking_uri or default_tracking_uri(Home.discover()))
+    ancestry = trace(model, tracking_uri or default_tracking_uri(Home.discover(make=False)))
     if as_json:
         terminal.give(ancestry.model_dump(mode="json"))
     else:
         text = lineage_mermaid(ancestry) if mermaid else render_lineage(ancestry)
-        terminal.say(text.rstrip("\n"))
+        terminal.say_lines(text.rstrip("\n"))
 
 
 def env() -> None:
-    """Print the settings that make Prefect's and MLflow's own commands see mergeflow's data."""
+    """Print the settings that make Prefect's and MLflow's own commands see mergeflow's data.
+
+    The password is not printed: the shell reads it from its file.
+    """
     from shlex import quote
 
-    from flows.stack_record import running_stack
+    from flows.no_telemetry import NO_TELEMETRY
     from merge_core.home import Home
     from tasks.registry_client import default_tracking_uri
+    from tasks.server_login import (
+        CLIENT_VARIABLE,
+        SERVER_VARIABLE,
+        home_login,
+        stack_login,
+        stack_login_file,
+    )
+    from tasks.stack_record import running_stack
 
-    home = Home.discover()
+    home = Home.discover(make=False)
     settings = {
         "MERGEFLOW_HOME": str(home.path),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_LOCAL_STORAGE_PATH": str(home.cache),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **NO_TELEMETRY,
         "MLFLOW_TRACKING_URI": default_tracking_uri(home),
     }
     stack = running_stack(home)
     if stack is not None:
-        settings |= stack.environment
+        settings |= stack.addresses
     for name, value in settings.items():
         typer.echo(f"export {name}={quote(value)}")
-    if stack is not None:
-        typer.echo(f"# Prefect is on {stack.prefect}, MLflow on {stack.mlflow} (mergeflow up)")
+    login = stack_login(home) if stack is not None else home_login(home)
+    typer.echo(f'export {CLIENT_VARIABLE}="$(cat {quote(str(stack_login_file(home)))})"')
+    if stack is None:  # a server that Prefect starts by itself asks for it too
+        typer.echo(f'export {SERVER_VARIABLE}="${CLIENT_VARIABLE}"')
+        typer.echo("# `mergeflow up` shows runs and models in a browser")
         return
-    typer.echo("# then: prefect server start      (runs and reports, http://127.0.0.1:4200)")
-    typer.echo("#       mlflow ui                 (models and scores, http://127.0.0.1:5000)")
+    if settings["MLFLOW_TRACKING_URI"] == stack.mlflow:
+        typer.echo(f"export MLFLOW_TRACKING_USERNAME={quote(login.user)}")
+        typer.echo(f'export MLFLOW_TRACKING_PASSWORD="${{{CLIENT_VARIABLE}#*:}}"')
+    typer.echo(f"# Prefect is on {stack.prefect}, MLflow on {stack.mlflow} (mergeflow up)")
 
 
 def demo(
@@ -138,6 +162,12 @@ def demo(
     ] = None,
 ) -> None:
     """Train example models once, then run a merge that is promoted and one that falls back."""
+    from flows.own_packages import MEND, hidden
+    from merge_core.errors import MergeflowError
+
+    found = hidden("examples")
+    if found:
+        raise MergeflowError(found, mend=MEND)
     from flows.demo import run_demo
 
     if not run_demo(zoo):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson, RecipeFile, read_bytes
+from flows.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_bytes, read_recipe
 
 if TYPE_CHECKING:
     from flows.console import Terminal
@@ -23,21 +23,23 @@ def plan(
     shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest weight file, e.g. 5GB or 500MB.")
     ] = "5GB",
+    allow_unrelated: AllowUnrelated = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a merge would do, from the headers of its checkpoints alone."""
+    """Show what a merge would do, or why it would be refused, without reading whole weights."""
     from flows.console import Terminal
     from flows.plan_view import plan_json, show_plan
     from merge_core.explanation import explain as explained
     from merge_core.explanation import has_filters, idle_filters
     from merge_core.plan import make_plan, open_inputs
-    from merge_core.recipe import load_recipe
 
     terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
+    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
     sources = _located(terminal, loaded, recipe)
     if sources is None:
         return
+    _examine(terminal, loaded, sources)
     made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
     for warning in loaded.warnings():
         terminal.warn(warning)
@@ -81,6 +83,19 @@ def explain(
         show_tensors(terminal, tensors)
 
 
+def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckpoint]) -> None:
+    """Warn of, or refuse, what the merge would."""
+    from merge_core.compatibility import raise_for_errors, verify
+    from merge_core.tolerance import Tolerance
+    from tasks.locate import base_and_models
+
+    base, models = base_and_models(recipe, sources)
+    report = verify(base, models, scan_weights=False, tolerance=Tolerance.of(recipe))
+    for finding in report.warnings:
+        terminal.warn(str(finding))
+    raise_for_errors(report)
+
+
 def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, SourceCheckpoint] | None:
     """A recipe's checkpoints, if all are on this disk; else says so."""
     from merge_core.home import Home
@@ -89,7 +104,7 @@ def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, Source
 
     preflight = locate_all(
         recipe.references(),
-        Home.discover(),
+        Home.if_believed(),
         file.absolute().parent,
         tolerance=Tolerance.of(recipe),
     )

@@ -41,7 +41,7 @@ def status(as_json: AsJson = False) -> None:
     from merge_core.home import Home
 
     terminal = Terminal(machine=as_json)
-    found = read_status(Home.discover())
+    found = read_status(Home.discover(make=False))
     if as_json:
         terminal.give(found.as_json())
     else:
@@ -63,4 +63,4 @@ def schedule(
 
     if switch not in ("on", "off"):
         raise typer.BadParameter(f"'{switch}': say on or off")
-    Terminal().say(switch_schedule(Home.discover(), name, active=switch == "on"))
+    Terminal().say(switch_schedule(Home.discover(make=False), name, active=switch == "on"))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -32,14 +31,19 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Table
 from rich.text import Text
 
 from merge_core.errors import MergeflowError, without_passwords
+from merge_core.findings import Finding
 from merge_core.home import Home
+from merge_core.plain_text import plain, plain_json, plain_lines
+from merge_core.private_files import open_private
 from merge_core.progress import WAITS, Progress, ProgressEvent
 
 _PLAIN_AFTER = 5.0
 _PIPE_WIDTH = 160
+_LONGEST_CELL, _LONGEST_LABEL = 1000, 60
 LOGGER = "mergeflow"
 """Logger of flows and tasks: a record of `mergeflow.steps` has `step`, `subject` and `outcome`."""
 
@@ -56,17 +60,29 @@ class Terminal:
         self.notes = _console(stderr=machine)
         self._live = Console(stderr=True)
 
-    def say(self, text: str = "", style: str | None = None) -> None:
-        """A line for people, with rich's markup taken literally."""
-        self.notes.print(shown_text(text), style=style)
+    @property
+    def watched(self) -> bool:
+        """Whether what is said goes to a terminal, and into no file or pipe."""
+        return self.notes.file.isatty()
 
-    def warn(self, text: str) -> None:
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """A line for people: on one line, and plain, whatever is in it."""
+        self.notes.print(Text(plain(text), style or ""))
+
+    def say_lines(self, text: str) -> None:
+        """A text whose lines are ours: a formula, a recipe, a tree."""
+        for line in text.split("\n"):
+            self.notes.print(Text(plain(line, None)))
+
+    def warn(self, said: str | Finding) -> None:
         """Something that is allowed but may not be meant, on stderr."""
-        _console(stderr=True).print(f"[yellow]warning:[/] {shown_text(text)}")
+        text = plain_lines(str(said)) if isinstance(said, Finding) else plain(said)
+        shown = Text.assemble(("warning:", "yellow"), " ", text)
+        _console(stderr=True).print(shown)
 
     def give(self, value: Any) -> None:
         """The result of a command for a machine, as JSON on stdout."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(plain_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -92,23 +108,22 @@ class Terminal:
 
 def explain(error: MergeflowError) -> None:
     """A user's error on stderr: what, where, what to do."""
-    _console(stderr=True).print(f"[bold red]error:[/] {shown_text(str(error))}")
+    _console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", plain_lines(str(error))))
 
 
 def explain_bug(error: BaseException) -> None:
     """An error that is ours, on stderr, with its traceback in a log file."""
-    log = Home.discover().logs / "crash.log"
-    with contextlib.suppress(OSError):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            command = without_passwords(" ".join(sys.argv[1:]))
-            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
-            file.write(without_passwords("".join(traceback.format_exception(error))))
-    said = without_passwords(str(error))[:300]
-    _console(stderr=True).print(
-        f"[bold red]error:[/] this is a bug in mergeflow: {type(error).__name__}:"
-        f" {shown_text(said)}\n  what to do: report it with the end of {escape(str(log))}"
+    log = Home.if_believed().logs / "crash.log"
+    command = without_passwords(" ".join(sys.argv[1:]))
+    entry = f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n" + without_passwords(
+        "".join(traceback.format_exception(error))
     )
+    with contextlib.suppress(OSError), os.fdopen(open_private(log), "ab") as file:
+        file.write(entry.encode(errors="backslashreplace"))
+    said = without_passwords(str(error))[:300]
+    words = f" this is a bug in mergeflow: {type(error).__name__}: {plain(said)}\n"
+    mend = f"  what to do: report it with the end of {plain(log)}"
+    _console(stderr=True).print(Text.assemble(("error:", "bold red"), words, mend))
 
 
 def literal(value: float | bool | str) -> str:
@@ -136,15 +151,14 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def shown_text(text: str) -> str:
-    """Text with rich's markup taken literally, and none of a terminal's: no escape sequences that
-    a stranger's file names could hold, no characters that cannot be encoded."""
-    return escape(_printable(text))
+def cell(text: object, style: str = "") -> Text:
+    """A text in a table, or as a part of a line: no markup, no line's end, nothing to obey."""
+    return Text(plain(text, _LONGEST_CELL), style)
 
 
-def _printable(text: str) -> str:
-    unknown = "\N{REPLACEMENT CHARACTER}"
-    return "".join(c if c.isprintable() or c in "\n\t" else unknown for c in text)
+def add_row(table: Table, *cells: object) -> None:
+    """A row of a table, of which what is no rich text yet is plain text."""
+    table.add_row(*(each if isinstance(each, Text) else cell(each) for each in cells))
 
 
 def shown_path(path: str | Path) -> str:
@@ -194,7 +208,8 @@ class _PlainLines:
         if now < self._due.setdefault(event.stage, first):
             return
         self._due[event.stage] = started + max(_PLAIN_AFTER, 2 * (now - started))
-        sys.stderr.write(f"    {_printable(event.stage)}: {_how_far(event, now - started)}\n")
+        stage = plain(event.stage, _LONGEST_CELL)
+        sys.stderr.write(f"    {stage}: {_how_far(event, now - started)}\n")
         sys.stderr.flush()
 
 
@@ -232,7 +247,7 @@ class _ThingsPerSecond(ProgressColumn):
 def _live_bars(console: Console) -> Iterator[Progress]:
     bars = Bars(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         _ByKind(DownloadColumn(), MofNCompleteColumn()),
         _ByKind(TransferSpeedColumn(), _ThingsPerSecond()),
@@ -244,7 +259,7 @@ def _live_bars(console: Console) -> Iterator[Progress]:
 
     def listen(event: ProgressEvent) -> None:
         if event.stage not in known:
-            label = shown_text(event.stage)
+            label = plain(event.stage, _LONGEST_LABEL)
             known[event.stage] = bars.add_task(label, total=event.total, unit=event.unit)
         bars.update(known[event.stage], completed=event.done, total=event.total)
         if event.done >= event.total:

@@ -11,7 +11,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
-from merge_core.errors import MergeflowError, StepError
+from flows.steps import UNSTORED, answer_of
+from merge_core.errors import MergeflowError, StepError, one_line
 from merge_core.group_worker import GroupResult, merge_group
 from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
@@ -33,19 +34,19 @@ class DaskCluster(FanOut):
     def run(self, directory: Path, job: MergeJob) -> None:
         fanned_out = merge_groups.with_options(task_runner=_task_runner(self._address))
         try:
-            fanned_out(str(directory), job.attempt, len(job.groups))
+            answer_of(fanned_out(str(directory), job.attempt, len(job.groups), return_state=True))
         except (MergeflowError, KeyboardInterrupt):
             raise
         except Exception as error:
             raise StepError(
-                f"the Dask cluster gave up: {type(error).__name__}: {error}",
+                f"the Dask cluster gave up: {type(error).__name__}: {one_line(error)}",
                 where=self._address,
                 mend="look at the logs of its workers, and run the same command again: what is"
                 " finished is kept",
             ) from error
 
 
-@flow(name="merge-groups")
+@flow(name="merge-groups", **UNSTORED)
 def merge_groups(directory: str, attempt: str, groups: int) -> None:
     """All groups of a merge, each as one task.
 
@@ -83,8 +84,16 @@ def _task_runner(address: str) -> Any:
         _check_reachable(address)
         return DaskTaskRunner(address=address)
     workers = min(_MOST_LOCAL_WORKERS, processors())
+    # A scheduler runs the code of whoever connects, other users of the machine too: with a
+    # certificate that lasts as long as the cluster, only this process and its workers can. And
     # Dask's dashboard would be open to the network.
-    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    local = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        "protocol": "tls://",
+        "security": True,
+    }
     return DaskTaskRunner(cluster_kwargs=local)
 
 

@@ -15,6 +15,7 @@ from examples.model_zoo import build_zoo
 from flows.console import Terminal, seconds, shown_path
 from flows.prefect_session import prefect_session
 from merge_core.home import Home
+from merge_core.private_files import as_open_as, private_umask
 from tasks.records import MergeOutcome
 
 _PIPELINES = Path(__file__).resolve().parent.parent / "configs" / "pipelines"
@@ -51,7 +52,7 @@ def _train(terminal: Terminal, zoo: Path) -> None:
     what = "found" if known else "trained on this machine, about two minutes, once"
     terminal.say(f"[1/3] example models: a small Llama, a code and a prose expert ({what})", "bold")
     started = time.monotonic()
-    with terminal.progress() as progress:
+    with terminal.progress() as progress, private_umask(), as_open_as(zoo.parent):
         build_zoo(zoo, progress=progress)
     terminal.say(f"  {shown_path(zoo)}  ({seconds(time.monotonic() - started)})")
 

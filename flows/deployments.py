@@ -6,6 +6,7 @@ what the user made of them.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,11 +19,11 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentTriggerTypes
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import EntrypointType, load_flow_from_entrypoint
-from prefect.runner.storage import LocalStorage
+from prefect.flows import EntrypointType, Flow
 from prefect.schedules import Schedule
 from pydantic import TypeAdapter
 
+from flows.starting_directory import VARIABLE
 from merge_core.yaml_files import load_yaml
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "deployments"
@@ -40,7 +41,7 @@ def create_deployment(client: SyncPrefectClient, entry: dict[str, Any], director
     Args:
         directory: where relative paths in the parameters start.
     """
-    flow = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+    flow = _flow(entry["entrypoint"])
     name = f"{flow.name}/{entry['name']}"
     known = _existing(client, name)
     made: RunnerDeployment = flow.to_deployment(
@@ -52,13 +53,26 @@ def create_deployment(client: SyncPrefectClient, entry: dict[str, Any], director
         triggers=[_trigger(name, spec) for spec in entry.get("triggers", [])],
         concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
         work_pool_name=entry["work_pool"]["name"],
-        job_variables=entry["work_pool"].get("job_variables"),
+        job_variables=_job_variables(entry, directory),
         paused=known.paused if known else False,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.storage = LocalStorage(str(directory))
     made.apply()
     return name
+
+
+def _flow(entrypoint: str) -> Flow[..., Any]:
+    """The flow at `MODULE.NAME`. Prefect's own function for it puts the current directory first
+    among the places to import from; runs start in an empty one, and `pull: []` leaves them there.
+    """
+    module, _, name = entrypoint.rpartition(".")
+    found: Flow[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _job_variables(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
+    given = dict(entry["work_pool"].get("job_variables", {}))
+    return given | {"env": given.get("env", {}) | {VARIABLE: str(directory)}}
 
 
 def _is_there(entrypoint: str) -> bool:

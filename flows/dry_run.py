@@ -11,6 +11,8 @@ from flows.pipeline import Pipeline
 from flows.steps import run_step
 from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
+from merge_core.markdown import block, inline, table
+from merge_core.plain_text import LONGEST
 from merge_core.plan import make_plan, open_inputs
 from merge_core.tolerance import Tolerance
 from tasks.calibration import check_data
@@ -46,11 +48,15 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
             f"{len(locations)} checkpoints fit; {recipe.merge_method} would write"
             f" {len(plan.tensors)} tensors, {size(plan.output_bytes)}"
         )
-    rows = "\n".join(f"| {location.reference} |" for location in locations)
-    page = (
-        f"Nothing was merged. {said}.\n\n| checkpoint |\n|---|\n{rows}\n\n"
-        f"Suite {suite.name}: {', '.join(task.task for task in suite.tasks)}\n\n"
-        f"```yaml\n{recipe.to_yaml()}```\n"
-    )
+    head = ["checkpoint"]
+    listed = table(head, [[location.reference] for location in locations], head)
+    measured = ", ".join(task.task for task in suite.tasks)
+    lines = [f"Nothing was merged. {inline(said, LONGEST)}.", "", *listed, ""]
+    lines += [
+        inline(f"Suite {suite.name}: {measured}", LONGEST),
+        "",
+        block(recipe.to_yaml(), "yaml"),
+    ]
+    page = "\n".join(lines)
     publish_report(pipeline.name, "dry-run", with_warnings(page, warnings))
     return said

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 from flows.pipeline import Register
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.home import Home
+from merge_core.plain_text import plain_log
 from tasks.decide import PromotionRule
 from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
 from tasks.suite import Suite
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 
 def check_rule(rule: PromotionRule, suite: Suite) -> None:

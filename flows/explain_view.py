@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from flows.console import Terminal, literal
+from flows.console import Terminal, add_row, literal
 from merge_core.dtypes import name_of
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.explanation import Explained, Ingredient, Settings, idle_filters
@@ -105,6 +105,7 @@ def explained_json(tensor: Explained) -> dict[str, Any]:
         "name": tensor.name,
         "method": tensor.method,
         "excluded_by": tensor.excluded_by or None,
+        "copy_of": tensor.copy_of or None,
         "group": tensor.group,
         "layer": tensor.layer,
         "depth": tensor.depth,
@@ -157,7 +158,7 @@ def _show_rows(terminal: Terminal, rows: Sequence[tuple[_Row, str, str]]) -> Non
     table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
     for row, value, origin in rows:
         if origin != DEFAULT:
-            table.add_row(row.name, value, origin)
+            add_row(table, row.name, value, origin)
     if table.row_count:
         terminal.results.print(table)
     defaults = [f"{row.name} {value}" for row, value, origin in rows if origin == DEFAULT]
@@ -175,6 +176,8 @@ def _sameness(tensor: Explained) -> object:
 
 
 def _method(tensor: Explained) -> str:
+    if tensor.copy_of:
+        return f"a copy of {tensor.copy_of} in every input, and so here"
     if tensor.excluded_by:
         source = tensor.base.model if tensor.base else tensor.inputs[0].model
         return f"taken from {source} as it is, by {tensor.excluded_by}"

@@ -12,8 +12,11 @@ from flows import merge_steps as step
 from flows.approval import approve
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
+from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain
+from merge_core.private_files import private_umask
 from tasks.calibration import check_data
 from tasks.locate import base_and_models
 from tasks.records import MergeOutcome
@@ -25,9 +28,9 @@ def _run_name() -> str:
     return Pipeline.model_validate(runtime.flow_run.parameters["pipeline"]).run_name
 
 
-@flow(name="merge", flow_run_name=_run_name)
+@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
-    """Resolve, verify, profile, calibrate, merge, evaluate, decide, register.
+    """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
 
     Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, or `Failed` with a message
     that says what a person has to mend.
@@ -41,10 +44,12 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
     try:
-        outcome = _run(pipeline, Home.discover(), beside)
+        with private_umask():
+            outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
         return Failed(message=str(error), data=error)
-    return Completed(name=outcome.state, message="; ".join(outcome.decision.reasons), data=outcome)
+    said = plain("; ".join(outcome.decision.reasons))
+    return Completed(name=outcome.state, message=said, data=outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
@@ -58,6 +63,7 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     profile = step.profile(pipeline, home, base, models) if base else None
     statistics = step.calibrate(pipeline, sources, home, beside)
     manifest = step.merge(pipeline, sources, home, statistics)
+    step.load(pipeline, sources, manifest, home)
     baseline = sources[recipe.donor]
     others = [source for source in sources.values() if source != baseline]
     experts = [step.written_out(pipeline, source, home) for source in others]

@@ -19,14 +19,18 @@ from flows.merge_form import (
     SuiteReference,
     pipeline_of,
 )
+from flows.starting_directory import enter
+from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from merge_core.plain_text import plain
 
 
 def _run_name() -> str:
     """`NAME-DIGEST`, as `mergeflow run` names it; the bare name of a form that makes no sense."""
     filled, name = runtime.flow_run.parameters, str(runtime.flow_run.parameters["name"])
     try:
+        enter()
         recipe = MergeForm.model_validate(filled["merge"]).read(Home.discover()).recipe
     except (MergeflowError, ValueError):
         return name
@@ -34,7 +38,7 @@ def _run_name() -> str:
     return f"{kind}{name}-{recipe.digest[:8]}"
 
 
-@flow(name="merge", flow_run_name=_run_name)
+@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
 def merge_from_form(
     name: Name,
     merge: MergeForm,
@@ -56,6 +60,7 @@ def merge_from_form(
         dry_run: Only check the form, the suite and the checkpoints' headers. Nothing is written.
     """
     try:
+        enter()
         filled = merge.read(Home.discover())
         pipeline = pipeline_of(filled, name, suite, promote, registered_model, device)
         _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model, dry_run)
@@ -68,6 +73,6 @@ def merge_from_form(
 
 def _tag(*words: str | bool) -> None:
     """Add tags to the run: what one looks for in the run list."""
-    labels = ["dry-run" if word is True else word for word in words if word]
+    labels = ["dry-run" if word is True else plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])

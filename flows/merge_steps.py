@@ -6,8 +6,7 @@ when they are missing or changed.
 
 from __future__ import annotations
 
-import logging
-import os
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,26 +24,34 @@ from merge_core.compatibility import CompatibilityReport, raise_for_errors, veri
 from merge_core.digests import DigestMemo, model_digest
 from merge_core.errors import StepError
 from merge_core.explanation import explain, idle_filters
+from merge_core.findings import some
 from merge_core.home import Home
-from merge_core.manifest import verify_manifest
 from merge_core.model_files import RECIPE_NAME
-from merge_core.plan import open_inputs, plan_key
+from merge_core.own_files import NotOursError, read_own, set_aside
+from merge_core.plain_text import plain_log
+from merge_core.plan import open_inputs
+from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.quarantine import count_as_new
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.stored_objects import Store, Wanted
 from merge_core.tolerance import Tolerance
+from merge_core.vouching import departures
 from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key
-from tasks.evaluate import evaluate_task, evaluation_key
+from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.locate import IDENTIFIED_AT_ONCE, Location, changed_files, location_key
+from tasks.load import loading_task
+from tasks.loading import LoadingReport, loading_key, origins_of, raise_for_loading
+from tasks.locate import IDENTIFIED_AT_ONCE, Location, location_key
 from tasks.merge import merge_task
+from tasks.odd_answers import odd_answers
 from tasks.profile import profile_task
-from tasks.progress import listening
+from tasks.progress import listening, prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
@@ -55,7 +62,10 @@ from tasks.suite import Suite
 from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_PICTURE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -68,12 +78,19 @@ class Scores:
 
     def by_name(self) -> dict[str, dict[str, float]]:
         """Score by checkpoint and task, in the order to show them."""
-        names = distinct_names([expert.reference for expert in self.experts])
-        reports = [self.base, *self.experts, self.merged]
         return {
             name: {score.task: score.score for score in report.scores}
-            for name, report in zip(["base", *names, "merged"], reports, strict=True)
+            for name, report in self._named()
         }
+
+    def odd_answers(self) -> dict[str, tuple[str, ...]]:
+        """What went oddly, by checkpoint; only of those where something did."""
+        return {name: odd for name, report in self._named() if (odd := odd_answers(report))}
+
+    def _named(self) -> list[tuple[str, EvaluationReport]]:
+        names = distinct_names([expert.reference for expert in self.experts])
+        reports = [self.base, *self.experts, self.merged]
+        return list(zip(["base", *names, "merged"], reports, strict=True))
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
@@ -89,7 +106,7 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     def resolved(location: Location) -> SourceCheckpoint:
         key, name = location_key(location), names[location.reference]
         source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
-        if changed_files(source, memo):
+        if departures(source, memo):
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
         return source
@@ -183,9 +200,9 @@ def calibrate(
         arguments = (key, source, measurement, home.path, beside, how.device, how.threads)
         with device_slot(how.device):
             found = run_step(calibrate_task, *arguments, subject=subject)
-            if changed_files(found, memo):
+            if departures(found, memo):
                 again = calibrate_task.with_options(refresh_cache=True)
-                found = run_step(again, *arguments, subject=subject)
+                found = run_step(again, *arguments, record=found, subject=subject)
         measured[reference] = found
     return measured
 
@@ -196,22 +213,41 @@ def merge(
     home: Home,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
-    """The merged checkpoint in the store, every byte of it as its manifest says."""
+    """The merged checkpoint in the store, every byte of it as its manifest says, and that of this
+    recipe and these sources.
+
+    Raises:
+        StepError: it was merged again for not being that, and still is not.
+    """
     recipe, how = pipeline.recipe, pipeline.execution
     shard_bytes = read_size(how.shard_size)
-    key = plan_key(recipe, sources, shard_bytes, statistics)
+    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, statistics)
+    store = Store(home)
     measured = dict(statistics or {})
     fan_out = fan_out_of(how.scale_out, home)
     compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
-    arguments = (key, recipe, dict(sources), *compute)
+    arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
-        manifest = run_step(merge_task, *arguments, subject=recipe.merge_method)
-        problems = verify_manifest(manifest, DigestMemo(home.digest_memo))
+        manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))
+        problems = store.problems(manifest, wanted)
         if problems:
-            _log.warning("the merged weights are not as they were (%s): merging again", problems[0])
+            _log.warning(
+                "warning: the merged checkpoint %s in the store is not what this recipe gives (%s):"
+                " merging again",
+                manifest.object_id,
+                some(problems),
+            )
             again = merge_task.with_options(refresh_cache=True)
-            manifest = run_step(again, *arguments, subject=recipe.merge_method)
+            subject = recipe.merge_method
+            manifest = run_step(again, *arguments, record=manifest, subject=subject)
+            problems = store.problems(manifest, wanted)
+    if problems:
+        raise StepError(
+            f"the checkpoint that was just merged is not what this recipe gives: {some(problems)}",
+            where=manifest.path,
+            mend="find out who writes to the store, and run the same command again",
+        )
     count_as_new(home, Path(manifest.path))
     return manifest
 
@@ -231,6 +267,35 @@ def written_out(pipeline: Pipeline, source: SourceCheckpoint, home: Home) -> Sou
     )
 
 
+def load(
+    pipeline: Pipeline,
+    sources: Mapping[str, SourceCheckpoint],
+    manifest: CheckpointManifest,
+    home: Home,
+) -> LoadingReport:
+    """What transformers says of the merged checkpoint; what is worse than in the donor ends the
+    run, before anything is evaluated."""
+    recipe, plain = (
+        pipeline.recipe,
+        {reference: source for reference, source in sources.items() if source.adapter is None},
+    )
+    donor = sources[recipe.donor]
+    key = loading_key(manifest.digest, donor, recipe, list(sources.values()))
+    report = run_step(
+        loading_task,
+        key,
+        Path(manifest.path),
+        donor.directory,
+        origins_of(recipe, plain),
+        {reference: source.directory for reference, source in plain.items()},
+        home.scratch,
+        subject="merged",
+    )
+    (_log.info if report.checked else _log.warning)("%s", report.sentence)
+    raise_for_loading(report, "merged")
+    return report
+
+
 def evaluate(
     pipeline: Pipeline,
     suite: Suite,
@@ -243,7 +308,7 @@ def evaluate(
     judged = experts if pipeline.evaluate.experts else ()
     checkpoints = [base, *judged, manifest.as_source()]
     names = ["base", *distinct_names([expert.reference for expert in judged]), "merged"]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home)
+    first, *others, last = score(pipeline, suite, checkpoints, names, home, candidate="merged")
     return Scores(base=first, experts=tuple(others), merged=last)
 
 
@@ -253,18 +318,35 @@ def score(
     checkpoints: Sequence[SourceCheckpoint],
     names: Sequence[str],
     home: Home,
+    candidate: str | None = None,
 ) -> list[EvaluationReport]:
-    """Scores of checkpoints on one suite, each found by the checkpoint's content where known."""
+    """Scores of checkpoints on one suite, each found by the checkpoint's content where known.
+
+    Args:
+        candidate: name of the checkpoint whose evaluation may die. A candidate that cannot be
+            evaluated is no better than the baseline; its report says why it has no scores.
+
+    Raises:
+        StepError: the evaluation of another checkpoint failed.
+    """
     device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
     threads = max(1, default_threads() // parallel) if parallel > 1 else None
 
     def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
         key = evaluation_key(checkpoint, suite, device)
         named = checkpoint.model_copy(update={"reference": name})
-        with device_slot(device):
-            report = run_step(
-                evaluate_task, key, named, suite, home.scratch, device, threads, subject=name
+        how = {"logs": home.logs, "digest_memo": home.digest_memo}
+        arguments = (key, named, suite, home.scratch, device, threads)
+        try:
+            with device_slot(device):
+                report = run_step(evaluate_task, *arguments, subject=name, **how)
+        except StepError as error:
+            if name != candidate:
+                raise
+            _log.warning(
+                "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
             )
+            report = failed_evaluation(named, suite, device, error)
         # The same content may have been scored under another name.
         return report.model_copy(update={"reference": checkpoint.reference})
 
@@ -327,6 +409,8 @@ def register(
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
         artifacts=artifacts,
+        digest_memo=home.digest_memo,
+        progress=prefect_progress(f"register {name}"),
     )
     ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
@@ -354,17 +438,26 @@ def outcome_of(
         base=baseline,
         decision=decision,
         scores=scores.by_name(),
+        odd_answers=scores.odd_answers(),
         registration=registration,
     )
 
 
 def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:
     """The plot of a profile, drawn once: the drawing library alone takes a second to import."""
-    if not kept.exists():
-        from tasks.profile_plot import profile_figure_png
+    try:
+        found = read_own(kept, _MAX_PICTURE)
+        if found.startswith(_PNG):
+            return found
+        raise NotOursError("it is no picture")
+    except FileNotFoundError:
+        pass
+    except NotOursError as error:
+        _log.warning("the kept picture %s is not believed and drawn again: %s", kept, error)
+        with contextlib.suppress(OSError):
+            set_aside(kept)
+    from tasks.profile_plot import profile_figure_png
 
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{os.getpid()}.new")
-        fresh.write_bytes(profile_figure_png(profile))
-        fresh.rename(kept)
-    return kept.read_bytes()
+    drawn = profile_figure_png(profile)
+    write_private(kept, drawn)
+    return drawn

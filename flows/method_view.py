@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.console import Terminal, literal
+from flows.console import Terminal, add_row, literal
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import PostStep
 from merge_core.parameters import Parameter, Scalar
@@ -26,38 +26,40 @@ def show_methods(terminal: Terminal, methods: Iterable[Method], steps: Iterable[
     table.add_column("base model")
     table.add_column("models", justify="right")
     for method in methods:
-        table.add_row(method.name, method.summary, method.base, _models(method))
+        add_row(table, method.name, method.summary, method.base, _models(method))
     terminal.results.print(table)
-    terminal.say("\nafter any method that has a base model, under post:")
+    terminal.say()
+    terminal.say("after any method that has a base model, under post:")
     for step in steps:
         terminal.say(f"  {step.name:<8}{step.summary}")
-    terminal.say("\nmore about one: mergeflow methods NAME")
+    terminal.say()
+    terminal.say("more about one: mergeflow methods NAME")
 
 
 def show_method(terminal: Terminal, method: Method) -> None:
     """One method with its formula, its parameters and its paper."""
     terminal.say(f"{method.name}: {method.summary}", style="bold")
     terminal.say()
-    terminal.say(method.formula())
+    terminal.say_lines(method.formula())
     terminal.say()
     terminal.say(f"base model: {method.base}; models: {_models(method)}")
     if method.paper:
         terminal.say(f"from: {method.paper}")
     _show_parameters(terminal, method.parameters)
-    terminal.say("\na minimal recipe:\n")
-    terminal.say(dump_yaml([minimal_recipe(method)]).rstrip())
+    terminal.say_lines("\na minimal recipe:\n")
+    terminal.say_lines(dump_yaml([minimal_recipe(method)]).rstrip())
 
 
 def show_step(terminal: Terminal, step: PostStep) -> None:
     """One post-step with its formula, its parameters and its paper."""
     terminal.say(f"{step.name}: {step.summary}", style="bold")
     terminal.say()
-    terminal.say(step.formula())
+    terminal.say_lines(step.formula())
     terminal.say()
     terminal.say(f"from: {step.paper}")
     _show_parameters(terminal, step.parameters)
-    terminal.say("\nin a recipe:\n")
-    terminal.say(dump_yaml([{"post": [{step.name: _examples(step.parameters)}]}]).rstrip())
+    terminal.say_lines("\nin a recipe:\n")
+    terminal.say_lines(dump_yaml([{"post": [{step.name: _examples(step.parameters)}]}]).rstrip())
 
 
 def minimal_recipe(method: Method) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.sizes import read_size
+
+if TYPE_CHECKING:
+    from merge_core.recipe import Recipe
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe file: YAML in mergekit's notation.")
@@ -16,6 +19,16 @@ OutDirectory = Annotated[
     Path, typer.Argument(metavar="OUT", help="The directory to make. Must not exist yet.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, for programs.")]
+AllowUnrelated = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unrelated",
+        help="Merge checkpoints of different origins too; a recipe says `allow_unrelated: true`.",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse parameters that have no effect, not only warn.")
+]
 Device = Annotated[
     str, typer.Option(help="auto (a GPU when there is one), cpu, cuda or cuda:N.", metavar="DEVICE")
 ]
@@ -30,6 +43,20 @@ TrackingUri = Annotated[
         help="MLflow address. Default: $MLFLOW_TRACKING_URI, else the embedded database.",
     ),
 ]
+
+
+def read_recipe(file: Path, *, allow_unrelated: bool = False, strict: bool = False) -> Recipe:
+    """A recipe as options change it.
+
+    Raises:
+        RecipeError: it means nothing, or `strict` and it holds parameters without effect.
+    """
+    from merge_core.recipe import load_recipe
+
+    recipe = load_recipe(file)
+    if strict:
+        recipe.refuse_idle_settings(str(file))
+    return recipe.model_copy(update={"allow_unrelated": True}) if allow_unrelated else recipe
 
 
 def read_bytes(text: str) -> int:

@@ -15,7 +15,7 @@ from flows.sizes import read_size
 from merge_core.errors import RecipeError
 from merge_core.home import Home
 from merge_core.recipe import Recipe, load_recipe, parse_recipe
-from merge_core.yaml_files import load_yaml, validated
+from merge_core.yaml_files import SaidInLines, load_yaml, validated
 from tasks.calibration import check_data
 from tasks.decide import PromotionRule
 from tasks.references import expand_variables, parse_reference
@@ -252,7 +252,7 @@ class Pipeline(Named):
         try:
             return parse_recipe(value)
         except RecipeError as error:
-            raise ValueError(str(error)) from None
+            raise SaidInLines(str(error)) from None
 
     @property
     def run_name(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.console import Terminal, literal, size
+from flows.console import Terminal, add_row, literal, size
 from merge_core.calibration import measurements
 from merge_core.dtypes import name_of
 from merge_core.parameters import Scalar
@@ -85,7 +85,7 @@ def _settings_table(plan: Plan) -> Table:
     table.add_column("for example", no_wrap=True)
     table.add_column("settings")
     for settings, members in groups.items():
-        table.add_row(str(len(members)), members[0].name, settings)
+        add_row(table, len(members), members[0].name, settings)
     return table
 
 
@@ -95,7 +95,8 @@ def _tensor_table(plan: Plan) -> Table:
         table.add_column(column, no_wrap=column != "settings")
     for tensor in plan.tensors:
         slot = tensor.slot
-        table.add_row(
+        add_row(
+            table,
             tensor.name,
             "x".join(map(str, slot.shape)) or "scalar",
             name_of(slot.dtype),

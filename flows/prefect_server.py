@@ -1,42 +1,64 @@
-"""A Prefect server as a child process that ends with the command that started it.
+"""Prefect's server behind the guard.
 
-Run as `python -m flows.prefect_server FD`: FD is a listening socket, and standard input is the
-lifeline. When the parent ends, for whatever reason, the lifeline closes and the server stops.
+Run as `python -m flows.prefect_server FD` by commands that end it with themselves: FD is a
+listening socket, and standard input is the lifeline. Or as `python -m flows.prefect_server
+HOST:PORT`. The login is `PREFECT_SERVER_API_AUTH_STRING`, which Prefect asks for as well.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import sys
-import threading
-import time
+import base64
+
+from flows.server_guard import App, Application, ServerGuard
+from flows.serving import allowed_hosts, required, serve
+from tasks.server_login import SERVER_VARIABLE, Login
+
+_PAGE_POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self';"
+    " worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
+    " frame-ancestors 'none'"
+)
+_OPEN = ("/api/health", "/api/ready")
 
 
 def main() -> None:
-    """Serve the Prefect API and UI on the inherited socket until told to stop."""
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    import uvicorn
+    """Serve the API and the UI until told to stop."""
+    serve(guarded)
 
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
-        factory=True,
-        log_level="warning",
-        lifespan="on",
-        timeout_graceful_shutdown=2,
+
+def guarded() -> App:
+    """Prefect's application, as the environment sets it up, behind the guard.
+
+    Raises:
+        MergeflowError: the environment holds no login.
+    """
+    login = Login(required(SERVER_VARIABLE))
+    from prefect.server.api.server import create_app
+
+    _keep_catalogues_here()
+    application = Application(
+        is_page=lambda path: not _is_api(path),
+        page_policy=_PAGE_POLICY,
+        needs_login=lambda method, path: _is_api(path) and not (method == "GET" and path in _OPEN),
+        sockets_need_login=False,  # Prefect's protocol asks for it in the first message
+        remembers=lambda login: {
+            "prefect-password": base64.b64encode(login.text.encode()).decode()
+        },
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return ServerGuard(create_app(), application, login, allowed_hosts())
 
 
-def _stop_with_parent() -> None:
-    """Wait for the lifeline to close, stop in order, and failing that, at once."""
-    while os.read(sys.stdin.fileno(), 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(10)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+def _is_api(path: str) -> bool:
+    return path == "/api" or path.startswith("/api/")
+
+
+def _keep_catalogues_here() -> None:
+    """Answer the pages that ask for lists of blocks and workers from what is installed: Prefect
+    would fetch them from GitHub, and takes its own copy when that fails."""
+    from prefect.server.api import collections
+
+    collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, ""))
 
 
 if __name__ == "__main__":

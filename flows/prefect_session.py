@@ -17,22 +17,27 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
-from flows.stack_record import running_stack
+from flows.no_telemetry import NO_TELEMETRY
+from flows.prefect_logging import own_logging
+from flows.settings_beside import refuse_settings_beside
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.private_files import (
+    PRIVATE_UMASK,
+    make_private_directory,
+    open_private,
+    private_umask,
+)
+from tasks.own_python import import_path, module_command
+from tasks.server_login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
+from tasks.stack_record import running_stack
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
 _DRAIN_SECONDS = 5.0
 
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLI_PROMPT": "false",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+QUIET = {**NO_TELEMETRY, "PREFECT_CLI_PROMPT": "false"}
 """No telemetry, no questions: nothing leaves this machine that the pipeline does not ask for."""
 
 _CLIENT = {
@@ -66,12 +71,15 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
     now), then call `ready()` before the first flow.
 
     Raises:
+        HomeError: files in the working directory would give Prefect orders.
         MergeflowError: the home's runs are in databases whose stack is not up.
     """
+    refuse_settings_beside()
     given = os.environ.get("PREFECT_API_URL")
-    stack = None if given else running_stack(home)
+    stack = running_stack(home)
     if given or stack:
-        ours = {"PREFECT_HOME": str(home.prefect), **stack.environment} if stack else {}
+        own = stack is not None and given in (None, "", stack.api)
+        ours = {"PREFECT_HOME": str(home.prefect), **stack.environment(home)} if own else {}
         with _client(home, ours), _drained():
             yield PrefectSession(os.environ["PREFECT_API_URL"], None)
         return
@@ -83,7 +91,11 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
         )
     server = _Server(home)
     try:
-        settings = {"PREFECT_HOME": str(home.prefect), "PREFECT_API_URL": server.api_url}
+        settings = {
+            "PREFECT_HOME": str(home.prefect),
+            "PREFECT_API_URL": server.api_url,
+            CLIENT_VARIABLE: server.login.text,
+        }
         with _client(home, settings), _drained():
             yield PrefectSession(server.api_url, server)
     finally:
@@ -106,34 +118,63 @@ class PrefectSession:
         """Return when flows can run.
 
         Raises:
-            StepError: our server did not start; the message names its log.
+            StepError: our server did not start; the message names its log. Or the user's own server
+                wants another login.
         """
         if self._server is not None:
             self._server.wait_until_healthy()
+        else:
+            _check_login(self.api_url)
+
+
+def _check_login(api_url: str) -> None:
+    """Find out before any work that a server which runs already does not let this user in."""
+    from prefect import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.request("GET", "/admin/version")
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code not in (401, 403):
+                return
+            raise StepError(
+                "the Prefect server wants another login",
+                where=api_url,
+                mend=f"set {CLIENT_VARIABLE} to its NAME:PASSWORD; at the server of `mergeflow up`,"
+                " leave PREFECT_API_URL out",
+            ) from None
 
 
 class _Server:
     """The child process that serves Prefect's API, from start to stop."""
 
     def __init__(self, home: Home) -> None:
-        home.prefect.mkdir(parents=True, exist_ok=True)
-        home.logs.mkdir(parents=True, exist_ok=True)
+        make_private_directory(home.prefect)
+        make_private_directory(home.logs)
+        self.login = login_for_servers(home)
         self.log = home.logs / "prefect-server.log"
         services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
         # The socket listens before the child exists: no port is guessed, no request is refused.
-        with socket.socket() as listener, self.log.open("ab") as output:
+        with socket.socket() as listener, os.fdopen(open_private(self.log), "ab") as output:
             listener.bind(("127.0.0.1", 0))
             listener.listen(128)
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             self.api_url = f"{address}/api"
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+                module_command("flows.prefect_server", str(listener.fileno())),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**server_environment(home, self.api_url), **services},
+                env={
+                    **server_environment(home, self.api_url),
+                    **services,
+                    SERVER_VARIABLE: self.login.text,
+                },
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
+                cwd=home.logs,  # else Prefect would read settings from files where we are called
             )
 
     def wait_until_healthy(self) -> None:
@@ -171,21 +212,23 @@ class _Server:
 
 
 def server_environment(home: Home, api_url: str) -> dict[str, str]:
-    """Environment of a Prefect server with its data under the home, for `flows.prefect_server`."""
-    root = str(Path(__file__).resolve().parent.parent)
+    """Environment of a Prefect server with its data under the home, for `flows.prefect_server`.
+
+    The login is left out: not every process that has the rest of it needs one.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **inherited,
         **QUIET,
+        **own_logging(),
         # In memory, a killed run's hold on the GPU would outlive it for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
         # A machine under load is slow to start a run, whose place must not be given away meanwhile.
         "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "900",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": import_path(os.environ),
         "PREFECT_HOME": str(home.prefect),
-        "PREFECT_UI_API_URL": api_url,
+        "PREFECT_UI_API_URL": "/api",  # of the page's own origin: any name or tunnel leads here
         "PREFECT_UI_URL": api_url.removesuffix("/api"),  # of runs, in notifications
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
@@ -195,7 +238,7 @@ def server_environment(home: Home, api_url: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _client(home: Home, settings: dict[str, str]) -> Iterator[None]:
     """Prefect's client settings, for imports of Prefect before and inside the block."""
-    home.cache.mkdir(parents=True, exist_ok=True)
+    make_private_directory(home.cache)
     changed = {**QUIET, **_CLIENT, "PREFECT_LOCAL_STORAGE_PATH": str(home.cache), **settings}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -209,7 +252,7 @@ def _client(home: Home, settings: dict[str, str]) -> Iterator[None]:
         logging.getLogger("mergeflow").setLevel(logging.INFO)
         # A heartbeat's thread adds a second to every run and tells nobody anything here: the
         # command that would be found dead is the one whose terminal the user looks at.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), private_umask():
             yield
     finally:
         for name, value in before.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from flows.console import Terminal, shown_text
+from flows.console import Terminal, add_row, cell
 from merge_core.compatibility import CompatibilityReport
 from merge_core.profile import Section, TaskVectorProfile
+from tasks.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.reference_names import distinct_names
 from tasks.report_tables import column_names
@@ -22,11 +23,12 @@ def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
     names = distinct_names([row.reference for row in report.rows])
     table = _table("checkpoint", "digest", "verdict")
     for row, name in zip(report.rows, names, strict=True):
-        table.add_row(escape(name), row.digest[:12], row.verdict)
+        add_row(table, name, row.digest[:12], row.verdict)
     terminal.results.print(table)
     for finding in report.findings:
         style = _SEVERITIES[finding.severity]
-        terminal.results.print(f"[{style}]{finding.severity}:[/] {shown_text(str(finding))}")
+        shown = Text.assemble((f"{finding.severity}:", style), " ", str(finding))
+        terminal.results.print(shown)
     first = next((row for row in report.rows if row.architecture), None)
     if report.ok and first is not None:
         extent = "every weight" if report.scanned else "a sample of the weights"
@@ -43,10 +45,10 @@ def show_profile(terminal: Terminal, profile: TaskVectorProfile) -> None:
     names = distinct_names(profile.models)
     table = _table("part", *(f"norm {name}" for name in names))
     for first, second in profile.pairs:
-        table.add_column(f"cosine {names[first]}, {names[second]}", justify="right")
+        table.add_column(cell(f"cosine {names[first]}, {names[second]}"), justify="right")
         table.add_column("signs in conflict", justify="right")
     for section in (profile.overall, *profile.groups, *profile.layers):
-        table.add_row(*_profile_row(section))
+        add_row(table, *_profile_row(section))
     terminal.results.print(table)
     terminal.say(
         f"norms are relative to the base's; base {profile.base}; signs: of the weights that both"
@@ -58,12 +60,16 @@ def show_scores(terminal: Terminal, reports: Sequence[EvaluationReport]) -> None
     """One row for each task, one column for each checkpoint."""
     table = _table("task", "metric", *column_names(reports))
     for score in reports[0].scores:
-        table.add_row(
+        add_row(
+            table,
             score.task,
             _metric(score.metric, score.higher_is_better),
             *(f"{report.score(score.task).score:.4f}" for report in reports),
         )
     terminal.results.print(table)
+    for name, report in zip(column_names(reports), reports, strict=True):
+        for line in odd_answers(report):
+            terminal.warn(f"{name}: {line}")
 
 
 def _profile_row(section: Section) -> list[str]:
@@ -82,7 +88,5 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     texts = {"checkpoint", "digest", "verdict", "part", "task", "metric"}
     for column in columns:
-        table.add_column(
-            escape(column), justify="left" if column in texts else "right", no_wrap=True
-        )
+        table.add_column(cell(column), justify="left" if column in texts else "right", no_wrap=True)
     return table

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from prefect import tags
-from rich.markup import escape
 from rich.table import Table
 
-from flows.console import Terminal, shown_path
+from flows.console import Terminal, add_row, cell, shown_path
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
+from flows.steps import answer_of
+from merge_core.plain_text import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
 
@@ -27,17 +28,21 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
         terminal.steps(),
         terminal.progress() as progress,
         listening(progress),
-        tags(pipeline.recipe.merge_method, suite),
+        tags(pipeline.recipe.merge_method, plain(suite)),
     ):
         state = merge_pipeline(pipeline, str(loaded.beside), return_state=True)
-    outcome: MergeOutcome = state.result()
+    outcome: MergeOutcome = answer_of(state)
     return outcome
 
 
 def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
     """The scores side by side, the verdict with its reasons, and which checkpoint to serve."""
     terminal.say()
-    terminal.notes.print(_scores(outcome))
+    if outcome.decision.comparisons:
+        terminal.notes.print(_scores(outcome))
+    for name, lines in outcome.odd_answers.items():
+        for line in lines:
+            terminal.warn(f"{name}: {line}")
     terminal.say()
     promoted = outcome.state == "Promoted"
     headline = "the merged checkpoint is better" if promoted else "the base stays"
@@ -60,13 +65,14 @@ def _scores(outcome: MergeOutcome) -> Table:
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for name in (*outcome.scores, "change"):
-        table.add_column(escape(name), justify="right", no_wrap=True)
+        table.add_column(cell(name), justify="right", no_wrap=True)
     for comparison in outcome.decision.comparisons:
         task, style = comparison.task, _OUTCOME_STYLES[comparison.outcome]
-        table.add_row(
-            escape(task),
+        add_row(
+            table,
+            task,
             f"{comparison.metric} {'↑' if comparison.higher_is_better else '↓'}",
             *(f"{scores[task]:.3f}" for scores in outcome.scores.values()),
-            f"[{style}]{comparison.improvement:+.3f}[/]",
+            cell(f"{comparison.improvement:+.3f}", style),
         )
     return table

@@ -8,13 +8,14 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.steps import device_slot
+from flows.steps import UNSTORED, device_slot
 from merge_core.errors import MergeflowError
 from merge_core.group_worker import merge_group
+from merge_core.private_files import private_umask
 from merge_core.shard_groups import read_job
 
 
-@flow(name="merge-shard-group", persist_result=False)
+@flow(name="merge-shard-group", **UNSTORED)
 def merge_shard_group(directory: str, attempt: str, group: int) -> State[None]:
     """Merge one group. Ends in `Completed`, or in a failed state that is named after the error.
 
@@ -26,7 +27,7 @@ def merge_shard_group(directory: str, attempt: str, group: int) -> State[None]:
     place = Path(directory)
     job = read_job(place)
     try:
-        with device_slot(job.device if job else "cpu"):
+        with private_umask(), device_slot(job.device if job else "cpu"):
             result = merge_group(place, attempt, group)
     except MergeflowError as error:
         return Failed(name=type(error).__name__, message=str(error))

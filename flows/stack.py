@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,18 +22,30 @@ from pathlib import Path
 from types import FrameType
 
 from flows.prefect_session import QUIET, server_environment
+from flows.serving import HOSTS_VARIABLE
 from flows.stack_config import StackConfig
+from flows.stack_links import remove_links, write_links
 from flows.stack_processes import (
     end_all,
     end_members,
     last_lines,
     listener_of,
     mark,
-    own_start_time,
 )
-from flows.stack_record import StackRecord, read_record, remove_record, write_record
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.private_files import PRIVATE_UMASK, make_private_directory, open_private
+from tasks.own_python import module_command
+from tasks.same_process import own_start_time
+from tasks.secret_variables import stack_variables
+from tasks.server_login import (
+    CLIENT_VARIABLE,
+    SERVER_VARIABLE,
+    forget_login,
+    keep_login,
+    login_for_servers,
+)
+from tasks.stack_record import StackRecord, read_record, remove_record, write_record
 
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
@@ -68,7 +79,7 @@ class Service:
 
     def start(self, lifeline: int) -> None:
         """Start the process; its standard input is the lifeline's reading end."""
-        with self.log.open("ab") as output:
+        with os.fdopen(open_private(self.log), "ab") as output:
             self.process = subprocess.Popen(
                 self.command,
                 stdin=lifeline,
@@ -77,6 +88,9 @@ class Service:
                 env=self.environment,
                 pass_fds=[self.listener.fileno()] if self.listener else [],
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
+                # Its own children, and Prefect's settings files, are looked for where it runs.
+                cwd=self.log.parent,
             )
 
     @property
@@ -93,7 +107,8 @@ class Service:
         status = self.exit_status
         how = "did not answer" if status is None else f"ended with exit status {status}"
         return StepError(
-            f"{self.title} {how}; the end of its log:\n{last_lines(self.log)}",
+            f"{self.title} {how}; the end of its log:",
+            details=last_lines(self.log),
             where=str(self.log),
             mend="read the rest of this log",
         )
@@ -103,38 +118,42 @@ class Stack:
     """The processes of one `mergeflow up`."""
 
     def __init__(
-        self, home: Home, prefect: socket.socket, mlflow_port: int, config: StackConfig
+        self, home: Home, prefect: socket.socket, mlflow: socket.socket, config: StackConfig
     ) -> None:
         self.home = home
         self.config = config
+        self.login = login_for_servers(home)
         for directory in (home.logs, home.prefect, home.mlflow, home.cache, home.stack):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_directory(directory)
         self.record = StackRecord(
             instance=secrets.token_hex(8),
             pid=os.getpid(),
             started=own_start_time(),
             prefect=f"http://{HOST}:{prefect.getsockname()[1]}",
-            mlflow=f"http://{HOST}:{mlflow_port}",
+            mlflow=f"http://{HOST}:{mlflow.getsockname()[1]}",
             directory=str(Path.cwd()),
             records=config.shown,
         )
         self._reading, self._lifeline = os.pipe()
         self._guard: subprocess.Popen[bytes] | None = None
         self.prefect = self._prefect(prefect)
-        self.mlflow = self._mlflow(mlflow_port)
+        self.mlflow = self._mlflow(mlflow)
         self.workers = [self._worker(name) for name in worker_names(config.workers)]
         self._running: list[Service] = []
 
     def start_servers(self) -> None:
         """Start the guard and both servers; `wait` tells when they work."""
+        keep_login(self.home, self.login)
+        write_links(self.home, self.record, self.login)
         write_record(self.home, self.record)
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "flows.stack_guard", self.record.instance],
+            module_command("flows.stack_guard", self.record.instance),
             stdin=self._reading,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=server_environment(self.home, self.record.api),
             start_new_session=True,
+            cwd=self.home.logs,
         )
         for service in (self.prefect, self.mlflow):
             self._start(service)
@@ -186,7 +205,7 @@ class Stack:
         for process in (self._guard, *(service.process for service in self._running)):
             if process is not None:
                 process.wait()
-        remove_record(self.home)
+        _forget(self.home)
 
     def _start(self, service: Service) -> None:
         _rotate(service.log)
@@ -201,14 +220,19 @@ class Stack:
         }
 
     def _prefect_environment(self) -> dict[str, str]:
-        return {**self._environment("prefect"), **self.config.prefect}
+        return {
+            **self._environment("prefect"),
+            **self.config.prefect,
+            SERVER_VARIABLE: self.login.text,
+            HOSTS_VARIABLE: ",".join(self.config.allowed_hosts),
+        }
 
     def _prefect(self, listener: socket.socket) -> Service:
         """The API, which also brings the database's tables up to date; without Redis, all of it."""
         api_alone = {"PREFECT__SERVER_WEBSERVER_ONLY": "1"} if self.config.redis else {}
         return Service(
             title="the Prefect server",
-            command=[sys.executable, "-m", "flows.prefect_server", str(listener.fileno())],
+            command=module_command("flows.prefect_server", str(listener.fileno())),
             environment={**self._prefect_environment(), **api_alone},
             log=self.home.logs / "prefect-server.log",
             health=f"{self.record.api}/health",
@@ -219,39 +243,41 @@ class Stack:
         """Scheduler, automations, and all else of the server that is not its API."""
         return Service(
             title="Prefect's background services",
-            command=[sys.executable, "-m", "prefect", "server", "services", "start"],
+            command=module_command("prefect", "server", "services", "start"),
             environment=self._prefect_environment(),
             log=self.home.logs / "prefect-services.log",
         )
 
-    def _mlflow(self, port: int) -> Service:
+    def _mlflow(self, listener: socket.socket) -> Service:
         embedded = f"sqlite:///{self.home.mlflow / 'mlflow.db'}"
         return Service(
             title="the MLflow server",
-            command=[
-                *(sys.executable, "-m", "mlflow", "server"),
-                *("--artifacts-destination", str(self.home.mlflow / "artifacts")),
-                *("--host", HOST, "--port", str(port), "--workers", "1"),
-            ],
+            command=module_command("flows.mlflow_server", str(listener.fileno())),
             environment={
                 **self._environment("mlflow"),
-                # Not an argument: those of a process are for everyone to read.
                 "MLFLOW_BACKEND_STORE_URI": self.config.mlflow or embedded,
+                "MLFLOW_ARTIFACTS_DESTINATION": str(self.home.mlflow / "artifacts"),
+                "MLFLOW_TRACKING_USERNAME": self.login.user,
+                "MLFLOW_TRACKING_PASSWORD": self.login.password,
                 # Its own background jobs judge traces of agents; here they are six idle processes.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                HOSTS_VARIABLE: ",".join(self.config.allowed_hosts),
             },
             log=self.home.logs / "mlflow-server.log",
             health=f"{self.record.mlflow}/health",
+            listener=listener,
         )
 
     def _worker(self, name: str) -> Service:
         shared = ["--limit", str(RUNS_EACH)] if self.config.workers > 1 else []
         environment = self._environment("worker")
-        del environment["PREFECT__SERVER_FINAL"], environment["PREFECT_UI_API_URL"]
+        of_servers = {"PREFECT__SERVER_FINAL", "PREFECT_UI_API_URL", *stack_variables(self.home)}
+        for variable in of_servers & environment.keys():
+            del environment[variable]
         return Service(
             title="the worker" if name == WORKER_NAME else f"the worker {name}",
             command=[
-                *(sys.executable, "-m", "prefect", "worker", "start"),
+                *module_command("prefect", "worker", "start"),
                 *("--pool", "mergeflow", "--type", "process", "--name", name),
                 *shared,
             ],
@@ -259,6 +285,7 @@ class Stack:
                 **environment,
                 **QUIET,
                 "PREFECT_API_URL": self.record.api,
+                CLIENT_VARIABLE: self.login.text,
                 "PREFECT_LOCAL_STORAGE_PATH": str(self.home.cache),
                 "PREFECT_LOGGING_EXTRA_LOGGERS": "mergeflow",
                 "PREFECT_LOGGING_LOGGERS_MERGEFLOW_LEVEL": "INFO",
@@ -304,8 +331,7 @@ def only_one(home: Home) -> Iterator[None]:
     Raises:
         MergeflowError: another stack runs on it; says where.
     """
-    home.stack.mkdir(parents=True, exist_ok=True)
-    with (home.stack / "lock").open("w") as file:
+    with os.fdopen(open_private(home.stack / "lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -326,7 +352,7 @@ def end_leftovers(home: Home) -> int:
     if record is None:
         return 0
     ended = end_members(record.instance)
-    remove_record(home)
+    _forget(home)
     return ended
 
 
@@ -381,6 +407,13 @@ def _bound(port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _forget(home: Home) -> None:
+    """Remove what was written down of a stack that is gone."""
+    remove_record(home)
+    remove_links(home)
+    forget_login(home)
 
 
 def _rotate(log: Path) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from flows.request_origin import read_authority
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from merge_core.yaml_files import load_yaml, validated
@@ -24,6 +25,15 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _NOT_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _OPTIONS = {"sslmode", "host", "port", "user", "password"}
 """Of a database's address, after the question mark: those that psycopg2 and asyncpg both take."""
+
+
+class StoreConfig(BaseModel):
+    """Who may read the store; carried out by `merge_core.store_access`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: str | int
+    """A serving account's group: its name, or its number."""
 
 
 class StackConfig(BaseModel):
@@ -39,6 +49,19 @@ class StackConfig(BaseModel):
     """`redis://host:port/number`. With it Prefect's API and its services are two processes."""
     workers: int = Field(default=1, ge=1, le=32)
     """Workers that this machine adds to the work pool."""
+    store: StoreConfig | None = None
+    """Without it, published checkpoints are their owner's alone, like everything else."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, `NAME` or `NAME:PORT`, that the servers answer to besides `localhost` and its numbers:
+    those of a proxy that the user has put before them."""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if read_authority(name) is None:
+                raise ValueError(f"write a host as NAME or NAME:PORT, without `*`, not '{name}'")
+        return value
 
     @field_validator("prefect_database", "mlflow_database")
     @classmethod

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from flows.stack_config import StackConfig, shown_place
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import MergeflowError, StepError, one_line
 
 _OLDEST_POSTGRESQL = 14_00_09
 """14.9, as PostgreSQL counts; Prefect needs it."""
@@ -104,7 +104,7 @@ def _try_redis(address: str) -> None:
             client.ping()
     except (redis.RedisError, ValueError) as error:
         raise StepError(
-            f"Redis says: {error}",
+            f"Redis says: {one_line(error)}",
             where=shown_place(address),
             mend="start it, and see that stack.yaml names its address and password",
         ) from None

@@ -77,20 +77,6 @@ def end_all(instance: str) -> None:
     _kill(instance, None)
 
 
-def is_same_process(pid: int, started: float) -> bool:
-    """Whether a process of this number and start time (seconds since the epoch) lives."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        alive = process.status() != psutil.STATUS_ZOMBIE
-        return alive and abs(process.create_time() - started) < 1.0
-    return False
-
-
-def own_start_time() -> float:
-    """When this process was started, in seconds since the epoch."""
-    return psutil.Process().create_time()
-
-
 def listener_of(port: int) -> str | None:
     """Who listens on a local port, as far as this user may know: `python (pid 123)`."""
     for process in psutil.process_iter(["name"]):
@@ -101,12 +87,13 @@ def listener_of(port: int) -> str | None:
     return None
 
 
-def last_lines(log: Path, count: int = 5) -> str:
+def last_lines(log: Path, count: int = 8) -> list[str]:
     """The end of a log, for an error message."""
     with contextlib.suppress(OSError):
         lines = log.read_bytes()[-16384:].decode(errors="replace").splitlines()
-        return "\n".join(f"    {line[:200]}" for line in lines if line.strip())[-1200:]
-    return ""
+        said = [f"    {line[:200]}" for line in lines if line.strip()]
+        return said[-count:]
+    return []
 
 
 def _leading(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from flows.stack_record import running_stack
 from merge_core.errors import MergeflowError, did_you_mean
 from merge_core.home import Home
+from tasks.stack_record import running_stack
 
 
 def switch_schedule(home: Home, name: str, *, active: bool) -> str:
@@ -19,8 +19,8 @@ def switch_schedule(home: Home, name: str, *, active: bool) -> str:
         MergeflowError: no server, or no schedule of this name.
     """
     stack = running_stack(home)
-    if stack is not None:
-        os.environ.setdefault("PREFECT_API_URL", stack.api)
+    if stack is not None and os.environ.get("PREFECT_API_URL", stack.api) == stack.api:
+        os.environ.update(stack.environment(home))
         os.environ.setdefault("PREFECT_HOME", str(home.prefect))
     if "PREFECT_API_URL" not in os.environ:
         raise MergeflowError(

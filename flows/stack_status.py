@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from flows.console import Terminal, seconds, shown_path
+from flows.console import Terminal, add_row, cell, seconds, shown_path
 from flows.stack import answers
-from flows.stack_record import StackRecord, running_stack
+from flows.stack_links import show_links
 from merge_core.home import Home
+from tasks.stack_record import StackRecord, running_stack
 
 _RUNS = 8
 
@@ -97,19 +98,26 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     _line(terminal, "MLflow", status.mlflow_answers, str(status.mlflow), status.logs)
     workers = ", ".join(status.workers) or "none online"
     _line(terminal, "worker", bool(status.workers), f"{workers} (pool {status.pool})", status.logs)
+    home = Home(Path(status.home))
+    record = running_stack(home)
+    if record is not None:
+        show_links(terminal, home, record)
     terminal.say(f"data      {shown_path(status.home)}")
     terminal.say(f"records   {status.records}")
     if status.schedules:
-        terminal.say("\nschedules", style="bold")
+        terminal.say()
+        terminal.say("schedules", style="bold")
         table = _table()
         for each in status.schedules:
-            table.add_row(escape(each.name), each.when, "[green]on[/]" if each.active else "off")
+            switch = cell("on", "green") if each.active else "off"
+            add_row(table, each.name, each.when, switch)
         terminal.notes.print(table)
-    terminal.say("\nlast runs" if status.runs else "\nno runs yet", style="bold")
+    terminal.say()
+    terminal.say("last runs" if status.runs else "no runs yet", style="bold")
     table = _table()
     for run in status.runs:
         duration = seconds(run.duration_s) if run.duration_s else ""
-        table.add_row(escape(run.name), run.state, run.started or "", duration)
+        add_row(table, run.name, run.state, run.started or "", duration)
     terminal.notes.print(table)
 
 
@@ -123,7 +131,7 @@ def _table() -> Table:
 
 
 def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
-    os.environ.update({"PREFECT_API_URL": record.api, "PREFECT_HOME": str(home.prefect)})
+    os.environ.update(record.environment(home) | {"PREFECT_HOME": str(home.prefect)})
     from prefect import get_client
     from prefect.client.schemas.sorting import FlowRunSort
 

@@ -21,8 +21,9 @@ from flows.stack import (
 )
 from flows.stack_config import read_stack_config
 from flows.stack_databases import only_one_on
-from flows.stack_record import StackRecord
+from flows.stack_links import show_links
 from merge_core.home import Home
+from tasks.stack_record import StackRecord
 
 _LOOK_EVERY = 1.0
 _LOOK_FOR_RUNS_EVERY, _LOOK_FOR_RUNS = 5.0, 180.0
@@ -43,12 +44,11 @@ def bring_up(terminal: Terminal, home: Home, prefect: int | None, mlflow: int | 
             terminal.say(f"ended {left} processes that a killed `mergeflow up` left behind")
         listener, prefect_taken = listen(prefect, PREFECT_PORT, "--prefect-port")
         with listener:
-            free, mlflow_taken = listen(mlflow, MLFLOW_PORT, "--mlflow-port")
-            with free:
-                mlflow_port = free.getsockname()[1]
-            for taken in filter(None, (prefect_taken, mlflow_taken)):
-                terminal.warn(f"{taken}; the next free one is used")
-            _run(terminal, Stack(home, listener, mlflow_port, config), signals)
+            mlflow_listener, mlflow_taken = listen(mlflow, MLFLOW_PORT, "--mlflow-port")
+            with mlflow_listener:
+                for taken in filter(None, (prefect_taken, mlflow_taken)):
+                    terminal.warn(f"{taken}; the next free one is used")
+                _run(terminal, Stack(home, listener, mlflow_listener, config), signals)
 
 
 def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
@@ -101,7 +101,8 @@ def _end_abandoned(stack: Stack) -> list[str]:
 
 def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
     """Prepare the server, then let the worker begin. Prefect is imported while it starts."""
-    os.environ.update(stack.record.environment | {"MLFLOW_TRACKING_URI": stack.record.mlflow})
+    settings = stack.record.environment(stack.home)
+    os.environ.update(settings | {"MLFLOW_TRACKING_URI": stack.record.mlflow})
     os.environ["PREFECT_HOME"] = str(stack.home.prefect)
     from prefect import get_client
 
@@ -133,6 +134,7 @@ def _announce(terminal: Terminal, stack: Stack, names: list[str], duration: floa
     terminal.say()
     terminal.say(f"Prefect   {record.prefect}   runs, forms, schedules", style="bold")
     terminal.say(f"MLflow    {record.mlflow}   models, scores, versions", style="bold")
+    show_links(terminal, stack.home, record)
     terminal.say(f"ready in {seconds(duration)}; deployments: {', '.join(names)}")
     terminal.say(f"data in {shown_path(stack.home.path)}, logs in {shown_path(stack.home.logs)}")
     if stack.home.names_databases:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +12,26 @@ from typing import Any, TypeVar
 
 from prefect import Task, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.results import ResultRecordMetadata
 
+from merge_core.errors import StepError
+from merge_core.plain_text import plain, plain_log
 from merge_core.workers import all_at_once
+from tasks.caching import ContentKey
 from tasks.child_process import kill_children
 from tasks.model_process import resolved_device_kind
 
 R = TypeVar("R")
 
-_log = logging.getLogger("mergeflow.steps")
+UNSTORED: dict[str, Any] = {"persist_result": False, "result_serializer": "json"}
+"""Options of every flow: Prefect keeps no result of it, whatever a profile says. What it raises
+unexpectedly Prefect writes down all the same, where nothing reads it; so never as a pickle."""
+
+_log = plain_log("mergeflow.steps")
+_LONGEST_SUBJECT = 200
 _LEASE_SECONDS = 60.0
 """After this time the slot of a run that was killed is free again."""
 
@@ -32,7 +41,13 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
 
     Args:
         subject: what the step works on, for the run page and the log.
+
+    Raises:
+        TypeError: Prefect would keep what the task returns in a way of its own.
     """
+    if task.persist_result is not False and not isinstance(task.cache_policy, ContentKey):
+        raise TypeError(f"step '{task.name}' is neither cached by content nor without any record")
+    subject = plain(subject, _LONGEST_SUBJECT)
     named = task.with_options(task_run_name=f"{task.name} {subject}".strip())
     started = time.monotonic()
     state = named(*arguments, **options, return_state=True)
@@ -47,8 +62,25 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
         outcome,
         extra={"step": task.name, "subject": subject, "outcome": outcome},
     )
-    result: R = state.result()
-    return result
+    return answer_of(state)
+
+
+def answer_of(state: State[R]) -> R:
+    """What a run that was called here has answered; what it raised is raised.
+
+    Raises:
+        StepError: the Prefect server answers in its place. It does so by naming a file and a way
+            to read it, pickle among them, so it is not asked further.
+    """
+    if isinstance(state.data, ResultRecordMetadata):
+        raise StepError(
+            "the Prefect server says that this was done before, and where the answer is; only"
+            " what a run answers itself is taken",
+            where=f"run {state.state_details.flow_run_id or state.state_details.task_run_id}",
+            mend="start the run again from the beginning: what it has computed is found again",
+        )
+    answer: R = state.result()
+    return answer
 
 
 def run_together(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from merge_core.markdown import Markdown, code, inline, table
+from merge_core.plain_text import LONGEST
 from merge_core.trajectory.path import PathReport
 from merge_core.trajectory.records import Trajectory
 from tasks.greedy_soup import Soup
@@ -20,29 +22,31 @@ def trajectory_markdown(
     known = [each.reference for each in trajectory.chosen]
     for reference, weight in weights.items():
         if reference not in known:
-            rows.append([f"the running mean so far (`{reference}`)", "", f"{weight:.4f}", ""])
+            rows.append(
+                [Markdown(f"the running mean so far ({code(reference)})"), "", f"{weight:.4f}", ""]
+            )
     distances = iter(path.distances)
     for each in trajectory.chosen:
         weight = weights.get(each.reference, 0.0)
         distance = next(distances, None) if each.reference in weights or soup else None
-        row = [f"`{each.name}`", str(each.step), f"{weight:.4f}", _percent(distance)]
+        row = [code(each.name), str(each.step), f"{weight:.4f}", _percent(distance)]
         rows.append(row + [f"{each.metric:g}" if each.metric is not None else ""] * measured)
-    parts = [f"### Checkpoints of `{trajectory.run}`", _table(heads, rows)]
-    parts += [f"**Warning:** {warning}" for warning in path.warnings]
+    parts = [f"### Checkpoints of {code(trajectory.run)}", _table(heads, rows)]
+    parts += [f"**Warning:** {inline(warning, LONGEST)}" for warning in path.warnings]
     if soup:
         parts += ["### Greedy soup", _soup_table(soup, [each.name for each in trajectory.chosen])]
     if trajectory.left_alone:
-        reasons = [[f"`{each.name}`", each.reason] for each in trajectory.left_alone]
+        reasons = [[code(each.name), each.reason] for each in trajectory.left_alone]
         parts += ["### Left alone", _table(["checkpoint", "why"], reasons)]
     return "\n\n".join(parts) + "\n"
 
 
 def _soup_table(soup: Soup, names: Sequence[str]) -> str:
     best = soup.order[0]
-    rows = [[f"`{names[best]}`", f"{soup.singles[best]:+.5f}", "", "the best alone"]]
+    rows = [[code(names[best]), f"{soup.singles[best]:+.5f}", "", "the best alone"]]
     rows += [
         [
-            f"`{names[trial.candidate]}`",
+            code(names[trial.candidate]),
             f"{soup.singles[trial.candidate]:+.5f}",
             f"{trial.score:+.5f}",
             "taken" if trial.taken else "left: worse with it",
@@ -57,5 +61,4 @@ def _percent(distance: float | None) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(table(heads, rows, heads))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from prefect.states import Cancelled, Crashed
 from flows.shard_group import merge_shard_group
 from merge_core.errors import MergeflowError, StepError, did_you_mean, error_kind
 from merge_core.group_worker import is_finished, is_held, workers_seen
+from merge_core.plain_text import plain_log
 from merge_core.shard_groups import FanOut, MergeJob
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 
 _POLL = 1.0
 _MOST_RUNS = 4
@@ -114,7 +114,8 @@ class _Dispatch:
             return True
         if kind == StateType.FAILED:
             assert run.state is not None
-            raise error_kind(run.state.name)(run.state.message or "a worker failed")
+            said, *more = (run.state.message or "a worker failed").split("\n")
+            raise error_kind(run.state.name)(said, details=more)
         if kind in (StateType.CANCELLED, StateType.CANCELLING):
             raise self._error(f"the run of group {number + 1}, {run.name}, was cancelled")
         if kind in (StateType.COMPLETED, StateType.CRASHED):

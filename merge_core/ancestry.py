@@ -109,11 +109,18 @@ def same_weights(one: Checkpoint, other: Checkpoint, reader: BlockReader) -> boo
             return False
         if isinstance(entry, TensorEntry) != isinstance(twin, TensorEntry):
             return False
-        ours, theirs = _bytes_of(entry, reader), _bytes_of(twin, reader)
-        for start in range(0, entry.numel, _COMPARED):
-            count = min(_COMPARED, entry.numel - start)
-            if ours(start, count) != theirs(start, count):
-                return False
+        if not same_values(entry, twin, reader):
+            return False
+    return True
+
+
+def same_values(one: TensorInput, other: TensorInput, reader: BlockReader) -> bool:
+    """Whether two tensors of one type and size hold the same; stops at the first difference."""
+    ours, theirs = _bytes_of(one, reader), _bytes_of(other, reader)
+    for start in range(0, one.numel, _COMPARED):
+        count = min(_COMPARED, one.numel - start)
+        if ours(start, count) != theirs(start, count):
+            return False
     return True
 
 

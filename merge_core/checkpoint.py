@@ -15,17 +15,21 @@ from typing import Any
 from merge_core.bounded_json import parse_json
 from merge_core.checkpoint_files import is_file_name, read_plain
 from merge_core.dtypes import name_of
-from merge_core.errors import CheckpointError
+from merge_core.errors import CheckpointError, one_line, unreadable
 from merge_core.findings import printable
 from merge_core.garbage import collection_paused
 from merge_core.inputs import TensorInput
 from merge_core.safetensors_header import KnownHeaders, TensorEntry, read_header
+from merge_core.weight_files import (
+    INDEX_SUFFIX,
+    MODEL_STEM,
+    SUFFIX,
+    refuse_doubtful,
+    stem_of,
+    unnamed_files,
+    used_files,
+)
 
-SUFFIX = ".safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
-MODEL_STEM = "model"
-_STEMS = (MODEL_STEM, "diffusion_pytorch_model")
-"""What the names of weight files begin with where transformers and diffusers look for them."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_JSON_BYTES = 100 << 20
 _MAX_DEPTH = 64
@@ -48,6 +52,8 @@ class Checkpoint:
     """config.json as it is; empty when there is none."""
     stem: str = MODEL_STEM
     """What the names of its weight files begin with: `model` in `model-00001-of-00002`."""
+    unnamed: tuple[str, ...] = ()
+    """Weight files of the same name beside it that its index does not name: left alone."""
 
     @property
     def parameters(self) -> int:
@@ -77,11 +83,19 @@ def open_checkpoint(directory: Path, known: KnownHeaders | None = None) -> Check
     """
     if not directory.is_dir():
         raise CheckpointError("there is no such directory", where=str(directory))
-    stem = _stem(directory)
+    try:
+        names_here = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        raise unreadable(directory, error) from error
+    stem = stem_of(names_here) or _stem(directory)
     index = f"{stem}{INDEX_SUFFIX}"
     indexed = (directory / index).exists()
-    weight_map = _weight_map(directory, index) if indexed else {}
-    shards = _indexed_shards(directory, index, weight_map) if indexed else (f"{stem}{SUFFIX}",)
+    weight_map = weight_map_in(directory / index) if indexed else {}
+    if indexed:
+        shards = _indexed_shards(directory, index, weight_map)
+        refuse_doubtful(stem, weight_map, names_here, str(directory))
+    else:
+        shards = (f"{stem}{SUFFIX}",)
     tensors: dict[str, TensorEntry] = {}
     placed: dict[str, str] = {}
     for shard in shards:
@@ -113,7 +127,24 @@ def open_checkpoint(directory: Path, known: KnownHeaders | None = None) -> Check
         shards,
         MappingProxyType(config),
         stem,
+        tuple(unnamed_files(stem, shards, names_here)),
     )
+
+
+def weights_used(directory: Path) -> frozenset[str] | None:
+    """Names of the files in a directory that hold its checkpoint's weights, or say where they are.
+
+    None where the names do not tell.
+
+    Raises:
+        CheckpointError: the index is damaged.
+    """
+    stem = stem_of({path.name for path in directory.iterdir()})
+    if stem is None:
+        return None
+    index = f"{stem}{INDEX_SUFFIX}"
+    present = (directory / index).exists()
+    return used_files(stem, weight_map_in(directory / index) if present else None)
 
 
 def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) -> dict[str, Any]:
@@ -130,17 +161,16 @@ def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) ->
             read_plain(path, _MAX_JSON_BYTES), unique_keys=unique_keys, finite=finite
         )
     except ValueError as error:
-        raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path.parent)) from None
+        raise CheckpointError(
+            f"{path.name} is not JSON: {one_line(error)}", where=str(path.parent)
+        ) from None
     if not isinstance(value, dict) or _deeper_than(value, _MAX_DEPTH):
         raise CheckpointError(f"{path.name} is not a plain JSON object", where=str(path.parent))
     return value
 
 
 def _stem(directory: Path) -> str:
-    """What the names of the weight files begin with: the usual names first, else the only one."""
-    for stem in _STEMS:
-        if any((directory / f"{stem}{suffix}").exists() for suffix in (INDEX_SUFFIX, SUFFIX)):
-            return stem
+    """What the name of the only weight file begins with."""
     indices = sorted(path.name for path in directory.glob(f"*{INDEX_SUFFIX}"))
     if len(indices) > 1:
         raise CheckpointError(
@@ -149,7 +179,7 @@ def _stem(directory: Path) -> str:
             where=str(directory),
             mend="put each in a directory of its own, with its config.json",
         )
-    return indices[0].removesuffix(INDEX_SUFFIX) if indices else _only_file(directory)
+    return _only_file(directory)
 
 
 def _indexed_shards(directory: Path, index: str, weight_map: Mapping[str, str]) -> tuple[str, ...]:
@@ -165,15 +195,6 @@ def _indexed_shards(directory: Path, index: str, weight_map: Mapping[str, str]) 
             raise CheckpointError(
                 f"shard {shard} is missing", where=str(directory), mend="fetch it again"
             )
-    stem = index.removesuffix(INDEX_SUFFIX)
-    siblings = [f"{stem}{SUFFIX}", *(p.name for p in directory.glob(f"{stem}-*{SUFFIX}"))]
-    extra = [n for n in sorted(siblings) if n not in shards and (directory / n).exists()]
-    if extra:
-        raise CheckpointError(
-            f"{printable(extra[0])} is not named by {printable(index)}",
-            where=str(directory),
-            mend="remove leftovers of an earlier save, or fetch the checkpoint again",
-        )
     return tuple(shards)
 
 
@@ -217,8 +238,14 @@ def _only_file(directory: Path) -> str:
     )
 
 
-def _weight_map(directory: Path, index: str) -> dict[str, str]:
-    content = read_json(directory / index, unique_keys=True)
+def weight_map_in(path: Path) -> dict[str, str]:
+    """The shard of every tensor, by name, as an index says.
+
+    Raises:
+        CheckpointError: it says nothing of the kind.
+    """
+    directory, index = path.parent, path.name
+    content = read_json(path, unique_keys=True)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or {*map(type, weight_map.values())} - {str}:
         raise CheckpointError(f"{printable(index)} has no usable weight_map", where=str(directory))

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from merge_core.adapters.beside import beside_weights
 from merge_core.ancestry import Ancestry, measure_ancestry
 from merge_core.declared_base import declared_bases
 from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
-from merge_core.findings import Finding, Severity, counted, some
+from merge_core.findings import Finding, Severity, counted, printable, some
 from merge_core.finite import find_non_finite, scanned_bytes
 from merge_core.kinship import (
     Subject,
@@ -27,6 +28,7 @@ from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.sources import open_source
+from merge_core.tied_copies import tied_copies
 from merge_core.tokenizer_files import (
     TOKENIZER_FILES,
     Tokenizer,
@@ -36,7 +38,7 @@ from merge_core.tokenizer_files import (
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import default_threads
 
-VERSION = 2
+VERSION = 3
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 
@@ -119,19 +121,29 @@ def verify(
         except (CheckpointError, CompatibilityError) as error:
             findings.append(_refused(source.reference, error))
     opened = list(subjects.values())
+    findings += [finding for subject in opened for finding in _unnamed_weights(subject)]
     tokenizers = _read_tokenizers(opened, findings)
     ancestries: dict[str, Ancestry] = {}
     with BlockReader() as reader:
         if sources and sources[0].reference in subjects:
             first, others = opened[0], opened[1:]
-            facts = [facts_of(subject.name, subject.checkpoint) for subject in opened]
+            copies = frozenset(tied_copies([subject.checkpoint for subject in opened]))
+            facts = [facts_of(subject.name, subject.checkpoint, copies) for subject in opened]
             findings += preflight(facts[0], facts[1:], tolerance=tolerance)
+            for subject in opened:
+                findings += beside_weights(subject.name, subject.checkpoint.directory)
             for other in others:
                 measured = _measure(first, other, reader)
                 if measured:
                     ancestries[other.name] = measured
                 findings += _compare_files(first, other, tokenizers, tolerance.vocabulary)
-                findings += ancestry_findings(first, other, base is not None, measured)
+                findings += ancestry_findings(
+                    first,
+                    other,
+                    base is not None,
+                    measured,
+                    may_be_unrelated=tolerance.unrelated,
+                )
                 if base is not None:
                     findings += declaration_findings(first, other, measured)
             findings += twin_findings(opened, ancestries, base is not None, reader)
@@ -161,8 +173,10 @@ def raise_for_errors(report: CompatibilityReport) -> None:
     if len(errors) == 1:
         raise CompatibilityError(errors[0].message, where=errors[0].subject, mend=errors[0].mend)
     if errors:
-        listed = "".join(f"\n- {error}" for error in errors)
-        raise CompatibilityError(f"{len(errors)} reasons why these cannot be merged:{listed}")
+        listed = [line for error in errors for line in f"- {error}".split("\n")]
+        raise CompatibilityError(
+            f"{len(errors)} reasons why these cannot be merged:", details=listed
+        )
 
 
 def verify_key(
@@ -183,7 +197,11 @@ def verify_key(
             "base": base is not None,
             "checkpoints": described,
             "scan_weights": scan_weights,
-            "tolerance": tolerance.model_dump(),
+            "tolerance": {
+                name: value
+                for name, value in tolerance.model_dump().items()
+                if name != "unrelated" or value  # keys of reports made before it was there
+            },
         }
     )
 
@@ -232,6 +250,25 @@ def _read_tokenizers(
         except CheckpointError as error:
             findings.append(_refused(subject.name, error))
     return tokenizers
+
+
+def _unnamed_weights(subject: Subject) -> list[Finding]:
+    """A warning of weight files that lie beside a checkpoint's own, and are left alone."""
+    unnamed = subject.checkpoint.unnamed
+    if not unnamed:
+        return []
+    return [
+        Finding(
+            severity="warning",
+            code="weights-left-over",
+            subject=subject.name,
+            message=f"{counted(len(unnamed), 'weight file')} beside it that its index does not"
+            f" name: {some(map(printable, unnamed))}; the model is what the index names, as"
+            " transformers reads it",
+            mend="nothing, if they are left over from an earlier save",
+            where=unnamed[0],
+        )
+    ]
 
 
 def _compare_files(

@@ -55,6 +55,8 @@ class ComputedTensor(NamedTuple):
     in_layers: bool = False
     survey: str | None = None
     """Key of the survey whose findings its method needs."""
+    copy_of: str = ""
+    """Name of the tensor that it is a copy of: it is computed as that one is."""
 
     @property
     def numel(self) -> int:
@@ -86,7 +88,7 @@ class ComputedTensor(NamedTuple):
     def job(self, survey: Survey | None) -> TensorJob:
         """What its kernel may know."""
         return TensorJob(
-            name=self.name,
+            name=self.copy_of or self.name,
             numel=self.numel,
             model_parameters=self.model_parameters,
             parameters=self.parameters,

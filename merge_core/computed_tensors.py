@@ -11,19 +11,24 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import COPY, ComputedTensor
-from merge_core.dtypes import MERGEABLE
-from merge_core.errors import RecipeError
+from merge_core.dtypes import MERGEABLE, name_of
+from merge_core.engine_version import ENGINE
+from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.expansion import Expansion, expand
 from merge_core.inputs import TensorInput, entries_of
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import post_step_named
 from merge_core.methods.random_bits import random_keys
+from merge_core.model_config import result_config
 from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
+from merge_core.tensor_kinds import is_computed_buffer, kind_of_dtype
+from merge_core.tied_copies import Copies
 from merge_core.vocabulary.merged import MergedTokenizer
 
 MOST_READINGS = 256
@@ -51,8 +56,18 @@ class RecipeInputs:
     """Filled while planning: the tensors of each recipe whose method surveys the whole model."""
     readings: dict[str, int] = field(default_factory=dict)
     """Filled while planning: how many checkpoints a tensor of each named recipe is read from."""
+    copies: Copies = field(default_factory=dict)
+    """Tensors of the result that are copies of others of it."""
+    engine: str = ENGINE
+    """Version of the engine that the result's bytes belong to."""
     tokenizer: MergedTokenizer | None = None
     """The result's, where vocabularies are merged."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Filled while planning: the config of each recipe's result."""
+
+    def config_of(self, recipe: Recipe) -> dict[str, Any]:
+        """The config of a recipe's result, once its tensors are computed."""
+        return self.configs[recipe.name or _LAST]
 
 
 def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor]:
@@ -67,16 +82,32 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
         if earlier.name in inputs.checkpoints:
             continue
         tensors = compute_tensors(earlier, inputs)
+        config = inputs.config_of(earlier)
         inputs.readings[earlier.name] = _readings(earlier, inputs)
-        inputs.checkpoints[earlier.name] = _view(earlier, tensors, inputs.checkpoints)
+        inputs.checkpoints[earlier.name] = _view(earlier, tensors, config)
     _readings(recipe, inputs)
     expansions = expand(recipe, inputs.checkpoints)
+    inputs.configs[recipe.name or _LAST] = result_config(recipe, inputs.checkpoints)
     distinct = {id(each.part): each.part for each in expansions}
     resolved = {key: _PartSettings.of(recipe, part, inputs) for key, part in distinct.items()}
     method = recipe.method
     tensors = [_computed(method, each, resolved[id(each.part)], inputs) for each in expansions]
     _check_parameters(method, tensors)
-    return _with_survey(recipe, tensors, inputs)
+    return _tied(_with_survey(recipe, tensors, inputs), inputs.copies)
+
+
+def _tied(tensors: list[ComputedTensor], copies: Copies) -> list[ComputedTensor]:
+    """Give copies the computation of what they are copies of, whatever a filter, a mask or a slice
+    would make of them."""
+    if not copies:
+        return tensors
+    by_name = {tensor.name: tensor for tensor in tensors}
+    return [
+        by_name[origin]._replace(name=tensor.name, copy_of=origin)
+        if (origin := copies.get(tensor.name)) in by_name and origin is not None
+        else tensor
+        for tensor in tensors
+    ]
 
 
 def _readings(recipe: Recipe, inputs: RecipeInputs) -> int:
@@ -103,14 +134,14 @@ def _readings(recipe: Recipe, inputs: RecipeInputs) -> int:
 
 
 def _view(
-    recipe: Recipe, tensors: Sequence[ComputedTensor], checkpoints: Mapping[str, Checkpoint]
+    recipe: Recipe, tensors: Sequence[ComputedTensor], config: Mapping[str, Any]
 ) -> Checkpoint:
     """A recipe's result as a checkpoint that others read."""
     return Checkpoint(
         directory=Path(f"recipe {recipe.name}"),
         tensors=MappingProxyType({tensor.name: tensor for tensor in tensors}),
         shards=(),
-        config=checkpoints[recipe.donor].config,
+        config=config,
     )
 
 
@@ -119,8 +150,9 @@ def _computed(
 ) -> ComputedTensor:
     stored, pattern = part.stored_dtype, each.pattern
     dtype = pattern.dtype
-    if each.kept or dtype not in MERGEABLE:
+    if each.kept or dtype not in MERGEABLE or is_computed_buffer(each.name):
         return _taken_over(each, stored if stored and dtype in MERGEABLE else dtype)
+    _check_kinds(each)
     return ComputedTensor(
         name=each.name,
         dtype=stored or dtype,
@@ -161,6 +193,7 @@ def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
         )
     sources: tuple[TensorInput, ...] = (each.pattern,)
     if not each.kept:
+        _check_kinds(each)
         sources = (*((each.base,) if each.base is not None else ()), *each.inputs)
     entries = tuple(entry for source in sources for entry in entries_of(source))
     return ComputedTensor(
@@ -174,6 +207,28 @@ def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
         model_parameters=(),
         parameters={},
     )
+
+
+def _check_kinds(each: Expansion) -> None:
+    """Refuse to combine weights with what is none.
+
+    Raises:
+        CompatibilityError: an input holds integers or flags where another holds weights.
+    """
+    pattern = each.pattern
+    for source in each.inputs:
+        if source.dtype == pattern.dtype:
+            continue
+        ours, theirs = kind_of_dtype(pattern.dtype), kind_of_dtype(source.dtype)
+        if ours != theirs:
+            entries = entries_of(source)
+            raise CompatibilityError(
+                f"tensor {source.name} holds {theirs} ({name_of(source.dtype)}) where another"
+                f" checkpoint has {ours} ({name_of(pattern.dtype)}); they cannot be averaged",
+                where=str(entries[0].path.parent) if entries else source.name,
+                mend="save the checkpoint again as it was trained, or keep the base's by"
+                f" `exclude: [{each.name}]` in the recipe",
+            )
 
 
 def _random_keys(

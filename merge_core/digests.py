@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from merge_core.errors import unreadable
 from merge_core.file_names import is_model_file, is_named_file
+from merge_core.private_files import open_private
 from merge_core.records import FileDigest
 
 _CHUNK = 1 << 22
+_TABLE = (
+    "CREATE TABLE digests (path TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, sha256 TEXT NOT NULL)"
+)
+_SHA256 = re.compile("[0-9a-f]{64}")
+_TICK = 20_000_000
+"""Nanoseconds that a file system's clock may stand still: a second change in them has the same
+time as the first. Linux ticks every 10 ms or faster."""
+_SECOND = 1_000_000_000
+_log = logging.getLogger("mergeflow")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -62,41 +75,40 @@ def model_digest(files: Iterable[FileDigest]) -> str:
 class DigestMemo:
     """File digests remembered by (path, size, times, inode), shared by threads and processes.
 
-    A file that changed in any of these is hashed again. The memo is a cache: when it cannot be
-    opened or written the digest is computed all the same.
+    A file that changed in any of these is hashed again. The memo is a cache and no evidence: when
+    it cannot be opened or written the digest is computed all the same, and what must be known for
+    certain asks for `afresh`.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS digests"
-                    " (path TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, sha256 TEXT NOT NULL)"
-                )
-                connection.commit()
-                self._connection = connection
-            except (sqlite3.Error, OSError):
-                self._connection = None
+        self._connection = _opened(path) if path is not None else None
 
-    def sha256(self, path: Path, listener: Callable[[int], None] | None = None) -> str:
-        """sha256 of a file, from memory when the file is unchanged."""
+    def sha256(
+        self,
+        path: Path,
+        listener: Callable[[int], None] | None = None,
+        *,
+        afresh: bool = False,
+    ) -> str:
+        """sha256 of a file, from memory when the file is unchanged.
+
+        Args:
+            afresh: read the file whatever is remembered, and remember what it holds.
+        """
         path = path.absolute()
         with _turn(path):
-            return self._sha256(path, listener)
+            return self._sha256(path, listener, afresh)
 
-    def _sha256(self, path: Path, listener: Callable[[int], None] | None) -> str:
-        before = fingerprint(path)
-        known = self._recall(path, before)
+    def _sha256(self, path: Path, listener: Callable[[int], None] | None, afresh: bool) -> str:
+        known = None if afresh else self._recall(path, fingerprint(path))
         if known is not None:
             if listener:
                 listener(path.stat().st_size)
             return known
+        before = _settled(path)
         digest = sha256_file(path, listener)
-        if fingerprint(path) == before:
+        if before is not None and fingerprint(path) == before:
             self.remember(path, digest, before)
         return digest
 
@@ -129,7 +141,26 @@ class DigestMemo:
                 ).fetchone()
             except sqlite3.Error:
                 return None
-        return str(row[0]) if row else None
+        return str(row[0]) if row and _SHA256.fullmatch(str(row[0])) else None
+
+
+def _opened(path: Path) -> sqlite3.Connection | None:
+    """The memo's database; None where there is none to be had, or one that answers by itself."""
+    try:
+        os.close(open_private(path))  # SQLite gives its journals the mode of the file
+        connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+        connection.execute(_TABLE.replace("TABLE", "TABLE IF NOT EXISTS"))
+        connection.commit()
+        # A view or a trigger in place of the table would say what its author wants, whatever is
+        # remembered; and where nothing can be written, a wrong row would never be put right.
+        schema = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        if schema.fetchall() == [(_TABLE,)] and os.access(path, os.W_OK):
+            return connection
+        connection.close()
+    except (sqlite3.Error, OSError):
+        return None
+    _log.warning("%s is not as mergeflow makes it: remove it; until then all is hashed anew", path)
+    return None
 
 
 def as_text(path: str | Path) -> str:
@@ -157,7 +188,8 @@ def fingerprint(path: Path) -> str:
         OSError: there is no such file.
     """
     status = _status(path)
-    return f"{_content_of(status)}:{status.st_ctime_ns}"
+    content = f"{status.st_size}:{status.st_mtime_ns}:{status.st_dev}:{status.st_ino}"
+    return f"{content}:{status.st_ctime_ns}"
 
 
 def lasting(fingerprint: str) -> str:
@@ -166,17 +198,25 @@ def lasting(fingerprint: str) -> str:
     return f"{size}:{modified}:{inode}:{changed}"
 
 
-def content_fingerprint(path: Path) -> str:
-    """As `fingerprint`, the same before and after a change of permissions.
+def settle(paths: Iterable[Path]) -> None:
+    """Wait, a hundredth of a second or two, until no change that is still to come to these files
+    can have the time of their last one."""
+    for path in paths:
+        _settled(path)
 
-    Raises:
-        OSError: there is no such file.
+
+def _settled(path: Path) -> str | None:
+    """A file's fingerprint, at a time from which on every change will show in it.
+
+    None where that is not known: its times are whole seconds, and the last one is not over.
     """
-    return _content_of(_status(path))
-
-
-def _content_of(status: os.stat_result) -> str:
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_dev}:{status.st_ino}"
+    status = _status(path)
+    age = time.time_ns() - status.st_ctime_ns
+    if 0 <= age <= _TICK:
+        time.sleep((_TICK - age) / _SECOND)
+        return fingerprint(path)
+    coarse = status.st_ctime_ns % _SECOND == 0
+    return None if age < 0 or (coarse and age < 2 * _SECOND) else fingerprint(path)
 
 
 def _status(path: Path) -> os.stat_result:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from merge_core.plain_text import plain
 
 # The second form is that of an address which was taken for a path; `models:/name@alias` is none.
 _PASSWORD = re.compile(r"(://)[^/\s?#]*@|(:/)[^/\s?#:]+:[^/\s?#]*@")
@@ -19,44 +22,65 @@ class MergeflowError(Exception):
     """What went wrong, where (YAML path, file, tensor) and how to mend it.
 
     `str(error)` is the whole message a user sees; a traceback is only ever for bugs. Messages go to
-    terminals, logs and databases: a password in an address is taken out here, once for all.
+    terminals, logs and databases: a password in an address is taken out here, once for all, and a
+    name that a stranger chose neither forges a line nor sends a terminal anything to obey.
+
+    Args:
+        details: lines between what was wrong and what to do: a list, the end of a log.
     """
 
-    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        mend: str | None = None,
+        details: Sequence[str] = (),
+    ) -> None:
         self.what = without_passwords(what)
         self.where = without_passwords(where) if where else where
         self.mend = without_passwords(mend) if mend else mend
+        self.details = tuple(map(without_passwords, details))
         super().__init__(self.what)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return _shown(f"{head}\n  what to do: {self.mend}" if self.mend else head)
+        mend = (f"  what to do: {self.mend}",) if self.mend else ()
+        return "\n".join(map(plain, (head, *self.details, *mend)))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.where, self.mend))
-
-
-def _shown(text: str) -> str:
-    """Names and keys in a message may be a stranger's: no terminal obeys what is left of them."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        return (_rebuild, (type(self), self.what, self.where, self.mend, self.details))
 
 
 def _rebuild(
-    kind: type[MergeflowError], what: str, where: str | None, mend: str | None
+    kind: type[MergeflowError],
+    what: str,
+    where: str | None,
+    mend: str | None,
+    details: Sequence[str] = (),
 ) -> MergeflowError:
-    return kind(what, where=where, mend=mend)
+    return kind(what, where=where, mend=mend, details=details)
 
 
-def error_values(error: MergeflowError) -> dict[str, str | None]:
+def error_values(error: MergeflowError) -> dict[str, Any]:
     """An error as JSON, for a process that cannot raise it here."""
-    kind = type(error).__name__
-    return {"kind": kind, "what": error.what, "where": error.where, "mend": error.mend}
+    return {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "where": error.where,
+        "mend": error.mend,
+        "details": list(error.details),
+    }
 
 
-def error_from(values: Mapping[str, str | None]) -> MergeflowError:
+def error_from(values: Mapping[str, Any]) -> MergeflowError:
     """The error that `error_values` was given; an unknown kind is a `StepError`."""
-    what, where, mend = values["what"] or "", values["where"], values["mend"]
-    return error_kind(values["kind"])(what, where=where, mend=mend)
+    return error_kind(values["kind"])(
+        values["what"] or "",
+        where=values["where"],
+        mend=values["mend"],
+        details=values.get("details", ()),
+    )
 
 
 def error_kind(name: str | None) -> type[MergeflowError]:
@@ -69,6 +93,10 @@ def error_kind(name: str | None) -> type[MergeflowError]:
 
 class RecipeError(MergeflowError):
     """A recipe or pipeline file that does not say something meaningful."""
+
+
+class HomeError(MergeflowError):
+    """A data directory that is not believed, or cannot be made or kept as it should be."""
 
 
 class CheckpointError(MergeflowError):
@@ -96,6 +124,11 @@ class StepError(MergeflowError):
     """A pipeline step failed for a reason outside the inputs (evaluation died, server away)."""
 
 
+def one_line(error: BaseException) -> str:
+    """What another library's exception says, which may be several lines."""
+    return " ".join(str(error).split())
+
+
 def unreadable(path: object, error: OSError, what: str = "cannot be read") -> UnreadableError:
     """What the system said of a file that cannot be read, with what to do about it."""
     mends: dict[int | None, str] = {
@@ -109,6 +142,18 @@ def unreadable(path: object, error: OSError, what: str = "cannot be read") -> Un
         where=str(path),
         mend=f"{mend}, and run the same command again",
     )
+
+
+def refused(error: CheckpointError) -> str:
+    """What is wrong with a file or directory, in words.
+
+    Raises:
+        UnreadableError: nothing is known to be wrong: it is there, and cannot be read now.
+    """
+    gone = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+    if isinstance(error, UnreadableError) and not gone:
+        raise error
+    return error.what
 
 
 def without_passwords(text: str) -> str:

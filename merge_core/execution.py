@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.conducting import ComputeSettings, Workers, conduct
-from merge_core.digests import DigestMemo, content_fingerprint, fingerprint
+from merge_core.digests import DigestMemo, fingerprint, settle
 from merge_core.engine import Follower, run_plan
 from merge_core.errors import (
     CheckpointError,
@@ -22,15 +22,18 @@ from merge_core.errors import (
 from merge_core.home import Home
 from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
 from merge_core.layout import index_json, index_name
-from merge_core.manifest import read_manifest, seal, verify_manifest
+from merge_core.manifest import seal
 from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
+from merge_core.private_files import private_umask
 from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.shard_groups import input_files
 from merge_core.shard_hashing import ShardHasher
 from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
+from merge_core.store_access import StoreAccess
+from merge_core.stored_objects import Store, Wanted
 from merge_core.timings import Timings
 from merge_core.workers import default_threads
 
@@ -49,6 +52,7 @@ def execute(
     progress: Progress | None = None,
     timings: Timings | None = None,
     unidentified: Unidentified | None = None,
+    record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
     """Carry out a plan; a killed run of the same plan is resumed. Arguments as for `merge`.
 
@@ -58,6 +62,7 @@ def execute(
         workers: who computes; by default this process.
         extra_files: written in place of config, tokenizer and model card, for results that are not
             models.
+        record: without `out`, what a step says that it made of this plan (`Store.find`).
 
     Raises:
         OutputError: `out` exists; and all that `merge` raises.
@@ -65,13 +70,20 @@ def execute(
     if out is not None:
         refuse_existing(out)
     timings = timings or Timings()
+    access = StoreAccess.of(home.path) if out is None else None
+    if access is not None:
+        access.settle()
     if out is None:
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
         out = placed(out)
         workplace, target = out.parent / f".{out.name}.mergeflow", Path(_literal(out))
-    with Staging(workplace, plan, progress) as staging:
-        if out is None and (known := _published(home, plan)):
+    store = Store(home)
+    with (
+        private_umask() if access else nullcontext(),
+        Staging(workplace, plan, progress) as staging,
+    ):
+        if out is None and (known := store.find(Wanted.of(plan), record, progress)):
             staging.discard()
             return known
         if out is not None and out.exists():  # another process was faster
@@ -127,20 +139,24 @@ def execute(
                 _refuse_changed(sources, home)
             manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
             sealed = {
-                file.name: content_fingerprint(staging.checkpoint / file.name)
-                for file in manifest.files
+                file.name: fingerprint(staging.checkpoint / file.name) for file in manifest.files
             }
             if out is None:  # known before it is there: a kill in between costs nothing
-                _remember(home, plan, manifest)
+                store.point(plan.digest, manifest.object_id)
+                if store.is_there(manifest.object_id, progress):
+                    staging.discard()
+                    return manifest
         except (OutputError, StepError, UnreadableError):
             raise
         except OSError as error:
-            raise _told(error, staging, home) from error
+            raise _told(error, staging, None if out else home) from error
         except MergeflowError:
             staging.discard()
             raise
         with timings.during("wait"):
-            staging.publish(Path(manifest.path), read_only=out is None, replace=out is None)
+            if access is not None:
+                sealed = staging.make_read_only(sealed, access)
+            staging.publish(Path(manifest.path), access=access)
     _keep_digests(home, manifest, sealed)
     return manifest
 
@@ -181,22 +197,25 @@ def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None
 
 
 def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str, str]) -> None:
-    """Who uses the result need not hash it again; publishing changed permissions and names only."""
-    memo = DigestMemo(home.digest_memo)
-    for file in manifest.files:
-        path = Path(manifest.path) / file.name
-        try:
-            seen = fingerprint(path)
-        except OSError:
-            continue
-        if seen.startswith(f"{sealed[file.name]}:"):
-            memo.remember(path, file.sha256, seen)
+    """Who uses the result need not hash it again: publishing changed nothing but its place.
+
+    Args:
+        sealed: the fingerprint of each file that is as it was hashed.
+    """
+    memo, directory = DigestMemo(home.digest_memo), Path(manifest.path)
+    with suppress(OSError):
+        settle(directory / name for name in sealed)
+        for file in manifest.files:
+            path = directory / file.name
+            if fingerprint(path) == sealed.get(file.name):
+                memo.remember(path, file.sha256, sealed[file.name])
 
 
-def _told(error: OSError, staging: Staging, home: Home) -> MergeflowError:
+def _told(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
     """What the system said of a file beside the weights, which was being read or written."""
     place = Path(error.filename or staging.checkpoint)
-    written = place.is_relative_to(staging.directory) or place.is_relative_to(home.path)
+    ours = (staging.directory, home.path) if home else (staging.directory,)
+    written = any(place.is_relative_to(directory) for directory in ours)
     if written or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return output_error(error, staging.checkpoint)
     return unreadable(place, error)
@@ -204,27 +223,3 @@ def _told(error: OSError, staging: Staging, home: Home) -> MergeflowError:
 
 def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _published(home: Home, plan: Plan) -> CheckpointManifest | None:
-    """An earlier result of the same plan, when every byte of it is still there."""
-    pointer = _pointer(home, plan)
-    if not pointer.exists():
-        return None
-    try:
-        manifest = read_manifest(home.objects / pointer.read_text().strip())
-    except CheckpointError:
-        return None
-    return manifest if not verify_manifest(manifest, DigestMemo(home.digest_memo)) else None
-
-
-def _remember(home: Home, plan: Plan, manifest: CheckpointManifest) -> None:
-    pointer = _pointer(home, plan)
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    fresh = pointer.with_suffix(".new")
-    fresh.write_text(manifest.object_id + "\n")
-    fresh.rename(pointer)
-
-
-def _pointer(home: Home, plan: Plan) -> Path:
-    return home.path / "store" / "plans" / plan.digest

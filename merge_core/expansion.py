@@ -7,26 +7,28 @@ comes after them (final norm, head) as the last. Modules are each expanded on th
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby, repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint
+from merge_core.dtypes import MERGEABLE
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.inputs import TensorInput
-from merge_core.layers import depths_of, group_of, layer_counts, stack_of
+from merge_core.layers import depths_of, stack_of
+from merge_core.likeness import check_alike, missing, named_sources
 from merge_core.modules import divided, prefixes
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Member, Part, Section
 from merge_core.safetensors_header import TensorEntry
+from merge_core.stacking import Stack, check_stack, ordinary_layers
+from merge_core.stacks import is_before_layers, is_in, layers_of, main_stack, moved
 from merge_core.tensor_filters import matches
 
 _MANY = 5
-_STACK = re.compile(r"(^|\.)(layers?|h|(res)?blocks?)$")
 _Tensors = Mapping[str, TensorInput]
 """Tensors of one checkpoint, or of one module of it, by name in file order."""
 
@@ -66,11 +68,24 @@ def expand(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Expans
     result: list[Expansion] = []
     for section, tensors in _sections(recipe, checkpoints):
         _check_same(recipe, section, tensors)
-        result += (_stacked if section.stacked else _whole)(recipe, section, tensors)
+        if section.stacked:
+            result += _stacked(recipe, section, tensors, checkpoints)
+        else:
+            result += _whole(recipe, section, tensors)
     twice = [name for name, count in Counter(each.name for each in result).items() if count > 1]
     if twice:
         raise RecipeError(f"two modules make the tensor {twice[0]}", where="modules")
     return result
+
+
+def stack_in(section: Section, donor: str) -> Stack:
+    """What the layers of a section of slices are made of.
+
+    Args:
+        donor: reference of the model whose config the result takes.
+    """
+    layers = tuple(output_layers(section))
+    return Stack(section.module, f"{section.where}slices", layers, donor, section.leader)
 
 
 def output_layers(section: Section) -> list[tuple[str, int]]:
@@ -80,32 +95,6 @@ def output_layers(section: Section) -> list[tuple[str, int]]:
         for part in section.parts
         for layer in range(*_range(part.members[0]))
     ]
-
-
-def main_stack(names: Iterable[str], where: str) -> tuple[str, int]:
-    """Prefix and number of layers of the model's layers, which slices are runs of.
-
-    Other numbered things (a projector's matrices) do not count beside a stack that is called
-    `layers`, `blocks` or `h`.
-
-    Raises:
-        RecipeError: there are no numbered layers, or several stacks of them (encoder and decoder,
-            vision and language).
-    """
-    names = list(names)
-    tensors = Counter(stack[0] for name in names if (stack := stack_of(name)))
-    if not tensors:
-        raise RecipeError("this model has no numbered layers to stack", where=where)
-    called_so = sorted(prefix for prefix in tensors if _STACK.search(prefix))
-    if len(called_so) > 1:
-        raise RecipeError(
-            f"this model has several stacks of layers, {', '.join(called_so)}, and slices alone do"
-            " not say which one they are about",
-            where=where,
-            mend="write `modules`: slices for the module to stack, models for 'default'",
-        )
-    prefix = called_so[0] if called_so else tensors.most_common(1)[0][0]
-    return prefix, layer_counts(names)[prefix]
 
 
 def _sections(
@@ -189,10 +178,11 @@ def _shapes(
     if not section.stacked and not recipe.exclude:
         return dict(zip(own, map(attrgetter("shape"), own.values()), strict=True))
     prefix = main_stack(own, reference)[0] if section.stacked else None
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, entry in own.items():
-        if prefix is not None and _is_in(name, prefix):
-            shapes[_moved(name, prefix, "*")] = entry.shape
+        if prefix is not None and is_in(name, prefix):
+            folded = moved(name, prefix, "*")
+            shapes[folded] = max(shapes.get(folded, entry.shape), entry.shape)
         elif not _is_kept(recipe, name):
             shapes[name] = entry.shape
     return shapes
@@ -211,13 +201,23 @@ def _whole(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) ->
     return combined.expansions(names, depths)
 
 
-def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) -> list[Expansion]:
-    stacks = {reference: main_stack(own, reference) for reference, own in tensors.items()}
+def _stacked(
+    recipe: Recipe,
+    section: Section,
+    tensors: Mapping[str, _Tensors],
+    checkpoints: Mapping[str, Checkpoint],
+) -> list[Expansion]:
+    references = recipe.direct_references()
+    configs = {reference: checkpoints[reference].config for reference in references}
+    stacks = {}
+    for reference, own in tensors.items():
+        prefix, layers = main_stack(own, reference)
+        stacks[reference] = prefix, ordinary_layers(configs[reference], layers)
     _check_ranges(section, stacks)
     prefix, _ = stacks[section.leader]
     first, last = section.parts[0], section.parts[-1]
-    outside = [name for name in tensors[section.leader] if not _is_in(name, prefix)]
-    before = [name for name in outside if _is_before_layers(name)]
+    outside = [name for name in tensors[section.leader] if not is_in(name, prefix)]
+    before = [name for name in outside if is_before_layers(name)]
     after = [name for name in outside if name not in before]
 
     def whole(part: Part, name: str) -> Expansion:
@@ -229,19 +229,22 @@ def _stacked(recipe: Recipe, section: Section, tensors: Mapping[str, _Tensors]) 
     for part in section.parts:
         leader, combined = part.members[0], _Combined(recipe, tensors, part)
         start, end = _range(leader)
-        names_by_layer = _layers(tensors[leader.model], stacks[leader.model][0])
+        names_by_layer = layers_of(tensors[leader.model], stacks[leader.model][0])
         for step in range(end - start):
             depth = step / (end - start - 1) if end - start > 1 else 1.0
-            for name in names_by_layer[start + step]:
+            for name in names_by_layer.get(start + step, []):
                 names = [
-                    _moved(name, stacks[member.model][0], _range(member)[0] + step)
+                    moved(name, stacks[member.model][0], _range(member)[0] + step)
                     for member in part.members
                 ]
                 base = _base_layer(part, stacks, name, step)
-                output = _moved(name, prefix, number)
+                output = moved(name, prefix, number)
                 result.append(combined.expansion(output, names, base, depth))
+            combined.check_surplus(prefix, number, step, stacks)
             number += 1
-    return result + [whole(last, name) for name in after]
+    result += [whole(last, name) for name in after]
+    check_stack(stack_in(section, references[0]), configs, tensors, stacks)
+    return result
 
 
 class _Combined:
@@ -250,24 +253,63 @@ class _Combined:
     def __init__(self, recipe: Recipe, tensors: Mapping[str, _Tensors], part: Part) -> None:
         self._recipe = recipe
         self._part = part
+        self._tensors = tensors
+        self._by_layer: dict[tuple[str, str], dict[int, list[str]]] = {}
         self._base = tensors[part.base] if part.base else None
         self._first = tensors[part.members[0].model]
         chosen = recipe.inputs(part)
         self._chosen = [
-            (index, tensors[member.model])
+            (index, member.model, tensors[member.model])
             for index, member in enumerate(part.members)
             if member in chosen
         ]
 
     def expansion(self, output: str, names: Sequence[str], base: str, depth: float) -> Expansion:
         """One output tensor from the tensors called `names` of the members, and the base's."""
-        origin = self._base[base] if self._base is not None else None
         in_layers = stack_of(output) is not None
         if self._recipe.exclude and _is_kept(self._recipe, output):
+            origin = self._base.get(base) if self._base is not None else None
             first = () if origin is not None else (self._first[names[0]],)
             return Expansion(output, self._part, origin, first, depth, in_layers, kept=True)
-        inputs = tuple([tensors[names[index]] for index, tensors in self._chosen])
+        wanted = [(self._part.base, base)] if self._part.base is not None else []
+        wanted += [(model, names[index]) for index, model, _ in self._chosen]
+        sources = named_sources(output, wanted, self._tensors, self._part.where)
+        check_alike(output, sources, self._part.where)
+        made = tuple([tensor for _, tensor in sources])
+        has_base = self._part.base is not None
+        origin, inputs = (made[0], made[1:]) if has_base else (None, made)
         return Expansion(output, self._part, origin, inputs, depth, in_layers)
+
+    def check_surplus(
+        self, prefix: str, number: int, step: int, stacks: Mapping[str, tuple[str, int]]
+    ) -> None:
+        """Refuse a layer that has tensors which the layer it is merged with has not.
+
+        Raises:
+            CompatibilityError: names the first of them.
+        """
+        leader = self._part.members[0]
+        own = self._layer(leader.model, stacks, _range(leader)[0] + step)
+        others = [(member.model, _range(member)[0] + step) for member in self._part.members[1:]]
+        if self._part.base is not None:
+            others.append((self._part.base, _base_range(self._part)[0] + step))
+        for reference, layer in others:
+            for rest, name in sorted(self._layer(reference, stacks, layer).items()):
+                output = f"{prefix}.{number}.{rest}"
+                if rest not in own and not _is_kept(self._recipe, output):
+                    lacking = moved(name, stacks[leader.model][0], _range(leader)[0] + step)
+                    raise missing(output, leader.model, lacking, reference, self._part.where)
+
+    def _layer(
+        self, reference: str, stacks: Mapping[str, tuple[str, int]], layer: int
+    ) -> dict[str, str]:
+        """Names of a layer's tensors by what follows the layer's number in them."""
+        prefix = stacks[reference][0]
+        key = reference, prefix
+        if key not in self._by_layer:
+            self._by_layer[key] = layers_of(self._tensors[reference], prefix)
+        start = len(f"{prefix}.{layer}.")
+        return {name[start:]: name for name in self._by_layer[key].get(layer, [])}
 
     def expansions(self, names: Sequence[str], depths: Sequence[float | None]) -> list[Expansion]:
         """Output tensors that are called alike everywhere and none of which is excluded.
@@ -277,12 +319,20 @@ class _Combined:
         """
         base = self._base
         bases = repeat(None) if base is None else map(base.__getitem__, names)
-        columns = [map(tensors.__getitem__, names) for _, tensors in self._chosen]
+        columns = [map(tensors.__getitem__, names) for _, _, tensors in self._chosen]
         inputs = zip(*columns, strict=True) if columns else repeat(())
-        return [
+        result = [
             Expansion(name, self._part, origin, sources, depth or 0.0, depth is not None)
             for name, origin, sources, depth in zip(names, bases, inputs, depths, strict=False)
         ]
+        references = [name for name in (self._part.base,) if name is not None]
+        references += [model for _, model, _ in self._chosen]
+        for each in result:
+            made = each.inputs if each.base is None else (each.base, *each.inputs)
+            if any((other.dtype in MERGEABLE) != (made[0].dtype in MERGEABLE) for other in made):
+                sources = list(zip(references, made, strict=True))
+                check_alike(each.name, sources, self._part.where)
+        return result
 
 
 def _is_kept(recipe: Recipe, name: str) -> bool:
@@ -293,8 +343,7 @@ def _base_layer(part: Part, stacks: Mapping[str, tuple[str, int]], name: str, st
     """The base's tensor for a slice: of the range given for it, else of the first source's."""
     if part.base is None:
         return name
-    listed = [member for member in part.members if member.model == part.base]
-    start, _ = _range((listed or part.members)[0])
+    start, _ = _base_range(part)
     prefix, layers = stacks[part.base]
     if start + step >= layers:
         raise RecipeError(
@@ -302,7 +351,13 @@ def _base_layer(part: Part, stacks: Mapping[str, tuple[str, int]], name: str, st
             where=part.where,
             mend="list the base as a source with a layer_range of its own",
         )
-    return _moved(name, prefix, start + step)
+    return moved(name, prefix, start + step)
+
+
+def _base_range(part: Part) -> tuple[int, int]:
+    """The range that is listed for the base of a slice, else that of its first source."""
+    listed = [member for member in part.members if member.model == part.base]
+    return _range((listed or part.members)[0])
 
 
 def _check_ranges(section: Section, stacks: Mapping[str, tuple[str, int]]) -> None:
@@ -320,35 +375,6 @@ def _check_ranges(section: Section, stacks: Mapping[str, tuple[str, int]]) -> No
 def _range(member: Member) -> tuple[int, int]:
     assert member.layers is not None
     return member.layers
-
-
-def _layers(tensors: _Tensors, prefix: str) -> dict[int, list[str]]:
-    """Tensor names of each layer of a stack, in file order."""
-    layers: dict[int, list[str]] = {}
-    for name in tensors:
-        stack = stack_of(name)
-        if stack and stack[0] == prefix:
-            layers.setdefault(stack[1], []).append(name)
-    return layers
-
-
-def _is_before_layers(name: str) -> bool:
-    """Whether a tensor outside the layers is of the embeddings, their norm included."""
-    return group_of(name) == "embeddings" or (group_of(name) == "norms" and "embed" in name)
-
-
-def _is_in(name: str, prefix: str) -> bool:
-    """Whether a tensor belongs to a layer of the stack of this prefix."""
-    stack = stack_of(name)
-    return stack is not None and stack[0] == prefix
-
-
-def _moved(name: str, prefix: str, layer: int | str) -> str:
-    """The name of the same tensor in another stack's layer."""
-    stack = stack_of(name)
-    assert stack is not None
-    rest = name[len(stack[0]) + 1 :].partition(".")[2]
-    return f"{prefix}.{layer}.{rest}"
 
 
 def _in_file_order(checkpoint: Checkpoint) -> dict[str, TensorInput]:

@@ -6,7 +6,7 @@ Shares expansion and resolution with planning, so what is explained is what is c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merge_core.computed import COPY, ComputedTensor
@@ -63,6 +63,8 @@ class Explained:
     """One for each input; none for a tensor that is not merged."""
     settings: Settings = field(default_factory=dict)
     post: tuple[tuple[str, Settings], ...] = ()
+    copy_of: str = ""
+    """The tensor that it is a copy of in every input, and so in the result."""
 
 
 @collection_paused()
@@ -77,11 +79,16 @@ def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
     for each in (*recipe.recipes, recipe):
         made = result if each is recipe else inputs.checkpoints[str(each.name)].tensors
         traces = _Traces(each)
-        for expansion in expand(each, inputs.checkpoints):
-            tensor = made[expansion.name]
+        expansions = {expansion.name: expansion for expansion in expand(each, inputs.checkpoints)}
+        for name, expansion in expansions.items():
+            tensor = made[name]
             assert isinstance(tensor, ComputedTensor)
             place = "" if each is recipe else str(each.name)
-            explained.append(_explained(each, place, expansion, tensor, traces))
+            origin = expansions.get(tensor.copy_of, expansion)
+            found = _explained(each, place, origin, tensor, traces)
+            if origin is not expansion:
+                found = replace(found, name=name, group=group_of(name), copy_of=tensor.copy_of)
+            explained.append(found)
     return explained
 
 

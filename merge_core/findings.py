@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from merge_core.plain_text import plain
 from merge_core.records import Record
 
 Severity = Literal["error", "warning", "info"]
@@ -26,14 +27,14 @@ class Finding(Record):
     """File, tensor or config key, if one can be named."""
 
     def __str__(self) -> str:
-        head = f"{self.subject}: {self.message}"
-        return f"{head}\n  what to do: {self.mend}" if self.mend else head
+        head = plain(f"{self.subject}: {self.message}")
+        return f"{head}\n  what to do: {plain(self.mend)}" if self.mend else head
 
 
 def some(items: Iterable[object], limit: int = 3) -> str:
     """The first few of a collection in words: `a, b, c and 5 more`; none of them endless."""
     listed = [str(item) for item in items]
-    shown = ", ".join(each if len(each) <= 200 else f"{each[:197]}..." for each in listed[:limit])
+    shown = ", ".join(plain(each, 200) for each in listed[:limit])
     rest = len(listed) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
 
@@ -44,6 +45,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: object, limit: int = 120) -> str:
-    """What a stranger's file says, safe to show: no control characters, not endless."""
-    kept = "".join(character if character.isprintable() else "?" for character in str(text))
-    return kept if len(kept) <= limit else kept[: limit - 3] + "..."
+    """What a stranger's file says as part of a sentence: on one line, not endless."""
+    return plain(text, limit)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import atexit
+import contextlib
+import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from merge_core.errors import MergeflowError
+from merge_core.home_belief import believe, find_home
 
 
 @dataclass(frozen=True)
@@ -14,24 +20,45 @@ class Home:
     path: Path
 
     @classmethod
-    def discover(cls) -> Home:
+    def discover(cls, *, make: bool = True) -> Home:
         """`$MERGEFLOW_HOME`, else the nearest `.mergeflow` here or above, else `~/.mergeflow`.
 
-        Looking upwards is what git does: every command inside a project finds the same data.
+        Looking upwards is what git does: every command inside a project finds the same data. What
+        is found is believed only if it is the user's (`merge_core.home_belief`).
+
+        Args:
+            make: whether a missing home is made.
+
+        Raises:
+            HomeError: it is not believed, or cannot be made.
+            RecipeError: its stack.yaml cannot be read.
         """
-        named = os.environ.get("MERGEFLOW_HOME")
-        if named:
-            return cls(Path(named).expanduser().absolute())
-        here = Path.cwd()
-        for directory in (here, *here.parents):
-            if (directory / ".mergeflow").is_dir():
-                return cls(directory / ".mergeflow")
-        return cls(Path.home() / ".mergeflow")
+        found = find_home()
+        believe(found, make=make)
+        return cls(found.path)
+
+    @classmethod
+    def if_believed(cls, *, make: bool = True) -> Home:
+        """As `discover`, for work that can be done without a home; see `NoHome`."""
+        try:
+            return cls.discover(make=make)
+        except MergeflowError as refusal:
+            return NoHome(refusal)
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether there is a home to read from and write to."""
+        return True
 
     @property
     def objects(self) -> Path:
         """Published checkpoints, `objects/<object id>/`, read-only."""
         return self.path / "store" / "objects"
+
+    @property
+    def set_aside(self) -> Path:
+        """What was in an object's place without being that object, for a person to look at."""
+        return self.path / "store" / "set-aside"
 
     @property
     def staging(self) -> Path:
@@ -54,8 +81,8 @@ class Home:
         return self.path / "cache"
 
     @property
-    def digest_memo(self) -> Path:
-        """Remembered file digests, so that a large input is hashed once."""
+    def digest_memo(self) -> Path | None:
+        """Remembered file digests, so that a large input is hashed once; None where none are."""
         return self.path / "digests.sqlite"
 
     @property
@@ -100,3 +127,39 @@ class Home:
     def scratch(self) -> Path:
         """Working files of evaluations."""
         return self.path / "scratch"
+
+
+class NoHome(Home):
+    """In place of a home that is not believed: nothing of it is read, nothing is kept in it.
+
+    Digests are computed, logs go to a directory of their own. Whatever needs more of a home is told
+    why there is none.
+    """
+
+    _refusal: MergeflowError
+
+    def __init__(self, refusal: MergeflowError) -> None:
+        object.__setattr__(self, "_refusal", refusal)
+
+    @property
+    def is_believed(self) -> bool:
+        return False
+
+    @property
+    def path(self) -> Path:
+        raise self._refusal
+
+    @property
+    def digest_memo(self) -> None:
+        return None
+
+    @cached_property
+    def logs(self) -> Path:
+        place = Path(tempfile.mkdtemp(prefix="mergeflow-logs-"))
+        atexit.register(_remove_if_empty, place)
+        return place
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()

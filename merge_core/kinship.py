@@ -39,9 +39,14 @@ class Subject:
 
 
 def ancestry_findings(
-    first: Subject, other: Subject, has_base: bool, measured: Ancestry | None
+    first: Subject,
+    other: Subject,
+    has_base: bool,
+    measured: Ancestry | None,
+    *,
+    may_be_unrelated: bool = False,
 ) -> list[Finding]:
-    """An error for a stranger, a warning for a distant relative."""
+    """An error for a stranger (a warning, if it may be one), a warning for a distant relative."""
     if measured is None or measured.kinship in ("near", "identical"):
         return []
     numbers = (
@@ -70,6 +75,17 @@ def ancestry_findings(
         if has_base
         else f"it and {first.name} come from different training runs"
     )
+    if may_be_unrelated:
+        return [
+            Finding(
+                severity="warning",
+                code="unrelated-weights",
+                subject=other.name,
+                message=f"{what}: {numbers}{expected}",
+                mend="test the result well: layers of different training runs do not understand"
+                " each other without further training",
+            )
+        ]
     mend = (
         f"name the checkpoint it was fine-tuned from as base_model{hint}, or leave it out"
         if has_base
@@ -81,7 +97,7 @@ def ancestry_findings(
             code="unrelated-weights",
             subject=other.name,
             message=f"{what}: {numbers}{expected}",
-            mend=mend,
+            mend=f"{mend}; if you know better, say `allow_unrelated: true` in the recipe",
         )
     ]
 

@@ -37,6 +37,7 @@ def merge(
     copy_code: bool = False,
     fan_out: FanOut | None = None,
     unidentified: Unidentified | None = None,
+    record: CheckpointManifest | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
 ) -> CheckpointManifest:
@@ -54,6 +55,8 @@ def merge(
             then for each of them. By default this process computes.
         unidentified: `sources` as they were seen, which are then without digests: these are
             learned while this process merges into `out`, or before where they have to be known.
+        record: without `out`, what was said before to be the result: it is found again if the
+            store agrees (`merge_core.stored_objects`).
         statistics: what `tasks.calibration` measured of each model, for methods that use data.
 
     Raises:
@@ -100,6 +103,7 @@ def merge(
         block_elements=block_elements,
         workers=workers,
         unidentified=unidentified,
+        record=record,
         progress=progress,
         timings=timings,
     )

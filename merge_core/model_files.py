@@ -14,7 +14,9 @@ import yaml
 from merge_core.checkpoint import read_json
 from merge_core.companion_files import code_names, companion_names, copy_files, left_behind
 from merge_core.file_names import GENERATION_NAME, MODULES_NAME, TOKENIZER_FILES
+from merge_core.markdown import block, code, inline
 from merge_core.model_config import DIFFUSERS_KEY, config_text, merged_config
+from merge_core.plain_text import plain
 from merge_core.plan import Plan
 from merge_core.records import SourceCheckpoint, TakenOver
 from merge_core.vocabulary.chat_templates import chat_template_for, write_chat_template
@@ -69,7 +71,8 @@ def model_card(
         allow_unicode=True,
     )
     rows = "\n".join(
-        f"| {entry.reference} | {entry.role} | `{entry.digest}` |" for entry in plan.inputs
+        f"| {inline(entry.reference)} | {inline(entry.role)} | {code(entry.digest)} |"
+        for entry in plan.inputs
     )
     method = recipe.method
     return f"""---
@@ -86,9 +89,7 @@ Made with mergeflow by **{recipe.merge_method}**: {method.summary}. Method: {met
 
 ## Recipe
 
-```yaml
-{recipe_yaml(plan)}```
-
+{block(recipe_yaml(plan), "yaml")}
 Check the files with `sha256sum -c SHA256SUMS`.
 """
 
@@ -102,26 +103,19 @@ def _models_of(references: Sequence[str], sources: Mapping[str, SourceCheckpoint
             names.append(reference)
         else:
             names += [reference.removesuffix(f"+{adapter.reference}"), adapter.reference]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(map(plain, names)))
 
 
 def _write_config(plan: Plan, sources: Mapping[str, SourceCheckpoint], directory: Path) -> None:
     """config.json: byte for byte the donor's when nothing in it changes."""
-    paths = {
-        reference: sources[reference].directory / "config.json"
-        for reference in plan.recipe.references()
-    }
-    configs = {
-        reference: read_json(path) if path.exists() else {} for reference, path in paths.items()
-    }
-    config = merged_config(plan.recipe, configs, plan.dtype)
+    path = sources[plan.recipe.donor].directory / "config.json"
+    config = merged_config(plan.config, plan.dtype, stored=bool(plan.recipe.stored_dtype))
     if plan.tokenizer is not None:
         config = plan.tokenizer.adjusted(config)
-    donor = plan.recipe.donor
     if not config:
         return
-    if config == configs[donor]:
-        shutil.copyfile(paths[donor], directory / "config.json")
+    if config == read_json(path):
+        shutil.copyfile(path, directory / "config.json")
     else:
         (directory / "config.json").write_text(config_text(config), "utf-8")
 

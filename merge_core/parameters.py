@@ -9,14 +9,19 @@ of its slice, its module and the recipe, then the default.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.findings import printable
 from merge_core.tensor_filters import FILTER_KEYS, check_filter, described, matcher
 
 Scalar = float | bool | str
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_LONGEST_NUMBER = 64
+_FLAGS = {"true": True, "false": False}
 DEFAULT = "default"
 """In place of a YAML path: nobody set the parameter."""
 
@@ -64,6 +69,22 @@ class Parameter:
             )
         return float(value)
 
+    def canonical(self, value: Any) -> Any:
+        """A value in the form that recipes have it: a quoted number as a number, 1.0 as a flag.
+
+        What cannot be read is left as it is, for `check` to refuse.
+        """
+        if self.kind in ("flag", "choice"):
+            if isinstance(value, str):
+                return _FLAGS.get(value.lower(), value)
+            is_flag = type(value) in (int, float) and value in (0, 1)
+            return bool(value) if is_flag else value
+        if self.kind == "number" and isinstance(value, str):
+            text = value.strip()
+            if len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text):
+                return int(text) if text.lstrip("+-").isdigit() else float(text)
+        return value
+
 
 class Level(Mapping[str, Any]):
     """A `parameters:` mapping of a recipe that knows its place."""
@@ -96,28 +117,57 @@ class Resolved:
     """Whether it was interpolated at the tensor's depth."""
 
 
-def check_settings(
+def canonical_setting(parameter: Parameter, value: Any) -> Any:
+    """A setting in the form that recipes have it: see `Parameter.canonical`.
+
+    A filter that stands alone becomes a list of one.
+    """
+    if isinstance(value, Mapping) and "value" in value and set(value) <= {"value", *FILTER_KEYS}:
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return parameter.canonical(value)
+    return [
+        {**item, "value": _canonical_values(parameter, item["value"])}
+        if isinstance(item, Mapping) and "value" in item
+        else parameter.canonical(item)
+        for item in value
+    ]
+
+
+def _canonical_values(parameter: Parameter, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [parameter.canonical(item) for item in value]
+    return parameter.canonical(value)
+
+
+def setting_problems(
     settings: Mapping[str, Any],
     known: Sequence[Parameter],
     where: str,
     *,
     method: str,
     models: Sequence[str],
-) -> None:
+) -> list[RecipeError]:
     """Check every value of a `parameters:` mapping in all its forms.
 
-    Raises:
-        RecipeError: an unknown parameter ("did you mean"), or a value that its parameter refuses.
+    Returns:
+        One for each unknown parameter ("did you mean") and each value that its parameter refuses.
     """
     table = {parameter.name: parameter for parameter in known}
+    problems = []
     for name, value in settings.items():
-        parameter = table.get(name)
-        if parameter is None:
-            raise RecipeError(
-                f"{method} has no parameter '{name}' here; {did_you_mean(name, table)}",
-                where=f"{where}.{name}",
-            )
-        _check_value(parameter, value, f"{where}.{name}", models)
+        place = f"{where}.{printable(name)}"
+        try:
+            if name not in table:
+                raise RecipeError(
+                    f"{method} has no parameter '{printable(name)}' here;"
+                    f" {did_you_mean(str(name), table)}",
+                    where=place,
+                )
+            _check_value(table[name], value, place, models)
+        except RecipeError as problem:
+            problems.append(problem)
+    return problems
 
 
 def resolver(

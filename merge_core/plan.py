@@ -14,17 +14,19 @@ from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.digests import digest_of
 from merge_core.dtypes import name_of
+from merge_core.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.garbage import collection_paused
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
 from merge_core.sources import open_source
+from merge_core.tied_copies import tied_copies, with_copies
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
 
-ENGINE = "4"
-"""Raised when the same plan would give other bytes; part of every plan's digest."""
+STACKING = "2"
+"""Raised when the same slices would give another config; in the digest of plans with slices."""
 
 
 class PlannedTensor(NamedTuple):
@@ -61,6 +63,10 @@ class Plan:
     """The result's tokenizer, where vocabularies are merged."""
     copy_code: bool = False
     """Whether the donor's own code goes with the result."""
+    engine: str = ENGINE
+    """The version of the engine that its bytes belong to (`merge_core.engine_version`)."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The donor's config with the layers of the result; empty where the donor has none."""
 
     @property
     def output_bytes(self) -> int:
@@ -92,19 +98,27 @@ def plan_key(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     statistics: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
+    engine: str | None = None,
 ) -> str:
-    """The digest of the plan that `make_plan` would make, without reading headers."""
-    identity: dict[str, Any] = {
-        "recipe": recipe.digest,
-        "sources": {reference: sources[reference].digest for reference in recipe.references()},
-        "shard_bytes": shard_bytes,
-        "engine": ENGINE,
-    }
+    """The digest of the plan that `make_plan` would make.
+
+    Args:
+        engine: its version, where that is known; by default headers are looked at.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged.
+    """
+    if engine is None:
+        opened = (open_source(sources[reference]) for reference in recipe.references())
+        engine = engine_of(recipe, Peculiarities.of(opened))
+    identity = _identity(recipe, sources, shard_bytes, engine)
     if statistics:
         measured = {reference: each.digest for reference, each in statistics.items()}
         identity["statistics"] = measured
     if copy_code:
         identity["copy_code"] = True
+    if any(section.stacked for each in (*recipe.recipes, recipe) for section in each.sections):
+        identity["stacking"] = STACKING
     return digest_of(identity)
 
 
@@ -138,11 +152,13 @@ def make_plan(
         recipe=recipe,
         tensors=tuple(PlannedTensor(slot, by_name[slot.name]) for slot in slots),
         shards=shards,
-        inputs=_inputs(recipe, sources),
-        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code),
+        inputs=merge_inputs(recipe, sources),
+        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code, inputs.engine),
+        engine=inputs.engine,
         surveys=inputs.surveys,
         tokenizer=inputs.tokenizer,
         copy_code=copy_code,
+        config=inputs.config_of(recipe),
     )
 
 
@@ -153,8 +169,10 @@ def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes:
         sources: with digests; their methods draw nothing, and nothing was measured of them.
         shard_bytes: as for `make_plan`.
     """
-    digest = plan_key(plan.recipe, sources, shard_bytes, copy_code=plan.copy_code)
-    return replace(plan, digest=digest, inputs=_inputs(plan.recipe, sources))
+    digest = plan_key(
+        plan.recipe, sources, shard_bytes, copy_code=plan.copy_code, engine=plan.engine
+    )
+    return replace(plan, digest=digest, inputs=merge_inputs(plan.recipe, sources))
 
 
 @collection_paused()
@@ -173,10 +191,16 @@ def open_inputs(
     opened = {
         reference: open_source(sources[reference], known) for reference in recipe.references()
     }
+    peculiar = Peculiarities.of(opened.values())
+    copies = tied_copies(list(opened.values()))
+    kept = {name: origin for name, origin in copies.items() if name in opened[recipe.donor].tensors}
+    opened = {reference: with_copies(each, copies, kept) for reference, each in opened.items()}
     aligned, tokenizer = align_vocabularies(recipe, opened, sources)
     return RecipeInputs(
         checkpoints=dict(aligned),
-        digests=_digests(recipe, sources),
+        digests=_digests(recipe, sources, peculiar),
+        copies=kept,
+        engine=engine_of(recipe, peculiar),
         statistics={
             reference: open_checkpoint(measured.directory)
             for reference, measured in (statistics or {}).items()
@@ -185,15 +209,32 @@ def open_inputs(
     )
 
 
-def _digests(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> dict[str, str]:
+def _digests(
+    recipe: Recipe, sources: Mapping[str, SourceCheckpoint], peculiar: Peculiarities
+) -> dict[str, str]:
     """The content of every checkpoint and, for recipes used by name, of what they are made of."""
     digests = {reference: sources[reference].digest for reference in recipe.references()}
     for earlier in recipe.recipes:
-        digests[str(earlier.name)] = plan_key(earlier, sources)
+        identity = _identity(earlier, sources, DEFAULT_SHARD_BYTES, engine_of(earlier, peculiar))
+        digests[str(earlier.name)] = digest_of(identity)
     return digests
 
 
-def _inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
+def _identity(
+    recipe: Recipe, sources: Mapping[str, SourceCheckpoint], shard_bytes: int, engine: str
+) -> dict[str, Any]:
+    """What decides the weights, but for what was measured of models. Random masks depend on it."""
+    return {
+        "recipe": recipe.digest,
+        "sources": {reference: sources[reference].digest for reference in recipe.references()},
+        "shard_bytes": shard_bytes,
+        "engine": engine,
+    }
+
+
+def merge_inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:
+    """The ingredients as a manifest lists them: the base first, then in the recipe's order."""
+
     def entry(reference: str, role: Literal["base", "model"]) -> MergeInput:
         return MergeInput(reference=reference, digest=sources[reference].digest, role=role)
 

@@ -6,32 +6,31 @@ What only the weights can tell (ancestry, NaN) is in `merge_core.compatibility`.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import DTYPE_NAMES, MERGEABLE
+from merge_core.config_sizes import size_findings
+from merge_core.dtypes import DTYPE_NAMES
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.layers import group_of
+from merge_core.rope import rope_of
+from merge_core.tensor_kinds import is_packed, kind_of_dtype
 from merge_core.tolerance import STRICT, Tolerance
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype code and shape of each tensor, by name."""
 
-_PACKED = re.compile(
-    r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|weight_zero_point|SCB|absmax"
-    r"|quant_map|quant_state\..*)$"
-)
-_COPIED = ("I64", "I32", "I16", "BOOL", "U16", "U32", "U64")
-"""Integer codes of honest buffers (position ids, masks), which are copied, not merged."""
+_QUANTISATION = ("quantization_config", "compression_config")
+_TIES = "tie_word_embeddings"
+"""Means nothing where whoever has a head apart has the embeddings in it."""
 _COMPUTING = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
-    "tie_word_embeddings",
+    _TIES,
 )
 """Config keys that change what equal weights compute, and that shapes need not reveal."""
 _NEARLY = (
@@ -51,12 +50,24 @@ class CheckpointFacts:
     name: str
     headers: Headers
     config: Mapping[str, Any]
+    copies: frozenset[str] = frozenset()
+    """Tensors that hold what another of the same checkpoint holds, in every checkpoint that has
+    them: to lack them is no difference (`merge_core.tied_copies`)."""
+
+    @property
+    def own_headers(self) -> Headers:
+        """The headers without the copies."""
+        if not self.copies:
+            return self.headers
+        return {name: it for name, it in self.headers.items() if name not in self.copies}
 
 
-def facts_of(name: str, checkpoint: Checkpoint) -> CheckpointFacts:
+def facts_of(
+    name: str, checkpoint: Checkpoint, copies: frozenset[str] = frozenset()
+) -> CheckpointFacts:
     """The facts of a checkpoint on this disk."""
     headers = {entry.name: (entry.dtype, entry.shape) for entry in checkpoint.tensors.values()}
-    return CheckpointFacts(name, headers, checkpoint.config)
+    return CheckpointFacts(name, headers, checkpoint.config, copies)
 
 
 def preflight(
@@ -75,9 +86,9 @@ def preflight(
         findings += compare_configs(everyone[0], facts)
         findings += compare_headers(
             everyone[0].name,
-            everyone[0].headers,
+            everyone[0].own_headers,
             facts.name,
-            facts.headers,
+            facts.own_headers,
             tolerance=tolerance,
         )
     return in_order(findings)
@@ -90,31 +101,44 @@ def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def check_alone(facts: CheckpointFacts) -> list[Finding]:
-    """Quantised weights and a need for code of its own."""
+    """Quantised weights, settings left over from them, sizes that contradict the config, and a need
+    for code of its own."""
     findings = []
-    quantisation = facts.config.get("quantization_config") or facts.config.get("compression_config")
-    packed = [name for name, header in facts.headers.items() if _is_packed(name, *header)]
-    if quantisation or packed:
-        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-        what = (
-            f"its weights are quantised ({printable(method)})"
-            if method
-            else "its weights are quantised"
-        )
-        if packed:
-            example = f"{packed[0]} is {_dtype_name(facts.headers[packed[0]][0])}"
-            what += f": {counted(len(packed), 'tensor')} of packed or 8-bit values, {example}"
+    named = quantisation_keys(facts.config)
+    packed = [name for name, header in facts.headers.items() if is_packed(name, *header)]
+    method = next((how for how in map(_method_of, named.values()) if how), None)
+    if packed:
+        dtype, shape = facts.headers[packed[0]]
         findings.append(
             Finding(
                 severity="error",
                 code="quantised-weights",
                 subject=facts.name,
-                message=f"{what}; they cannot be averaged",
+                message=f"its weights are quantised{f' ({printable(method)})' if method else ''}:"
+                f" {counted(len(packed), 'tensor')} of packed or 8-bit values, {packed[0]} is"
+                f" {_dtype_name(dtype)} {list(shape)}; they cannot be averaged",
                 mend="use the unquantised checkpoint it was made from (its model card names it),"
                 " merge, and quantise the result",
-                where=packed[0] if packed else "config.json: quantization_config",
+                where=packed[0],
             )
         )
+    elif named:
+        key = next(iter(named))
+        findings.append(
+            Finding(
+                severity="warning",
+                code="quantisation-left-over",
+                subject=facts.name,
+                message=f"config.json has {key}{f' ({printable(method)})' if method else ''}, but"
+                " no tensor is packed: the weights are plain, and the key is left over from"
+                " training",
+                mend=f"remove {key} from config.json, or transformers quantises the model when it"
+                " is loaded; the merged config goes without it",
+                where=f"config.json: {key}",
+            )
+        )
+    if not packed:
+        findings += size_findings(facts.name, facts.headers, facts.config)
     auto_map = facts.config.get("auto_map")
     if isinstance(auto_map, dict) and auto_map:
         findings.append(
@@ -195,6 +219,7 @@ def compare_headers(
                 )
             )
     findings += _shape_findings(base_name, base, name, model, tolerance.vocabulary)
+    findings += _kind_findings(base_name, base, name, model)
     ours, theirs = _main_dtype(model), _main_dtype(base)
     if ours != theirs:
         findings.append(
@@ -203,7 +228,7 @@ def compare_headers(
                 code="dtype-differs",
                 subject=name,
                 message=f"its weights are {ours}, those of {base_name} {theirs}; arithmetic is"
-                " float32 in any case",
+                " float64 in any case",
             )
         )
     return findings
@@ -255,11 +280,45 @@ def _shape_findings(
     return findings
 
 
+def _kind_findings(base_name: str, base: Headers, name: str, model: Headers) -> list[Finding]:
+    """Tensors that hold numbers of another kind than the base's: integers beside weights."""
+    mixed = [
+        tensor
+        for tensor, (dtype, _) in model.items()
+        if tensor in base
+        and kind_of_dtype(dtype) != kind_of_dtype(base[tensor][0])
+        and not any(is_packed(tensor, *header[tensor]) for header in (model, base))
+    ]
+    if not mixed:
+        return []
+    examples = some(
+        f"{tensor} holds {kind_of_dtype(model[tensor][0])} ({_dtype_name(model[tensor][0])}),"
+        f" there {kind_of_dtype(base[tensor][0])} ({_dtype_name(base[tensor][0])})"
+        for tensor in mixed
+    )
+    return [
+        Finding(
+            severity="error",
+            code="kinds-differ",
+            subject=name,
+            message=f"{counted(len(mixed), 'tensor')} of another kind of numbers than in"
+            f" {base_name}: {examples}",
+            mend="these cannot be averaged: save the checkpoint again as it was trained, or keep"
+            f" the base's by `exclude: [{mixed[0]}]` in the recipe",
+            where=mixed[0],
+        )
+    ]
+
+
 def _setting_findings(base: CheckpointFacts, model: CheckpointFacts) -> list[Finding]:
     ours, theirs = _text_config(model.config), _text_config(base.config)
     findings = []
     for keys, severity in ((_COMPUTING, "error"), (_NEARLY, "warning")):
-        changed = [key for key in keys if _both_and_differ(key, ours, theirs)]
+        changed = [
+            key
+            for key in keys
+            if _both_and_differ(key, ours, theirs) and not (key == _TIES and base.copies)
+        ]
         if changed:
             values = some(
                 (
@@ -328,27 +387,17 @@ def _position_findings(base: CheckpointFacts, model: CheckpointFacts) -> list[Fi
     return findings
 
 
-def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings in one form, whichever of the two ways transformers wrote them.
+def quantisation_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of quantisation, by key (`text_config.quantization_config`)."""
+    found: dict[str, Any] = {}
+    for start, section in (("", config), ("text_config.", config.get("text_config"))):
+        if isinstance(section, Mapping):
+            found |= {start + key: section[key] for key in _QUANTISATION if section.get(key)}
+    return found
 
-    Up to version 4 `rope_theta` and `rope_scaling` (with `type` or `rope_type`); from 5 on
-    `rope_parameters`, sometimes one for each kind of layer.
-    """
-    text = _text_config(config)
-    rope: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        if isinstance(text.get(key), dict):
-            rope |= text[key]
-    if "rope_theta" in text:
-        rope.setdefault("rope_theta", text["rope_theta"])
-    kind = rope.pop("type", None)
-    rope.setdefault("rope_type", kind or "default")
-    rope.setdefault("rope_theta", 10000.0)
-    return {
-        key: float(value) if type(value) is int else value
-        for key, value in rope.items()
-        if value is not None
-    }
+
+def _method_of(settings: Any) -> object:
+    return settings.get("quant_method") if isinstance(settings, Mapping) else None
 
 
 def _mend_names(tensors: list[str], missing: list[str], extra: list[str]) -> str:
@@ -371,17 +420,6 @@ def _only_rows_differ(tensor: str, base: Headers, model: Headers) -> bool:
     ours, theirs = model[tensor][1], base[tensor][1]
     is_vocabulary = group_of(tensor) in ("embeddings", "head")
     return is_vocabulary and len(ours) == len(theirs) >= 1 and ours[1:] == theirs[1:]
-
-
-def _is_packed(name: str, dtype: str, shape: tuple[int, ...]) -> bool:
-    if dtype in MERGEABLE or dtype in _COPIED or _is_mask(dtype, shape):
-        return bool(_PACKED.search(name))
-    return True
-
-
-def _is_mask(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a causal mask, which GPT-2 and its kin once kept as a buffer of bytes."""
-    return dtype == "U8" and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:

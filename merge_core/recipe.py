@@ -1,7 +1,8 @@
 """Recipes: a merge and nothing else, in mergekit's YAML.
 
-Stricter than mergekit: unknown keys and parameters are errors with a "did you mean", and every
-error names its place. Arithmetic is always float64; `dtype` and `out_dtype` name what is stored.
+Stricter than mergekit: unknown keys and parameters are errors with a "did you mean", all in one
+message with their places; parameters without effect are a warning. Arithmetic is always float64;
+`dtype` and `out_dtype` name what is stored.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, field_serializer, field_validator
+from pydantic import Field, PrivateAttr, WithJsonSchema, field_serializer, field_validator
 
 from merge_core.calibration import Calibration
 from merge_core.digests import digest_of
@@ -20,7 +21,8 @@ from merge_core.errors import RecipeError
 from merge_core.methods import method_named
 from merge_core.methods.base import Method
 from merge_core.parameters import Level
-from merge_core.recipe_checks import check_name, check_recipe, warnings_of
+from merge_core.recipe_checks import agreeing, check_name, problems_of, warnings_of
+from merge_core.recipe_forms import Forms, read_forms
 from merge_core.recipe_parts import (
     Member,
     ModelEntry,
@@ -34,7 +36,7 @@ from merge_core.recipe_parts import (
 )
 from merge_core.records import Record
 from merge_core.vocabulary.settings import BASE, UNION, TokenizerSettings
-from merge_core.yaml_files import dump_yaml, load_yaml_documents, validated
+from merge_core.yaml_files import all_of, dump_yaml, examined, load_yaml_documents
 
 _MOST_DOCUMENTS = 64
 _OBJECTS = WithJsonSchema({"type": "array", "items": {"type": "object"}})
@@ -71,6 +73,9 @@ class Recipe(Record):
     recipes: Annotated[tuple[Recipe, ...], _OBJECTS] = ()
     """Earlier documents of the same file that this recipe uses by name, each before its use."""
     name: str | None = None
+    allow_unrelated: bool = False
+    """Merge checkpoints that share no origin too: whoever says so knows that they do not."""
+    _idle: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("exclude", mode="before")
     @classmethod
@@ -131,6 +136,21 @@ class Recipe(Record):
         """Every checkpoint, or recipe by its name, that is combined in some part, each once."""
         listed = [member.model for part in self.parts for member in self.inputs(part)]
         return list(dict.fromkeys(listed))
+
+    @property
+    def allows_unrelated(self) -> bool:
+        """Whether this recipe, or one that it uses, says that unrelated checkpoints are meant."""
+        return any(each.allow_unrelated for each in (*self.recipes, self))
+
+    @property
+    def mixes_weights(self) -> bool:
+        """Whether some tensor is made from more than one checkpoint: not so in a plain stack."""
+        return any(
+            (each.base_model is not None and not each.method.base_is_input)
+            or any(len(each.inputs(part)) > 1 for part in each.parts)
+            or bool(each.post)
+            for each in (*self.recipes, self)
+        )
 
     @property
     def stored_dtype(self) -> str | None:
@@ -198,7 +218,35 @@ class Recipe(Record):
         earlier = [
             f"recipe {each.name}: {text}" for each in self.recipes for text in warnings_of(each)
         ]
-        return [*earlier, *warnings_of(self)]
+        return [*self._idle_settings(), *earlier, *warnings_of(self)]
+
+    def refuse_idle_settings(self, where: str) -> None:
+        """For those who want no parameter in a recipe that its method does not take.
+
+        Raises:
+            RecipeError: there are some; the message names all of them.
+        """
+        for text in self._idle_settings():
+            raise RecipeError(text, where=where)
+
+    def _idle_settings(self) -> list[str]:
+        """One sentence about all parameters that were written, and have no effect."""
+        places = [
+            (each, f"recipe {each.name}: {place}" if each is not self else place)
+            for each in (*self.recipes, self)
+            for place in each._idle
+        ]
+        if not places:
+            return []
+        methods = {each.merge_method: each.method for each, _ in places}
+        taken = "; ".join(f"{name} takes {_listed(method)}" for name, method in methods.items())
+        listed = ", ".join(place for _, place in places)
+        verb = (
+            "has no effect here; delete it"
+            if len(places) == 1
+            else ("each has no effect here; delete it")
+        )
+        return [f"{listed}: {verb} ({taken})"]
 
     def _gather(self, references: Sequence[str], seen: set[str], found: dict[str, None]) -> None:
         for reference in references:
@@ -256,19 +304,34 @@ def _linked(documents: Sequence[Mapping[str, Any]], places: Sequence[str], where
                 "recipes: list them in one place, as documents of the file or in the last recipe",
                 where=place,
             )
-    recipes = [
-        validated(Recipe, document, place)
-        for document, place in zip(documents, places, strict=True)
-    ]
+    forms = [read_forms(document, Recipe.model_fields) for document in documents]
+    several = len(forms) > 1
+    problems: list[list[str]] = []
+    recipes: list[Recipe] = []
+    for each, place in zip(forms, places, strict=True):
+        recipe, found = _as_recipe(each)
+        problems += [_placed(said, place) if several else said for said in found]
+        if recipe is not None:
+            recipes.append(recipe)
+    if len(recipes) < len(forms):
+        raise all_of(problems, where)
+    recipes = [*(agreeing(each, recipes[-1]) for each in recipes[:-1]), recipes[-1]]
     earlier: dict[str, Recipe] = {}
     for index, (recipe, place) in enumerate(zip(recipes, places, strict=True)):
-        with _at(place):
-            if len(recipes) > 1:
+        if several:
+            with _at(place):
                 check_name(recipe, [each.name for each in recipes], index)
-            linked = recipe.model_copy(update={"recipes": _needed(recipe, earlier)})
-            check_recipe(linked)
+        linked = recipe.model_copy(update={"recipes": _needed(recipe, earlier)})
+        found_here = problems_of(linked)
+        if not problems and len(found_here) == 1:
+            with _at(place):
+                raise found_here[0]
+        told = map(_in_a_list, found_here)
+        problems += [_placed(said, place) if several else said for said in told]
         if index < len(recipes) - 1:
             earlier[str(linked.name)] = linked
+    if problems:
+        raise all_of(problems, where)
     for name, place in zip(earlier, places, strict=False):
         if linked.recipe_named(name) is None:
             raise RecipeError(
@@ -277,6 +340,29 @@ def _linked(documents: Sequence[Mapping[str, Any]], places: Sequence[str], where
                 mend="name it as a model or base_model, or remove it",
             )
     return linked
+
+
+def _as_recipe(forms: Forms) -> tuple[Recipe | None, list[list[str]]]:
+    """A document as a recipe, as far as it is one, and what is wrong with it so far."""
+    recipe, problems = examined(Recipe, forms.document)
+    if recipe is not None:
+        recipe._idle = tuple(forms.idle)
+    return recipe, [*map(_in_a_list, forms.problems), *problems]
+
+
+def _in_a_list(problem: RecipeError) -> list[str]:
+    """A problem as one of several, in lines."""
+    head = f"{problem.where}: {problem.what}" if problem.where else problem.what
+    return [f"{head}; {problem.mend}" if problem.mend else head, *problem.details]
+
+
+def _placed(said: list[str], place: str) -> list[str]:
+    return [f"{place}: {said[0]}", *said[1:]]
+
+
+def _listed(method: Method) -> str:
+    names = [parameter.name for parameter in method.parameters]
+    return ", ".join(names) if names else "no parameters"
 
 
 def _needed(recipe: Recipe, earlier: Mapping[str, Recipe]) -> tuple[Recipe, ...]:
@@ -293,4 +379,4 @@ def _at(where: str) -> Iterator[None]:
         yield
     except RecipeError as error:
         place = f"{where}: {error.where}" if error.where else where
-        raise RecipeError(error.what, where=place, mend=error.mend) from None
+        raise RecipeError(error.what, where=place, mend=error.mend, details=error.details) from None

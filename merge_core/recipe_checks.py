@@ -6,15 +6,17 @@ Every problem is one error that names its YAML path and what would be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merge_core.calibration import check_calibration
 from merge_core.dtypes import code_of
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.methods import method_named
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Level, Parameter, Scalar, check_settings, resolve
+from merge_core.parameters import Level, Parameter, Scalar, resolve, setting_problems
 from merge_core.recipe_parts import Part
 from merge_core.tensor_filters import FILTER_KEYS, check_filter, is_total
 from merge_core.vocabulary.chat_templates import check_chat_template
@@ -27,38 +29,59 @@ _MANY_MODELS = 4
 _NAME = re.compile(r"[\w.-]+")
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe that does not mean anything; the error's `where` is a path in the recipe.
-
-    Raises:
-        RecipeError: the first problem, and what would be right.
-    """
+def problems_of(recipe: Recipe) -> list[RecipeError]:
+    """Everything for which a recipe does not mean anything; `where` is a path in the recipe."""
+    found = _collected([partial(method_named, recipe.merge_method), partial(_check_forms, recipe)])
+    if found:  # no parts to look at
+        return found + _collected([partial(_check_dtypes, recipe)])
     method = recipe.method
-    if recipe.dtype:
-        code_of(recipe.dtype, "dtype")
-    if recipe.out_dtype:
-        code_of(recipe.out_dtype, "out_dtype")
-    _check_forms(recipe)
-    for part in recipe.parts:
-        if method.base == "required" and part.base is None:
-            raise RecipeError(
-                f"{method.name} needs base_model: the checkpoint that the models were fine-tuned"
-                " from",
-                where="base_model",
-            )
+    checks: list[Callable[[], object]] = [partial(_check_dtypes, recipe)]
+    checks += [partial(_check_base, recipe, part) for part in recipe.parts]
     listed = recipe.direct_references()
+    settings: list[RecipeError] = []
     for level in _levels(recipe):
         known = method.parameters if level.recipe_wide else method.per_model()
-        check_settings(level.level, known, level.level.where, method=method.name, models=listed)
+        settings += setting_problems(
+            level.level, known, level.level.where, method=method.name, models=listed
+        )
     for part in recipe.parts:
-        _check_members(recipe, part)
-        _check_required(recipe, part)
-        _check_together(recipe, part)
-    _check_exclude(recipe)
-    _check_post(recipe)
-    _check_adapters(recipe)
-    _check_tokenizer(recipe)
-    check_calibration(recipe)
+        checks.append(partial(_check_members, recipe, part))
+        if not settings:
+            checks.append(partial(_check_values, recipe, part))
+    checks.append(partial(_check_exclude, recipe))
+    checks.append(partial(_check_post, recipe))
+    checks.append(partial(_check_adapters, recipe))
+    checks.append(partial(_check_tokenizer, recipe))
+    checks.append(partial(check_calibration, recipe))
+    return [*settings, *_collected(checks)]
+
+
+def _collected(checks: Iterable[Callable[[], object]]) -> list[RecipeError]:
+    """What some checks raise, each kind of problem once."""
+    found: dict[str, RecipeError] = {}
+    for check in checks:
+        try:
+            check()
+        except RecipeError as problem:
+            found.setdefault(str(problem), problem)
+    return list(found.values())
+
+
+def _check_dtypes(recipe: Recipe) -> None:
+    for key in ("dtype", "out_dtype"):
+        if getattr(recipe, key):
+            code_of(getattr(recipe, key), key)
+
+
+def _check_base(recipe: Recipe, part: Part) -> None:
+    method = recipe.method
+    if method.base == "required" and part.base is None:
+        crowd = method.most_models == 1 and len(part.members) > 1
+        raise RecipeError(
+            f"{method.name} needs base_model: {method.base_role}",
+            where="base_model",
+            mend=f"name one of the {len(part.members)} models as base_model" if crowd else None,
+        )
 
 
 def check_name(recipe: Recipe, names: Sequence[str | None], index: int) -> None:
@@ -140,6 +163,7 @@ def _check_forms(recipe: Recipe) -> None:
             "list the models under models, or layers under slices, or modules under modules: one"
             " of the three",
             where="models",
+            mend=_writing_out(recipe.base_model) if not recipe.models else None,
         )
     for name, module in recipe.modules.items():
         if bool(module.models) == bool(module.slices):
@@ -170,7 +194,8 @@ def _check_members(recipe: Recipe, part: Part) -> None:
     method = recipe.method
     seen: set[str] = set()
     for index, member in enumerate(part.members):
-        if member.model in seen:
+        is_origin = member.model == part.base and not method.base_is_input
+        if member.model in seen and not is_origin:
             raise RecipeError(
                 f"'{member.model}' is listed twice",
                 where=f"{part.where}[{index}].model",
@@ -181,8 +206,13 @@ def _check_members(recipe: Recipe, part: Part) -> None:
     count = len(recipe.inputs(part))
     if count < method.fewest_models:
         least = "a model" if method.fewest_models == 1 else f"{method.fewest_models} models"
-        raise RecipeError(f"{method.name} needs {least}{besides}", where=part.where)
-    if method.most_models is not None and count > method.most_models:
+        raise RecipeError(
+            f"{method.name} needs {least}{besides}",
+            where=part.where,
+            mend=_writing_out(part.base) if besides else None,
+        )
+    needs_base = method.base == "required" and part.base is None
+    if method.most_models is not None and count > method.most_models and not needs_base:
         plural = "" if method.most_models == 1 else "s"
         raise RecipeError(
             f"{method.name} takes {method.most_models} model{plural}{besides}, not {count}",
@@ -195,6 +225,24 @@ def _check_members(recipe: Recipe, part: Part) -> None:
             where=part.where,
             mend="layer_range: [first, last] covers the layers first up to, not including, last",
         )
+
+
+def _writing_out(base: str | None) -> str | None:
+    """What to do for those who have a base and nothing to merge with it."""
+    if base is None:
+        return None
+    if "+" in base:
+        return (
+            "to write a base with its adapter out as one checkpoint, use passthrough: list"
+            f" '{base}' under models, without base_model"
+        )
+    return "list the fine-tunes of the base; to write out one model as it is, use passthrough"
+
+
+def _check_values(recipe: Recipe, part: Part) -> None:
+    """Refuse parameters that are not there, or that do not go together."""
+    _check_required(recipe, part)
+    _check_together(recipe, part)
 
 
 def _check_required(recipe: Recipe, part: Part) -> None:
@@ -272,13 +320,15 @@ def _check_post(recipe: Recipe) -> None:
     for index, entry in enumerate(recipe.post):
         (level,) = recipe.post_levels(index)
         step = post_step_named(entry.step, where=f"post[{index}]")
-        check_settings(
+        problems = setting_problems(
             entry.parameters,
             step.parameters,
             level.where,
             method=step.name,
             models=recipe.direct_references(),
         )
+        if problems:
+            raise problems[0]
         for parameter in step.parameters:
             if parameter.default is None and not _given(parameter.name, [level]):
                 raise RecipeError(
@@ -322,11 +372,23 @@ def _check_tokenizer(recipe: Recipe) -> None:
                 key == "tokenizer" and earlier.tokenizer_source == UNION
             ):
                 raise RecipeError(
-                    f"{key}: only the last recipe of several decides on it",
+                    f"{key}: only the last recipe of several decides on it, and it does not say"
+                    " the same",
                     where=f"recipe {earlier.name}",
                     mend="say it there: all checkpoints get one vocabulary before anything is"
                     " merged",
                 )
+
+
+def agreeing(earlier: Recipe, last: Recipe) -> Recipe:
+    """An earlier recipe without what only the last may say, where both say the same of it."""
+    update: dict[str, None] = {}
+    merges_tokens = earlier.tokenizer is not None or earlier.tokenizer_source == UNION
+    if merges_tokens and earlier.vocabulary == last.vocabulary:
+        update |= {"tokenizer": None, "tokenizer_source": None}
+    if earlier.chat_template is not None and earlier.chat_template == last.chat_template:
+        update["chat_template"] = None
+    return earlier.model_copy(update=update)
 
 
 def _is_total(value: Any) -> bool:

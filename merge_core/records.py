@@ -113,6 +113,8 @@ class CheckpointManifest(Record):
     """Most common stored dtype, in torch's name (`bfloat16`)."""
     engine: str
     """Engine version; part of the plan digest."""
+    allow_unrelated: bool = False
+    """Whether the recipe said that its checkpoints need not have one origin."""
     taken_over: TakenOver = TakenOver()
     """What became of the donor's other files."""
 

@@ -7,21 +7,19 @@ on disk, or one on disk with an adapter applied as it is read.
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Lock
 
 from merge_core.adapters import adapted, open_adapter
 from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoint import Checkpoint, open_checkpoint, weights_used
 from merge_core.checkpoint_files import check_plain
 from merge_core.companion_files import code_names, companion_names
 from merge_core.digests import DigestMemo, digest_of, model_digest
+from merge_core.file_hashing import hash_files
 from merge_core.file_names import is_model_file
-from merge_core.progress import Progress, SharedProgress, Throttle
-from merge_core.records import FileDigest, SourceAdapter, SourceCheckpoint
+from merge_core.progress import Progress
+from merge_core.records import SourceAdapter, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
-from merge_core.workers import all_at_once
-
-_HASHING_THREADS = 4
+from merge_core.weight_files import is_weight_file
 
 
 def describe_source(
@@ -93,6 +91,15 @@ def with_adapter(
     return source
 
 
+def has_its_own_digest(source: SourceCheckpoint) -> bool:
+    """Whether the digest of a source is that of the files it lists, and not another's."""
+    if source.adapter is None:
+        return source.digest == model_digest(source.files)
+    added = source.adapter.digest
+    whole = digest_of({"base": model_digest(source.files), "adapter": added})
+    return source.digest == whole and added == model_digest(source.adapter.files)
+
+
 def open_source(source: SourceCheckpoint, known: KnownHeaders | None = None) -> Checkpoint:
     """The tensors of a source, with its adapter, if it has one, applied as they are read.
 
@@ -127,32 +134,28 @@ def model_files(directory: Path) -> list[Path]:
     """
     root = directory.resolve()
     names = {path.name for path in directory.iterdir() if is_model_file(path.name)}
+    used = weights_used(directory)
+    if used is not None:
+        names = {name for name in names if name in used or not is_weight_file(name)}
     names |= {*companion_names(directory), *code_names(directory)}
     for name in names:
         check_plain(root, directory / name)
     return [directory / name for name in sorted(names)]
 
 
-def hash_files(
-    directory: Path,
-    paths: list[Path],
-    memo: DigestMemo,
-    stage: str,
-    progress: Progress | None = None,
-) -> tuple[FileDigest, ...]:
-    """Digests of files below one directory, several at a time, in the order given."""
-    shared = SharedProgress(progress)
-    throttle = Throttle(shared, stage, sum(path.stat().st_size for path in paths))
-    lock = Lock()
+def former_digest(source: SourceCheckpoint, memo: DigestMemo) -> str:
+    """The digest that a source had while every weight file beside a checkpoint counted as its own.
 
-    def advance(count: int) -> None:
-        with lock:
-            throttle.advance(count)
-
-    def one(path: Path) -> FileDigest:
-        sha256 = memo.sha256(path, advance)
-        name = path.relative_to(directory).as_posix()
-        return FileDigest(name=name, size=path.stat().st_size, sha256=sha256)
-
-    # Who interrupts does not wait for gigabytes.
-    return tuple(all_at_once(one, paths, _HASHING_THREADS, shared.stop))
+    Registries and records of those days know it by that.
+    """
+    directory = source.directory
+    known = {file.name for file in source.files}
+    others = [
+        path
+        for path in sorted(directory.iterdir())
+        if is_weight_file(path.name) and path.name not in known
+    ]
+    for path in others:
+        check_plain(directory.resolve(), path)
+    more = hash_files(directory, others, memo, f"hash {source.reference}") if others else ()
+    return model_digest((*source.files, *more))

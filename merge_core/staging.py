@@ -19,19 +19,23 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from merge_core.digests import fingerprint
 from merge_core.errors import OutputError
 from merge_core.journal import Journal, attempt_of, vouched_for
 from merge_core.plan import Plan
+from merge_core.private_files import make_private_directory
 from merge_core.progress import Progress
+from merge_core.read_only import make_read_only
 from merge_core.shard_writer import ShardWriter, output_error
+from merge_core.store_access import StoreAccess
 from merge_core.working_directory import (
     CHECKPOINT,
     GROUPS,
     JOURNAL,
-    REPLACED,
     hold,
     remove,
     remove_entry,
@@ -87,7 +91,8 @@ class Staging(ShardWriter):
             shards = {shard.name for shard in self._plan.shards}
             for path in self.checkpoint.iterdir():
                 if path.name in shards:
-                    path.chmod(0o644)  # a merge killed while publishing left files read-only
+                    # A merge that was killed while publishing left files read-only.
+                    path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR)
                 else:
                     remove_entry(path)  # written again, and who knows what else is there
             self._open_shards(os.O_CREAT)
@@ -107,12 +112,38 @@ class Staging(ShardWriter):
         journals = [self._directory / JOURNAL, *workers]
         return vouched_for(journals, self._plan.digest, self.attempt, len(self._plan.tensors))
 
-    def publish(self, target: Path, *, read_only: bool, replace: bool) -> None:
+    def make_read_only(self, sealed: Mapping[str, str], access: StoreAccess) -> dict[str, str]:
+        """Give files the modes of the store, which changes their fingerprints: the new ones.
+
+        Args:
+            sealed: fingerprints, by name, of files as they were hashed. Of one that was written to
+                since there is none in what is returned.
+            access: of the store that they go to: who may read them; nobody may write to them.
+
+        Raises:
+            OutputError: a file's mode cannot be changed.
+        """
+        self.close_files()
+        kept = {}
+        try:
+            for path in sorted(self.checkpoint.rglob("*")):
+                if path.is_dir():
+                    continue
+                name = path.relative_to(self.checkpoint).as_posix()
+                as_hashed = fingerprint(path) == sealed.get(name)
+                path.chmod(0o400)
+                access.seal(path)
+                if as_hashed:
+                    kept[name] = fingerprint(path)
+        except OSError as error:
+            raise output_error(error, self._directory) from error
+        return kept
+
+    def publish(self, target: Path, *, access: StoreAccess | None) -> None:
         """Make the checkpoint durable and move it to `target` in one rename; remove the rest.
 
         Args:
-            read_only: take write permission from the files.
-            replace: put it in the place of an earlier, damaged copy of the same content.
+            access: of the store that it goes to: who may read it; nobody may write to it.
 
         Raises:
             OutputError: the place is taken, or cannot be written.
@@ -120,14 +151,18 @@ class Staging(ShardWriter):
         self.close_files()
         try:
             for path in sorted(self.checkpoint.rglob("*")):
-                if read_only and not path.is_dir():
-                    path.chmod(0o444)
+                if access and path.is_dir():
+                    access.seal(path)
                 _fsync(path)
+            if access:
+                access.seal(self.checkpoint)
+                make_private_directory(target.parent)
+                access.settle()
             _fsync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if replace and target.exists():
-                target.rename(self._directory / REPLACED)
             self.checkpoint.rename(target)
+            if access:
+                make_read_only(target)
             _fsync(target.parent)
             # A worker that comes too late may be writing a journal there: no reason to fail now.
             remove(self._directory)

@@ -13,7 +13,7 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any, get_args
 
-from merge_core.errors import RecipeError, did_you_mean
+from merge_core.errors import RecipeError, did_you_mean, one_line
 from merge_core.layers import Group, group_of
 from merge_core.pattern_cost import most_steps
 
@@ -101,7 +101,7 @@ def _check_pattern(key: str, pattern: Any, where: str) -> None:
             _compiled(pattern)
         except (re.error, OverflowError, RecursionError) as error:
             raise RecipeError(
-                f"'{pattern}' is no regular expression: {error}",
+                f"'{pattern}' is no regular expression: {one_line(error)}",
                 where=where,
                 mend="use glob for patterns with * and ?, filter for a part of the name",
             ) from None

@@ -178,7 +178,8 @@ class Work:
                         f"tensor {tensor.name} holds {name_of(entry.dtype)} values that differ from"
                         f" those in {entries[0].path.parent}; such values cannot be averaged",
                         where=str(entry.path),
-                        mend="merge checkpoints whose buffers agree",
+                        mend="merge checkpoints whose buffers agree, or keep the base's by"
+                        f" `exclude: [{tensor.name}]` in the recipe",
                     )
             self._write(tensor, start, memoryview(first))
 

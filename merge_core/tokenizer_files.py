@@ -22,11 +22,14 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
     *SENTENCEPIECE_FILES,
+    "added_tokens.json",
+    "tokenizer_config.json",
 )
 """Files that define a tokenizer, the one that says most first."""
 _MAX_TEXT_BYTES = 64 << 20
 _MAX_IDS = 1 << 32
 _MAX_SCORE = 1e300
+_MOST_DIGITS = 12
 _ADDED_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _DEFAULTS = {"ByteLevel": {"use_regex": True}, "Metaspace": {"split": True}}
 """Settings that older files leave out, by the type of the step they belong to."""
@@ -57,15 +60,26 @@ class Tokenizer:
     """What is put around and taken out: post_processor, decoder."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each binary tokenizer file that is there."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Ids of added tokens that a file of their own lists, and `ids` does not hold."""
 
     @property
     def digest(self) -> str:
         """Equal exactly for tokenizers that turn any text into the same ids."""
         if self.ids is None:
-            return digest_of(dict(self.files))
+            return digest_of(
+                [dict(self.files), dict(self.beside)] if self.beside else dict(self.files)
+            )
         added = {token: dict(flags) for token, flags in self.added.items()}
-        parts = [dict(self.ids), self.merges, self.scores, added, self.steps, self.framing]
-        return digest_of(parts)
+        parts: list[object] = [
+            dict(self.ids),
+            self.merges,
+            self.scores,
+            added,
+            self.steps,
+            self.framing,
+        ]
+        return digest_of([*parts, dict(self.beside)] if self.beside else parts)
 
 
 def read_tokenizer(directory: Path) -> Tokenizer | None:
@@ -79,14 +93,15 @@ def read_tokenizer(directory: Path) -> Tokenizer | None:
     }
     if _has(directory, "tokenizer.json"):
         return _from_tokenizer_json(directory / "tokenizer.json", binaries)
+    added = _added_tokens(directory)
     if _has(directory, "vocab.json"):
         ids = _ids(read_json(directory / "vocab.json"), directory / "vocab.json")
-        return _plain("vocab.json", ids, _merges_txt(directory / "merges.txt"), binaries)
+        merges = _merges_txt(directory / "merges.txt")
+        return _plain("vocab.json", ids | added, merges, binaries)
     if _has(directory, "vocab.txt"):
-        lines = _text(directory / "vocab.txt").splitlines()
-        return _plain("vocab.txt", {token: i for i, token in enumerate(lines)}, (), binaries)
+        return _plain("vocab.txt", _vocab_txt(directory / "vocab.txt") | added, (), binaries)
     if binaries:
-        return Tokenizer(next(iter(binaries)), None, (), (), {}, {}, {}, binaries)
+        return Tokenizer(next(iter(binaries)), None, (), (), {}, {}, {}, binaries, added)
     return None
 
 
@@ -119,7 +134,9 @@ def compare_tokenizers(
 def _compare_known(base_name: str, base: Tokenizer, name: str, model: Tokenizer) -> list[Finding]:
     assert base.ids is not None
     assert model.ids is not None
-    findings = _compare_ids(base_name, base.ids, name, model.ids)
+    findings = _compare_ids(
+        base_name, {**base.beside, **base.ids}, name, {**model.beside, **model.ids}
+    )
     if any(finding.severity == "error" for finding in findings):
         return findings
     splitting = _compare_splitting(base, model)
@@ -257,7 +274,8 @@ def _compare_bytes(base_name: str, base: Tokenizer, name: str, model: Tokenizer)
             )
         ]
     if all(base.files[file] == model.files[file] for file in shared):
-        return []
+        # One vocabulary, so what was added to it is all that can differ.
+        return _compare_ids(base_name, base.beside, name, model.beside)
     return [
         Finding(
             severity="error",
@@ -321,8 +339,10 @@ def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:
         "post_processor": _settled(content.get("post_processor")),
         "decoder": _settled(content.get("decoder")),
     }
+    # Older transformers adds these to any tokenizer; what tokenizer.json says goes before.
+    beside = {token: i for token, i in _added_tokens(path.parent).items() if token not in ids}
     merges = _pairs(_list(model.get("merges"), "merges", path), path)
-    return Tokenizer("tokenizer.json", ids, merges, scores, added, steps, framing, binaries)
+    return Tokenizer("tokenizer.json", ids, merges, scores, added, steps, framing, binaries, beside)
 
 
 def _plain(
@@ -380,6 +400,34 @@ def _pairs(merges: list[Any], path: Path) -> tuple[tuple[str, str], ...]:
     if not all(type(p) is list and len(p) == 2 and type(p[0]) is type(p[1]) is str for p in pairs):
         raise CheckpointError(f"{path.name} has an unusable merge", where=str(path.parent))
     return tuple([(left, right) for left, right in pairs])
+
+
+def _vocab_txt(path: Path) -> dict[str, int]:
+    """Ids of a list of tokens, one in each line.
+
+    A line ends at a line feed and nowhere else: tokens may be, or hold, other characters that
+    Python or Unicode take for the end of one.
+    """
+    lines = _text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if lines and all(line.endswith("\r") for line in lines):  # saved by an editor of Windows
+        lines = [line[:-1] for line in lines]
+    return {token: i for i, token in enumerate(lines)}
+
+
+def _added_tokens(directory: Path) -> dict[str, int]:
+    """Ids of tokens that were added after training, as added_tokens.json and, by number,
+    tokenizer_config.json have them."""
+    found: dict[str, int] = {}
+    settings = directory / "tokenizer_config.json"
+    decoder = read_json(settings).get("added_tokens_decoder") if settings.exists() else None
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str) and str(number).isdecimal() and len(str(number)) < _MOST_DIGITS:
+            found |= _ids({content: int(number)}, settings)
+    listed = directory / "added_tokens.json"
+    return found | (_ids(read_json(listed), listed) if listed.exists() else {})
 
 
 def _merges_txt(path: Path) -> tuple[tuple[str, str], ...]:

@@ -18,6 +18,9 @@ class Tolerance(Record):
     """The vocabularies are merged."""
     depth: bool = False
     """Layers are stacked, so the models may have different numbers of them."""
+    unrelated: bool = False
+    """They may come from different training runs: each tensor is taken from one of them alone, or
+    the recipe says that it is meant."""
     exclude: tuple[dict[str, Any], ...] = ()
     """Filters of the tensors that are not merged, which models may lack or have otherwise."""
 
@@ -27,6 +30,7 @@ class Tolerance(Record):
         everyone = (*recipe.recipes, recipe)
         return cls(
             vocabulary=recipe.vocabulary is not None,
+            unrelated=recipe.allows_unrelated or not recipe.mixes_weights,
             depth=any(
                 each.slices or any(module.slices for module in each.modules.values())
                 for each in everyone

@@ -19,14 +19,16 @@ from typing import TextIO
 
 from merge_core.errors import OutputError
 from merge_core.progress import WAITS, Progress, ProgressEvent
+from merge_core.read_only import make_removable
 
 LOCK = "lock"
 JOURNAL = "journal"
 JOB = "job.json"
 GROUPS = "groups"
 CHECKPOINT = "checkpoint"
-REPLACED = "replaced"
-_OURS = {JOURNAL, f"{JOURNAL}.new", JOB, f"{JOB}.new", GROUPS, CHECKPOINT, REPLACED}
+_REPLACED = "replaced"
+"""An earlier, damaged copy of the result, as earlier versions put it here."""
+_OURS = {JOURNAL, f"{JOURNAL}.new", JOB, f"{JOB}.new", GROUPS, CHECKPOINT, _REPLACED}
 _STILL_OPEN = (".nfs", ".fuse_hidden")
 """So begin the names that some file systems give to files removed while somebody had them open."""
 _HOLDER = re.compile(r"(\d{1,19}) ([\w.-]{1,255})\n", re.ASCII)
@@ -82,6 +84,7 @@ def remove(directory: Path) -> None:
 def remove_entry(path: Path) -> None:
     """Remove what a directory has at that name, as far as possible; nothing behind a link."""
     if path.is_dir() and not path.is_symlink():
+        make_removable(path)
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

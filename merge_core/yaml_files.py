@@ -6,7 +6,9 @@ words: duplicate keys, unknown keys ("did you mean"), values of the wrong kind.
 
 from __future__ import annotations
 
+import copy
 import re
+import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -103,10 +105,25 @@ def read_text(path: Path) -> str:
 
 
 def dump_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
-    """A text that `load_yaml_documents` reads as these mappings."""
-    return yaml.dump_all(
+    """A text that `load_yaml_documents` reads as these mappings, and that is safe to look at."""
+    text = yaml.dump_all(
         documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=False
     )
+    return "".join(_written_out(c) if _is_unseen(c) else c for c in text)
+
+
+def _is_unseen(character: str) -> bool:
+    """Whether a character draws nothing or does something: the dumper puts it between quotes."""
+    return not character.isprintable() and unicodedata.category(character) != "Zs"
+
+
+def _written_out(character: str) -> str:
+    if character == "\n":  # of the layout: one in a quoted text is written out by the dumper
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def validated(model: type[M], value: Any, where: str) -> M:
@@ -118,13 +135,53 @@ def validated(model: type[M], value: Any, where: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = [_sentence(model, item) for item in error.errors()]
-        if len(problems) == 1:
-            raise RecipeError(problems[0], where=where) from None
-        raise RecipeError(
-            f"{len(problems)} problems:" + "".join(f"\n  - {problem}" for problem in problems),
-            where=where,
-        ) from None
+        raise all_of([_problem(model, item) for item in error.errors()], where) from None
+
+
+def examined(model: type[M], value: Any) -> tuple[M | None, list[list[str]]]:
+    """`value` as a `model`, as far as it is one without its unknown keys, and every problem.
+
+    What else is wrong with it can then be told in the same message.
+    """
+    try:
+        return model.model_validate(value), []
+    except ValidationError as error:
+        items = error.errors()
+    problems = [_problem(model, item) for item in items]
+    if any(item["type"] != "extra_forbidden" for item in items):
+        return None, problems
+    try:
+        known = _without(value, [item["loc"] for item in items])
+        return model.model_validate(known), problems
+    except (ValidationError, LookupError, TypeError):
+        return None, problems
+
+
+def all_of(problems: Sequence[Sequence[str]], where: str) -> RecipeError:
+    """One error that lists several problems of a file, each of one line or more."""
+    if len(problems) == 1:
+        what, *more = problems[0]
+        return RecipeError(what, where=where, details=more)
+    return RecipeError(
+        f"{len(problems)} problems:",
+        where=where,
+        details=[
+            f"  {'  ' if number else '- '}{line}"
+            for said in problems
+            for number, line in enumerate(said)
+        ],
+    )
+
+
+def _without(value: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of nested mappings and lists without what lies at some places."""
+    kept = copy.deepcopy(value)
+    for place in places:
+        holder = kept
+        for step in place[:-1]:
+            holder = holder[step]
+        del holder[place[-1]]
+    return kept
 
 
 def yaml_path(parts: tuple[int | str, ...]) -> str:
@@ -140,6 +197,20 @@ def _shortened(key: object) -> str:
     """A key as messages show it: a stranger's may be of any length."""
     text = str(key)
     return text if len(text) <= _LONGEST_KEY else f"{text[:_LONGEST_KEY]}..."
+
+
+class SaidInLines(ValueError):  # noqa: N818 - a message for `validated`, which raises the error
+    """What a validator found, said in full: its lines are ours and stay lines."""
+
+
+def _item(lines: list[str]) -> list[str]:
+    return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
+
+
+def _problem(model: type[BaseModel], item: Any) -> list[str]:
+    lines = isinstance(item.get("ctx", {}).get("error"), SaidInLines)
+    sentence = _sentence(model, item)
+    return sentence.split("\n") if lines else [sentence]
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
@@ -261,13 +332,14 @@ class StrictLoader(BoundedLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what the loader would take for a number or for the end of a line."""
+    """SafeDumper that quotes what the loader would take for a number or for the end of a line, and
+    what nobody would see."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        odd = any(mark in text for mark in "\x85\u2028\u2029")
+        odd = not text.isascii() and any(map(_is_unseen, text))
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
 
 

@@ -6,7 +6,6 @@ what it says still holds, so losing it costs a run whose steps are all found in 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,10 +15,15 @@ from pydantic import ValidationError
 from merge_core.digests import digest_of
 from merge_core.errors import MergeflowError, StepError
 from merge_core.home import Home
+from merge_core.own_files import NotOursError, read_own
+from merge_core.private_files import write_private
 from merge_core.records import CheckpointManifest, Record
 from merge_core.trajectory.records import RunCheckpoint
 from tasks.promotion import find_version
 from tasks.registry_client import open_registry
+
+_MAX_BYTES = 16 << 20
+"""A record of a thousand checkpoints takes one."""
 
 
 class RegisteredAt(Record):
@@ -65,12 +69,7 @@ def averages_of(home: Home, name: str) -> list[AverageRecord]:
 def keep_average(home: Home, record: AverageRecord) -> None:
     """Put an average on record; the same again takes the place of the earlier record."""
     directory = home.averages / record.name
-    directory.mkdir(parents=True, exist_ok=True)
-    seen = [[each.step, each.identity] for each in record.seen]
-    path = directory / f"{digest_of([record.run, record.settings, seen])}.json"
-    fresh = path.with_suffix(f".{os.getpid()}.new")
-    fresh.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
-    fresh.rename(path)
+    write_private(directory / _file_name(record), record.model_dump_json(indent=1) + "\n")
 
 
 def forget_averages(home: Home, name: str, keep: int) -> None:
@@ -98,13 +97,21 @@ def is_registered(record: AverageRecord, tracking_uri: str) -> bool:
         return False  # there is no registry any more
 
 
+def _file_name(record: AverageRecord) -> str:
+    seen = [[each.step, each.identity] for each in record.seen]
+    return f"{digest_of([record.run, record.settings, seen])}.json"
+
+
 def _age(path: Path) -> tuple[float, str]:
-    return -path.stat().st_mtime, path.name
+    return -path.lstat().st_mtime, path.name
 
 
 def _read(path: Path) -> AverageRecord | None:
-    """A record; None for one that another version of mergeflow wrote, or that is damaged."""
+    """A record; None for one that another version of mergeflow wrote, that is damaged, or that was
+    not written here: it is named by what it is about."""
     try:
-        return AverageRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        record = AverageRecord.model_validate_json(read_own(path, _MAX_BYTES))
+    except (OSError, NotOursError, ValidationError):
         return None
+    own = record.name == path.parent.name and path.name == _file_name(record)
+    return record if own and record.seen else None

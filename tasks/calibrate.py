@@ -7,12 +7,18 @@ from pathlib import Path
 from merge_core.calibration import Measurement
 from merge_core.home import Home
 from merge_core.records import SourceCheckpoint
+from merge_core.sources import has_its_own_digest
 from tasks.caching import content_task
 from tasks.calibration import calibrate
 from tasks.progress import prefect_progress
 
 
-@content_task("calibrate", version=1, retries=0)
+def _fits(measured: SourceCheckpoint, /, key: str, **_others: object) -> bool:
+    """What was measured lies in a directory of the key's name, wherever the home was then."""
+    return measured.directory.name == key and has_its_own_digest(measured)
+
+
+@content_task("calibrate", version=1, fits=_fits, retries=0)
 def calibrate_task(
     key: str,
     source: SourceCheckpoint,
@@ -21,8 +27,13 @@ def calibrate_task(
     beside: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
+    record: SourceCheckpoint | None = None,
 ) -> SourceCheckpoint:
-    """Measure one model on the recipe's data. Never retried: a retry would hide a real fault."""
+    """Measure one model on the recipe's data. Never retried: a retry would hide a real fault.
+
+    Args:
+        record: what the cache said, when that did not hold.
+    """
     return calibrate(
         source,
         measurement,
@@ -30,5 +41,6 @@ def calibrate_task(
         beside=beside,
         device=device,
         threads=threads,
+        record=record,
         progress=prefect_progress(f"measure {source.short}"),
     )

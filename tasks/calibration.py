@@ -7,6 +7,7 @@ the model, the data and the settings are the same.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -16,14 +17,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from merge_core.bounded_json import parse_json
 from merge_core.calibration import Measurement, measurements
 from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.home import Home
+from merge_core.own_files import read_own
+from merge_core.present_files import files_present
+from merge_core.private_files import PRIVATE_DIRECTORY, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
+from merge_core.read_only import make_read_only, make_removable
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source
+from merge_core.stored_objects import Store
 from tasks.calibration_data import data_digest, data_file, draw_samples
 from tasks.child_process import ChildEnd, run_child
 from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
@@ -32,7 +39,9 @@ VERSION = 1
 """Raised when the same measurement would give other numbers; part of every key."""
 
 _RECORD = "measured.json"
+_MAX_RECORD = 1 << 20
 _HOURS = 12.0
+_log = logging.getLogger("mergeflow")
 
 
 def calibrate_all(
@@ -86,11 +95,14 @@ def calibrate(
     device: str = "auto",
     threads: int | None = None,
     hours: float = _HOURS,
+    record: SourceCheckpoint | None = None,
     progress: Progress | None = None,
 ) -> SourceCheckpoint:
     """Measure one model, or find what was measured before.
 
     Args:
+        record: what a step says was found before, when that did not hold: nothing else is believed
+            in its place.
         device: auto, cpu, cuda or cuda:N. The model is computed in float32 on it.
         threads: of the CPU; by default all.
         hours: the time after which the process is killed.
@@ -106,7 +118,13 @@ def calibrate(
     name = f"{measurement.statistic} of {source.reference}"
     found = _find(name, place, memo)
     if found is not None:
-        return found
+        if record is None or found.files == record.files:
+            return found
+        _log.warning(
+            "warning: the %s in the store is not what was measured: it was moved to %s",
+            name,
+            Store(home, memo).set_aside(place),
+        )
     samples = draw_samples(measurement.calibration, data_file(measurement.calibration, beside))
     working = _working(home, measurement, source)
     job = {
@@ -156,19 +174,24 @@ def calibration_key(
 
 
 def _find(name: str, place: Path, memo: DigestMemo) -> SourceCheckpoint | None:
-    """What is at `place` if it is whole."""
+    """What is at `place` if it is whole, and nothing else is there."""
     try:
-        record = json.loads((place / _RECORD).read_bytes())
+        record = parse_json(read_own(place / _RECORD, _MAX_RECORD))
         found = describe_source(name, place, memo)
+        present = files_present(place, alone=True)
     except (OSError, ValueError, CheckpointError):
         return None
-    return found if found.digest == record.get("digest") else None
+    if not isinstance(record, dict):
+        return None
+    listed = [_RECORD, *(file.name for file in found.files)]
+    is_whole = record.get("digest") == found.digest and record.get("key") == place.name
+    return found if is_whole and not (present.strange or present.besides(listed)) else None
 
 
 def _working(home: Home, measurement: Measurement, source: SourceCheckpoint) -> Path:
     prefix = f"{measurement.statistic}-{source.short}-"
     try:
-        home.scratch.mkdir(parents=True, exist_ok=True)
+        make_private_directory(home.scratch)
         working = Path(tempfile.mkdtemp(prefix=prefix, dir=home.scratch))
         (working / "measured").mkdir()
     except OSError as error:
@@ -224,13 +247,16 @@ def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMem
         described = describe_source("", made, memo)
         (made / _RECORD).write_text(json.dumps({**record, "digest": described.digest}, indent=2))
         for path in made.iterdir():
-            path.chmod(0o444)
+            path.chmod(0o400)
             _fsync(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        made.chmod(PRIVATE_DIRECTORY)
+        make_private_directory(place.parent)
         if place.exists() and not _find("", place, memo):
+            make_removable(place)
             place.rename(made.parent / "replaced")
         if not place.exists():
             made.rename(place)
+            make_read_only(place)
             _fsync(place.parent)
     except OSError as error:
         if not _find("", place, memo):
@@ -259,14 +285,14 @@ def _breakdown(
     """The process failed, died or was killed: what is known, and where to read on."""
     problem = messages.get("problem")
     less_memory = "lower calibration.batch_size or calibration.max_length, or use device cpu"
-    shown = "".join(f"\n    | {line}" for line in last_lines(log))
+    shown = [f"    | {line}" for line in last_lines(log)]
     mend = "read the log"
     if end.timed_out:
         done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
         what = f"was killed: not finished in {hours:g} hours ({done} samples done)"
         mend = "lower calibration.samples or calibration.max_length, or use a faster device"
     elif problem:
-        what, shown = f"failed: {problem['what'][:600]}", ""
+        what, shown = f"failed: {problem['what'][:600]}", []
         mend = "read the log; it ends in a traceback"
         if "memory" in what.lower():
             mend = less_memory
@@ -276,5 +302,8 @@ def _breakdown(
     else:
         what = f"ended with exit status {end.code} and no result"
     return StepError(
-        f"the calibration process {what}{shown}\n  whole log: {log}", where=stage, mend=mend
+        f"the calibration process {what}",
+        where=stage,
+        mend=mend,
+        details=[*shown, f"  whole log: {log}"],
     )

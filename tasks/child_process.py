@@ -1,4 +1,5 @@
-"""A child process that cannot outlive its work: killed with its parent, at a deadline, as a group.
+"""A child process that cannot outlive its work: killed with its parent, at a deadline, with all of
+its own children.
 
 The parent gives one JSON job on the child's standard input and reads JSON messages, one a line,
 from a pipe. Standard output and error of the child go to a log file, so nothing a library prints
@@ -22,8 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_core.private_files import open_private
+from tasks.own_python import import_path, module_command
+
 _PR_SET_PDEATHSIG = 1
-_ROOT = Path(__file__).resolve().parent.parent
+_KEEPER_SECONDS = 20.0
 _running: set[subprocess.Popen[bytes]] = set()
 
 
@@ -48,25 +52,29 @@ def run_child(
     timeout: float,
     environment: Mapping[str, str],
     on_message: Callable[[dict[str, Any]], None],
+    umask: int = -1,
 ) -> ChildEnd:
-    """Run `python -m module` on a job until it ends or `timeout` seconds have passed.
+    """Run `python -P -m module` on a job until it ends or `timeout` seconds have passed.
 
-    `environment` replaces this process's. The child leads its own process group, and the whole
-    group is gone when this returns or raises. The child dies too when this process dies, by SIGKILL
-    included (on Linux at once; elsewhere as soon as it runs any python).
+    `environment` replaces this process's. The child and everything that it started are gone when
+    this returns or raises, whatever sessions they made for themselves (`tasks.child_keeper`; that
+    holds on Linux, elsewhere for the child's own process group). They end too when this process
+    dies, by SIGKILL included (on Linux at once; elsewhere as soon as the child runs any python).
     """
     started = time.monotonic()
     receiver, sender = os.pipe()
     try:
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with os.fdopen(open_private(log), "wb") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", module, str(sender), str(os.getpid())],
+                module_command("tasks.child_keeper", str(sender), str(os.getpid()), module),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**environment, "PYTHONPATH": _import_path(environment)},
+                env={**environment, "PYTHONPATH": import_path(environment)},
                 pass_fds=[sender],
                 start_new_session=True,
+                umask=umask,
             )
     except BaseException:
         os.close(receiver)
@@ -78,7 +86,7 @@ def run_child(
         _hand_over(child, job)
         exited = _listen(child, receiver, started + timeout, on_message)
     finally:
-        code = _end_group(child)
+        code = _end_all(child)
         _running.discard(child)
         os.close(receiver)
     return ChildEnd(code=code if exited else None, seconds=time.monotonic() - started)
@@ -88,7 +96,7 @@ def kill_children() -> None:
     """Kill every child of this process, so that the threads that wait for them go on at once."""
     for child in list(_running):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGTERM)
 
 
 def take_job() -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
@@ -122,11 +130,6 @@ def _watch_lifeline() -> None:
         while os.read(0, 4096):
             pass
     os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _import_path(environment: Mapping[str, str]) -> str:
-    known = environment.get("PYTHONPATH")
-    return f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
 
 
 def _hand_over(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
@@ -165,10 +168,16 @@ def _has_exited(child: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _end_group(child: subprocess.Popen[bytes]) -> int:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    code = child.wait()
+def _end_all(child: subprocess.Popen[bytes]) -> int:
+    """Let the keeper end what is left, and failing that, end the keeper."""
+    if not _has_exited(child):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child.pid, signal.SIGTERM)
+    try:
+        code = child.wait(_KEEPER_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        code = child.wait()
     if child.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()

@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from merge_core.digests import digest_of
 from merge_core.errors import RecipeError, StepError, did_you_mean
-from tasks.bootstrap import Floats, interval, pair, resampled_improvements
+from tasks.bootstrap import (
+    Floats,
+    improvement,
+    interval,
+    other_prompts,
+    pair,
+    resampled_improvements,
+)
 from tasks.caching import content_task
 from tasks.durations import DURATION
 from tasks.reasons import gain_reason, task_reason
@@ -19,6 +26,8 @@ from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, V
 SMALLEST_BASELINE = 0.01
 """A baseline score nearer to zero than this counts as this when a gain is taken relative to it."""
 
+_FEW_NON_FINITE = 0.01
+"""Share of a task's documents for which a baseline may have no finite score."""
 
 GRAVITY: tuple[Outcome, ...] = ("regressed", "unclear", "held")
 """The order in which reasons are told."""
@@ -116,6 +125,7 @@ def decide(
     Each task's improvement has a paired bootstrap interval [low, high], positive being better. With
     r the regression allowed on that task, the task
 
+    * regressed if the candidate has more documents without a finite score than the baseline;
     * regressed if high < -r: it certainly got worse by more than is allowed;
     * held      if low >= -r: it certainly did not;
     * is unclear otherwise, and always with fewer than `min_documents` documents.
@@ -123,7 +133,8 @@ def decide(
     The gain (mean over tasks of improvement / |baseline score|) has an interval of its own.
 
     * fell_back: any task regressed, or the gain's interval is wholly below `min_gain`, or the
-      candidate is the baseline (same digest: there is nothing to promote);
+      candidate is the baseline (same digest: there is nothing to promote), or it could not be
+      evaluated;
     * promoted: every task held, and the gain's lower end is at least `min_gain`;
     * inconclusive: anything else; `on_inconclusive` says what to do.
 
@@ -131,18 +142,22 @@ def decide(
     of exactly 0, so a rule that asks for no gain promotes it and any other does not.
 
     The experts do not change the verdict; they have to be of the same suite, as reports show them
-    beside it. Raises StepError when reports are not comparable, RecipeError when the rule names a
-    task that the suite does not have.
+    beside it. Raises StepError when reports are not comparable or the baseline has no finite score
+    for more than 1 % of a task's documents, RecipeError when the rule names a task that the suite
+    does not have.
     """
     for other in (baseline, *experts):
         _check_comparable(candidate, other)
-    unknown = sorted(set(rule.per_task) - {score.task for score in candidate.scores})
+    unknown = sorted(set(rule.per_task) - {score.task for score in baseline.scores})
     if unknown:
         raise RecipeError(
             f"no task '{unknown[0]}' in suite '{candidate.suite}'",
             where="promote.per_task",
-            mend=did_you_mean(unknown[0], [score.task for score in candidate.scores]),
+            mend=did_you_mean(unknown[0], [score.task for score in baseline.scores]),
         )
+    _check_finite(baseline)
+    if candidate.failure is not None:
+        return _without_scores(candidate, baseline, rule)
     comparisons, draws = _compare_tasks(candidate, baseline, rule)
     gain, low, high = _gain(comparisons, draws, rule.confidence)
     same = candidate.checkpoint_digest == baseline.checkpoint_digest
@@ -174,6 +189,26 @@ def decide(
     )
 
 
+def _without_scores(
+    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule
+) -> Decision:
+    """A candidate that could not be evaluated is not promoted, whatever the rule says."""
+    return Decision(
+        verdict="fell_back",
+        promote=False,
+        reasons=(f"the merged checkpoint could not be evaluated: {candidate.failure}",),
+        comparisons=(),
+        gain=0.0,
+        gain_low=0.0,
+        gain_high=0.0,
+        min_gain=rule.min_gain,
+        confidence=rule.confidence,
+        documents=0,
+        candidate_digest=candidate.checkpoint_digest,
+        baseline_digest=baseline.checkpoint_digest,
+    )
+
+
 def decision_key(
     candidate: EvaluationReport,
     baseline: EvaluationReport,
@@ -193,7 +228,28 @@ def decision_key(
     )
 
 
-@content_task("decide", version=1, retries=0)
+def _fits(
+    decision: Decision,
+    /,
+    candidate: EvaluationReport,
+    baseline: EvaluationReport,
+    rule: PromotionRule,
+    **_others: object,
+) -> bool:
+    """A person's word is never cached: a decision that brings one along is not of this step."""
+    compared = {each.task: (each.candidate, each.baseline) for each in decision.comparisons}
+    before = {score.task: score.score for score in baseline.scores}
+    return (
+        decision.candidate_digest == candidate.checkpoint_digest
+        and decision.baseline_digest == baseline.checkpoint_digest
+        and (decision.min_gain, decision.confidence) == (rule.min_gain, rule.confidence)
+        and compared
+        == {each.task: (each.score, before.get(each.task)) for each in candidate.scores}
+        and decision.approval is None
+    )
+
+
+@content_task("decide", version=2, fits=_fits, retries=0)
 def decide_task(
     key: str,
     candidate: EvaluationReport,
@@ -222,6 +278,24 @@ def _check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> N
             )
 
 
+def _check_finite(baseline: EvaluationReport) -> None:
+    """Refuse a baseline whose own scores are no numbers: whatever is compared with it looks good.
+
+    Raises:
+        StepError: names the task, and how many of its documents.
+    """
+    for score in baseline.scores:
+        documents = len(score.doc_ids)
+        if (score.non_finite or 0) > _FEW_NON_FINITE * documents:
+            raise StepError(
+                f"{baseline.reference} has no finite {score.metric} for {score.non_finite} of"
+                f" {documents} documents of the task '{score.task}'",
+                where="decide",
+                mend="a baseline that answers NaN cannot be compared with: look at its weights with"
+                " `mergeflow verify`, at the suite's metric and at settings.dtype",
+            )
+
+
 def _compare_tasks(
     candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule
 ) -> tuple[list[TaskComparison], dict[str, Floats]]:
@@ -246,20 +320,23 @@ def _compare_tasks(
         allowed = rule.per_task.get(score.task, rule.max_regression)
         documents = len(paired.ids)
         enough = documents >= rule.min_documents
-        before = known[score.task].score
+        before = known[score.task]
+        non_finite = (before.non_finite or 0, score.non_finite or 0)
         comparisons.append(
             TaskComparison(
                 task=score.task,
                 metric=score.metric,
                 higher_is_better=score.higher_is_better,
-                baseline=before,
+                baseline=before.score,
                 candidate=score.score,
-                improvement=(score.score - before) * (1 if score.higher_is_better else -1),
+                improvement=improvement(paired, higher_is_better=score.higher_is_better),
                 low=low,
                 high=high,
                 max_regression=allowed,
                 documents=documents,
-                outcome=_outcome(low, high, -allowed) if enough else "unclear",
+                outcome=_task_outcome(low, high, -allowed, enough, non_finite),
+                non_finite=non_finite if any(non_finite) else None,
+                other_prompts=other_prompts(score, before) or None,
             )
         )
         draws[score.task] = improvements
@@ -275,6 +352,15 @@ def _gain(
     gain = float(np.mean([c.improvement for c in ordered] / sizes))
     relative = np.stack([draws[c.task] for c in ordered]) / sizes[:, None]
     return gain, *interval(relative.mean(axis=0), confidence)
+
+
+def _task_outcome(
+    low: float, high: float, floor: float, enough: bool, non_finite: tuple[int, int]
+) -> Outcome:
+    """The outcome of a task. More answers that are no numbers than the baseline has: regressed."""
+    if non_finite[1] > non_finite[0]:
+        return "regressed"
+    return _outcome(low, high, floor) if enough else "unclear"
 
 
 def _outcome(low: float, high: float, floor: float) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.records import Scale
 
@@ -20,6 +20,15 @@ _BITS_PER = ("bits_per_byte", "byte_perplexity", "word_perplexity")
 _NATS_PER_BIT = math.log(2)
 
 
+class DocumentValue(NamedTuple):
+    """What one document contributes to a task's score."""
+
+    value: float
+    weight: float
+    finite: bool
+    """Whether the model's answer was a number; if not, `value` is the worst there is."""
+
+
 class UnusableMetricError(ValueError):
     """The metric is not a mean over documents, so documents cannot be compared pairwise."""
 
@@ -29,26 +38,27 @@ def metric_scale(metric: str) -> Scale:
     return "power_of_two" if metric.endswith("perplexity") else "ratio"
 
 
-def document_value(
-    metric: str, higher_is_better: bool, sample: Mapping[str, Any]
-) -> tuple[float, float]:
+def document_value(metric: str, higher_is_better: bool, sample: Mapping[str, Any]) -> DocumentValue:
     """The value and weight of one logged sample.
 
     Likelihood metrics: bits, and bytes, words or 1. All others: the document's own score, and 1.
     A document whose answer likelihoods are not finite counts as wrong: the likeliest of several
     NaN is an accident of order.
+
+    Raises:
+        UnusableMetricError: the metric is not one number for each document.
     """
     result = sample[metric]
     if metric in _BITS_PER and isinstance(result, tuple | list):
         nats, units = float(result[0]), float(result[1])
-        return _bits(nats, units), units
+        return DocumentValue(_bits(nats, units), units, math.isfinite(nats))
     if metric == "perplexity" and isinstance(result, int | float):
-        return _bits(float(result), 1.0), 1.0
+        return DocumentValue(_bits(float(result), 1.0), 1.0, math.isfinite(result))
     if isinstance(result, bool | int | float) or hasattr(result, "item"):
         value = float(result)
         if math.isfinite(value) and _likelihoods_are_finite(sample.get("filtered_resps", ())):
-            return value, 1.0
-        return (0.0 if higher_is_better else WORST_BITS), 1.0
+            return DocumentValue(value, 1.0, finite=True)
+        return DocumentValue(0.0 if higher_is_better else WORST_BITS, 1.0, finite=False)
     raise UnusableMetricError(
         f"metric '{metric}' is not one number for each document (lm-eval combines it over all of"
         " them), so two checkpoints cannot be compared document by document"

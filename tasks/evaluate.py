@@ -6,20 +6,24 @@ The result keeps a value for each document, because the decision compares checkp
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.digests import digest_of
+from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
+from merge_core.private_files import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
+from merge_core.vouching import confirm
 from tasks.caching import content_task
-from tasks.child_process import ChildEnd, run_child
-from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
+from tasks.child_process import run_child
+from tasks.evaluation_faults import cannot_begin, no_result
+from tasks.hub import hub_cache
+from tasks.model_process import OFFLINE, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
+from tasks.secret_variables import HUB_TOKENS
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
 
 
@@ -29,18 +33,25 @@ def evaluate_checkpoint(
     *,
     device: str = "auto",
     scratch: Path,
+    logs: Path | None = None,
     threads: int | None = None,
+    memo: DigestMemo | None = None,
     progress: Progress | None = None,
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
 
+    What is scored is what the checkpoint's digest stands for: every byte of it is read before, and
+    no file of it may have changed, come or gone afterwards. `memo` is told what was read.
+
     `device` is auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all. Working
-    files go below `scratch` and are removed afterwards, except for the log of an evaluation that
-    failed. A suite whose data is on this disk is evaluated with the network switched off.
+    files go below `scratch` and are removed afterwards; the log of an evaluation that failed is
+    kept in `logs`, by default `scratch` too. A suite whose data is on this disk is evaluated with
+    the network switched off.
 
     Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
     fails, dies or takes longer than the suite allows; no process is left behind in any case.
-    CheckpointError for a base with an adapter, which is first to be written out.
+    CheckpointError for a base with an adapter, which is first to be written out, and for a
+    checkpoint that is not what its record says.
     """
     if checkpoint.adapter:
         raise CheckpointError(
@@ -49,8 +60,13 @@ def evaluate_checkpoint(
             mend="merge it alone by passthrough, and evaluate the result",
         )
     digest = suite_digest(suite)
-    scratch.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
+    confirmed = confirm(checkpoint, memo or DigestMemo(None), progress)
+    where = f"evaluate {checkpoint.reference} with suite '{suite.name}'"
+    try:
+        make_private_directory(scratch)
+        working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
+    except OSError as error:
+        raise cannot_begin(where, scratch, error) from None
     log = working / "lm-eval.log"
     messages: dict[str, Any] = {}
 
@@ -68,15 +84,22 @@ def evaluate_checkpoint(
             timeout=suite.timeout_minutes * 60,
             environment=_environment(suite, working, threads),
             on_message=listen,
+            umask=PRIVATE_UMASK if is_self_contained(suite) else child_umask(hub_cache()),
         )
+    except OSError as error:
+        shutil.rmtree(working, ignore_errors=True)
+        raise cannot_begin(where, scratch, error) from None
     finally:
         shutil.rmtree(working / "cache", ignore_errors=True)
     problem = messages.get("problem")
     if "result" not in messages and (problem is None or problem["bug"]):
-        raise _breakdown(checkpoint, suite, end, messages, log)
+        kept = _kept(log, logs or scratch)
+        shutil.rmtree(working, ignore_errors=True)
+        raise no_result(where, end, messages, kept, minutes=suite.timeout_minutes)
     shutil.rmtree(working, ignore_errors=True)
     if problem:
         raise _mistake(suite, problem)
+    confirmed.look_again()
     result = messages["result"]
     return EvaluationReport(
         checkpoint_digest=checkpoint.digest,
@@ -88,6 +111,23 @@ def evaluate_checkpoint(
         device=result["device"],
         scores=tuple(_task_score(score) for score in result["scores"]),
         truncated=result["truncated"],
+    )
+
+
+def failed_evaluation(
+    checkpoint: SourceCheckpoint, suite: Suite, device: str, failure: StepError
+) -> EvaluationReport:
+    """The report on a candidate that could not be evaluated: no scores, and the reason."""
+    return EvaluationReport(
+        checkpoint_digest=checkpoint.digest,
+        reference=checkpoint.reference,
+        suite=suite.name,
+        suite_digest=suite_digest(suite),
+        lm_eval_version=version("lm-eval"),
+        transformers_version=version("transformers"),
+        device=resolved_device_kind(device),
+        scores=(),
+        failure=failure.what,
     )
 
 
@@ -115,7 +155,24 @@ def evaluation_key(
     )
 
 
-@content_task("evaluate", version=1, retries=0)
+def _fits(
+    report: EvaluationReport,
+    /,
+    checkpoint: SourceCheckpoint,
+    suite: Suite,
+    device: str,
+    **_others: object,
+) -> bool:
+    return (
+        report.checkpoint_digest == checkpoint.digest
+        and report.suite_digest == suite_digest(suite)
+        and report.lm_eval_version == version("lm-eval")
+        and report.transformers_version == version("transformers")
+        and resolved_device_kind(report.device) == resolved_device_kind(device)
+    )
+
+
+@content_task("evaluate", version=1, fits=_fits, retries=0)
 def evaluate_task(
     key: str,
     checkpoint: SourceCheckpoint,
@@ -123,6 +180,8 @@ def evaluate_task(
     scratch: Path,
     device: str = "auto",
     threads: int | None = None,
+    logs: Path | None = None,
+    digest_memo: Path | None = None,
 ) -> EvaluationReport:
     """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
@@ -132,9 +191,18 @@ def evaluate_task(
         suite,
         device=device,
         scratch=scratch,
+        logs=logs,
         threads=threads,
+        memo=DigestMemo(digest_memo),
         progress=prefect_progress(f"evaluate {checkpoint.reference}"),
     )
+
+
+def _kept(log: Path, directory: Path) -> Path:
+    """Put a log where it outlives the working files; where it is then."""
+    place = directory / f"evaluate-{log.parent.name}.log"
+    make_private_directory(directory)
+    return log.replace(place)
 
 
 def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, Any]:
@@ -153,9 +221,9 @@ def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, A
 
 
 def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, str]:
-    kept = model_environment(threads)
     if not is_self_contained(suite):
-        return kept
+        return model_environment(threads, keep=HUB_TOKENS)
+    kept = model_environment(threads)
     # A private cache: prepared data of another suite, or of an older file, can never be read.
     return (
         kept
@@ -177,37 +245,3 @@ def _mistake(suite: Suite, problem: dict[str, Any]) -> MergeflowError:
         return StepError(problem["what"], where=where, mend=problem["mend"])
     where = f"suite '{suite.name}' in {suite.directory}: {problem['place']}"
     return RecipeError(problem["what"], where=where, mend=problem["mend"])
-
-
-def _breakdown(
-    checkpoint: SourceCheckpoint, suite: Suite, end: ChildEnd, messages: dict[str, Any], log: Path
-) -> StepError:
-    """lm-eval failed, died or was killed: what is known, and where to read on."""
-    problem = messages.get("problem")
-    less_memory = "lower settings.batch_size or settings.max_length in the suite"
-    shown = "".join(f"\n    | {line}" for line in last_lines(log))
-    if end.timed_out:
-        done = f"{messages['done']} of {messages['total']}" if "done" in messages else "no"
-        what = (
-            f"was killed: not finished in {suite.timeout_minutes:g} minutes ({done} documents done)"
-        )
-        mend = "raise timeout_minutes or lower settings.limit in the suite, or use a faster device"
-    elif problem:
-        what, shown = f"failed: {problem['what'][:600]}", ""
-        mend = "read the log; it ends in a traceback"
-        if "memory" in what.lower():
-            mend = less_memory
-        elif "ConnectionError" in what or "LocalEntryNotFound" in what:
-            mend = "the suite's data is on the Hub: let this machine reach it once, or use a suite"
-            mend += " whose data is beside it"
-    elif end.code == -signal.SIGKILL:
-        what = "was killed from outside, most likely because memory ran out"
-        mend = less_memory
-    else:
-        what = f"ended with exit status {end.code} and no result"
-        mend = "read the log"
-    return StepError(
-        f"lm-eval {what}{shown}\n  whole log: {log}",
-        where=f"evaluate {checkpoint.reference} with suite '{suite.name}'",
-        mend=mend,
-    )

@@ -16,12 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_core.checkpoint import read_json
+from merge_core.checkpoint import read_json, weight_map_in
 from merge_core.errors import CheckpointError, OutputError, StepError
 from merge_core.file_names import MODULES_NAME, is_model_file
+from merge_core.findings import printable
 from merge_core.preflight import CheckpointFacts
+from merge_core.private_files import as_open_as
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.weight_files import (
+    ADAPTER_WEIGHTS,
+    INDEX_SUFFIX,
+    is_weight_file,
+    refuse_doubtful,
+    stem_of,
+    used_files,
+)
 from tasks.references import HubReference
 
 if TYPE_CHECKING:
@@ -52,6 +62,8 @@ class HubListing(Record):
     repository: str
     commit: str
     files: tuple[HubFile, ...]
+    weights_beside: tuple[str, ...] = ()
+    """Names of weight files that are no part of the model, and not fetched."""
 
     @property
     def bytes(self) -> int:
@@ -64,8 +76,11 @@ class HubListing(Record):
         return [file.name for file in self.files if file.name.endswith(".safetensors")]
 
 
-def list_repository(reference: HubReference) -> HubListing:
+def list_repository(reference: HubReference, *, is_adapter: bool = False) -> HubListing:
     """Resolve a branch or tag to its commit and list the model files there.
+
+    Of weights only those that the index names: what lies beside them in another layout, or is
+    left over, is not the model's. Of an adapter's repository only the adapter's.
 
     Raises:
         CheckpointError: no such repository or revision, no access, or no safetensors weights.
@@ -98,7 +113,7 @@ def list_repository(reference: HubReference) -> HubListing:
     listing = HubListing(repository=reference.repository, commit=commit, files=files)
     if not listing.shards:
         raise _no_weights(where, [name for name in names if name.endswith(_PICKLES)])
-    return listing
+    return _with_used_weights(listing, is_adapter)
 
 
 def list_revisions(repository: str) -> list[tuple[str, str]]:
@@ -141,6 +156,7 @@ def remote_facts(reference: str, listing: HubListing) -> CheckpointFacts:
     """
     from huggingface_hub import hf_hub_download
 
+    _refuse_doubtful_index(listing)
     headers: dict[str, tuple[str, tuple[int, ...]]] = {}
     config = None
     with _explained(f"{listing.repository}@{listing.commit[:12]}"):
@@ -159,6 +175,60 @@ def remote_facts(reference: str, listing: HubListing) -> CheckpointFacts:
     return CheckpointFacts(reference, headers, read_json(Path(config)) if config else {})
 
 
+def _with_used_weights(listing: HubListing, is_adapter: bool) -> HubListing:
+    """A listing with those of its weights that are read."""
+    names = {file.name for file in listing.files}
+    if is_adapter:
+        used = frozenset((ADAPTER_WEIGHTS,))
+    else:
+        stem = stem_of(names)
+        weight_map = _weight_map(listing, stem) if stem else None
+        if stem is None or (weight_map is None and f"{stem}{INDEX_SUFFIX}" in names):
+            return listing  # whoever opens it says what is wrong
+        used = used_files(stem, weight_map)
+    if not used & names:
+        return listing
+    kept = tuple(f for f in listing.files if f.name in used or not is_weight_file(f.name))
+    return listing.model_copy(
+        update={
+            "files": kept,
+            "weights_beside": tuple(sorted(name for name in names - used if is_weight_file(name))),
+        }
+    )
+
+
+def _weight_map(listing: HubListing, stem: str) -> dict[str, str] | None:
+    """What the index of a repository says; None where there is none, or none that says it."""
+    path = read_small_file(listing.repository, listing.commit, f"{stem}{INDEX_SUFFIX}")
+    try:
+        return weight_map_in(path) if path else None
+    except CheckpointError:
+        return None
+
+
+def _refuse_doubtful_index(listing: HubListing) -> None:
+    """Refuse, before a download, what `open_checkpoint` would refuse after it.
+
+    Raises:
+        CheckpointError: a shard is missing, or the index names only some of a set.
+    """
+    where = f"{listing.repository}@{listing.commit[:12]}"
+    names = {file.name for file in listing.files} | {*listing.weights_beside}
+    stem = stem_of(names)
+    weight_map = _weight_map(listing, stem) if stem else None
+    if stem is None or weight_map is None:
+        return
+    missing = sorted({*weight_map.values()} - names)
+    if missing:
+        raise CheckpointError(
+            f"the repository lacks {printable(missing[0])}, which its index names"
+            f" ({len(missing)} missing)",
+            where=where,
+            mend="take another revision of it, or tell its publisher",
+        )
+    refuse_doubtful(stem, weight_map, names, where)
+
+
 def download(listing: HubListing, progress: Progress | None = None) -> Path:
     """Fetch the model files of a repository into the Hub's own cache; what is there is kept.
 
@@ -166,9 +236,9 @@ def download(listing: HubListing, progress: Progress | None = None) -> Path:
         OutputError: the disk has no room for what is missing.
         HubUnreachableError: the Hub stopped answering.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    cache = Path(constants.HF_HUB_CACHE)
+    cache = hub_cache()
     where = f"{listing.repository}@{listing.commit[:12]}"
     blobs = cache / f"models--{listing.repository.replace('/', '--')}" / "blobs"
     missing = _missing_bytes(listing, blobs.parent / "snapshots" / listing.commit)
@@ -200,6 +270,13 @@ def downloaded(reference: HubReference) -> Path:
                 local_files_only=True,
             )
         )
+
+
+def hub_cache() -> Path:
+    """The directory of the Hub's client."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def is_offline() -> bool:
@@ -251,11 +328,13 @@ def _api() -> HfApi:
 
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """The Hub client's errors as ours, without their text, which may quote requests."""
+    """The Hub client's errors as ours, without their text, which may quote requests; its files as
+    open as its cache, which several users may share."""
     from huggingface_hub import errors
 
     try:
-        yield
+        with as_open_as(hub_cache()):
+            yield
     except errors.GatedRepoError:
         raise CheckpointError(
             "access to this repository must be asked for",

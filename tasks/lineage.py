@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from merge_core.errors import MergeflowError, did_you_mean
+from merge_core.markdown import mermaid_label
+from merge_core.plain_text import plain
 from merge_core.records import Record
 from tasks.registry_client import TAG, Registry, mergeflow_experiments, open_registry
 from tasks.registry_models import find_logged_model
@@ -42,6 +44,8 @@ class LineageMerge(Record):
     plan_digest: str
     object_id: str
     verdict: str
+    allow_unrelated: bool = False
+    """Whether the recipe said that its checkpoints need not have one origin."""
     pipeline: str | None = None
     prefect_flow_run_id: str | None = None
     gain: float | None = None
@@ -123,7 +127,7 @@ def lineage(model_uri: str, tracking_uri: str) -> Lineage:
 def render_lineage(lineage: Lineage) -> str:
     """The ancestry as a plain text tree, digests in full."""
     aliases = "".join(f" @{alias}" for alias in lineage.aliases)
-    lines = [f"models:/{lineage.name}/{lineage.version}{aliases}"]
+    lines = [plain(f"models:/{lineage.name}/{lineage.version}{aliases}")]
     _render(lineage.root, "", "", lines)
     return "\n".join(lines) + "\n"
 
@@ -140,16 +144,16 @@ def lineage_mermaid(lineage: Lineage) -> str:
             name = names[node.digest] = f"n{len(names)}"
             title = node.merge.method if node.merge else _last(node.reference)
             shape = ("([", "])") if node.merge else ("[", "]")
-            label = f"{_escape(title)}<br/>{node.digest[:_SHOWN]}"
+            label = f"{mermaid_label(title)}<br/>{mermaid_label(node.digest[:_SHOWN])}"
             lines.append(f'  {name}{shape[0]}"{label}"{shape[1]}')
         for item in node.inputs:
-            edges[f"  {visit(item)} -->|{_escape(item.role)}| {name}"] = None
+            edges[f"  {visit(item)} -->|{mermaid_label(item.role)}| {name}"] = None
         return name
 
     root = visit(lineage.root)
     aliases = "".join(f" @{alias}" for alias in lineage.aliases)
     title = f"models:/{lineage.name}/{lineage.version}{aliases}"
-    lines.append(f'  {root} ==> version["{_escape(title)}"]')
+    lines.append(f'  {root} ==> version["{mermaid_label(title)}"]')
     return "\n".join([*lines, *edges]) + "\n"
 
 
@@ -259,6 +263,7 @@ def _merge(run: Run) -> LineageMerge:
         plan_digest=tags.get(TAG + "plan_digest", ""),
         object_id=tags.get(TAG + "object_id", ""),
         verdict=tags.get(TAG + "verdict", ""),
+        allow_unrelated=tags.get(TAG + "allow_unrelated") == "true",
         pipeline=tags.get(TAG + "pipeline"),
         prefect_flow_run_id=tags.get(TAG + "prefect_flow_run_id"),
         gain=metrics.get("gain"),
@@ -269,7 +274,7 @@ def _merge(run: Run) -> LineageMerge:
 def _render(node: LineageNode, lead: str, indent: str, lines: list[str]) -> None:
     role = "" if node.role == "version" else f"{node.role}: "
     kind = f"{node.merge.method} merge" if node.merge else "checkpoint"
-    lines.append(f"{lead}{role}{node.reference}")
+    lines.append(f"{lead}{plain(role + node.reference)}")
     details = [f"{kind}, digest {node.digest}"]
     if node.revision:
         details.append(f"revision {node.revision}")
@@ -278,7 +283,7 @@ def _render(node: LineageNode, lead: str, indent: str, lines: list[str]) -> None
     elif node.merge:
         details += _merge_lines(node.merge)
     stem = "│ " if node.inputs else "  "
-    lines += [f"{indent}{stem}{detail}" for detail in details]
+    lines += [f"{indent}{stem}{plain(detail)}" for detail in details]
     for index, item in enumerate(node.inputs):
         last = index == len(node.inputs) - 1
         _render(
@@ -288,6 +293,8 @@ def _render(node: LineageNode, lead: str, indent: str, lines: list[str]) -> None
 
 def _merge_lines(merge: LineageMerge) -> list[str]:
     lines = [f"recipe {merge.recipe_digest}", f"run {merge.run_id}"]
+    if merge.allow_unrelated:
+        lines.append("unrelated weights were allowed (allow_unrelated)")
     gain = "" if merge.gain is None else f", gain {merge.gain:+.2%}"
     lines.append(f"verdict {merge.verdict.replace('_', ' ')}{gain}")
     for score in merge.scores:
@@ -298,10 +305,3 @@ def _merge_lines(merge: LineageMerge) -> list[str]:
 
 def _last(reference: str) -> str:
     return reference.rstrip("/").rpartition("/")[2] or reference
-
-
-def _escape(text: str) -> str:
-    """Text that mermaid reads as a label: entities for what it would parse."""
-    return "".join(
-        char if char.isalnum() or char in " .-_:/@+" else f"#{ord(char)};" for char in text
-    )

@@ -1,30 +1,57 @@
-"""lm-eval's transformers model with two additions: it says how far it is, and what it cut.
+"""lm-eval's transformers model with two additions: it says how far it is, and what went oddly.
 
 Imported in the evaluation process only: this module loads lm-eval, torch and transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
 Advance = Callable[[int], None]
+Document = tuple[str, int]
+"""Task, and the document's number in it."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Documents on which something happened that their scores do not tell."""
+
+    truncated: set[Document] = field(default_factory=set)
+    """Their prompt lost its beginning to fit the context."""
+    empty: set[Document] = field(default_factory=set)
+    """The answer was nothing but blanks."""
+    cut_off: set[Document] = field(default_factory=set)
+    """The answer reached the largest number of tokens before it came to an end."""
+
+    def counts(self, tasks: Set[str]) -> dict[str, int]:
+        """How many of each kind there are in some tasks."""
+        kinds = {"truncated": self.truncated, "empty": self.empty, "cut_off": self.cut_off}
+        return {
+            kind: sum(task in tasks for task, _ in documents) for kind, documents in kinds.items()
+        }
 
 
 class ObservedLM(HFLM):
-    """HFLM that reports finished requests and collects the documents that were too long."""
+    """HFLM that reports finished requests and notes what happened on the way."""
 
     def __init__(self, *, advance: Advance, **options: Any) -> None:
         super().__init__(**options)
-        self.truncated: set[tuple[str, int]] = set()
-        """(task, document number) of prompts that lost their beginning to fit the context."""
+        self.observed = Observed()
         self._advance = advance
         self._scored: Sequence[Instance] = ()
-        self.set_cache_hook(_FinishedRequests(advance))
+        self._asked: dict[str, deque[Instance]] = defaultdict(deque)
+        """Requests for an answer that are not answered yet, by prompt and settings."""
+        self._endless: deque[bool] = deque()
+        """Of the answers generated last, whether each ran to the limit, in lm-eval's order."""
+        self.set_cache_hook(_FinishedRequests(self))
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -46,7 +73,7 @@ class ObservedLM(HFLM):
     ) -> list[tuple[float, bool]]:
         for instance, (_, context, continuation) in zip(self._scored, requests, strict=False):
             if len(context) + len(continuation) > self.max_length + 1:
-                self._note(instance)
+                self.observed.truncated.add(_document(instance))
         answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         if not self._scored:
             # Windows of whole documents come batch by batch; each document's first window
@@ -59,20 +86,54 @@ class ObservedLM(HFLM):
             prompt, options = instance.args
             room = self.max_length - int(options.get("max_gen_toks", self.max_gen_toks))
             if len(self.tok_encode(prompt)) > room:
-                self._note(instance)
+                self.observed.truncated.add(_document(instance))
+            self._asked[str(instance.args)].append(instance)
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
-    def _note(self, instance: Instance) -> None:
-        self.truncated.add((str(instance.task_name), int(instance.doc_id or 0)))
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> torch.Tensor:
+        output: torch.Tensor = super()._model_generate(
+            context=context, max_length=max_length, stop=stop, **options
+        )
+        begin = context.shape[1] if self.backend == "causal" else 0
+        whole = output.shape[1] >= max_length
+        ends = self._end_tokens()
+        self._endless = deque(
+            whole
+            and not ends.intersection(answer)
+            and not any(text in self.tok_decode(answer) for text in stop if text)
+            for answer in output[:, begin:].tolist()
+        )
+        return output
+
+    def _end_tokens(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        known = ends if isinstance(ends, list) else [ends]
+        return {self.eot_token_id, *(token for token in known if token is not None)}
+
+    def finished(self, kind: str, request: Any, answer: Any) -> None:
+        """One request has been answered."""
+        if kind == "generate_until":
+            instance = self._asked[str(request)].popleft()
+            if not answer.strip():
+                self.observed.empty.add(_document(instance))
+            if self._endless.popleft():
+                self.observed.cut_off.add(_document(instance))
+        if kind != "loglikelihood_rolling":
+            self._advance(1)
+
+
+def _document(instance: Instance) -> Document:
+    return str(instance.task_name), int(instance.doc_id or 0)
 
 
 class _FinishedRequests(CacheHook):
-    """lm-eval tells its response cache about each answer; there is no cache, only a count."""
+    """lm-eval tells its response cache about each answer; there is no cache, only an observer."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, model: ObservedLM) -> None:
         super().__init__(None)
-        self._advance = advance
+        self._model = model
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        if attr != "loglikelihood_rolling":
-            self._advance(1)
+        self._model.finished(attr, req, res)

@@ -53,9 +53,10 @@ def _evaluate(job: dict[str, Any], send: Send) -> dict[str, Any]:
     )
     return {
         "device": str(model.device),
-        "truncated": len(model.truncated),
+        "truncated": len(model.observed.truncated),
         "scores": [
             _score(index, entry, leaves, outcome["samples"])
+            | model.observed.counts(frozenset(leaves))
             for index, (entry, leaves) in enumerate(zip(job["tasks"], entries, strict=True))
         ],
     }
@@ -188,18 +189,22 @@ def _score(
 
     metric, direction = entry["metric"], entry["higher_is_better"]
     ids: list[str] = []
+    prompts: list[str] = []
     values: list[float] = []
     weights: list[float] = []
+    non_finite = 0
     for leaf in leaves:
         for sample in samples[leaf]:
             if entry["filter"] not in (None, sample["filter"]):
                 continue
             try:
-                value, weight = document_value(metric, direction, sample)
+                value, weight, finite = document_value(metric, direction, sample)
             except UnusableMetricError as error:
                 raise Problem(str(error), place=f"tasks[{index}].metric") from None
             digest = sample["doc_hash"]
             ids.append(digest if len(leaves) == 1 else f"{leaf}:{digest}")
+            prompts.append(sample["prompt_hash"])
+            non_finite += not finite
             values.append(value)
             weights.append(weight)
     if not sum(weights) > 0:
@@ -210,6 +215,8 @@ def _score(
         "higher_is_better": direction,
         "scale": metric_scale(metric),
         "doc_ids": ids,
+        "prompt_hashes": prompts,
+        "non_finite": non_finite,
         "values": values,
         "weights": weights,
     }

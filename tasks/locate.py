@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
-from merge_core.digests import DigestMemo, digest_of
+from merge_core.digests import DigestMemo, digest_of, model_digest
 from merge_core.errors import CheckpointError
+from merge_core.findings import some
 from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
-from merge_core.sources import describe_adapter, describe_source, model_files, with_adapter
+from merge_core.sources import (
+    describe_adapter,
+    describe_source,
+    former_digest,
+    has_its_own_digest,
+    model_files,
+    with_adapter,
+)
+from merge_core.stored_objects import object_problems, stored_place
+from merge_core.tied_copies import presumed_copies
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import all_at_once
 from tasks.hub import (
@@ -92,7 +103,7 @@ def locate_all(
     """
     locations = [locate(reference, home, beside, tracking_uri) for reference in references]
     if any(location.listing for location in locations):
-        facts = [_facts(location) for location in locations]
+        facts = _without_presumed_copies([_facts(location) for location in locations])
         findings = preflight(None, facts, tolerance=tolerance)
         raise_for_errors(CompatibilityReport(base=None, rows=(), findings=findings, scanned=False))
     return Preflight(locations=tuple(locations))
@@ -106,18 +117,25 @@ def locate(
     if not isinstance(meaning, AdaptedReference):
         return _locate(reference, meaning, home, tracking_uri)
     base = _locate(reference, meaning.base, home, tracking_uri)
-    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri)
+    adapter = _locate(meaning.adapter_text, meaning.adapter, home, tracking_uri, is_adapter=True)
     return base.model_copy(update={"adapter": adapter})
 
 
-def _locate(reference: str, meaning: PlainReference, home: Home, tracking_uri: str) -> Location:
+def _locate(
+    reference: str,
+    meaning: PlainReference,
+    home: Home,
+    tracking_uri: str,
+    *,
+    is_adapter: bool = False,
+) -> Location:
     if isinstance(meaning, LocalReference):
         return Location(reference=reference, directory=str(meaning.directory))
     if isinstance(meaning, HubReference):
         if is_offline():
             snapshot = downloaded(meaning)
             return Location(reference=reference, directory=str(snapshot), revision=snapshot.name)
-        listing = list_repository(meaning)
+        listing = list_repository(meaning, is_adapter=is_adapter)
         return Location(reference=reference, revision=listing.commit, listing=listing)
     return _registered(reference, meaning.uri, home, tracking_uri)
 
@@ -128,19 +146,22 @@ def fetch(
     """Download what is missing, check headers, and identify the checkpoint by its content.
 
     Raises:
-        CheckpointError: damaged or refused files, or other content than a registry says.
+        CheckpointError: damaged or refused files, or other content than a registry says or than
+            a store's directory is named after.
         HubUnreachableError: the Hub stopped answering.
     """
     directory = _directory(location, progress)
+    _refuse_what_is_not_stored(location, directory, memo, progress)
     source = describe_source(
         location.reference, directory, memo, revision=location.revision, progress=progress
     )
     if location.listing:
         check_download(location.listing, source)
-    if location.digest not in (None, source.digest):
+    known = location.digest
+    if known not in (None, source.digest) and known != former_digest(source, memo):
         raise CheckpointError(
             f"the files at {directory} are not the registered ones: their digest is"
-            f" {source.short}, registered is {str(location.digest)[:12]}",
+            f" {source.short}, registered is {str(known)[:12]}",
             where=location.reference,
             mend="merge and register again, or name another version",
         )
@@ -266,7 +287,7 @@ def fetch_adapters(
                 where=reference,
                 mend="name the adapter alone, without its base, as a directory or Hub repository",
             )
-        location = _locate(reference, meaning, home, "")
+        location = _locate(reference, meaning, home, "", is_adapter=True)
         found[reference] = fetch_adapter(location, memo, progress)
     return found
 
@@ -295,7 +316,7 @@ def base_and_models(
 def location_key(location: Location) -> str:
     """What the cached result of `fetch` depends on: the commit, or every file as it is on disk."""
     if location.listing:
-        place = location.listing.model_dump(mode="json")
+        place = location.listing.model_dump(mode="json", exclude={"weights_beside"})
     else:
         directory = Path(location.directory or "")
         files = model_files(directory) if directory.is_dir() else []
@@ -310,15 +331,31 @@ def location_key(location: Location) -> str:
     return digest_of(key)
 
 
-def changed_files(source: SourceCheckpoint, memo: DigestMemo) -> list[str]:
-    """Names of the files that are missing or have other content than the record says."""
-    parts = (source, source.adapter) if source.adapter else (source,)
-    return [
-        file.name
-        for part in parts
-        for file in part.files
-        if not (path := part.directory / file.name).is_file() or memo.sha256(path) != file.sha256
-    ]
+def is_of_location(source: SourceCheckpoint, location: Location) -> bool:
+    """Whether a record can be what `fetch` gives of a location: its place, its commit, the digests
+    that a registry or the Hub states. The files themselves are for `departures`."""
+    if source.adapter is None or location.adapter is None:
+        same_adapter = source.adapter is location.adapter
+    else:
+        same_adapter = _is_at(source.adapter, location.adapter)
+    return (
+        same_adapter
+        and _is_at(source, location)
+        and location.digest in (None, model_digest(source.files))
+        and has_its_own_digest(source)
+    )
+
+
+def _is_at(part: SourceCheckpoint | SourceAdapter, location: Location) -> bool:
+    if (part.reference, part.revision) != (location.reference, location.revision):
+        return False
+    if location.listing is None:
+        return part.path == str(Path(location.directory or "").absolute())
+    try:
+        check_download(location.listing, part)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _directory(location: Location, progress: Progress | None) -> Path:
@@ -326,6 +363,22 @@ def _directory(location: Location, progress: Progress | None) -> Path:
     if location.listing:
         return download(location.listing, progress)
     return Path(location.directory or "")
+
+
+def _refuse_what_is_not_stored(
+    location: Location, directory: Path, memo: DigestMemo, progress: Progress | None
+) -> None:
+    """A checkpoint in a store is the one that its place is named after, or none."""
+    place = stored_place(directory)
+    if place is None or not directory.is_dir():
+        return
+    problems = object_problems(place, memo, progress=progress)
+    if problems:
+        raise CheckpointError(
+            f"the object {place.name} in the store is not what it was: {some(problems)}",
+            where=location.reference,
+            mend="run the pipeline that made it again: it is set aside, and merged again",
+        )
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:
@@ -347,6 +400,14 @@ def _facts(location: Location) -> CheckpointFacts:
     if location.listing:
         return remote_facts(location.reference, location.listing)
     return facts_of(location.reference, open_checkpoint(Path(location.directory or "")))
+
+
+def _without_presumed_copies(facts: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
+    """Facts that do not differ in copies of tied embeddings, as far as configs tell: whether they
+    are equal is looked at when the weights are here."""
+    presumed = [presumed_copies(each.headers, each.config) for each in facts]
+    copies = frozenset[str]().union(*presumed)
+    return [replace(each, copies=copies) for each in facts]
 
 
 def _fingerprint(path: Path) -> list[str | int]:

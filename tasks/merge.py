@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from merge_core.digests import model_digest
 from merge_core.home import Home
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.merge import merge
@@ -15,7 +16,26 @@ from tasks.caching import content_task
 from tasks.progress import prefect_progress
 
 
-@content_task("merge", version=1, retries=0)
+def _fits(
+    manifest: CheckpointManifest,
+    /,
+    key: str,
+    recipe: Recipe,
+    sources: Mapping[str, SourceCheckpoint],
+    **_others: object,
+) -> bool:
+    """The key is the plan's digest. Where the object lies depends on where the home was then."""
+    merged = {(reference, sources[reference].digest) for reference in recipe.references()}
+    return (
+        manifest.plan_digest == key
+        and manifest.recipe_digest == recipe.digest
+        and {(each.reference, each.digest) for each in manifest.inputs} == merged
+        and manifest.digest == model_digest(manifest.files)
+        and Path(manifest.path).name == manifest.object_id
+    )
+
+
+@content_task("merge", version=1, fits=_fits, retries=0)
 def merge_task(
     key: str,
     recipe: Recipe,
@@ -26,8 +46,13 @@ def merge_task(
     statistics: Mapping[str, SourceCheckpoint] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     fan_out: FanOut | None = None,
+    record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
-    """Merge and publish. Compatibility was verified by the step before; NaN is refused here too."""
+    """Merge and publish. Compatibility was verified by the step before; NaN is refused here too.
+
+    Args:
+        record: what the cache said, when that did not hold.
+    """
     return merge(
         recipe,
         sources,
@@ -38,5 +63,6 @@ def merge_task(
         fan_out=fan_out,
         check=False,
         statistics=statistics,
+        record=record,
         progress=prefect_progress("merge"),
     )

@@ -10,10 +10,13 @@ from threading import Lock
 from typing import Any
 
 from merge_core.errors import MergeflowError, StepError, error_from
+from merge_core.home import Home
+from merge_core.private_files import make_private_directory
 from merge_core.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 from tasks.child_process import kill_children, run_child
 from tasks.model_process import last_lines
+from tasks.secret_variables import without_secrets
 
 _MOST_DEATHS = 3
 """A group at which this many workers have died is not tried again."""
@@ -32,7 +35,7 @@ class Processes(FanOut):
     def run(self, directory: Path, job: MergeJob) -> None:
         count = min(self.workers or 1, len(job.groups))
         crew = _Crew(directory, job, count, self._logs)
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._logs)
         with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(crew.keep_working, slot) for slot in range(count)]
             try:
@@ -79,7 +82,7 @@ class _Crew:
                 self._job | {"slot": slot},
                 log=log,
                 timeout=math.inf,
-                environment=os.environ,
+                environment=without_secrets(os.environ, Home.discover()),
                 on_message=messages.take,
             )
             if messages.error is not None:
@@ -100,7 +103,8 @@ class _Crew:
         said = last_lines(log)
         raise StepError(
             f"{deaths} worker processes died {place} of {self._total}, the last with exit status"
-            f" {code}" + "".join(f"\n    {line}" for line in said),
+            f" {code}",
+            details=[f"    {line}" for line in said],
             where=str(log),
             mend="run the same command again: what is finished is kept. If the system killed them"
             " for memory (status -9), use fewer processes or threads",

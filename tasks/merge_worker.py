@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from merge_core.errors import MergeflowError, StepError, error_values
+from merge_core.errors import MergeflowError, StepError, error_values, one_line
 from merge_core.group_worker import is_finished, merge_group
 from merge_core.shard_groups import read_job
 from tasks.child_process import take_job
@@ -33,7 +33,7 @@ def main() -> None:
         send({"error": error_values(error)})
     except Exception as error:
         traceback.print_exc()
-        send({"error": error_values(StepError(f"{type(error).__name__}: {error}"))})
+        send({"error": error_values(StepError(f"{type(error).__name__}: {one_line(error)}"))})
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # nothing is left to save, and tearing torch down takes time

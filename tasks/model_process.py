@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from merge_core.home import Home
 from tasks.child_process import take_job
+from tasks.own_python import for_code_of_others
+from tasks.secret_variables import without_secrets
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -31,11 +34,18 @@ _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 """Left by torchrun and the like; libraries would wait for processes that are not there."""
 
 
-def model_environment(threads: int | None) -> dict[str, str]:
-    """This process's environment, made fit for a child that computes on `threads` threads."""
+def model_environment(threads: int | None, keep: Iterable[str] = ()) -> dict[str, str]:
+    """This process's environment, made fit for a child that computes on `threads` threads.
+
+    Passwords are left out: what such a child runs, a suite or a model's files, is code.
+
+    Args:
+        keep: names of variables that it needs although they hold a secret.
+    """
+    public = without_secrets(os.environ, Home.discover(), keep)
     # Threads that wait for work by spinning halve the speed of models that run side by side.
     kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
-        name: value for name, value in os.environ.items() if name not in _LAUNCHER
+        name: value for name, value in for_code_of_others(public).items() if name not in _LAUNCHER
     }
     if threads is not None:
         kept["OMP_NUM_THREADS"] = str(threads)

@@ -10,7 +10,22 @@ from tasks.caching import content_task
 from tasks.progress import prefect_progress
 
 
-@content_task("profile", version=1, retries=0)
+def _fits(
+    profile: TaskVectorProfile,
+    /,
+    base: SourceCheckpoint,
+    models: Sequence[SourceCheckpoint],
+    densities: Sequence[float],
+    **_others: object,
+) -> bool:
+    return (
+        profile.base == base.reference
+        and profile.models == tuple(model.reference for model in models)
+        and profile.densities == tuple(densities)
+    )
+
+
+@content_task("profile", version=1, fits=_fits, retries=0)
 def profile_task(
     key: str,
     base: SourceCheckpoint,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from merge_core.layers import stack_of
+from merge_core.plain_text import plain
 from merge_core.profile import Section, TaskVectorProfile
 from tasks.reference_names import distinct_names
 
@@ -25,11 +26,21 @@ _MAX_LABELS = 12
 
 def profile_figure_png(profile: TaskVectorProfile) -> bytes:
     """Lengths and sign conflicts by layer, cosines between models, what trimming keeps. A PNG."""
+    import matplotlib
+
+    # Not as a `matplotlibrc` where we are called may say; and a `$` in a name begins no formula.
+    settings = dict(matplotlib.rcParamsDefault) | {"text.parse_math": False}
+    del settings["backend"]
+    with matplotlib.rc_context(settings):
+        return _figure_png(profile)
+
+
+def _figure_png(profile: TaskVectorProfile) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    names = [_clipped(name) for name in distinct_names(profile.models)]
+    names = [_clipped(plain(name)) for name in distinct_names(profile.models)]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.05, wspace=0.04)
     figure = Figure(figsize=(10.0, 6.8 if profile.pairs else 3.6), dpi=_DPI, layout=layout)
     canvas = FigureCanvasAgg(figure)
@@ -242,7 +253,8 @@ def _tick_step(layers: int) -> int:
 
 def _part_label(section: Section) -> str:
     stack = stack_of(section.name)
-    return str(stack[1]) if stack else {"embeddings": "emb."}.get(section.name, section.name)
+    name = _clipped(plain(section.name))
+    return str(stack[1]) if stack else {"embeddings": "emb."}.get(name, name)
 
 
 def _finish(axes: Axes, title: str) -> None:

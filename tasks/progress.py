@@ -7,12 +7,12 @@ without either knowing the other.
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from merge_core.plain_text import plain_log
 from merge_core.progress import WAITS, Progress, ProgressEvent
 
 _FIRST_AFTER = 2.0
@@ -20,7 +20,7 @@ _EVERY = 1.0
 _LOG_EVERY = 30.0
 
 _listeners: list[Progress] = []
-_log = logging.getLogger("mergeflow.progress")
+_log = plain_log("mergeflow.progress")
 
 
 @contextlib.contextmanager

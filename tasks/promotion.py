@@ -7,9 +7,11 @@ visible as a version, tagged with its verdict, without the alias.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from merge_core.markdown import code, inline
+from merge_core.plain_text import LONGEST, plain
 from merge_core.records import SourceCheckpoint
 from tasks.records import Decision, RegisteredVersion
 from tasks.registry_client import TAG, Registry, process_tracking_uri
@@ -48,7 +50,7 @@ def ensure_base_version(
     tags = {
         "digest": base.digest,
         "role": "base",
-        "reference": base.reference,
+        "reference": plain(base.reference),
         "path": base.path,
     }
     return _ensure_version(
@@ -56,7 +58,7 @@ def ensure_base_version(
         name,
         model_id,
         tags,
-        description=f"Base checkpoint `{base.reference}`, digest {base.short}: the fallback.",
+        description=f"Base checkpoint {code(base.reference)}, digest {base.short}: the fallback.",
         rewrite=False,
     )
 
@@ -82,11 +84,12 @@ def ensure_candidate_version(
         "role": "merged",
         "path": merged.path,
         "verdict": decision.verdict,
-        "reasons": reasons,
+        "reasons": plain(reasons, _MAX_TAG_VALUE),
         "run_id": run_id,
         **facts,
     }
-    description = f"{facts.get('method', 'merge')}, digest {merged.short}: **{verdict}**. {reasons}"
+    made = f"{inline(facts.get('method', 'merge'))}, digest {merged.short}: **{verdict}**."
+    description = f"{made} {inline(reasons, LONGEST)}"
     return _ensure_version(
         registry, name, model_id, tags, description=description, rewrite=True, run_id=run_id
     )
@@ -110,15 +113,27 @@ def champion_version(registry: Registry, name: str) -> str | None:
     return str(aliases[CHAMPION]) if CHAMPION in aliases else None
 
 
-def give_alias(registry: Registry, name: str, version: str, run_id: str) -> None:
+def give_alias(
+    registry: Registry,
+    name: str,
+    version: str,
+    run_id: str,
+    check: Callable[[], Callable[[], None]],
+) -> None:
     """Move the alias to a version, noting on the run which version held it before.
 
     Does nothing when the version already holds it.
+
+    Args:
+        check: raises when the version is not to be served; what it returns is called once more, at
+            the last moment.
     """
     before = champion_version(registry, name)
     if before == version:
         return
+    look_again = check()
     registry.client.set_tag(run_id, TAG + "previous_champion", before or "none")
+    look_again()
     registry.client.set_registered_model_alias(name, CHAMPION, version)
 
 

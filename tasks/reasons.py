@@ -27,6 +27,17 @@ def task_reason(comparison: TaskComparison, confidence: float, min_documents: in
         way = "better" if c.improvement > 0 else "worse"
         size = number(abs(c.improvement))
         change = f"{c.task} got {way} by {size} {unit} ({_span(c.low, c.high, confidence)})"
+    if c.other_prompts:
+        change += (
+            f"; {c.other_prompts} of its {c.documents} documents were asked with other prompts than"
+            " the baseline's (another chat template?), so not the weights alone are compared"
+        )
+    before, now = c.non_finite or (0, 0)
+    if now > before:
+        return (
+            f"{change}; {now} of {c.documents} answers are not finite numbers, and {before} of the"
+            " baseline's: it may not have more"
+        )
     if c.documents < min_documents:
         return f"{change}; {c.documents} documents are too few to judge, {min_documents} are asked"
     if c.outcome == "regressed":

@@ -31,6 +31,18 @@ class TaskScore(Record):
     values: tuple[float, ...]
     weights: tuple[float, ...]
     scale: Scale = "ratio"
+    prompt_hashes: tuple[str, ...] | None = None
+    """lm-eval's `prompt_hash` for each document, in the order of `values`: the text that the model
+    was given, chat template included. None, like all that follows, in records of a mergeflow that
+    did not keep it."""
+    non_finite: int | None = None
+    """Documents whose score or likelihoods are not finite; each counts as the worst there is."""
+    truncated: int | None = None
+    """Documents whose prompt lost its beginning to fit the context."""
+    empty: int | None = None
+    """Documents that the model answered with nothing but blanks."""
+    cut_off: int | None = None
+    """Documents whose answer reached the largest number of tokens before it came to an end."""
 
 
 class EvaluationReport(Record):
@@ -47,6 +59,8 @@ class EvaluationReport(Record):
     truncated: int = 0
     """Documents whose prompt lost its beginning to fit the model's context. (Texts scored whole,
     as for bits per byte, are never cut: lm-eval scores long ones window by window.)"""
+    failure: str | None = None
+    """Why there are no scores: the evaluation of a candidate died, or took too long."""
 
     def score(self, task: str) -> TaskScore:
         """The score of one task; KeyError if the suite has no such task."""
@@ -74,6 +88,11 @@ class TaskComparison(Record):
     max_regression: float
     documents: int = 0
     outcome: Outcome
+    non_finite: tuple[int, int] | None = None
+    """Documents without a finite score, of the baseline and of the candidate; None if all have."""
+    other_prompts: int | None = None
+    """Documents that the two were asked with different prompts, by chat template for example; None
+    if there are none, or prompts were not kept."""
 
 
 class Approval(Record):
@@ -146,4 +165,6 @@ class MergeOutcome(Record):
     decision: Decision
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Score by checkpoint (`base`, each expert's name, `merged`) and task."""
+    odd_answers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """What went oddly in each checkpoint's evaluation: truncated prompts, empty answers."""
     registration: Registration | None = None

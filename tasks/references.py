@@ -68,7 +68,7 @@ def parse_reference(text: str, beside: Path | None = None, home: Home | None = N
     Raises:
         CheckpointError: neither an existing directory, a Hub repository nor a registered model.
     """
-    home = home or Home.discover()
+    home = home or Home.if_believed()
     halves = [] if _is_directory(text, beside, home) else _halves(text)
     problem: CheckpointError | None = None
     for base, adapter in halves:
@@ -76,6 +76,14 @@ def parse_reference(text: str, beside: Path | None = None, home: Home | None = N
             return _adapted(base, adapter, beside, home)
         except CheckpointError as error:
             problem = problem or error
+    if problem and len(halves) > 1:
+        raise CheckpointError(
+            f"there are {len(halves)} pluses, and one adapter is applied to one base"
+            f" ({problem.where}: {problem.what})",
+            where=text,
+            mend="write BASE+ADAPTER out by passthrough, and apply the next adapter to the result;"
+            " or merge the adapters first (`mergeflow adapter merge`)",
+        )
     if problem:
         raise problem
     return parse_plain(text, beside, home)
@@ -98,7 +106,7 @@ def parse_plain(text: str, beside: Path | None = None, home: Home | None = None)
             where=text,
             mend="write models:/NAME@ALIAS or models:/NAME/VERSION",
         )
-    path = Path(expand_variables(text, home or Home.discover())).expanduser()
+    path = Path(expand_variables(text, home or Home.if_believed())).expanduser()
     tried = _places(path, beside)
     for place in tried:
         if place.is_dir():
@@ -114,19 +122,18 @@ def expand_variables(text: str, home: Home) -> str:
 
     Raises:
         CheckpointError: any other variable; an environment may hold secrets.
+        HomeError: the home is asked for, and is not believed.
     """
-    known = {
-        "MERGEFLOW_HOME": str(home.path),
-        "MERGEFLOW_ZOO": os.environ.get("MERGEFLOW_ZOO") or str(home.path / "zoo"),
-    }
 
     def value(match: re.Match[str]) -> str:
         name = match["braced"] or match["bare"]
-        if name not in known:
-            raise CheckpointError(
-                f"${name} is not known here", where=text, mend="known: " + ", ".join(known)
-            )
-        return known[name]
+        if name == "MERGEFLOW_HOME":
+            return str(home.path)
+        if name == "MERGEFLOW_ZOO":
+            return os.environ.get("MERGEFLOW_ZOO") or str(home.path / "zoo")
+        raise CheckpointError(
+            f"${name} is not known here", where=text, mend="known: MERGEFLOW_HOME, MERGEFLOW_ZOO"
+        )
 
     return _VARIABLES.sub(value, text)
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
+from merge_core.digests import DigestMemo
 from merge_core.errors import StepError
+from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.last_check import check_what_is_served
 from tasks.promotion import (
     as_record,
     champion_version,
@@ -66,19 +71,24 @@ def register_merge(
     pipeline_name: str | None = None,
     prefect_run: Mapping[str, Any] | None = None,
     artifacts: Mapping[str, str | bytes] | None = None,
+    digest_memo: Path | None = None,
+    progress: Progress | None = None,
 ) -> Registration:
     """Record a merge with its evidence, register base and merged, and let `champion` follow.
 
     `champion` goes to the merged version when the decision promotes it, and to the base version
     otherwise, also when an earlier merge held it. Running the same registration again completes
-    what is missing and changes nothing else.
+    what is missing and changes nothing else. Directly before the alias moves, every byte of what
+    it will lead to is read and compared (`tasks.last_check`).
 
     Args:
         tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.
         reports: evaluations of base, merged and experts, in the order to show them.
         artifacts: more files for the merge run, by relative name.
+        digest_memo: is told what was read.
 
     Raises:
+        CheckpointError: what the alias would lead to is not what was evaluated. It stays.
         RegistryUnreachableError: the server did not answer.
         StepError: MLflow refused.
     """
@@ -120,7 +130,8 @@ def register_merge(
         )
         if not is_recorded(run):
             _record(registry, run, facts, model_ids)
-        return _promote(registry, facts, run, model_ids)
+        memo = DigestMemo(digest_memo)
+        return _promote(registry, facts, run, model_ids, memo, progress)
 
 
 def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[str, str]) -> None:
@@ -137,7 +148,12 @@ def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[
 
 
 def _promote(
-    registry: Registry, facts: MergeFacts, run: Run, model_ids: Mapping[str, str]
+    registry: Registry,
+    facts: MergeFacts,
+    run: Run,
+    model_ids: Mapping[str, str],
+    memo: DigestMemo,
+    progress: Progress | None,
 ) -> Registration:
     """Register both versions; the alias is the very last write."""
     name, manifest, decision = facts.model_name, facts.manifest, facts.decision
@@ -158,13 +174,17 @@ def _promote(
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
             "pipeline": facts.pipeline_name or "",
+            **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
             **(approval_tags(decision.approval) if decision.approval else {}),
         },
     )
     if decision.approval is None:
         forget_approval(registry, candidate, decision)
-    served = candidate if decision.promote else base
-    give_alias(registry, name, str(served.version), run.info.run_id)
+    served, model, checkpoint = base, base_model, facts.base
+    if decision.promote:
+        served, model, checkpoint = candidate, merged_model, manifest.as_source()
+    check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)
+    give_alias(registry, name, str(served.version), run.info.run_id, check)
     champion = champion_version(registry, name)
     base_record = as_record(base, base_model, champion)
     candidate_record = as_record(candidate, merged_model, champion)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from merge_core.errors import SECRET_WORDS, MergeflowError, StepError
+from merge_core.errors import SECRET_WORDS, MergeflowError, StepError, one_line
 from merge_core.home import Home
+from merge_core.private_files import open_private, private_umask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +32,10 @@ _SQLITE = "sqlite:///"
 _DATABASE = "mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql", "databricks")
 _ANSWER_SECONDS = 5.0
+_LOGIN = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; at the server of `mergeflow up`,"
+    " write its address as `mergeflow status` says it"
+)
 _PROCESS_LOCK = threading.RLock()
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SECRET_PARAMETER = re.compile(rf"([?&])[^=&#]*(?:{SECRET_WORDS})[^=&#]*=[^&#]*&?", re.IGNORECASE)
@@ -126,11 +131,15 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     check_address(tracking_uri, writing=writing)
     database = _sqlite_path(tracking_uri)
     mlflow = quiet_mlflow()
+    from tasks.registry_login import was_refused
+
     address = strip_credentials(tracking_uri)
     try:
         with contextlib.ExitStack() as stack:
             if writing:
                 stack.enter_context(_one_writer(database))
+            if database is not None:  # else its files are the server's
+                stack.enter_context(private_umask())
             if database is not None and not database.exists():
                 _create_database(database)
             client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
@@ -138,6 +147,10 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     except mlflow.exceptions.MlflowException as error:
         said = str(error).replace(tracking_uri, address)
         cause = error if address == tracking_uri else None  # never show credentials in a traceback
+        if is_server(tracking_uri) and was_refused(error):
+            raise StepError(
+                f"the MLflow server wants another login: {said}", where=address, mend=_LOGIN
+            ) from cause
         if is_server(tracking_uri) and _is_network_failure(error):
             raise _unreachable(address, said) from cause
         raise StepError(
@@ -213,6 +226,9 @@ def quiet_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     import mlflow
 
+    from tasks.registry_login import log_in_at_the_stack
+
+    log_in_at_the_stack()
     if noisy:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -268,11 +284,11 @@ def _require_database(database: Path, writing: bool) -> None:
                 mend="wait until it is done; a registration resumes where it stopped",
             ) from error
         raise StepError(
-            f"the MLflow database cannot be opened: {error}", where=str(database)
+            f"the MLflow database cannot be opened: {one_line(error)}", where=str(database)
         ) from error
     except sqlite3.DatabaseError as error:
         raise StepError(
-            f"the MLflow database is damaged: {error}",
+            f"the MLflow database is damaged: {one_line(error)}",
             where=str(database),
             mend="restore it from a backup, or move it away to start an empty one",
         ) from error
@@ -330,8 +346,8 @@ def _one_writer(database: Path | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_PROCESS_LOCK)
         if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(database.with_name(database.name + ".lock").open("w"))
+            lock = open_private(database.with_name(database.name + ".lock"))
+            file = stack.enter_context(os.fdopen(lock, "w"))
             fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel, also when we are killed
         yield
 

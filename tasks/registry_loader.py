@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 22
 _NEW_TOKENS = 64
+_READ_SUFFIXES = (
+    *(".json", ".jinja", ".model", ".txt", ".py", ".safetensors", ".bin"),
+    *(".spm", ".codes", ".tiktoken", ".vocab", ".bpe", ".tokenizer"),
+)
+"""Of files that a library may look for in a checkpoint's directory when it loads it."""
+_READ_DIRECTORIES = ("additional_chat_templates", "custom_generate")
+"""Directories in a checkpoint's that transformers looks into, whatever its files say."""
 
 
 class CheckpointUnavailableError(RuntimeError):
@@ -66,11 +74,11 @@ class TextGenerator:
 def check_files(record: dict[str, Any], verify: str) -> None:
     """Compare a checkpoint directory with its record.
 
-    verify: `sizes` (presence and size of every file), `digests` (sha256 as well: reads all
-        weights), or `none`.
+    verify: `sizes` (presence and size of every file, and none that came later and could change
+        what is loaded), `digests` (sha256 as well: reads all weights), or `none`.
 
     Raises:
-        CheckpointUnavailableError: naming the first file that is missing or changed.
+        CheckpointUnavailableError: naming the first file that is missing, changed, or more.
     """
     if verify not in ("sizes", "digests", "none"):
         raise ValueError(f"verify is '{verify}', but must be one of: sizes, digests, none")
@@ -79,10 +87,15 @@ def check_files(record: dict[str, Any], verify: str) -> None:
         raise _unavailable(record, "the directory does not exist on this machine")
     if verify == "none":
         return
+    extra = _extra_files(record)
+    if extra:
+        raise _unavailable(record, f"the file {_shown(extra[0])} there was not registered")
     for file in record["files"]:
         path = directory / file["name"]
         if not path.is_file():
             raise _unavailable(record, f"the file {file['name']} is missing")
+        if record.get("stored") and path.is_symlink():
+            raise _unavailable(record, f"{file['name']} is a link")
         size = path.stat().st_size
         if size != file["size"]:
             raise _unavailable(
@@ -90,6 +103,48 @@ def check_files(record: dict[str, Any], verify: str) -> None:
             )
         if verify == "digests" and _sha256(path) != file["sha256"]:
             raise _unavailable(record, f"the content of {file['name']} has changed")
+
+
+def files_beside(directory: Path, listed: Collection[str], stored: bool) -> list[str]:
+    """Names of the files of a checkpoint's directory that are not among those listed.
+
+    stored: it lies in mergeflow's store, where nothing else has a place: whatever is below it
+        counts. In a directory of the user's own only what a library could look for does.
+    """
+    found = [path.relative_to(directory).as_posix() for path in _files_below(directory, stored)]
+    if not stored:
+        places = {name.rpartition("/")[0] for name in (*listed, *_in_read_directories())}
+        found = [
+            name
+            for name in found
+            if name.rpartition("/")[0] in places and name.endswith(_READ_SUFFIXES)
+        ]
+    return sorted(set(found) - set(listed))
+
+
+def _extra_files(record: dict[str, Any]) -> list[str]:
+    """Files that are there now, and neither listed nor beside those that are, back then."""
+    if "beside" not in record:
+        return []
+    known = [*(file["name"] for file in record["files"]), *record["beside"]]
+    return files_beside(Path(record["path"]), known, record["stored"])
+
+
+def _files_below(directory: Path, stored: bool) -> Iterator[Path]:
+    """What is no directory, however deep in the store, else as deep as a checkpoint goes."""
+    for path in directory.iterdir():
+        if path.is_dir() and not (stored and path.is_symlink()):
+            yield from _files_below(path, stored) if stored else path.iterdir()
+        else:
+            yield path
+
+
+def _in_read_directories() -> list[str]:
+    return ["", *(f"{place}/" for place in _READ_DIRECTORIES)]
+
+
+def _shown(name: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in name)
 
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> TextGenerator:

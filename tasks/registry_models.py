@@ -12,18 +12,22 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_core.file_names import TOKENIZER_FILES
+from merge_core.plain_text import plain
 from merge_core.records import SourceCheckpoint
+from merge_core.stored_objects import stored_place
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
+from tasks.registry_loader import files_beside
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
-_RECORD = "checkpoint.json"
+RECORD = "checkpoint.json"
 _LOADER = Path(__file__).with_name("registry_loader.py")
 _PYFUNC = "python_function"
 _TRANSFORMERS = "transformers"
@@ -57,7 +61,7 @@ def ensure_logged_model(
     place = model.tags[TAG + "path"]
     moved = place != checkpoint.path and not Path(place).is_dir()
     if moved or not flavors <= have:
-        _upload(registry, model, checkpoint, sorted(flavors | have))
+        describe(registry, model, checkpoint, flavors | have)
     if str(model.status) != "READY":
         registry.client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
@@ -91,7 +95,7 @@ def _create(
     tags = {
         TAG + "digest": checkpoint.digest,
         TAG + "path": checkpoint.path,
-        TAG + "reference": checkpoint.reference,
+        TAG + "reference": plain(checkpoint.reference),
         "mlflow.model.isExternal": "true",
     }
     if checkpoint.revision:
@@ -118,27 +122,48 @@ def _wanted_flavors(checkpoint: SourceCheckpoint, registered: bool) -> set[str]:
     return wanted
 
 
-def _upload(
-    registry: Registry, model: LoggedModel, checkpoint: SourceCheckpoint, flavors: list[str]
+def describe(
+    registry: Registry,
+    model: LoggedModel,
+    checkpoint: SourceCheckpoint,
+    flavors: Collection[str] = (),
 ) -> None:
+    """Put the description of a checkpoint where MLflow keeps the model's artifacts.
+
+    Args:
+        flavors: those that it has to have; by default those that a registered version has.
+    """
+    flavors = flavors or _wanted_flavors(checkpoint, registered=True)
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
         directory = Path(scratch)
-        _write_model(directory, model, checkpoint, _TRANSFORMERS in flavors)
+        write_description(directory, model, checkpoint, _TRANSFORMERS in flavors)
         registry.client.log_model_artifacts(model.model_id, str(directory))
     registry.client.set_logged_model_tags(
         model.model_id,
-        {TAG + "path": checkpoint.path, TAG + "flavors": ",".join(flavors)},
+        {TAG + "path": checkpoint.path, TAG + "flavors": ",".join(sorted(flavors))},
     )
 
 
-def _write_model(
-    directory: Path, model: LoggedModel, checkpoint: SourceCheckpoint, with_tokenizer: bool
+def write_description(
+    directory: Path,
+    model: LoggedModel,
+    checkpoint: SourceCheckpoint,
+    with_tokenizer: bool | None = None,
 ) -> None:
-    """Write MLflow's model directory: everything but the weights."""
+    """Write MLflow's model directory: everything but the weights.
+
+    Args:
+        with_tokenizer: also for `mlflow.transformers`; by default as for a registered version.
+    """
+    if with_tokenizer is None:
+        with_tokenizer = _TRANSFORMERS in _wanted_flavors(checkpoint, registered=True)
     from mlflow.models import Model
 
-    record = json.dumps(checkpoint.model_dump(), indent=1)
-    (directory / _RECORD).write_text(record)
+    stored = stored_place(checkpoint.directory) is not None
+    listed = [file.name for file in checkpoint.files]
+    beside = files_beside(checkpoint.directory, listed, stored)
+    record = checkpoint.model_dump() | {"stored": stored, "beside": beside}
+    (directory / RECORD).write_text(json.dumps(record, indent=1))
     code = _LOADER.read_bytes()
     loader = f"mergeflow_loader_{hashlib.sha256(code).hexdigest()[:8]}"
     (directory / "code").mkdir()
@@ -155,7 +180,7 @@ def _write_model(
     described.add_flavor(
         _PYFUNC,
         loader_module=loader,
-        data=_RECORD,
+        data=RECORD,
         code="code",
         config={"verify": "sizes", "device": None},
         env={"virtualenv": "python_env.yaml"},

@@ -18,7 +18,9 @@ import yaml
 from pydantic import BaseModel
 
 from merge_core.digests import digest_of
+from merge_core.plain_text import plain
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _MAX_PARAMS = 200
 _MAX_PARAM_VALUE = 500
 _MAX_TAG_VALUE = 5000
+_OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes"}
+"""Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class MergeFacts:
                 "plan": self.manifest.plan_digest,
                 "merged": self.manifest.digest,
                 "base": self.base.digest,
-                "reports": [report.model_dump(mode="json") for report in self.reports],
-                # Without what is not there: a key stays when decisions learn to hold more.
+                # Without what is not there: a key stays when records learn to hold more.
+                "reports": [r.model_dump(mode="json", exclude_none=True) for r in self.reports],
                 "decision": self.decision.model_dump(mode="json", exclude_none=True),
                 "pipeline": self.pipeline_name,
             }
@@ -145,6 +149,7 @@ def record_evaluation(
         TAG + "role": facts.role(report.checkpoint_digest),
         TAG + "suite": report.suite,
         TAG + "suite_digest": report.suite_digest,
+        **({TAG + "failure": report.failure[:_MAX_TAG_VALUE]} if report.failure else {}),
     }
     keys = ("mlflow.parentRunId", TAG + "digest", TAG + "suite_digest")
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in keys)
@@ -162,6 +167,8 @@ def record_evaluation(
         for score in report.scores:
             metrics[f"{_slug(score.task)}/{_slug(score.metric)}"] = score.score
             metrics[f"{_slug(score.task)}/documents"] = len(score.doc_ids)
+            for kind, count in counted(score).items():
+                metrics[f"{_slug(score.task)}/{kind}"] = count
         client.log_batch(
             run.info.run_id,
             metrics=_entities(metrics, run.info.start_time, model_id),
@@ -182,9 +189,10 @@ def approval_tags(approval: Approval) -> dict[str, str]:
     said = "approved" if approval.approved else "declined" if approval.by else "not answered"
     return {
         "approval": said,
-        "approval_by": approval.by or "nobody",
+        "approval_by": plain(approval.by or "nobody"),
+        "approval_name": "as typed, not checked" if approval.by else "none",
         "approval_at": approval.at,
-        "approval_comment": approval.comment or "none",
+        "approval_comment": plain(approval.comment or "none"),
     }
 
 
@@ -230,7 +238,8 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "promote": str(decision.promote).lower(),
         "engine": manifest.engine,
         "pipeline": facts.pipeline_name or "",
-        "suite": ", ".join(sorted({report.suite for report in facts.reports})),
+        "allow_unrelated": "true" if manifest.allow_unrelated else "",
+        "suite": plain(", ".join(sorted({report.suite for report in facts.reports}))),
     }
     if decision.approval is not None:
         tags |= approval_tags(decision.approval)
@@ -325,7 +334,7 @@ def _merge_files(facts: MergeFacts) -> dict[str, str | bytes]:
     for report in facts.reports:
         role = facts.role(report.checkpoint_digest).replace("/", "-")
         files[f"reports/evaluation-{role}.json"] = _json(
-            report, exclude={"scores": {"__all__": {"doc_ids", "values", "weights"}}}
+            report, exclude={"scores": {"__all__": _OF_DOCUMENTS}}
         )
     return files | dict(facts.artifacts)
 

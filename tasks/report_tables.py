@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from merge_core.markdown import Markdown, code, inline, table
+from merge_core.plain_text import LONGEST
+from tasks.odd_answers import odd_answers
 from tasks.reasons import number
 from tasks.records import Decision, EvaluationReport
 from tasks.reference_names import distinct_names
@@ -14,6 +17,7 @@ _HEADLINES = {
     "fell_back": "Fell back: the base stays",
     "inconclusive": "Inconclusive",
 }
+TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,11 @@ def decision_markdown(
     lines = [
         f"## {headline}",
         "",
-        *(f"* {_plain(reason)}" for reason in decision.reasons),
+        *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
+    ]
+    if not rows:
+        return "\n".join(lines) + "\n"
+    lines += [
         "",
         *_scores(rows, column_names(experts)),
         "",
@@ -95,46 +103,48 @@ def decision_markdown(
     lines += [
         "",
         f"Change and its {confidence} % interval (paired bootstrap over {decision.documents}"
-        f" documents): positive is better. Suite `{candidate.suite}`, lm-eval"
-        f" {candidate.lm_eval_version} on {candidate.device}. Merged"
-        f" `{candidate.checkpoint_digest[:12]}`, base `{base.checkpoint_digest[:12]}`.",
+        f" documents): positive is better. Suite {code(candidate.suite)}, lm-eval"
+        f" {inline(candidate.lm_eval_version)} on {inline(candidate.device)}. Merged"
+        f" {code(candidate.checkpoint_digest[:12])}, base {code(base.checkpoint_digest[:12])}.",
     ]
-    cut = [r for r in (base, *experts, candidate) if r.truncated]
-    if cut:
-        lines += ["", f"{cut[0].truncated} documents were longer than the context and were cut."]
+    if decision.approval is not None and decision.approval.by is not None:
+        lines += ["", TYPED_NAME]
+    names = ["base", *column_names(experts), "merged"]
+    named = zip(names, (base, *experts, candidate), strict=True)
+    odd = [
+        f"* {inline(name)}: {inline(line, LONGEST)}" for name, r in named for line in odd_answers(r)
+    ]
+    if odd:
+        lines += ["", "What went oddly in the evaluations:", "", *odd]
     return "\n".join(lines) + "\n"
 
 
 def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str]) -> list[str]:
     """Everyone's scores. What they mean is a table of its own: one of both is too wide a page."""
-    lines = [
-        _line(["task", "metric", "base", *experts, "merged"]),
-        _line(["---", "---", *["---:"] * (len(experts) + 2)]),
-    ]
+    head = ["task", "metric", "base", *experts, "merged"]
+    cells = []
     for row in rows:
         metric = f"{row.metric} {'↑' if row.higher_is_better else '↓'}"
         scores = [f"{score:.4g}" for score in (row.base, *row.experts)]
-        lines.append(_line([row.task, metric, *scores, f"**{row.merged:.4g}**"]))
-    return lines
+        cells.append([row.task, metric, *scores, Markdown(f"**{row.merged:.4g}**")])
+    return table(head, cells, ("task", "metric"))
 
 
 def _changes(rows: Sequence[ComparisonRow], *, with_experts: bool) -> list[str]:
     kept = ["of the best expert's gain"] if with_experts else []
-    lines = [
-        _line(["task", "change", "interval", "outcome", *kept]),
-        _line(["---", "---:", "---:", "---", *["---:"] * len(kept)]),
-    ]
+    lines = []
     for row in rows:
         share = row.best_expert_gain_kept
         cells = [
+            row.task,
             _signed(row.improvement),
             f"{_signed(row.low)} to {_signed(row.high)}",
             row.outcome,
         ]
         if with_experts:
             cells.append("-" if share is None else f"{100 * share:.0f} %")
-        lines.append(_line([row.task, *cells]))
-    return lines
+        lines.append(cells)
+    return table(["task", "change", "interval", "outcome", *kept], lines, ("task", "outcome"))
 
 
 def question_markdown(
@@ -148,15 +158,15 @@ def question_markdown(
     lines = [
         "## May the merged checkpoint replace the base?",
         "",
-        *(f"* {_plain(reason)}" for reason in decision.reasons),
+        *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
         "",
-        _line(["task", "base", "merged", "change", *names]),
-        _line(["---", *["---:"] * (len(names) + 3)]),
     ]
+    rows = []
     for row in comparison_rows(decision, base, experts, candidate):
-        scores = [f"{row.base:.4g}", f"**{row.merged:.4g}**", _signed(row.improvement)]
-        lines.append(_line([row.task, *scores, *(f"{score:.4g}" for score in row.experts)]))
-    lines += ["", f"Change: positive is better, in {_metrics(decision)}."]
+        scores = [f"{row.base:.4g}", Markdown(f"**{row.merged:.4g}**"), _signed(row.improvement)]
+        rows.append([row.task, *scores, *(f"{score:.4g}" for score in row.experts)])
+    lines += table(["task", "base", "merged", "change", *names], rows, ("task",))
+    lines += ["", f"Change: positive is better, in {inline(_metrics(decision))}.", "", TYPED_NAME]
     return "\n".join(lines) + "\n"
 
 
@@ -166,11 +176,3 @@ def _metrics(decision: Decision) -> str:
 
 def _signed(value: float) -> str:
     return ("+" if value > 0 else "-" if value < 0 else "") + number(abs(value))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

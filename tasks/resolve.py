@@ -16,7 +16,7 @@ from merge_core.records import SourceCheckpoint
 from merge_core.tolerance import STRICT, Tolerance
 from tasks.caching import content_task
 from tasks.hub import HubUnreachableError
-from tasks.locate import Location, Preflight, fetch, locate_all
+from tasks.locate import Location, Preflight, fetch, is_of_location, locate_all
 from tasks.progress import prefect_progress
 from tasks.registry_client import RegistryUnreachableError
 
@@ -51,7 +51,11 @@ def preflight_task(
     return locate_all(references, Home(home), beside, tracking_uri, tolerance=tolerance)
 
 
-@content_task("resolve", version=1, **_RETRIES)
+def _fits(source: SourceCheckpoint, /, location: Location, **_others: object) -> bool:
+    return is_of_location(source, location)
+
+
+@content_task("resolve", version=1, fits=_fits, **_RETRIES)
 def resolve_task(
     key: str,
     location: Location,

@@ -156,7 +156,11 @@ def find_task(
     return find_trajectory(training, choice, Home(home), beside, prefect_progress("find"))
 
 
-@content_task("path", version=1, retries=0)
+def _fits(report: PathReport, /, sources: Sequence[SourceCheckpoint], **_others: object) -> bool:
+    return len(report.distances) == len(sources)
+
+
+@content_task("path", version=1, fits=_fits, retries=0)
 def path_task(key: str, sources: Sequence[SourceCheckpoint], names: Sequence[str]) -> PathReport:
     """`measure_path` as a cached step."""
     return measure_path(sources, names)

@@ -11,7 +11,24 @@ from tasks.caching import content_task
 from tasks.progress import prefect_progress
 
 
-@content_task("verify", version=1, retries=0)
+def _fits(
+    report: CompatibilityReport,
+    /,
+    base: SourceCheckpoint | None,
+    models: Sequence[SourceCheckpoint],
+    scan_weights: bool,
+    **_others: object,
+) -> bool:
+    sources = [*([base] if base else []), *models]
+    return (
+        report.base == (base.reference if base else None)
+        and report.scanned == scan_weights
+        and {(row.reference, row.digest) for row in report.rows}
+        == {(source.reference, source.digest) for source in sources}
+    )
+
+
+@content_task("verify", version=1, fits=_fits, retries=0)
 def verify_task(
     key: str,
     base: SourceCheckpoint | None,

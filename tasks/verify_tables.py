@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from merge_core.compatibility import CompatibilityReport
 from merge_core.findings import Finding, Severity, counted
+from merge_core.markdown import Markdown, code, inline, table
+from merge_core.plain_text import LONGEST
 from merge_core.profile import Section, TaskVectorProfile
 from tasks.reference_names import distinct_names
 
@@ -25,7 +27,7 @@ _TEXT_COLUMNS = (
 def compatibility_markdown(report: CompatibilityReport) -> str:
     """The verdict, one row for each checkpoint, then the findings with what to do about each."""
     lines = [f"## {_headline(report)}", ""]
-    lines += _table(
+    lines += table(
         [*_TEXT_COLUMNS[:3], "parameters", *_TEXT_COLUMNS[3:6], "distance", "cosine", "verdict"],
         [
             [
@@ -34,15 +36,15 @@ def compatibility_markdown(report: CompatibilityReport) -> str:
                 row.architecture or "-",
                 f"{row.parameters:,}" if row.parameters is not None else "-",
                 row.dtype or "-",
-                f"`{row.tokenizer[:8]}`" if row.tokenizer else "-",
-                f"`{row.digest[:12]}`",
+                code(row.tokenizer[:8]) if row.tokenizer else "-",
+                code(row.digest[:12]),
                 f"{row.relative_norm:.1%}" if row.relative_norm is not None else "-",
                 f"{row.median_cosine:.4f}" if row.median_cosine is not None else "-",
                 row.verdict,
             ]
             for row in report.rows
         ],
-        texts=_TEXT_COLUMNS,
+        _TEXT_COLUMNS,
     )
     origin = "the base" if report.base else "the first model"
     read = "Every weight was read." if report.scanned else "Weights were sampled, not all read."
@@ -62,7 +64,8 @@ def compatibility_markdown(report: CompatibilityReport) -> str:
 def profile_markdown(profile: TaskVectorProfile, png: bytes | None = None) -> str:
     """Task vectors overall, pair by pair, by kind of tensor and layer, with the picture inline."""
     names = distinct_names(profile.models)
-    lines = [f"## Task vectors of {', '.join(names)}", "", f"Differences from {profile.base}.", ""]
+    named = ", ".join(map(inline, names))
+    lines = [f"## Task vectors of {named}", "", f"Differences from {inline(profile.base)}.", ""]
     if png is not None:
         picture = base64.b64encode(png).decode()
         lines += [f"![task vectors by layer](data:image/png;base64,{picture})", ""]
@@ -71,7 +74,7 @@ def profile_markdown(profile: TaskVectorProfile, png: bytes | None = None) -> st
         lines += [*_pair_table(profile, names), "", _reading(profile), ""]
     lines += ["### By part of the model", "", *_section_table(profile, names)]
     if profile.skipped:
-        lines += ["", f"Without a task vector: {', '.join(profile.skipped)}."]
+        lines += ["", f"Without a task vector: {', '.join(map(inline, profile.skipped))}."]
     return "\n".join(lines) + "\n"
 
 
@@ -84,9 +87,14 @@ def _headline(report: CompatibilityReport) -> str:
 
 
 def _item(finding: Finding) -> str:
-    mend = f" *What to do:* {finding.mend}." if finding.mend else ""
-    subject, message = _plain(finding.subject), _plain(finding.message)
-    return f"* **{subject}**: {message}.{_plain(mend)} (`{finding.code}`)"
+    mend = f" *What to do:* {_sentence(finding.mend)}." if finding.mend else ""
+    said = f"**{inline(finding.subject)}**: {_sentence(finding.message)}.{mend}"
+    return f"* {said} ({code(finding.code)})"
+
+
+def _sentence(text: str) -> Markdown:
+    """A whole message, of which nothing may be cut."""
+    return inline(text, LONGEST)
 
 
 def _model_table(profile: TaskVectorProfile, names: Sequence[str]) -> list[str]:
@@ -105,7 +113,7 @@ def _model_table(profile: TaskVectorProfile, names: Sequence[str]) -> list[str]:
         ]
         rows.append(row + [f"{share:.1%}" for share in overall.kept[index]])
     return [
-        *_table(head, rows, texts=("model",)),
+        *table(head, rows, ("model",)),
         "",
         "Relative: to the base's norm. Changed: weights that differ from the base at all. Kept:"
         " share of the squared norm that is left when each tensor keeps only its largest values"
@@ -121,7 +129,7 @@ def _pair_table(profile: TaskVectorProfile, names: Sequence[str]) -> list[str]:
             zip(profile.pairs, overall.conflicts, strict=True)
         )
     ]
-    return _table(["pair", "cosine", "signs in conflict"], rows, texts=("pair",))
+    return table(["pair", "cosine", "signs in conflict"], rows, ("pair",))
 
 
 def _reading(profile: TaskVectorProfile) -> str:
@@ -149,7 +157,7 @@ def _section_table(profile: TaskVectorProfile, names: Sequence[str]) -> list[str
     if profile.pairs:
         head.append("signs in conflict")
     rows = [_section_row(s, profile) for s in (profile.overall, *profile.groups, *profile.layers)]
-    return _table(head, rows, texts=("part",))
+    return table(head, rows, ("part",))
 
 
 def _section_row(section: Section, profile: TaskVectorProfile) -> list[str]:
@@ -161,17 +169,3 @@ def _section_row(section: Section, profile: TaskVectorProfile) -> list[str]:
 
 def _cosine(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str]) -> list[str]:
-    """A markdown table; columns named in `texts` to the left, numbers to the right."""
-    rule = ["---" if column in texts else "---:" for column in head]
-    return [_line(head), "| " + " | ".join(rule) + " |", *(_line(row) for row in rows)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

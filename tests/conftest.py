@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,9 @@ os.environ.update(
         "MPLBACKEND": "Agg",
     }
 )
+# The list of homes that are believed: the developer's own is neither read nor written.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="mergeflow-tests-config-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 for _name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "HF_TOKEN", "MERGEFLOW_ZOO"):
     os.environ.pop(_name, None)
 if not torch.cuda.is_available():  # then the GPU's kernels are interpreted; before triton's import

@@ -1,7 +1,7 @@
-"""adapter_config.json: the settings of a LoRA that decide what it adds, and refusal of the others.
+"""adapter_config.json: the settings of a LoRA that decide what it adds.
 
 PEFT knows many kinds of adapter and many variants of LoRA. What would change the result in a way
-that is not computed here is an error that names the setting, never ignored.
+that is not computed here is an error that names the setting, never ignored (`variants`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from merge_core.adapters.variants import refuse_variants
 from merge_core.checkpoint import read_json
 from merge_core.errors import CheckpointError
 from merge_core.pattern_cost import most_steps
@@ -27,18 +28,6 @@ _MAX_PATTERN = 512
 _USUAL_LENGTH = 64
 _MAX_STEPS = 3e8
 """Seconds of matching, over all patterns and modules of an adapter."""
-_REFUSED = {
-    "trainable_token_indices": "trains single tokens",
-    "target_parameters": "adapts parameters that are no module's weight",
-    "layer_replication": "repeats layers of its base",
-    "use_qalora": "is a QALoRA, whose input is pooled",
-    "alora_invocation_tokens": "is an activated LoRA, which switches itself on at a token",
-    "arrow_config": "routes between several adapters",
-    "use_bdlora": "is a block-diagonal LoRA",
-    "monteclora_config": "is a MonteCLoRA, which draws its weights",
-    "lora_bias": "has biases of its own",
-}
-"""Variants of LoRA that add something else than scaling * B @ A, by the setting that says so."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
             where=str(path),
             mend="merge the adapter into its base with PEFT (merge_and_unload), and use the result",
         )
-    _refuse_variants(path, values)
+    refuse_variants(path, values)
     return AdapterConfig(
         r=_rank(path, "r", values.get("r", 8)),
         lora_alpha=_number(path, "lora_alpha", values.get("lora_alpha", 8)),
@@ -113,8 +102,9 @@ def matches(pattern: str, module: str) -> bool:
     return re.match(_whole(pattern), module) is not None
 
 
-def check_effort(config: AdapterConfig, modules: Iterable[str], directory: Path) -> None:
-    """Refuse patterns that would take for ever to match against the adapter's modules.
+def check_patterns(config: AdapterConfig, modules: Collection[str], directory: Path) -> None:
+    """Refuse patterns that would take for ever to match against the adapter's modules, and modules
+    that the adapter says it leaves out: PEFT would not apply them.
 
     Raises:
         CheckpointError: names the patterns' key.
@@ -128,6 +118,29 @@ def check_effort(config: AdapterConfig, modules: Iterable[str], directory: Path)
         )
         if steps > _MAX_STEPS:
             raise _wrong(directory / CONFIG_NAME, key, "that", "patterns that are quick to match")
+    for module in modules:
+        if _excludes(config.values.get("exclude_modules"), module):
+            raise _wrong(
+                directory / CONFIG_NAME,
+                "exclude_modules",
+                config.values["exclude_modules"],
+                f"without {module[:120]}, for which the adapter has factors",
+            )
+
+
+def _excludes(excluded: Any, module: str) -> bool:
+    """PEFT's rule: a text is a regular expression for the whole name, a list holds ends of names.
+
+    A text that would take long to match, or is none, is not tried: the factors are there.
+    """
+    if isinstance(excluded, list):
+        return any(f".{module}".endswith(f".{name}") for name in excluded)
+    if not isinstance(excluded, str) or most_steps(excluded, len(module)) > _MAX_STEPS:
+        return False
+    try:
+        return re.fullmatch(excluded, module) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 def _whole(pattern: str) -> str:
@@ -140,23 +153,6 @@ def _matched(patterns: Mapping[str, float], module: str, default: float) -> floa
         if pattern == module or matches(pattern, module):
             return value
     return default
-
-
-def _refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
-    for key, what in _REFUSED.items():
-        if values.get(key):
-            raise _refused(path, f"{key} is set: this adapter {what}")
-    bias = values.get("bias", "none")
-    if bias != "none":
-        raise _refused(path, f"bias is {str(bias)[:40]!r}: this adapter also changes biases")
-
-
-def _refused(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{what}, which is not supported",
-        where=str(path),
-        mend="merge the adapter into its base with PEFT (merge_and_unload), and use the result",
-    )
 
 
 def _rank(path: Path, key: str, value: Any) -> int:

@@ -28,6 +28,8 @@ from merge_core.execution import refuse_existing
 from merge_core.inputs import FeedContext
 from merge_core.layers import group_of
 from merge_core.lazy_torch import torch
+from merge_core.markdown import code, inline
+from merge_core.plain_text import plain
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.records import MergeInput, SourceCheckpoint
@@ -347,21 +349,25 @@ def _check_globs(base: Checkpoint, options: ExtractOptions) -> None:
 
 def _card(base: SourceCheckpoint, expert: SourceCheckpoint, options: ExtractOptions) -> str:
     header = yaml.safe_dump(
-        {"base_model": base.reference, "library_name": "peft", "tags": ["lora", "mergeflow"]},
+        {
+            "base_model": plain(base.reference),
+            "library_name": "peft",
+            "tags": ["lora", "mergeflow"],
+        },
         sort_keys=False,
         allow_unicode=True,
     )
     return f"""---
 {header}---
-# What {expert.reference} learned, as a LoRA of rank {options.rank}
+# What {inline(expert.reference)} learned, as a LoRA of rank {options.rank}
 
 Extracted with mergeflow from the difference of two checkpoints by truncated SVD. The error of every
 module is in `mergeflow_adapter.json`.
 
 | checkpoint | role | sha256 of its model files |
 |---|---|---|
-| {base.reference} | base | `{base.digest}` |
-| {expert.reference} | expert | `{expert.digest}` |
+| {inline(base.reference)} | base | {code(base.digest)} |
+| {inline(expert.reference)} | expert | {code(expert.digest)} |
 
 Check the files with `sha256sum -c SHA256SUMS`.
 """

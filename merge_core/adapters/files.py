@@ -12,7 +12,7 @@ from merge_core.adapters.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     AdapterConfig,
-    check_effort,
+    check_patterns,
     read_adapter_config,
 )
 from merge_core.dtypes import MERGEABLE, name_of
@@ -101,7 +101,7 @@ def open_adapter(directory: Path) -> Adapter:
             replaced[target] = entry
             if _COPY in plain:
                 copies.add(target)
-    check_effort(config, factors, directory)
+    check_patterns(config, factors, directory)
     pairs = tuple(_pair(directory, config, module, factors[module]) for module in sorted(factors))
     if not pairs and not replaced:
         raise _damaged(directory, f"{WEIGHTS_NAME} holds no tensors")

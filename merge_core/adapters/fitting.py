@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from merge_core.adapters.files import Adapter, LoraPair
+from merge_core.adapters.misfits import not_in_base, not_saved, of_other_shape
 from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.errors import CompatibilityError
-from merge_core.findings import some
 from merge_core.layers import group_of
 from merge_core.safetensors_header import TensorEntry
 
@@ -81,9 +81,8 @@ def fit(adapter: Adapter, base: Checkpoint) -> Fitted:
             fits[tensor] = Fit(tensor, pair, transposed)
     for tensor, entry in replaced.items():
         if entry.shape != base.tensors[tensor].shape:
-            raise _misfit(
-                adapter, base, tensor, f"it is {list(entry.shape)}", base.tensors[tensor].shape
-            )
+            raise of_other_shape(adapter, base, tensor, "it is", entry.shape)
+    _check_saved(adapter, base, replaced)
     _check_tied(adapter, base, [*fits, *replaced])
     return Fitted(fits, replaced)
 
@@ -108,12 +107,7 @@ def _named(adapter: Adapter, base: Checkpoint, wanted: list[str]) -> dict[str, s
     lost = fewest[1]
     if all(group_of(name) == "head" for name in lost) and ties_head(base):
         raise _tied(adapter, base, lost[0])
-    raise CompatibilityError(
-        f"{len(lost)} of the {len(wanted)} tensors that this adapter changes are not in"
-        f" {base.directory}: {some(lost)}",
-        where=str(adapter.directory),
-        mend=f"apply it to the base that it was trained on{_declared(adapter)}",
-    )
+    raise not_in_base(adapter, base, lost, len(wanted))
 
 
 def _renamings(wanted: list[str], base: Checkpoint) -> Iterator[_Renaming]:
@@ -150,12 +144,29 @@ def _transposed(
     made = (pair.b.shape[0], pair.a.shape[1])
     made = made[::-1] if pair.embedding else made
     if shape not in (made, made[::-1]) or (pair.embedding and shape != made):
-        raise _misfit(adapter, base, tensor, f"its factors make {list(made)}", shape)
+        raise of_other_shape(adapter, base, tensor, "its factors make", made)
     if pair.embedding or made != made[::-1]:
         return shape != made
     named = pair.module.rpartition(".")[2] in TRANSPOSED_MODULES
     kind = base.config.get("model_type")
     return named and (kind in TRANSPOSED_MODELS or adapter.config.fan_in_fan_out)
+
+
+def _check_saved(adapter: Adapter, base: Checkpoint, replaced: Mapping[str, TensorEntry]) -> None:
+    """Refuse an adapter without the modules that it says it saved in full.
+
+    PEFT lists names that a model may have (`classifier`, `score`); those that the base lacks say
+    nothing.
+    """
+    listed = adapter.config.values.get("modules_to_save")
+    if not isinstance(listed, list) or adapter.config.tie_weights:
+        return
+    for module in listed:
+        part = f".{module}."
+        if any(part in f".{name}" for name in base.tensors) and not any(
+            part in f".{name}" for name in replaced
+        ):
+            raise not_saved(adapter, str(module)[:80])
 
 
 def _check_tied(adapter: Adapter, base: Checkpoint, changed: list[str]) -> None:
@@ -197,17 +208,3 @@ def _tied(adapter: Adapter, base: Checkpoint, tensor: str) -> CompatibilityError
         mend="train with ensure_weight_tying in PEFT, or untie the base first (save it with"
         " tie_word_embeddings: false)",
     )
-
-
-def _misfit(
-    adapter: Adapter, base: Checkpoint, tensor: str, ours: str, theirs: tuple[int, ...]
-) -> CompatibilityError:
-    return CompatibilityError(
-        f"{tensor} does not fit: {ours}, in {base.directory} it is {list(theirs)}",
-        where=str(adapter.directory),
-        mend=f"apply it to the base that it was trained on{_declared(adapter)}",
-    )
-
-
-def _declared(adapter: Adapter) -> str:
-    return f" ({adapter.config.base_model})" if adapter.config.base_model else ""

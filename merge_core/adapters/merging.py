@@ -27,6 +27,8 @@ from merge_core.execution import refuse_existing
 from merge_core.findings import some
 from merge_core.inputs import FeedContext
 from merge_core.lazy_torch import torch
+from merge_core.markdown import block, code, inline
+from merge_core.plain_text import plain
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
@@ -353,14 +355,16 @@ def _warnings(adapters: Mapping[str, Adapter]) -> list[str]:
 def _card(recipe: Recipe, adapters: Mapping[str, SourceAdapter], space: Space) -> str:
     header = yaml.safe_dump(
         {
-            **({"base_model": recipe.base_model} if recipe.base_model else {}),
+            **({"base_model": plain(recipe.base_model)} if recipe.base_model else {}),
             "library_name": "peft",
             "tags": ["lora", "merge", "mergeflow", recipe.merge_method],
         },
         sort_keys=False,
         allow_unicode=True,
     )
-    rows = "\n".join(f"| {name} | `{adapter.digest}` |" for name, adapter in adapters.items())
+    rows = "\n".join(
+        f"| {inline(name)} | {code(adapter.digest)} |" for name, adapter in adapters.items()
+    )
     where = "their factors stacked" if space == "concat" else "in core space (arXiv:2509.17786)"
     return f"""---
 {header}---
@@ -376,8 +380,6 @@ Made with mergeflow by **{recipe.merge_method}**: {recipe.method.summary}; {wher
 
 ## Recipe
 
-```yaml
-{recipe.to_yaml()}```
-
+{block(recipe.to_yaml(), "yaml")}
 Check the files with `sha256sum -c SHA256SUMS`.
 """

@@ -23,10 +23,10 @@ from merge_core.digests import DigestMemo, model_digest
 from merge_core.dtypes import code_of_torch, name_of, torch_dtype
 from merge_core.errors import NonFiniteError, OutputError
 from merge_core.execution import placed, refuse_existing
+from merge_core.file_hashing import hash_files
 from merge_core.layout import lay_out
 from merge_core.lazy_torch import torch
-from merge_core.manifest import SUMS_NAME
-from merge_core.sources import hash_files
+from merge_core.sums import SUMS_NAME, sums_text
 
 MANIFEST_NAME = "mergeflow_adapter.json"
 _ONE_FILE = 1 << 62
@@ -180,9 +180,7 @@ def _seal(working: Path, out: Path, body: Mapping[str, Any]) -> AdapterManifest:
     (working / MANIFEST_NAME).write_text(text, "utf-8")
     sums = {file.name: file.sha256 for file in files}
     sums[MANIFEST_NAME] = hashlib.sha256(text.encode()).hexdigest()
-    (working / SUMS_NAME).write_text(
-        "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items())), "utf-8"
-    )
+    (working / SUMS_NAME).write_text(sums_text(sums), "utf-8")
     return AdapterManifest.model_validate({**described, "path": str(out)})
 
 

@@ -142,6 +142,17 @@ def with_sign_of(typing_context: Any, value: Any, other: Any) -> Any:
 
 
 @instruction
+def power_below(typing_context: Any, value: Any) -> Any:
+    """The largest power of two that is not above a positive float64; 0 for 0 and subnormals."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(arguments[0], _I64)
+        return builder.bitcast(builder.and_(bits, ir.Constant(_I64, _EXPONENT)), _DOUBLE)
+
+    return types.float64(types.float64), generate
+
+
+@instruction
 def inverse_of_power(typing_context: Any, value: Any) -> Any:
     """1 / value for a power of two; a large number for 0."""
 

@@ -37,6 +37,7 @@ from merge_core.fused.weighted_sums import (
 from merge_core.methods.base import TINY_SUM
 from merge_core.methods.gram import GramKernel
 from merge_core.methods.sparsify import TINY_NORM
+from merge_core.methods.unordered import FEW, grid_factors, order_of
 
 _FEW_SHARES = 8
 
@@ -74,6 +75,10 @@ def _sums_are_powers(shares: tuple[float, ...]) -> bool:
     return all(math.frexp(each)[0] == 0.5 for each in sums)
 
 
+def _ordered(items: tuple[Any, ...], order: Sequence[int]) -> tuple[Any, ...]:
+    return tuple([items[place] for place in order])
+
+
 @dataclass(frozen=True)
 class Joining:
     """How sparsified task vectors become one."""
@@ -97,16 +102,18 @@ class Joining:
         if self.consensus:
             ones = (1.0,) * len(self.weights)
             shares = ones if self.divide_by_count else self.weights
+            order, count = order_of(shares), len(shares)
             return calling(
                 sum_agreeing,
                 block.base,
-                block.models,
-                masks,
-                factors,
-                self.weights,
+                _ordered(block.models, order),
+                _ordered(masks, order),
+                factors and _ordered(factors, order),
+                _ordered(self.weights, order),
                 True if self.by_count else None,
-                shares if self.normalize else None,
+                _ordered(shares, order) if self.normalize else None,
                 True if self.normalize and _sums_are_powers(shares) else None,
+                grid_factors(count) if count > FEW else None,
                 self.scale,
                 out,
             )

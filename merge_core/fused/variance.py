@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import kept_if, magnitude_bits, narrow, widen, with_sign_of
+from merge_core.fused.formats import (
+    kept_if,
+    magnitude_bits,
+    narrow,
+    power_below,
+    widen,
+    with_sign_of,
+)
 from merge_core.fused.order_statistics import (
     ALL,
     INFINITE,
@@ -24,6 +31,7 @@ from merge_core.fused.sums import squares_in_steps
 from merge_core.fused.windows import count_above
 from merge_core.methods.base import CHUNK
 from merge_core.methods.sce import TINY, energy_shares
+from merge_core.methods.unordered import FEW, grid_factors, order_of
 
 _TINY_VARIANCE = -1
 _NEVER = (1 << 62) - 1
@@ -66,7 +74,10 @@ class SelectByVariance(FusedKernel):
         mask = np.empty(block.count, np.uint8)
         known = self._remembered.get(block.growing_start, [mask]) if self._remembered else None
         yield from known or self._choice(block, mask)
-        yield calling(_merge, block.base, block.models, mask, self._shares, out)
+        order = order_of(self._shares)
+        models = tuple([block.models[place] for place in order])
+        shares = tuple([self._shares[place] for place in order])
+        yield calling(_merge, block.base, models, mask, shares, _grids(models), out)
 
     def _choice(self, block: StoredBlock, mask: Array) -> Iterable[Step]:
         """What writes which entries of a block stay."""
@@ -75,6 +86,11 @@ class SelectByVariance(FusedKernel):
             return []
         bits = np.empty(block.count, np.int32)
         return [*self._variances.writing(block, bits), _within(self._cut, block, bits, mask)]
+
+
+def _grids(models: Sequence[Array]) -> tuple[float, float, float] | None:
+    """See `methods.unordered`; None for models whose sums have no order."""
+    return grid_factors(len(models)) if len(models) > FEW else None
 
 
 class Variances:
@@ -87,7 +103,7 @@ class Variances:
     def writing(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
         """What writes a block's patterns."""
         return [
-            calling(_write_variances, block.base, block.models, bits),
+            calling(_write_variances, block.base, block.models, _grids(block.models), bits),
             calling(_count_varying, bits, self.varying, otherwise=unusual),
         ]
 
@@ -104,20 +120,53 @@ def _within(cut: Cut, block: StoredBlock, patterns: Array, mask: Array) -> Step:
 
 
 @compiled
-def _write_variances(base: Array, models: tuple[Array, ...], bits: Array) -> None:
+def _write_variances(
+    base: Array, models: tuple[Array, ...], grids: tuple[float, float, float] | None, bits: Array
+) -> None:
     """Write patterns of variances; `_TINY_VARIANCE` for what is 0 only as a float32."""
     for i in range(bits.size):
         origin = widen(base[i])
-        first = widen(models[0][i]) - origin
+        lowest = widen(models[0][i]) - origin
+        highest = lowest
+        for k in range(1, len(models)):
+            delta = widen(models[k][i]) - origin
+            lowest = delta if delta < lowest else lowest
+            highest = delta if delta > highest else highest
         total = 0.0
-        for k in range(1, len(models)):
-            total += (widen(models[k][i]) - origin) - first
-        mean = total / len(models)
-        variance = mean * mean
-        for k in range(1, len(models)):
-            offset = (widen(models[k][i]) - origin) - first - mean
-            variance += offset * offset
-        variance = variance / len(models)
+        rest = 0.0
+        if grids is not None:
+            coarse = power_below(highest - lowest) * grids[0]
+            fine = coarse * grids[1]
+            for k in range(len(models)):
+                offset = (widen(models[k][i]) - origin) - lowest
+                part = (offset + coarse) - coarse
+                total += part
+                rest += ((offset - part) + fine) - fine
+        else:
+            for k in range(len(models)):
+                total += (widen(models[k][i]) - origin) - lowest
+        mean = (total + rest) / len(models)
+        variance = 0.0
+        rest = 0.0
+        if grids is not None:
+            largest = 0.0
+            for k in range(len(models)):
+                offset = (widen(models[k][i]) - origin) - lowest - mean
+                square = offset * offset
+                largest = square if square > largest else largest
+            coarse = power_below(largest) * grids[0]
+            fine = coarse * grids[1]
+            for k in range(len(models)):
+                offset = (widen(models[k][i]) - origin) - lowest - mean
+                square = offset * offset
+                part = (square + coarse) - coarse
+                variance += part
+                rest += ((square - part) + fine) - fine
+        else:
+            for k in range(len(models)):
+                offset = (widen(models[k][i]) - origin) - lowest - mean
+                variance += offset * offset
+        variance = (variance + rest) / len(models)
         pattern = magnitude_bits(variance)
         tiny = (pattern == 0) & (variance != 0.0)
         bits[i] = np.int32(_TINY_VARIANCE) if tiny else pattern
@@ -150,19 +199,59 @@ def _compare(patterns: Array, below: np.int32, mask: Array) -> None:
 
 @compiled
 def _merge(
-    base: Array, models: tuple[Array, ...], mask: Array, shares: tuple[float, ...], out: Array
+    base: Array,
+    models: tuple[Array, ...],
+    mask: Array,
+    shares: tuple[float, ...],
+    grids: tuple[float, float, float] | None,
+    out: Array,
 ) -> None:
     for i in range(out.size):
         origin = widen(base[i])
         vote = 0.0
-        for k in range(len(models)):
-            vote += widen(models[k][i]) - origin
+        rest = 0.0
+        if grids is not None:
+            largest = 0.0
+            for k in range(len(models)):
+                size = abs(widen(models[k][i]) - origin)
+                largest = size if size > largest else largest
+            power = power_below(largest)
+            coarse = power * grids[0]
+            fine = coarse * grids[1]
+            for k in range(len(models)):
+                delta = widen(models[k][i]) - origin
+                part = (delta + coarse) - coarse
+                vote += part
+                rest += ((delta - part) + fine) - fine
+            vote = (vote + rest) + power * grids[2]
+        else:
+            for k in range(len(models)):
+                vote += widen(models[k][i]) - origin
         mixed = 0.0
+        rest = 0.0
         divisor = 0.0
+        coarse = 0.0
+        fine = 0.0
+        if grids is not None:
+            largest = 0.0
+            for k in range(len(models)):
+                delta = widen(models[k][i]) - origin
+                agrees = (with_sign_of(delta, vote) > 0.0) & (mask[i] != 0)
+                size = abs(kept_if(agrees, delta) * shares[k])
+                largest = size if size > largest else largest
+            coarse = power_below(largest) * grids[0]
+            fine = coarse * grids[1]
         for k in range(len(models)):
             delta = widen(models[k][i]) - origin
             # An entry that goes has a vote, but nobody agrees with it.
             agrees = (with_sign_of(delta, vote) > 0.0) & (mask[i] != 0)
-            mixed += kept_if(agrees, delta) * shares[k]
+            share = kept_if(agrees, delta) * shares[k]
+            if grids is not None:
+                part = (share + coarse) - coarse
+                mixed += part
+                rest += ((share - part) + fine) - fine
+            else:
+                mixed += share
             divisor += kept_if(agrees, shares[k])
+        mixed += rest
         out[i] = narrow(origin + mixed / (divisor if divisor > TINY else TINY), out)

@@ -9,15 +9,15 @@ torch's expressions are used: slower, and right.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Hashable
 from importlib.util import find_spec
 
 from merge_core.gpu.memory import is_shortage
 from merge_core.lazy_torch import torch
+from merge_core.plain_text import plain_log
 
-_log = logging.getLogger("mergeflow")
+_log = plain_log("mergeflow")
 _lock = threading.Lock()
 _found: dict[tuple[Hashable, ...], bool] = {}
 

@@ -26,6 +26,7 @@ class ArceeFusion(Method):
     summary = "take the model's weights whose change stands out, keep the base's others"
     paper = "Arcee AI 2024, mergekit's arcee_fusion"
     base = "required"
+    base_role = "one of the two models, into which the other's changes are taken over"
     most_models = 1
     granularity = "rowwise"
 

@@ -154,6 +154,8 @@ class Method(ABC):
     paper: ClassVar[str]
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     base: ClassVar[Literal["required", "optional"]] = "optional"
+    base_role: ClassVar[str] = "the checkpoint that the models were fine-tuned from"
+    """What the base is to the method, in words."""
     base_is_input: ClassVar[bool] = False
     """Whether a listed base is one more model to combine, rather than skipped as the origin."""
     fewest_models: ClassVar[int] = 1
@@ -164,6 +166,8 @@ class Method(ABC):
     statistics: ClassVar[str | None] = None
     """Name of what has to be measured of each model on calibration data, if anything."""
     random: ClassVar[bool] = False
+    elects: ClassVar[bool] = False
+    """Whether models vote on the sign of each entry, so that the last bit of a sum may decide."""
 
     @abstractmethod
     def kernel(self, job: TensorJob) -> Kernel:

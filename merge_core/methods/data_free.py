@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, Sum, Survey, TensorJob, add_up
 from merge_core.methods.task_vector_sum import LAMBDA, WEIGHT
+from merge_core.methods.unordered import vote
 from merge_core.methods.whole_model import GLOBAL, GlobalNorms, is_global, scope_parameter
 from merge_core.parameters import Parameter
 
@@ -40,6 +41,7 @@ class Emr(Method):
     paper = "Huang et al. 2024, EMR-Merging (arXiv:2405.17461)"
     parameters = (LAMBDA,)
     base = "required"
+    elects = True
 
     def kernel(self, job: TensorJob) -> Kernel:
         return _Emr(float(job.parameters["lambda"]))
@@ -128,7 +130,7 @@ class _Emr(Kernel):
 
     def combine(self, block: Block) -> torch.Tensor:
         deltas = block.task_vectors
-        positive = add_up(deltas) >= 0
+        positive = vote(deltas)
         upper = torch.zeros_like(deltas[0])
         lower = torch.zeros_like(deltas[0])
         for delta in deltas:

@@ -66,6 +66,7 @@ class BreadcrumbsTies(Method):
         *ELECTION,
     )
     base = "required"
+    elects = True
     granularity = "statistics"
 
     def kernel(self, job: TensorJob) -> Kernel:
@@ -126,6 +127,8 @@ class Della(_Della):
         *common_parameters(normalize=True, rescale=True),
         *ELECTION,
     )
+
+    elects = True
 
     def kernel(self, job: TensorJob) -> Kernel:
         return _drawn_sum(job, consensus=True)

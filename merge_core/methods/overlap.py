@@ -22,6 +22,7 @@ class NearSwap(Method):
     paper = "alchemonaut 2024, NearSwap"
     parameters = (Parameter("t", "distance within which weights are taken", None, low=0),)
     base = "required"
+    base_role = "one of the two models, whose weights are kept where the other is far away"
     most_models = 1
 
     def kernel(self, job: TensorJob) -> Kernel:

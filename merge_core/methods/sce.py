@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from merge_core.lazy_torch import torch
-from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, add_up, divided
+from merge_core.methods.base import Block, Kernel, Method, Sum, TensorJob, divided
 from merge_core.methods.selection import LargestEntries
 from merge_core.methods.task_vector_sum import INT8_MASK
+from merge_core.methods.unordered import order_of, unordered_sum, vote
 from merge_core.parameters import Parameter
 
 TINY = 1e-6
@@ -28,6 +31,7 @@ class Sce(Method):
         INT8_MASK,
     )
     base = "required"
+    elects = True
     granularity = "statistics"
 
     def kernel(self, job: TensorJob) -> Kernel:
@@ -70,12 +74,16 @@ class _Sce(Kernel):
 
     def combine(self, block: Block) -> torch.Tensor:
         deltas = self._selected(block.task_vectors, block.start)
-        positive = add_up(deltas) >= 0
-        mixed, divisor = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
-        for delta, share in zip(deltas, self._shares, strict=True):
-            agree = torch.where(positive, delta > 0, delta < 0)
-            mixed += delta * agree * share
-            divisor += agree.to(divisor.dtype) * share
+        positive = vote(deltas)
+        agreeing = [torch.where(positive, delta > 0, delta < 0) for delta in deltas]
+        chosen = [
+            delta * agree * share
+            for delta, agree, share in zip(deltas, agreeing, self._shares, strict=True)
+        ]
+        mixed = unordered_sum(chosen) + 0.0
+        divisor = torch.zeros_like(mixed)
+        for place in order_of(self._shares):
+            divisor += agreeing[place].to(divisor.dtype) * self._shares[place]
         assert block.base is not None
         return block.base + mixed / divisor.clamp(min=TINY)
 
@@ -87,18 +95,19 @@ class _Sce(Kernel):
 
 
 def _variance(deltas: list[torch.Tensor]) -> torch.Tensor:
-    """Biased variance over the models, entry by entry; exactly 0 where all are equal."""
-    offsets = [delta - deltas[0] for delta in deltas]
-    mean = divided(add_up(offsets), len(offsets))
-    total = torch.zeros_like(mean)
-    for offset in offsets:
-        total += (offset - mean) ** 2
-    return divided(total, len(offsets))
+    """Biased variance over the models, entry by entry, in any order; exactly 0 where all are
+    equal."""
+    lowest = deltas[0]
+    for delta in deltas[1:]:
+        lowest = torch.minimum(lowest, delta)
+    offsets = [delta - lowest for delta in deltas]
+    mean = divided(unordered_sum(offsets), len(offsets))
+    return divided(unordered_sum([(offset - mean) ** 2 for offset in offsets]), len(offsets))
 
 
 def energy_shares(energies: list[float]) -> list[float]:
     """The models' weights, from the mean squares of their selected entries."""
-    total = sum(energies)
+    total = math.fsum(energies)
     if abs(total) < TINY:
         return [1.0 / len(energies)] * len(energies)
     return [energy / total for energy in energies]

@@ -40,6 +40,7 @@ class Slerp(Method):
     paper = "Shoemake 1985, Animating rotation with quaternion curves"
     parameters = (Parameter("t", "position between base (0) and model (1)", None, low=0, high=1),)
     base = "required"
+    base_role = "one of the two ends, which the result is at t = 0"
     most_models = 1
     granularity = "statistics"
 

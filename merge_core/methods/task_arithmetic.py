@@ -66,6 +66,7 @@ class Ties(Method):
         scope_parameter("trim", TENSOR),
     )
     base = "required"
+    elects = True
     granularity = "statistics"
 
     def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
@@ -122,6 +123,7 @@ class DareTies(Method):
         *ELECTION,
     )
     base = "required"
+    elects = True
     granularity = "statistics"
     random = True
 

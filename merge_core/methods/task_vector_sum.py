@@ -11,6 +11,7 @@ from collections.abc import Callable
 from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, TINY_SUM, Block, Kernel, TensorJob, add_up, divided
 from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
+from merge_core.methods.unordered import FEW, Parts, order_of
 from merge_core.parameters import Parameter
 
 WEIGHT = Parameter("weight", "scale of this model's task vector", None, per_model=True)
@@ -88,7 +89,8 @@ class TaskVectorSum(Kernel):
         self._normalize = bool(job.parameters["normalize"])
         self._lambda = float(job.parameters["lambda"])
         self._elect = job.parameters.get("elect", "sum")
-        self._average = job.parameters.get("average", "weight")
+        by_count = job.parameters.get("average", "weight") == "count"
+        self._shares = [1.0] * len(keepers) if by_count else self._weights
         self._keeping_passes = max(keeper.passes for keeper in keepers)
         self.passes = self._keeping_passes + any(rescale.needs_pass for rescale in self._rescales)
 
@@ -127,16 +129,24 @@ class TaskVectorSum(Kernel):
         return total
 
     def _sum_agreeing(self, weighted: list[torch.Tensor]) -> torch.Tensor:
-        votes = weighted if self._elect == "sum" else [values.sign() for values in weighted]
-        positive = add_up(votes) >= 0
-        total = torch.zeros_like(weighted[0])
-        divisor = torch.zeros_like(weighted[0])
-        for values, weight in zip(weighted, self._weights, strict=True):
-            agree = torch.where(positive, values > 0, values < 0)
-            total += values * agree
-            if self._normalize:
-                divisor += agree.to(divisor.dtype) * (weight if self._average == "weight" else 1.0)
+        parts = Parts(weighted) if len(weighted) > FEW else None
+        if self._elect == "count":
+            positive = add_up([values.sign() for values in weighted]) >= 0
+        else:
+            positive = parts.are_positive() if parts else add_up(weighted) >= 0
+        agreeing = [torch.where(positive, values > 0, values < 0) for values in weighted]
+        total = parts.sum_where(agreeing) if parts else _sum_where(weighted, agreeing)
         if self._normalize:
+            divisor = torch.zeros_like(total)
+            for place in order_of(self._shares):
+                divisor += agreeing[place].to(divisor.dtype) * self._shares[place]
             divisor[divisor.abs() < TINY_SUM] = 1.0
             total /= divisor
         return total
+
+
+def _sum_where(terms: list[torch.Tensor], chosen: list[torch.Tensor]) -> torch.Tensor:
+    total = torch.zeros_like(terms[0])
+    for term, where in zip(terms, chosen, strict=True):
+        total += term * where
+    return total

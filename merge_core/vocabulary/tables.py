@@ -32,7 +32,7 @@ def vocabulary_tables(checkpoint: Checkpoint) -> Tables | None:
     tensor agrees with the config.
     """
     kinds = kinds_of(checkpoint.tensors)
-    indexed = {kind for kind in set(kinds) if _indexed_by_token(kind)}
+    indexed = {kind for kind in set(kinds) if is_indexed_by_token(kind)}
     heights = {
         name: entry.shape[0]
         for kind, (name, entry) in zip(kinds, checkpoint.tensors.items(), strict=True)
@@ -64,7 +64,8 @@ def vocab_size_of(config: Mapping[str, Any]) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _indexed_by_token(name: str) -> bool:
+def is_indexed_by_token(name: str) -> bool:
+    """Whether a tensor of this name has a row for each token: an embedding, a head, its bias."""
     if _POSITIONS.search(name):
         return False
     if group_of(name) in ("embeddings", "head"):

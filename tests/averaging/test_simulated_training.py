@@ -99,19 +99,12 @@ def merges(stack: RunningStack, name: str) -> list[dict[str, str]]:
     """Tags of every merge that was recorded for a configuration; those of removed versions too."""
     experiment = stack.mlflow("/experiments/get-by-name", experiment_name="mergeflow")
     identifier = experiment["experiment"]["experiment_id"]
-    import urllib.request
-
     body = {
         "experiment_ids": [identifier],
         "filter": f"tags.`mergeflow.kind` = 'merge' and tags.`mergeflow.pipeline` = '{name}'",
         "max_results": 200,
     }
-    address = f"http://127.0.0.1:{stack.mlflow_port}/api/2.0/mlflow/runs/search"
-    request = urllib.request.Request(
-        address, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        runs = json.load(answer).get("runs", [])
+    runs = stack.mlflow("/runs/search", body).get("runs", [])
     return [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
 
 

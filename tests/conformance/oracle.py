@@ -49,6 +49,15 @@ def match_l1(before: Array, after: Array) -> Array:
     return after * (b / a) if b >= 1e-7 and a >= 1e-7 else after
 
 
+def elected_signs(votes: Array) -> Array:
+    """The sign of the sum over the first axis, + where it is 0; for more than two votes, whose sum
+    their order may not change, also where it is rounding."""
+    total = votes.sum(axis=0)
+    if len(votes) > 2:
+        total = np.where(np.abs(total) <= 2.0**-46 * np.abs(votes).max(axis=0), 0.0, total)
+    return np.where(total >= 0, 1.0, -1.0)
+
+
 def add_task_vectors(
     base: Array,
     deltas: Sequence[Array],
@@ -61,7 +70,7 @@ def add_task_vectors(
     weighted = np.stack([w * d for w, d in zip(weights, deltas, strict=True)])
     columns = np.asarray(weights, dtype=np.float64).reshape(-1, *([1] * base.ndim))
     if consensus:
-        elected = np.where(weighted.sum(axis=0) >= 0, 1.0, -1.0)
+        elected = elected_signs(weighted)
         agree = (np.sign(weighted) == elected).astype(np.float64)
         mixed = (weighted * agree).sum(axis=0)
         divisor = (columns * agree).sum(axis=0)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tests.conformance.oracle import Array
+from tests.conformance.oracle import Array, elected_signs
 
 
 def _largest_first(values: Array) -> np.ndarray:
@@ -84,7 +84,7 @@ def sce(base: Array, models: Sequence[Array], topk: float = 1.0) -> Array:
     uniform = np.full(len(models), 1 / len(models))
     share = energy / energy.sum() if energy.sum() >= 1e-6 else uniform
     share = share.reshape(-1, *([1] * base.ndim))
-    elected = np.where(deltas.sum(axis=0) >= 0, 1.0, -1.0)
+    elected = elected_signs(deltas)
     agree = np.sign(deltas) == elected
     divisor = np.maximum((share * agree).sum(axis=0), 1e-6)
     return base + (deltas * share * agree).sum(axis=0) / divisor
@@ -119,7 +119,7 @@ def magmax(base: Array, models: Sequence[Array], scale: float = 0.5) -> Array:
 
 def emr(base: Array, models: Sequence[Array], scale: float = 1.0) -> Array:
     deltas = np.stack([model - base for model in models])
-    sign = np.where(deltas.sum(axis=0) >= 0, 1.0, -1.0)
+    sign = elected_signs(deltas)
     sizes = np.where(np.sign(deltas) == sign, np.abs(deltas), 0.0)
     return base + scale * sign * sizes.max(axis=0)
 

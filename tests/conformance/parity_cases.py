@@ -51,7 +51,7 @@ def write_parity_checkpoints(root: Path) -> str:
                 digest.update(tensor.view(torch.uint8).numpy().tobytes())
             (root / name).mkdir(parents=True)
             save_file(tensors, root / name / "model.safetensors", metadata={"format": "pt"})
-            config = _config(layers, str(dtype).removeprefix("torch."))
+            config = llama_config(layers, str(dtype).removeprefix("torch."))
             (root / name / "config.json").write_text(json.dumps(config))
     return digest.hexdigest()
 
@@ -94,7 +94,8 @@ def _bell(seed: int, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.floa
     return draws.sum(axis=0) / float(1 << 30) - 6.0
 
 
-def _config(layers: int, dtype: str) -> dict[str, object]:
+def llama_config(layers: int, dtype: str) -> dict[str, object]:
+    """config.json of the checkpoints."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

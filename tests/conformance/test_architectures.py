@@ -196,12 +196,27 @@ def test_slices_of_a_model_of_several_stacks_must_say_which(
     assert "modules" in str(caught.value)
 
 
-def test_a_tied_head_that_only_one_model_saved_is_refused_with_the_reason(
+def test_a_tied_head_that_only_the_first_model_saved_stays_what_it_is(
     family: Callable[[str], Family], tmp_path: Path, home: Home
 ) -> None:
     sources = dict(family("gpt2"))
     tensors = load_file(sources["one"].directory / "model.safetensors")
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    sources["one"] = _rewritten(sources["one"], tensors, tmp_path / "one")
+    _merge(RECIPES["linear"], sources, tmp_path / "out", home)
+    _merge(RECIPES["linear"], family("gpt2"), tmp_path / "without", home)
+    merged, without = (load_file(tmp_path / o / "model.safetensors") for o in ("out", "without"))
+    assert torch.equal(merged.pop("lm_head.weight"), merged["transformer.wte.weight"])
+    assert merged.keys() == without.keys()
+    assert all(torch.equal(merged[name], without[name]) for name in without)
+
+
+def test_a_head_of_its_own_that_only_one_model_has_is_refused_with_the_reason(
+    family: Callable[[str], Family], tmp_path: Path, home: Home
+) -> None:
+    sources = dict(family("gpt2"))
+    tensors = load_file(sources["one"].directory / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"] * 1.01
     sources["one"] = _rewritten(sources["one"], tensors, tmp_path / "one")
     with pytest.raises(CompatibilityError, match=r"lm_head\.weight") as caught:
         _merge(RECIPES["linear"], sources, tmp_path / "out", home)

@@ -26,7 +26,7 @@ from tests.conformance.nasty import (
     every_tensor,
     merge_nasty,
 )
-from tests.conformance.oracle import Array
+from tests.conformance.oracle import Array, elected_signs
 from tests.conformance.test_arcee_pcb import NASTY_CASES as COMPETITION_CASES
 from tests.conformance.test_methods_against_oracle import CASES as FIRST_CASES
 from tests.conformance.test_spectral_against_oracle import NASTY_CASES as SPECTRAL_CASES
@@ -182,7 +182,7 @@ def cancelled_ties(m: Models) -> Array:
     """Where all three agree their weights add up to 0, and the sum stays undivided."""
     weights = [0.1, 0.2, -0.3]
     weighted = [w * (x - m["base"]) for w, x in zip(weights, experts(m), strict=True)]
-    elected = np.where(np.sum(weighted, axis=0) >= 0, 1.0, -1.0)
+    elected = elected_signs(np.stack(weighted))
     agree = [np.sign(values) == elected for values in weighted]
     divisor = np.sum([w * a for w, a in zip(weights, agree, strict=True)], axis=0)
     divisor = np.where(np.abs(divisor) < 1e-8, 1.0, divisor)

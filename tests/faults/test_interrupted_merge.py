@@ -16,6 +16,7 @@ from merge_core.execution import execute
 from merge_core.home import Home
 from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.plan import make_plan
+from merge_core.read_only import make_removable
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensor_work import Part, Work
@@ -35,6 +36,7 @@ from merge_core.digests import DigestMemo
 from merge_core.execution import execute
 from merge_core.home import Home
 from merge_core.plan import make_plan
+from merge_core.read_only import make_removable
 from merge_core.recipe import parse_recipe
 from merge_core.sources import describe_source
 import tests.faults.test_interrupted_merge as here
@@ -159,6 +161,7 @@ def test_missing_or_changed_bytes_of_a_published_merge_are_rebuilt(
     home = Home(tmp_path / "home")
     first = execute(plan, zoo, home=home)
     weights = Path(first.path) / "model.safetensors"
+    make_removable(weights.parent)
     weights.chmod(0o644)
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -167,6 +170,7 @@ def test_missing_or_changed_bytes_of_a_published_merge_are_rebuilt(
     again = execute(plan, zoo, home=home)
     assert again.object_id == first.object_id
     assert verify_manifest(again, DigestMemo(None)) == []
+    make_removable(weights.parent)
     weights.unlink()
     assert verify_manifest(again, DigestMemo(None)) == ["model.safetensors is missing"]
     assert verify_manifest(execute(plan, zoo, home=home), DigestMemo(None)) == []

@@ -12,7 +12,8 @@ from huggingface_hub import constants
 from merge_core.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.sources import open_source
-from tasks.locate import changed_files, fetch, fetch_adapters, fetch_all, locate, location_key
+from merge_core.vouching import departures
+from tasks.locate import fetch, fetch_adapters, fetch_all, locate, location_key
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub
@@ -46,7 +47,7 @@ def test_both_are_downloaded_and_known_by_content(hub: Hub, home: Home) -> None:
     assert len(open_source(source).tensors) == 1
     local = "+".join(str(hub.repositories[name]) for name in ("org/base", "org/lora"))
     assert source.digest == fetch_all([local], home)[local].digest
-    assert changed_files(source, DigestMemo(None)) == []
+    assert departures(source, DigestMemo(None)) == []
 
 
 def test_an_adapter_from_the_hub_goes_on_a_base_on_this_disk(hub: Hub, home: Home) -> None:

@@ -21,6 +21,7 @@ from merge_core.sources import describe_source
 from tasks.document_values import WORST_BITS
 from tasks.evaluate import evaluate_checkpoint, evaluation_key
 from tasks.lm_eval_process import Problem, load_tasks
+from tasks.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.suite import Suite, load_suite
 from tests.support.processes import is_alive, wait_until
@@ -224,8 +225,9 @@ def test_the_report_names_what_was_measured_with_what(report, base, suite):
 
 def test_progress_counts_documents_up_to_all_of_them(report, events):
     assert report
-    assert {(event.total, event.unit) for event in events} == {(2 * len(TEXTS), "documents")}
-    done = [event.done for event in events]
+    counted = [event for event in events if not event.stage.startswith("check ")]
+    assert {(event.total, event.unit) for event in counted} == {(2 * len(TEXTS), "documents")}
+    done = [event.done for event in counted]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 2 * len(TEXTS))
 
@@ -243,6 +245,10 @@ def test_a_collapsed_model_gets_its_own_scores_the_worst_finite_ones(
         assert broken.score(task).doc_ids == report.score(task).doc_ids
     assert broken.score("bits").score == WORST_BITS
     assert broken.score("quiz").score == 0.0
+    assert [score.non_finite for score in broken.scores] == [len(TEXTS), len(TEXTS)]
+    assert [score.non_finite for score in report.scores] == [0, 0]
+    assert "scores that are not finite numbers" in odd_answers(broken)[0]
+    assert odd_answers(report) == ()
     json.loads(broken.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
 
 
@@ -281,6 +287,47 @@ def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     assert bits.score == pytest.approx(2 ** (sum(bits.values) / sum(bits.weights)))
     assert [name.partition(":")[0] for name in both.doc_ids] == ["long"] * 3 + ["short"] * 3
     assert (echo.values, echo.score) == ((0.0,) * 3, 0.0)
+    assert [score.truncated for score in report.scores] == [0, 3, 0]
+    assert echo.cut_off == 3, "a random model does not come to an end within four tokens"
+
+
+def test_empty_and_cut_off_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
+    """A model that always says one token: a full stop, a blank, the end of text, or a word."""
+
+    def saying(text: str) -> SourceCheckpoint:
+        (token,) = tokenizer.encode(text)
+
+        def edit(model) -> None:
+            for weights in model.model.layers.parameters():
+                weights.zero_()
+            model.model.embed_tokens.weight.fill_(1.0)
+            model.lm_head.weight.zero_()
+            model.lm_head.weight[token] = 1.0
+
+        return make_checkpoint(token, edit)
+
+    directory = tmp_path / "suite"
+    write_suite(directory)
+    (directory / "tasks" / "echo.yaml").write_text(
+        "task: echo\ndataset_path: json\ndataset_kwargs: {data_files: data/questions.jsonl}\n"
+        "test_split: train\noutput_type: generate_until\ndoc_to_text: '{{prompt}}'\n"
+        "doc_to_target: 'never said'\ngeneration_kwargs: {until: ['.'], max_gen_toks: 5}\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    file = yaml.safe_load((directory / "suite.yaml").read_text())
+    file["tasks"] = [{"task": "echo", "metric": "exact_match"}]
+    file["settings"] = {"batch_size": 4, "num_fewshot": 0, "limit": 6}
+    (directory / "suite.yaml").write_text(yaml.safe_dump(file))
+    suite = load_suite(directory)
+
+    def counts(text: str) -> tuple[int | None, int | None]:
+        made = evaluate_checkpoint(saying(text), suite, device="cpu", scratch=tmp_path / "scratch")
+        return made.score("echo").empty, made.score("echo").cut_off
+
+    assert counts(".") == (6, 0), "cut at the stop, nothing is left"
+    assert counts("<s>") == (6, 0)
+    assert counts(" ") == (6, 6)
+    assert counts("a") == (0, 6)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,12 @@ from flows.early_checks import check_registry
 from flows.merge import merge_pipeline
 from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
+from merge_core.digests import DigestMemo, fingerprint
 from merge_core.errors import CompatibilityError
 from merge_core.home import Home
 from tasks.records import MergeOutcome
 from tasks.registry_client import default_tracking_uri, open_registry
+from tests.support.edited_objects import flip, loosen, pointer, reseal, sha256
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
 ALL_CACHED = {"preflight headers", "register zoo"}
@@ -139,6 +141,13 @@ def test_a_good_merge_is_promoted_registered_and_served(
     assert list(promoted.scores) == ["base", "code-expert", "prose-expert", "merged"]
 
 
+def test_all_that_a_run_keeps_is_its_users_alone(bench: Bench, promoted: MergeOutcome) -> None:
+    """The results of steps, MLflow's database and artifacts, the store, plots, the memo."""
+    kept = [bench.home.path, *bench.home.path.rglob("*")]
+    assert {"cache", "mlflow", "store"} <= {path.name for path in kept}
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
+
+
 def test_the_run_ends_in_a_named_state_with_reports_on_its_page(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
@@ -201,11 +210,69 @@ def test_a_flipped_bit_in_the_merged_weights_is_found_and_mended(
     bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
     weights = Path(promoted.merged.path, "model.safetensors")
-    sound = weights.read_bytes()
-    weights.chmod(0o644)
-    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    loosen(weights.parent)
+    sound = flip(weights)
     bench.outcome(bench.pipeline())
     assert steps.ran - ALL_CACHED == {"merge task_arithmetic"}
+    assert weights.read_bytes() == sound
+
+
+def test_an_object_that_was_edited_with_its_sums_name_and_pointer_is_merged_again(
+    bench: Bench,
+    promoted: MergeOutcome,
+    steps: RecordedSteps,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    place = Path(promoted.merged.path)
+    loosen(place)
+    sound = flip(place / "model.safetensors")
+    forged = reseal(place)
+    place.rename(place.with_name(forged))
+    pointer(bench.home, promoted.merged.plan_digest).write_text(f"{forged}\n")
+
+    again = bench.outcome(bench.pipeline())
+
+    assert again == promoted
+    assert steps.ran - ALL_CACHED == {"merge task_arithmetic"}
+    assert (place / "model.safetensors").read_bytes() == sound
+    assert f"the merged checkpoint {place.name} in the store is not what this recipe gives" in (
+        caplog.text
+    )
+    assert forged in caplog.text
+    remove_readonly(place.with_name(forged))
+
+
+def test_a_swapped_pointer_is_noticed_although_the_step_is_in_the_cache(
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps, caplog: pytest.LogCaptureFixture
+) -> None:
+    merged = promoted.merged
+    pointer(bench.home, merged.plan_digest).write_text(f"{'f' * 64}\n")
+
+    assert bench.outcome(bench.pipeline()) == promoted
+
+    assert steps.ran - ALL_CACHED == {"merge task_arithmetic"}
+    assert pointer(bench.home, merged.plan_digest).read_text() == f"{merged.object_id}\n"
+    assert f"the pointer of its plan leads to {'f' * 64}" in caplog.text
+
+
+def test_weights_that_a_planted_digest_vouches_for_are_not_promoted_and_then_merged_again(
+    bench: Bench, promoted: MergeOutcome
+) -> None:
+    bench.outcome(bench.pipeline(weight=12.0))  # falls back, so that there is something to promote
+    assert champion_digest(bench.home) == promoted.base.digest
+    weights = Path(promoted.merged.path, "model.safetensors")
+    loosen(weights.parent)
+    known, sound = sha256(weights), flip(weights)
+    DigestMemo(bench.home.digest_memo).remember(weights, known, fingerprint(weights))
+
+    state = bench.run(bench.pipeline())
+
+    assert state.is_failed()
+    assert "model.safetensors has changed" in str(state.message)
+    assert "run the same command again" in str(state.message)
+    assert champion_digest(bench.home) == promoted.base.digest
+    assert bench.outcome(bench.pipeline()).state == "Promoted"
+    assert champion_digest(bench.home) == promoted.merged.digest
     assert weights.read_bytes() == sound
 
 
@@ -312,5 +379,5 @@ def test_the_champion_is_a_checkpoint_for_other_commands(
 
 def remove_readonly(directory: Path) -> None:
     """Remove a published checkpoint, which is read-only."""
-    directory.chmod(0o755)
+    loosen(directory)
     shutil.rmtree(directory)

@@ -15,8 +15,9 @@ from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, CompatibilityError, OutputError
 from merge_core.home import Home
 from merge_core.progress import ProgressEvent
+from merge_core.vouching import departures
 from tasks.hub import HubUnreachableError
-from tasks.locate import changed_files, fetch, fetch_all, locate, locate_all, location_key
+from tasks.locate import fetch, fetch_all, locate, locate_all, location_key
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub
 
@@ -63,7 +64,7 @@ def test_a_repository_is_downloaded_and_known_by_content(hub: Hub, home: Home) -
     assert not (source.directory / "notes.pdf").exists()
     local = fetch_all([str(hub.repositories["org/base"])], home)
     assert source.digest == next(iter(local.values())).digest
-    assert changed_files(source, DigestMemo(None)) == []
+    assert departures(source, DigestMemo(None)) == []
     assert events[-1].done == events[-1].total
 
 
@@ -81,7 +82,7 @@ def test_settings_of_modules_and_code_are_downloaded_and_other_models_below_are_
     assert {"modules.json", "1_Pooling/config.json", "modeling_own.py"} < got
     assert not any(name.startswith("onnx") for name in got)
     assert {"modules.json", "1_Pooling/config.json"} < {file.name for file in source.files}
-    assert changed_files(source, DigestMemo(None)) == []
+    assert departures(source, DigestMemo(None)) == []
 
 
 def test_what_is_already_here_is_not_downloaded_again(hub: Hub, home: Home) -> None:

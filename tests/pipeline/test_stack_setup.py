@@ -31,6 +31,7 @@ from flows.stack_setup import (
     create_automations,
     create_work_pool,
 )
+from flows.starting_directory import VARIABLE
 from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
@@ -77,8 +78,9 @@ def test_what_the_user_made_of_a_schedule_survives_the_next_set_up(
     assert switches(client) == {"nightly": True, "every-six-hours": False}
     again = client.read_deployment_by_name(SCHEDULED)
     assert again.id == deployment.id
-    assert again.pull_steps is not None
-    assert str(tmp_path / "elsewhere") in str(again.pull_steps)
+    assert again.pull_steps == []
+    assert again.job_variables is not None
+    assert again.job_variables["env"][VARIABLE] == str(tmp_path / "elsewhere")
 
 
 def test_a_mistyped_schedule_is_told_with_the_right_name(

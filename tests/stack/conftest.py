@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from examples.model_zoo import Zoo
-from tests.support.browser import CHROMIUM, SECONDS, VIEW
+from tests.support.browser import SECONDS, VIEW, chromium, links
 from tests.support.stack import RunningStack, lay_out
 
 if TYPE_CHECKING:
@@ -35,21 +35,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Zoo) -> Iterator[R
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    """A page of a headless browser that talks to nobody but the servers."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    quiet = ("quic", "gpu", "background-networking", "component-update", "sync", "extensions")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet)],
-        )
+def page(stack: RunningStack) -> Iterator[Page]:
+    """A page of a headless browser that has signed in at both servers, and talks to nobody else."""
+    with chromium() as browser:
         page = browser.new_page(viewport=VIEW)
         page.set_default_timeout(SECONDS)
+        for link in links(stack).values():
+            page.goto(link)
+            page.wait_for_function("() => location.pathname !== '/sign-in'")
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_prefects_own_deploy_command_makes_the_same_deployments(stack: RunningSt
     file = DIRECTORY / "prefect.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", file, "--all"],
-        env={**stack.environment, "PREFECT_API_URL": address},
+        env={**stack.environment, **stack.logged_in, "PREFECT_API_URL": address},
         cwd=stack.directory,
         capture_output=True,
         text=True,
@@ -162,6 +162,7 @@ def deployments(stack: RunningStack) -> dict[str, Any]:
             "limit": each["global_concurrency_limit"]["limit"],
             "strategy": each["concurrency_options"]["collision_strategy"],
             "schema": each["parameter_openapi_schema"],
+            "start": each["job_variables"]["env"]["MERGEFLOW_DIRECTORY"],
         }
     return found
 

@@ -68,6 +68,11 @@ def test_a_merge_from_the_form_is_promoted_and_registered(
     merge_from_the_form(stack, tiny_zoo)
 
 
+def test_all_that_servers_worker_and_run_keep_is_their_users_alone(stack: RunningStack) -> None:
+    kept = [stack.home, *stack.home.rglob("*")]
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
+
+
 WEBHOOK = """
 import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -110,7 +115,7 @@ def test_a_notification_block_of_the_user_can_be_made(
     address = f"http://127.0.0.1:{stack.prefect_port}/api"
     made = subprocess.run(
         [sys.executable, "-c", WEBHOOK, notifications[0]],
-        env={**stack.environment, "PREFECT_API_URL": address},
+        env={**stack.environment, **stack.logged_in, "PREFECT_API_URL": address},
         capture_output=True,
         text=True,
         check=False,
@@ -206,7 +211,7 @@ def test_a_server_that_dies_is_started_again(stack: RunningStack) -> None:
     (server,) = [
         each
         for each in stack.processes()
-        if {"mlflow", "server"} <= set(each.cmdline()) and each.ppid() == stack.process.pid
+        if "flows.mlflow_server" in each.cmdline() and each.ppid() == stack.process.pid
     ]
     for process in [*server.children(recursive=True), server]:
         process.kill()

@@ -48,7 +48,7 @@ def test_the_same_merge_is_found_and_the_champion_can_be_loaded(
     address = f"http://127.0.0.1:{stack.mlflow_port}"
     loaded = subprocess.run(
         [sys.executable, "-c", LOAD, address],
-        env=stack.environment,
+        env=stack.environment | stack.logged_in,
         capture_output=True,
         text=True,
         check=False,

@@ -34,6 +34,7 @@ FILE = DIRECTORY / "compose.yaml"
 PROGRAMS = Path(sys.executable).parent
 SERVERS = ("prefect", "prefect-services", "mlflow")
 WORKERS = ("worker-1", "worker-2")
+SERVERS_PASSWORD = "password-of-both-servers"
 
 
 def test_it_fits_the_schema_of_compose() -> None:
@@ -49,7 +50,8 @@ def test_compose_itself_reads_it(tmp_path: Path) -> None:
     compose = _compose()
     if compose is None:
         pytest.skip("neither `docker compose` nor docker-compose")
-    (tmp_path / "env").write_text("POSTGRES_PASSWORD=a\nREDIS_PASSWORD=b\nMODELS=/models\n")
+    filled = "POSTGRES_PASSWORD=a\nREDIS_PASSWORD=b\nMERGEFLOW_PASSWORD=c\nMODELS=/models\n"
+    (tmp_path / "env").write_text(filled)
     read = [*compose, "--env-file", tmp_path / "env", "-f", FILE, "config"]
     done = subprocess.run(read, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -76,19 +78,25 @@ def composed(
     servers.create_database("compose_mlflow")
     directory = tmp_path_factory.mktemp("composed")
     lay_out(directory, tiny_zoo)
-    stack = RunningStack(home=directory / "data", directory=directory)
+    stack = RunningStack(
+        home=directory / "data",
+        directory=directory,
+        variables={"PREFECT_API_AUTH_STRING": f"mergeflow:{SERVERS_PASSWORD}"},
+    )
     stack.home.mkdir()
     password = quote(PASSWORD, safe="")
     names = {
         "${POSTGRES_PASSWORD:?set it in deployments/.env}": password,
         "${REDIS_PASSWORD:?set it in deployments/.env}": password,
+        "${MERGEFLOW_PASSWORD:?set it in deployments/.env}": SERVERS_PASSWORD,
         "@postgres:5432/": f"@127.0.0.1:{servers.postgresql_port}/compose_",
         "@redis:6379/0": f"@127.0.0.1:{servers.redis_port}/1",
         "http://prefect:4200": f"http://127.0.0.1:{stack.prefect_port}",
         "http://mlflow:5000": f"http://127.0.0.1:{stack.mlflow_port}",
         "127.0.0.1:4200": f"127.0.0.1:{stack.prefect_port}",
         "127.0.0.1:5000": f"127.0.0.1:{stack.mlflow_port}",
-        "0.0.0.0": "127.0.0.1",
+        "0.0.0.0:4200": f"127.0.0.1:{stack.prefect_port}",
+        "0.0.0.0:5000": f"127.0.0.1:{stack.mlflow_port}",
         "/data": str(stack.home),
         "/models": str(directory),
     }
@@ -151,15 +159,13 @@ def _started(name: str, service: dict[str, Any], stack: RunningStack) -> Iterato
 
 
 def _environment(service: dict[str, Any], stack: RunningStack) -> dict[str, str]:
-    """What the image and the service set, and the ports, which in containers are the usual ones."""
+    """What the image and the service set."""
     image = (DIRECTORY / "Dockerfile").read_text()
     home = re.findall(r"(\w+)=/data(\S*)", image)
     return {
         **stack.environment,
         **{name: f"{stack.home}{below}" for name, below in home},
         **service.get("environment", {}),
-        "PREFECT_SERVER_API_PORT": str(stack.prefect_port),
-        "MLFLOW_PORT": str(stack.mlflow_port),
         "PATH": f"{PROGRAMS}:{stack.environment['PATH']}",
     }
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import redis
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from examples.model_zoo import Zoo
 from flows.work_pool import WorkPool
@@ -104,7 +104,8 @@ def test_its_events_went_through_redis(servers: Servers) -> None:
 @pytest.fixture
 def at_the_stack(stack: RunningStack) -> Iterator[None]:
     """Prefect's client of this process on the stack's server."""
-    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{stack.prefect_port}/api"}):
+    address = f"http://127.0.0.1:{stack.prefect_port}/api"
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: stack.login}):
         yield
 
 
@@ -212,7 +213,7 @@ def test_a_server_can_be_set_up_again_by_the_command_that_containers_use(
     before = stack.prefect("/automations/filter", {})
     done = subprocess.run(
         [sys.executable, "-m", "flows.stack_setup"],
-        env={**stack.environment, **api},
+        env={**stack.environment, **stack.logged_in, **api},
         cwd=stack.directory,
         capture_output=True,
         text=True,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.support.stack import RunningStack
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ViewportSize
+    from playwright.sync_api import Browser, ViewportSize
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -16,6 +20,26 @@ CHROMIUM = next(
 SECONDS = 60_000
 """How long a page may take to show something, in milliseconds."""
 VIEW: ViewportSize = {"width": 1280, "height": 1000}
+
+
+@contextlib.contextmanager
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """A headless browser; the test is skipped, with the reason, where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    quiet = ("quic", "gpu", "background-networking", "component-update", "sync", "extensions")
+    switches = ["--no-sandbox", "--no-first-run", *(f"--disable-{each}" for each in quiet)]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*switches, *arguments])
+        yield browser
+        browser.close()
+
+
+def links(stack: RunningStack) -> dict[str, str]:
+    """The links that sign in, by the server's name."""
+    lines = (stack.home / "stack" / "links").read_text().splitlines()
+    return dict(line.split() for line in lines)
 
 
 def newest_run(stack: RunningStack, flow: str = "merge") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -60,6 +61,22 @@ class RunningStack:
         return {**kept, **self.variables, "MERGEFLOW_HOME": str(self.home)}
 
     @property
+    def login(self) -> str:
+        """`NAME:PASSWORD` of its servers."""
+        own = self.variables.get("PREFECT_API_AUTH_STRING")
+        return own or (self.home / "password").read_text().strip()
+
+    @property
+    def logged_in(self) -> dict[str, str]:
+        """What `mergeflow env` sets beside the addresses."""
+        name, _, password = self.login.partition(":")
+        return {
+            "PREFECT_API_AUTH_STRING": self.login,
+            "MLFLOW_TRACKING_USERNAME": name,
+            "MLFLOW_TRACKING_PASSWORD": password,
+        }
+
+    @property
     def output(self) -> str:
         """What `up` has printed so far."""
         return (self.directory / "up.log").read_text()
@@ -101,12 +118,16 @@ class RunningStack:
 
     def prefect(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Prefect's API; what it answers."""
-        return _ask(f"http://127.0.0.1:{self.prefect_port}/api{path}", body, method)
+        return self._ask(f"http://127.0.0.1:{self.prefect_port}/api{path}", body, method)
 
-    def mlflow(self, path: str, **query: str) -> Any:
+    def mlflow(self, path: str, body: Any = None, **query: str) -> Any:
         """MLflow's API; what it answers."""
         address = f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow{path}"
-        return _ask(f"{address}?{urllib.parse.urlencode(query)}")
+        return self._ask(f"{address}?{urllib.parse.urlencode(query)}", body)
+
+    def _ask(self, address: str, body: Any = None, method: str | None = None) -> Any:
+        token = base64.b64encode(self.login.encode()).decode()
+        return _ask(address, {"Authorization": f"Basic {token}"}, body, method)
 
     def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Start a run of a deployment as the UI does; its id."""
@@ -200,10 +221,10 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _ask(address: str, body: Any = None, method: str | None = None) -> Any:
+def _ask(address: str, headers: dict[str, str], body: Any, method: str | None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
-        address, data=data, headers={"Content-Type": "application/json"}, method=method
+        address, data, {**headers, "Content-Type": "application/json"}, method=method
     )
     for attempt in range(3):
         try:

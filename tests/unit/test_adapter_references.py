@@ -10,9 +10,9 @@ from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.home import Home
 from merge_core.sources import open_source
+from merge_core.vouching import departures
 from tasks.evaluate import evaluate_checkpoint
 from tasks.locate import (
-    changed_files,
     fetch,
     fetch_adapters,
     fetch_all,
@@ -97,7 +97,7 @@ def test_fetching_gives_a_source_that_knows_both(place: Path, home: Home) -> Non
         "adapter_model.safetensors",
     ]
     assert source.digest != base.digest
-    assert changed_files(source, DigestMemo(None)) == []
+    assert departures(source, DigestMemo(None)) == []
 
 
 def test_a_changed_adapter_is_noticed(place: Path, home: Home) -> None:
@@ -105,7 +105,7 @@ def test_a_changed_adapter_is_noticed(place: Path, home: Home) -> None:
     key, source = location_key(location), fetch(location, DigestMemo(None))
     config = place / "lora" / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": 2', '"lora_alpha": 4'))
-    assert changed_files(source, DigestMemo(None)) == ["adapter_config.json"]
+    assert departures(source, DigestMemo(None)) == ["adapter_config.json has changed"]
     assert location_key(location) != key
     assert fetch(location, DigestMemo(None)).digest != source.digest
 

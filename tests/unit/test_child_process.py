@@ -10,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.child_process import run_child
@@ -32,6 +33,21 @@ if job["do"] == "hang":
     time.sleep(600)
 if job["do"] == "exit and leave a child":
     send({"child": subprocess.Popen(["sleep", "600"]).pid})
+if job["do"].startswith("daemon"):
+    # Twice forked, with a session of its own and no way back: what a careless task does.
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.environ.clear()
+            os.write(writing, str(os.getpid()).encode())
+            os.closerange(0, 3)
+            os.execv("/bin/sleep", ["sleep", "600"])
+        os._exit(0)
+    send({"child": int(os.read(reading, 20))})
+    time.sleep(600 if job["do"] == "daemon and hang" else 0)
+    if job["do"] == "daemon and crash":
+        os.kill(os.getpid(), 11)
 sys.exit(job.get("code", 0))
 """
 
@@ -83,6 +99,27 @@ def test_what_a_child_leaves_behind_is_killed_when_it_exits(run):
     assert wait_until(lambda: not is_alive(messages["child"]), 10)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sub-reapers are Linux's")
+@pytest.mark.parametrize(("do", "code"), [("daemon", 0), ("daemon and crash", -signal.SIGSEGV)])
+def test_a_daemon_that_left_the_childs_session_does_not_outlive_it(run, do, code):
+    end, messages, _ = run({"do": do})
+    assert end.code == code
+    assert not is_alive(messages["child"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sub-reapers are Linux's")
+def test_a_daemon_is_ended_with_a_child_that_is_too_slow(run):
+    end, messages, _ = run({"do": "daemon and hang"}, timeout=2)
+    assert end.timed_out
+    assert not is_alive(messages["child"])
+
+
+def test_the_keeper_is_gone_with_the_child(run):
+    before = {process.pid for process in psutil.Process().children()}
+    run({"do": "nothing"})
+    assert {process.pid for process in psutil.Process().children()} <= before
+
+
 def test_a_listener_that_raises_ends_the_child(run):
     seen = {}
 
@@ -102,21 +139,27 @@ def test_a_child_dies_with_a_parent_that_is_killed(run, tmp_path):
     from pathlib import Path
     from tasks.child_process import run_child
     environment = dict(os.environ, PYTHONPATH={str(tmp_path)!r})
+    pids = []
     def note(message):
-        if "pid" in message:
-            Path({str(tmp_path)!r}, "part").write_text(str(message["pid"]))
+        pids.extend(str(message[key]) for key in ("pid", "child") if key in message)
+        if "child" in message:
+            Path({str(tmp_path)!r}, "part").write_text(" ".join(pids))
             Path({str(tmp_path)!r}, "part").rename(Path({str(tmp_path)!r}, "pid"))
-    run_child("mergeflow_test_child", {{"do": "hang"}}, log=Path({str(tmp_path)!r}, "log"),
+    job = {{"do": "daemon and hang"}}
+    run_child("mergeflow_test_child", job, log=Path({str(tmp_path)!r}, "log"),
               timeout=60, environment=environment, on_message=note)
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT)
     try:
         assert wait_until((tmp_path / "pid").exists, 30)
-        child = int((tmp_path / "pid").read_text())
+        child, daemon = map(int, (tmp_path / "pid").read_text().split())
         assert is_alive(child)
+        assert is_alive(daemon)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         assert wait_until(lambda: not is_alive(child), 10)
+        if sys.platform == "linux":
+            assert wait_until(lambda: not is_alive(daemon), 10)
     finally:
         parent.kill()
         parent.wait()

@@ -16,6 +16,7 @@ from merge_core.errors import CheckpointError
 from merge_core.home import Home
 from merge_core.manifest import read_manifest, verify_manifest
 from merge_core.merge import merge
+from merge_core.read_only import make_removable
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint, TakenOver
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
@@ -128,6 +129,7 @@ def test_a_changed_or_missing_file_in_a_directory_below_is_noticed(donor: Path, 
     assert verify_manifest(manifest, memo) == []
     path = Path(manifest.path) / "1_Pooling" / "config.json"
     assert path.stat().st_mode & 0o222 == 0
+    make_removable(Path(manifest.path))
     path.chmod(0o644)
     path.write_text("{}")
     assert verify_manifest(manifest, memo) == ["1_Pooling/config.json has changed"]

@@ -92,7 +92,8 @@ def test_a_model_of_another_training_run_is_an_error_that_names_its_declared_bas
     assert finding.message.startswith("it is not a fine-tune of base: the cosine of its weights")
     assert finding.mend == (
         "name the checkpoint it was fine-tuned from as base_model (its model card names"
-        " org/other-base), or leave it out"
+        " org/other-base), or leave it out; if you know better, say `allow_unrelated: true` in"
+        " the recipe"
     )
     assert report.rows[1].verdict == "unrelated to the base"
     assert abs(report.rows[1].median_cosine or 0) < 0.1
@@ -104,7 +105,10 @@ def test_without_a_base_models_of_different_runs_are_an_error(
     report = verify(None, [base, write_llama(tmp_path / "stranger", base_weights(7))])
     finding = only(report, "unrelated-weights")
     assert finding.message.startswith("it and base come from different training runs")
-    assert finding.mend == ("merge only checkpoints of one training run; leave one of the two out")
+    assert finding.mend == (
+        "merge only checkpoints of one training run; leave one of the two out; if you know better,"
+        " say `allow_unrelated: true` in the recipe"
+    )
 
 
 def test_without_a_base_checkpoints_of_one_run_are_compatible(base: SourceCheckpoint) -> None:
@@ -235,8 +239,11 @@ def test_a_merged_vocabulary_makes_tokenizer_differences_information(
 ) -> None:
     tokenizer = tokenizer_json()
     tokenizer["model"]["vocab"] |= {"a": 4, "b": 3}
-    resized = {"model.embed_tokens.weight": torch.randn(34, 16)}
-    odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized)
+    resized = {
+        name: torch.randn(34, 16) for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    config = {"vocab_size": 34}
+    odd = expert(base, "odd", tokenizer=tokenizer, replaced=resized, config=config)
     report = verify(base, [odd], tolerance=Tolerance(vocabulary=True))
     assert report.ok
     assert only(report, "vocabulary-differs").severity == "info"
@@ -297,10 +304,15 @@ def test_quantised_weights_are_an_error(base: SourceCheckpoint) -> None:
     assert "unquantised checkpoint" in (finding.mend or "")
 
 
-def test_a_quantisation_that_only_the_config_shows_is_an_error(base: SourceCheckpoint) -> None:
+def test_a_quantisation_that_only_the_config_shows_is_a_key_left_over(
+    base: SourceCheckpoint,
+) -> None:
     config = {"quantization_config": {"quant_method": "gptq"}}
-    finding = only(verify(base, [expert(base, "gptq", config=config)]), "quantised-weights")
+    report = verify(base, [expert(base, "gptq", config=config)])
+    finding = only(report, "quantisation-left-over")
+    assert report.ok
     assert finding.where == "config.json: quantization_config"
+    assert "no tensor is packed" in finding.message
 
 
 def test_float8_weights_are_an_error(base: SourceCheckpoint) -> None:
@@ -355,7 +367,8 @@ def test_a_base_that_cannot_be_read_is_reported_without_guessing_about_the_rest(
                 "rope_theta": 10000,
                 "rope_scaling": {"type": "yarn", "factor": 4},
             },
-            "factor 4.0 instead of None, rope_type yarn instead of default",
+            "factor 4.0 instead of None, original_max_position_embeddings 256.0 instead of None,"
+            " rope_type yarn instead of default",
         ),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from merge_core.errors import RecipeError, StepError
+from tasks.bootstrap import improvement, pair
 from tasks.decide import PromotionRule, decide, decision_key
 from tasks.records import EvaluationReport, TaskScore
 
@@ -233,6 +234,67 @@ def test_an_expert_of_another_suite_is_refused():
     other = report("expert", *BASE.scores, suite_digest="e" * 64)
     with pytest.raises(StepError, match="different suites"):
         decide(report("merged", *BASE.scores), BASE, RULE, [other])
+
+
+@pytest.mark.parametrize("lost", [1, 3, 7, 29])
+@pytest.mark.parametrize("count", [100, 300, 700])
+def test_a_loss_of_exactly_what_is_allowed_is_no_more_than_that(count: int, lost: int):
+    """0.59 - 0.6 is below -0.01 in floats; 59 of 100 is not below 60 of 100 by more than 0.01."""
+    for right in range(lost, count + 1, 7):
+        before, after = (accuracy_task("quiz", some, count) for some in (right, right - lost))
+        paired = pair(after, before)
+        assert improvement(paired, higher_is_better=True) == -lost / count
+
+
+def test_every_document_lost_in_every_redraw_still_meets_a_limit_of_that_size():
+    base, merged = accuracy_task("quiz", 60, 60), accuracy_task("quiz", 0, 60)
+    rule = PromotionRule(max_regression=1.0, min_gain=-1.0)
+    assert decide(report("merged", merged), report("base", base), rule).verdict == "promoted"
+
+
+def broken(score: TaskScore, count: int) -> TaskScore:
+    """A score whose first `count` documents were not finite, as an evaluation records them."""
+    values = (0.0,) * count + score.values[count:]
+    return score.model_copy(update={"values": values, "non_finite": count})
+
+
+@pytest.mark.parametrize("count", [1, DOCUMENTS])
+@pytest.mark.parametrize("on_inconclusive", ["fall_back", "promote"])
+def test_a_candidate_with_more_answers_that_are_no_numbers_never_passes(count, on_inconclusive):
+    """Both score 0 on every document, so scores alone would call them alike."""
+    base = report("base", accuracy_task("quiz", 0))
+    merged = report("merged", broken(accuracy_task("quiz", 0), count))
+    rule = PromotionRule(min_gain=-1.0, max_regression=1.0, on_inconclusive=on_inconclusive)
+    decision = decide(merged, base, rule)
+    assert (decision.verdict, decision.promote) == ("fell_back", False)
+    assert (
+        f"{count} of 400 answers are not finite numbers, and 0 of the baseline's"
+        in (decision.reasons[0])
+    )
+
+
+def test_a_baseline_that_answers_nan_cannot_be_compared_with():
+    merged = report("merged", accuracy_task("quiz", 300))
+    few = report("base", broken(accuracy_task("quiz", 200), 4))
+    assert decide(merged, few, RULE).verdict == "promoted"
+    many = report("base", broken(accuracy_task("quiz", 200), 5))
+    with pytest.raises(StepError, match="no finite acc for 5 of 400 documents of the task 'quiz'"):
+        decide(merged, many, RULE)
+
+
+def test_documents_that_were_asked_with_other_prompts_are_told():
+    def asked(score: TaskScore, template: str) -> TaskScore:
+        prompts = tuple(f"{template}-{i}" for i in range(DOCUMENTS))
+        return score.model_copy(update={"prompt_hashes": prompts})
+
+    quiz, better = accuracy_task("quiz", 200), accuracy_task("quiz", 260)
+    base = report("base", asked(quiz, "chatml"))
+    alike = decide(report("merged", asked(better, "chatml")), base, RULE)
+    assert not any("other prompts" in reason for reason in alike.reasons)
+    other = decide(report("merged", asked(better, "llama")), base, RULE)
+    assert "400 of its 400 documents were asked with other prompts" in other.reasons[0]
+    unknown = decide(report("merged", better), base, RULE)
+    assert not any("other prompts" in reason for reason in unknown.reasons)
 
 
 def test_a_rule_for_an_unknown_task_is_an_error_with_the_likely_name():

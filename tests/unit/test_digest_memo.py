@@ -12,8 +12,8 @@ import pytest
 
 from merge_core import digests
 from merge_core.digests import DigestMemo, fingerprint, sha256_file
+from merge_core.file_hashing import hash_files
 from merge_core.progress import ProgressEvent
-from merge_core.sources import hash_files
 
 
 @pytest.fixture

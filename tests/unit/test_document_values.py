@@ -32,27 +32,32 @@ NAN, INF = math.nan, math.inf
     ],
 )
 def test_likelihoods_become_bits_capped_at_the_worst(metric, result, expected):
-    assert document_value(metric, False, {metric: result}) == pytest.approx(expected)
+    value = document_value(metric, False, {metric: result})
+    assert (value.value, value.weight) == pytest.approx(expected)
+    likelihood = result[0] if isinstance(result, tuple) else result
+    assert value.finite == math.isfinite(likelihood)
 
 
 @pytest.mark.parametrize(
-    ("result", "answers", "expected"),
+    ("result", "answers", "expected", "finite"),
     [
-        (1.0, [(-1.0, False), (-2.0, False)], 1.0),
-        (0.0, [(-1.0, False), (-2.0, False)], 0.0),
-        (True, ["some text"], 1.0),
-        (1.0, [(NAN, False), (NAN, False)], 0.0),
-        (1.0, [(-1.0, False), (-INF, False)], 0.0),
-        (NAN, ["some text"], 0.0),
+        (1.0, [(-1.0, False), (-2.0, False)], 1.0, True),
+        (0.0, [(-1.0, False), (-2.0, False)], 0.0, True),
+        (True, ["some text"], 1.0, True),
+        (1.0, [(NAN, False), (NAN, False)], 0.0, False),
+        (1.0, [(-1.0, False), (-INF, False)], 0.0, False),
+        (NAN, ["some text"], 0.0, False),
     ],
 )
-def test_an_answer_chosen_by_likelihoods_that_are_not_numbers_is_wrong(result, answers, expected):
+def test_an_answer_chosen_by_likelihoods_that_are_not_numbers_is_wrong(
+    result, answers, expected, finite
+):
     sample = {"acc": result, "filtered_resps": answers}
-    assert document_value("acc", True, sample) == (expected, 1.0)
+    assert document_value("acc", True, sample) == (expected, 1.0, finite)
 
 
 def test_a_broken_document_is_the_worst_where_lower_is_better():
-    assert document_value("error_rate", False, {"error_rate": NAN}) == (WORST_BITS, 1.0)
+    assert document_value("error_rate", False, {"error_rate": NAN}) == (WORST_BITS, 1.0, False)
 
 
 @pytest.mark.parametrize("result", [(1, 0), [0.5, 0.5], "text", None])

@@ -83,8 +83,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["parameters.lamda", "did you mean 'lambda'?"],
     ),
     "recipe-wide parameter at a model": (
-        bad(models=[{"model": "a", "parameters": {"weight": 1, "lambda": 1}}]),
-        ["models[0].parameters.lambda", "no parameter 'lambda' here"],
+        bad(models=[{"model": "a", "parameters": {"weight": 1, "lambda": 0.5}}]),
+        ["models[0].parameters.lambda", "'lambda' is set once for all models"],
     ),
     "weights for a model that is not listed": (
         bad(parameters={"weight": {"b": 1}}),
@@ -102,8 +102,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         bad(models=[{"model": "a", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}]),
         ["needs 'weight' of 'a'"],
     ),
-    "a lone filter": (
-        bad(parameters={"weight": {"filter": "mlp", "value": 1}}),
+    "a lone filter without its value": (
+        bad(parameters={"weight": {"filter": "mlp"}}),
         ["a filter must be an entry of a list"],
     ),
     "weight as text": (

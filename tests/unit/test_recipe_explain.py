@@ -26,7 +26,7 @@ def zoo(tmp_path: Path) -> dict[str, SourceCheckpoint]:
     for name in ("base", "a", "b"):
         tensors = {
             "model.embed_tokens.weight": torch.ones(4, 2),
-            "lm_head.weight": torch.ones(4, 2),
+            "lm_head.weight": torch.full((4, 2), 2.0),  # no copy of the embeddings
         }
         tensors["positions"] = torch.arange(4)
         for layer in range(LAYERS):

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.errors import CompatibilityError, MergeflowError, RecipeError
-from merge_core.model_config import merged_config
+from merge_core.expansion import stack_in
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.stacking import stacked_config
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
 Tensors = dict[str, torch.Tensor]
@@ -174,7 +175,11 @@ def test_encoder_and_decoder_are_counted_apart() -> None:
             {"encoder_layers": 3, "decoder_layers": 1},
         ),
     ):
-        assert merged_config(recipe, {"a": config}, "float32") == merged | {"dtype": "float32"}
+        made = config
+        for section in recipe.sections:
+            if section.stacked:
+                made = stacked_config(made, stack_in(section, "a"), {"a": config})
+        assert made == merged
 
 
 @pytest.mark.parametrize(

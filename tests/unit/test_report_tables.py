@@ -70,7 +70,17 @@ def test_a_fall_back_says_that_the_base_stays():
 
 def test_cut_documents_are_mentioned():
     cut = MERGED.model_copy(update={"truncated": 3})
-    assert "3 documents were longer" in decision_markdown(DECISION, BASE, [], cut)
+    assert "merged: 3 documents in all: prompts cut" in decision_markdown(DECISION, BASE, [], cut)
+
+
+def test_what_went_oddly_is_told_of_each_model_and_task():
+    task = BASE.scores[0]
+    odd = task.model_copy(update={"empty": 2, "cut_off": 0, "truncated": 1, "non_finite": 0})
+    base = BASE.model_copy(update={"scores": (odd, *BASE.scores[1:])})
+    page = decision_markdown(DECISION, base, [], MERGED)
+    said = f"* base: {task.task}: of {len(task.doc_ids)} documents 1 prompts cut to fit the context"
+    assert f"{said}, 2 empty answers\n" in page
+    assert "* merged:" not in page
 
 
 def test_names_that_would_break_the_table_are_escaped():

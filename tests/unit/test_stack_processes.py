@@ -14,15 +14,14 @@ import pytest
 from flows.stack import Signals, end_leftovers, listen, only_one
 from flows.stack_processes import (
     end_members,
-    is_same_process,
     listener_of,
     mark,
     members,
-    own_start_time,
 )
-from flows.stack_record import StackRecord, read_record, running_stack, write_record
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from tasks.same_process import is_same_process, own_start_time
+from tasks.stack_record import StackRecord, read_record, running_stack, write_record
 from tests.support.processes import is_alive, wait_until
 
 STUBBORN = """

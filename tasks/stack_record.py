@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from merge_core.home import Home
+from merge_core.private_files import write_private
+from tasks.server_login import CLIENT_VARIABLE, stack_login
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,14 @@ class StackRecord:
         return f"{self.prefect}/api"
 
     @property
-    def environment(self) -> dict[str, str]:
+    def addresses(self) -> dict[str, str]:
         """Settings by which Prefect's and MLflow's clients find the servers."""
         tracking = os.environ.get("MLFLOW_TRACKING_URI") or self.mlflow
         return {"PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": tracking}
+
+    def environment(self, home: Home) -> dict[str, str]:
+        """The same with Prefect's login; MLflow's is `tasks.registry_login`'s business."""
+        return {**self.addresses, CLIENT_VARIABLE: stack_login(home).text}
 
 
 def running_stack(home: Home) -> StackRecord | None:
@@ -45,7 +51,7 @@ def running_stack(home: Home) -> StackRecord | None:
     record = read_record(home)
     if record is None:
         return None
-    from flows.stack_processes import is_same_process
+    from tasks.same_process import is_same_process
 
     return record if is_same_process(record.pid, record.started) else None
 
@@ -70,11 +76,7 @@ def read_record(home: Home) -> StackRecord | None:
 
 def write_record(home: Home, record: StackRecord) -> None:
     """Make the stack known to other commands."""
-    path = _file(home)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.new")
-    fresh.write_text(json.dumps(asdict(record), indent=2), "utf-8")
-    fresh.rename(path)
+    write_private(_file(home), json.dumps(asdict(record), indent=2))
 
 
 def remove_record(home: Home) -> None:

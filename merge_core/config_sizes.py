@@ -1,0 +1,358 @@
+"""Sizes that a config states and the tensors' headers know: they agree, or nothing can be loaded.
+
+A size is only compared where a tensor's name says which one it is; several settings may state it
+(a text model's and a head's, with and without padding), and one that fits is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from merge_core.findings import Finding, some
+from merge_core.layers import layer_counts
+from merge_core.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
+
+Headers = Mapping[str, tuple[str, tuple[int, ...]]]
+Settings = Mapping[str, Any]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
+_STACK = re.compile(r"(^|\.)(layers?|h|blocks?)$")
+_WIDTHS = (
+    *("hidden_size", "n_embd", "d_model", "dim", "model_dim", "hidden_dim"),
+    *("embedding_size", "word_embed_proj_dim", "embedding_dim", "d_embed"),
+)
+_POSITIONS = (
+    *("max_position_embeddings", "n_positions", "n_ctx", "max_source_positions"),
+    *("max_target_positions", "max_seq_len", "seq_length"),
+)
+_OTHER_ROWS = re.compile(r"multiple|divisible|per_layer|type_vocab")
+_PADDING = ("pad_vocab_size_multiple", "make_vocab_size_divisible_by", "pad_vocab_size_multiple_of")
+
+
+class _Size(NamedTuple):
+    """One size, the tensors that show it, and what settings may state of it."""
+
+    what: str
+    tensors: re.Pattern[str]
+    """Found in the tensors' names, with every number between dots a 0."""
+    axis: int | None
+    """Where the size is; None if it may be any extent."""
+    stated: Callable[[Settings], dict[str, int]]
+    """By the setting that states it, every number that fits."""
+
+
+def size_findings(name: str, headers: Headers, config: Settings) -> list[Finding]:
+    """An error that lists every size in which a config and its weights contradict each other."""
+    wrong = list(_wrong(headers, config)) if config else []
+    if not wrong:
+        return []
+    return [
+        Finding(
+            severity="error",
+            code="config-contradicts-weights",
+            subject=name,
+            message=f"config.json does not describe these weights: {some(wrong, 5)}",
+            mend="put back the config.json that was saved with these weights, or the weights that"
+            " belong to it; a model cannot be loaded from both",
+            where="config.json",
+        )
+    ]
+
+
+def _wrong(headers: Headers, config: Settings) -> Iterator[str]:
+    parts = [at(config, place.path) for place in places(config, None)]
+    # A model that is nothing but a vision or audio model has no tower beside it.
+    has_towers = any(isinstance(value, dict) and is_tower(key) for key, value in config.items())
+    names = [name for name in headers if not (has_towers and is_tower(name))]
+    own = {(_NUMBER.sub("0", name), headers[name][1]): name for name in names}
+    for size in _SIZES:
+        stated = {key: value for part in parts for key, value in size.stated(part).items()}
+        for (kind, shape), name in own.items():
+            if not stated or not size.tensors.search(kind):
+                continue
+            extents = shape if size.axis is None else shape[size.axis : size.axis + 1]
+            if extents and not set(extents) & set(stated.values()):
+                shown = extents[0] if size.axis is not None else list(extents)
+                yield (
+                    f"{name} is {list(shape)}, so {size.what} is {shown}, and it says"
+                    f" {_pairs(stated)}"
+                )
+                break
+    yield from _counted(names, config, parts)
+
+
+def _counted(names: Sequence[str], config: Settings, parts: Sequence[Settings]) -> Iterator[str]:
+    """The number of layers and of experts, where the names count them."""
+    extra = {0, *extra_blocks(config).values()}
+    stacks = {key: value for key, value in layer_counts(names).items() if _STACK.search(key)}
+    several = len({_side(prefix) for prefix in stacks} - {None}) > 1
+    sides: dict[str | None, tuple[str, int]] = {}
+    for prefix, layers in stacks.items():
+        side = _side(prefix) if several else None
+        sides[side] = max(sides.get(side, (prefix, layers)), (prefix, layers), key=lambda it: it[1])
+    for side, (prefix, layers) in sides.items():
+        counts = {
+            key: value
+            for part in parts
+            for key in _counts_of(side, part)
+            if (value := _whole(part.get(key))) is not None
+        }
+        if counts and all(layers - count not in extra for count in counts.values()):
+            yield f"{prefix} has {layers} layers, and it says {_pairs(counts)}"
+    experts = [int(match[1]) for name in names if (match := _EXPERT.search(name))]
+    stated = {key: value for part in parts for key, value in _experts(part).items()}
+    if experts and stated and max(experts) + 1 not in stated.values():
+        yield f"the names count {max(experts) + 1} experts, and it says {_pairs(stated)}"
+
+
+def _side(prefix: str) -> str | None:
+    """Which of two stacks of an encoder-decoder this is."""
+    return next((side for side in ("decoder", "encoder") if side in prefix), None)
+
+
+def _counts_of(side: str | None, part: Settings) -> list[str]:
+    """The settings that may count the layers of a stack."""
+    if side is None:
+        return sorted(ALL_COUNTS)
+    own = [key for key in ALL_COUNTS if side in key and key in part]
+    return own or [key for key in ALL_COUNTS if "coder" not in key]
+
+
+def _pairs(stated: Mapping[str, int]) -> str:
+    return some(f"{key}: {value}" for key, value in stated.items())
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _named(part: Settings, *keys: str) -> dict[str, int]:
+    """The whole numbers under these keys, and those in lists under them."""
+    found = {}
+    for key in keys:
+        values = part.get(key)
+        for index, value in enumerate(values if isinstance(values, list) else [values]):
+            if (number := _whole(value)) is not None:
+                found[f"{key}[{index}]" if isinstance(values, list) else key] = number
+    return found
+
+
+def _widths(part: Settings) -> dict[str, int]:
+    return _named(part, *_WIDTHS)
+
+
+def _rows(part: Settings) -> dict[str, int]:
+    """Rows of embeddings: every setting that speaks of a vocabulary, padded where it says how."""
+    stated = _named(part, *(key for key in part if "vocab" in key and not _OTHER_ROWS.search(key)))
+    for key in _PADDING:
+        multiple = _whole(part.get(key))
+        if multiple:
+            padded = {
+                f"{each} padded": -(-rows // multiple) * multiple for each, rows in stated.items()
+            }
+            stated |= padded
+    return stated
+
+
+def _positions(part: Settings) -> dict[str, int]:
+    return _named(part, *_POSITIONS)
+
+
+def _padded_positions(part: Settings) -> dict[str, int]:
+    """Of OPT, BART and their kin, which keep rows for padding before the first position."""
+    stated = _positions(part)
+    return stated | {f"{key} + {n}": value + n for key, value in stated.items() for n in (1, 2)}
+
+
+def _heads(part: Settings) -> tuple[int, int, int] | None:
+    """Heads, key-value heads and the width of one; None where it is not that simple."""
+    if any(
+        part.get(key) for key in ("kv_lora_rank", "attention_hidden_size", "attention_head_dim")
+    ):
+        return None
+    heads = _whole(part.get("num_attention_heads")) or _whole(part.get("n_head"))
+    width = next(iter(_widths(part).values()), None)
+    size = _whole(part.get("head_dim")) or (width // heads if width and heads else None)
+    kv = part.get("num_key_value_heads", heads)
+    own = _whole(kv) if kv is not None else heads
+    return (heads, own, size) if heads and own and size else None
+
+
+def _queries(part: Settings) -> dict[str, int]:
+    found = _heads(part)
+    if found is None:
+        return {}
+    heads, _, size = found
+    sizes = [size, *_named(part, "global_head_dim", "swa_head_dim").values()]
+    # Queries come with a gate of the same size in some classes.
+    return {f"{heads} heads of {each} x{n}": heads * each * n for each in sizes for n in (1, 2)}
+
+
+def _fused(part: Settings) -> dict[str, int]:
+    """Queries, keys and values in one; linear attention has no fewer keys than queries."""
+    found = _heads(part)
+    if found is None:
+        return {}
+    heads, kv, size = found
+    return {
+        f"{heads} heads and twice {kv} key-value heads of {size}": (heads + 2 * kv) * size,
+        f"3 x {heads} heads of {size}": 3 * heads * size,
+    }
+
+
+def _outputs(part: Settings) -> dict[str, int]:
+    found = _heads(part)
+    if found is None:
+        return {}
+    heads, _, size = found
+    wider = _named(part, "global_head_dim", "swa_head_dim", "v_head_dim", "swa_v_head_dim")
+    return {f"{heads} heads of {each}": heads * each for each in [size, *wider.values()]}
+
+
+def _keys(part: Settings) -> dict[str, int]:
+    found = _heads(part)
+    if found is None:
+        return {}
+    _, heads, size = found
+    sizes = [size, *_named(part, "global_head_dim", "swa_head_dim").values()]
+    every = [heads, *_named(part, "num_global_key_value_heads", "swa_num_key_value_heads").values()]
+    return {f"{n} key-value heads of {each}": n * each for n in every for each in sizes}
+
+
+def _inner(part: Settings) -> dict[str, int]:
+    """Widths of ordinary feed-forward layers."""
+    own = _named(part, "intermediate_size_mlp", "dense_intermediate_size")
+    stated = own or _named(part, *_INNER)
+    wide = {f"2 x {key}": 2 * value for key, value in stated.items()}
+    return stated | (wide if part.get("use_double_wide_mlp") else {})
+
+
+def _inner_by_default(part: Settings) -> dict[str, int]:
+    """Of GPT-2 and its kin, whose inner width is four times the width if nothing is said."""
+    stated = _inner(part)
+    default = {f"4 x {key}": 4 * value for key, value in _widths(part).items()}
+    return stated | default if stated else {}
+
+
+def _both_inner(part: Settings) -> dict[str, int]:
+    """Of a gate and its other half in one."""
+    return {f"2 x {key}": 2 * value for key, value in _inner(part).items()}
+
+
+def _of_experts(part: Settings) -> dict[str, int]:
+    """Widths of experts: a setting of their own, or that of all feed-forward layers."""
+    own = [key for key in part if re.search(r"(moe|expert)\w*_(intermediate|ffn|hidden)", key)]
+    own = [key for key in own if "shared" not in key]
+    return _named(part, *own) or _named(part, *_INNER)
+
+
+def _both_of_experts(part: Settings) -> dict[str, int]:
+    return {f"2 x {key}": 2 * value for key, value in _of_experts(part).items()}
+
+
+def _shared(part: Settings) -> dict[str, int]:
+    """Widths of shared experts, where one setting says them."""
+    return _named(part, "shared_expert_intermediate_size", "shared_intermediate_size")
+
+
+def _experts(part: Settings) -> dict[str, int]:
+    skipped = re.compile(r"per_tok|topk|top_k|size|shared|group|interval|layer|dim|freq|step|idx")
+    keys = [key for key in part if "expert" in key and not skipped.search(key)]
+    stated = _named(part, *keys)
+    for key in keys:
+        values = part.get(key)
+        if isinstance(values, list) and all(_whole(value) for value in values):
+            stated[f"{key} together"] = sum(values)
+    return stated
+
+
+def _sum(*keys: str) -> Callable[[Settings], dict[str, int]]:
+    """The sum of several settings, all of which must be there."""
+
+    def stated(part: Settings) -> dict[str, int]:
+        values = [_whole(part.get(key)) for key in keys]
+        numbers = [value for value in values if value is not None]
+        return {" + ".join(keys): sum(numbers)} if len(numbers) == len(keys) else {}
+
+    return stated
+
+
+def _latent_heads(*keys: str) -> Callable[[Settings], dict[str, int]]:
+    """The sum of several settings for each head, in models with latent attention."""
+
+    def stated(part: Settings) -> dict[str, int]:
+        heads = _whole(part.get("num_attention_heads"))
+        if not heads or not part.get("kv_lora_rank"):
+            return {}
+        each = _sum(*keys)(part)
+        return {f"{heads} heads of {key}": heads * value for key, value in each.items()}
+
+    return stated
+
+
+def _size(
+    what: str, tensors: str, axis: int | None, stated: Callable[[Settings], dict[str, int]]
+) -> _Size:
+    return _Size(what, re.compile(tensors + r"\.weight$"), axis, stated)
+
+
+_INNER = (
+    *("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size"),
+    *("encoder_ffn_dim", "decoder_ffn_dim"),
+)
+_EMBEDDINGS = (
+    r"^([^0]*\.)?(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared|tokens_embed"
+    r"|token_embedding|backbone\.embeddings)"
+)
+_HEAD = r"^([^0]*\.)?(lm_head|embed_out)"
+_NORM = r"^(model|backbone|transformer)\.(norm|norm_f|ln_f|final_layernorm)"
+_PLACES = r"^([^0]*\.)?(wpe|position_embeddings|embed_positions|positions_embed|position_embedding)"
+_ATTENTION = r"(layers?|h)\.0\.(self_attn|attention|attn|temporal_block|mixer)(\.(self|attention))?"
+_MLP = r"(mlp|feed_forward)"
+_SIZES = (
+    _size("the number of rows", _EMBEDDINGS, 0, _rows),
+    _size("the number of the head's rows", _HEAD, 0, _rows),
+    _size("the width", _EMBEDDINGS, 1, _widths),
+    _size("the width of the head", _HEAD, 1, _widths),
+    _size("the width of the last norm", _NORM, 0, _widths),
+    _size("the number of positions", _PLACES, 0, _positions),
+    _size("the number of positions", r"^([^0]*\.)?embed_positions", 0, _padded_positions),
+    _size("the size of all queries", _ATTENTION + r"\.(q_proj|query)", 0, _queries),
+    _size("the size of all keys", _ATTENTION + r"\.k_proj", 0, _keys),
+    _size("the size of all of these", _ATTENTION + r"\.qkv_proj", 0, _fused),
+    _size("the size of all heads", _ATTENTION + r"\.o_proj", 1, _outputs),
+    _size("the inner width", rf"\.0\.{_MLP}\.(gate_proj|up_proj|fc1)", 0, _inner),
+    _size("the inner width", r"\.0\.intermediate\.dense|\.DenseReluDense\.wi(_\d)?", 0, _inner),
+    _size("the inner width", rf"\.0\.{_MLP}\.c_fc", None, _inner_by_default),
+    _size("the inner width", rf"\.0\.{_MLP}\.gate_up_proj", 0, _both_inner),
+    _size("experts' width", r"experts\.0\.(gate_proj|up_proj|w1|w3)", 0, _of_experts),
+    _size("the shared experts' width", r"shared_(expert|mlp)\.(gate|up)_proj", 0, _shared),
+    _Size("the number of experts", re.compile(r"experts\.(gate_up|down)_proj$"), 0, _experts),
+    _Size("experts' width", re.compile(r"experts\.gate_up_proj$"), None, _both_of_experts),
+    _size("the number of experts", r"_moe\.(input|output)_linear", 0, _experts),
+    _size("experts' width", r"_moe\.input_linear", None, _both_of_experts),
+    _size(
+        "the rank of keys and values",
+        r"\.kv_a_proj_with_mqa",
+        0,
+        _sum("kv_lora_rank", "qk_rope_head_dim"),
+    ),
+    _size("the rank of keys and values", r"\.kv_b_proj", 1, _sum("kv_lora_rank")),
+    _size("the rank of queries", r"\.q_a_proj", 0, _sum("q_lora_rank")),
+    _size("the rank of queries", r"\.q_b_proj", 1, _sum("q_lora_rank")),
+    _size(
+        "the size of all queries",
+        r"\.self_attn\.(q_proj|q_b_proj)",
+        0,
+        _latent_heads("qk_nope_head_dim", "qk_rope_head_dim"),
+    ),
+    _size(
+        "the size of all keys and values",
+        r"\.self_attn\.kv_b_proj",
+        0,
+        _latent_heads("qk_nope_head_dim", "v_head_dim"),
+    ),
+)

@@ -1,0 +1,82 @@
+"""The version of the engine that a plan's bytes belong to.
+
+It is part of a plan's digest, so results of before are found again as long as they would be the
+same. Version 5 changed bytes in rare cases only, which names, methods and headers tell apart: all
+other plans keep the version, the digest and the results that they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from merge_core.checkpoint import Checkpoint
+from merge_core.dtypes import MERGEABLE
+from merge_core.layers import kinds_of
+from merge_core.methods.base import Method
+from merge_core.recipe import Recipe
+from merge_core.tensor_kinds import is_computed_buffer
+from merge_core.tied_copies import could_hold_copies
+
+ENGINE = "5"
+"""Raised when some plan would give other bytes."""
+_BEFORE = "4"
+_FEW = 2
+"""Models whose sum does not depend on their order, however it is computed."""
+
+
+@dataclass(frozen=True)
+class Peculiarities:
+    """What headers say of checkpoints that version 5 treats otherwise."""
+
+    buffers: bool = False
+    """Some are stored in floating point, which are taken over and were averaged."""
+    copies: bool = False
+    """A head or an embedding may be a copy, which follows its original and had masks, filters and
+    slices of its own."""
+
+    @classmethod
+    def of(cls, checkpoints: Iterable[Checkpoint]) -> Peculiarities:
+        """Those of some checkpoints together."""
+        everyone = list(checkpoints)
+        return cls(any(map(_has_buffers, everyone)), any(map(could_hold_copies, everyone)))
+
+
+def engine_of(recipe: Recipe, peculiar: Peculiarities) -> str:
+    """The version whose bytes a recipe gives."""
+    everyone = (*recipe.recipes, recipe)
+    changed = (
+        peculiar.buffers
+        or any(map(_elects_among_many, everyone))
+        or (peculiar.copies and (len(everyone) > 1 or _goes_by_names(recipe)))
+    )
+    return ENGINE if changed else _BEFORE
+
+
+def _elects_among_many(recipe: Recipe) -> bool:
+    if not recipe.method.elects:
+        return False
+    return any(len(recipe.inputs(part)) > _FEW for part in recipe.parts)
+
+
+def _goes_by_names(recipe: Recipe) -> bool:
+    """Whether two tensors of equal values may come out otherwise."""
+    method = recipe.method
+    surveys = type(method).survey is not Method.survey
+    if recipe.slices or recipe.modules or recipe.exclude or method.random or surveys:
+        return True
+    levels = [level for index in range(len(recipe.post)) for level in recipe.post_levels(index)]
+    for part in recipe.parts:
+        levels += [*(member.own for member in part.members), *recipe.levels(part)]
+    return method.statistics is not None or any(
+        _has_filters(value) for level in levels for value in level.values()
+    )
+
+
+def _has_filters(value: object) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+
+
+def _has_buffers(checkpoint: Checkpoint) -> bool:
+    kinds = dict(zip(kinds_of(checkpoint.tensors), checkpoint.tensors.values(), strict=True))
+    return any(is_computed_buffer(kind) and it.dtype in MERGEABLE for kind, it in kinds.items())

@@ -1,0 +1,9 @@
+"""Settings of a config after layers were stacked: every place, every list, every rule by number."""
+
+from __future__ import annotations
+
+from merge_core.stacking.checks import check_stack
+from merge_core.stacking.places import extra_blocks, ordinary_layers
+from merge_core.stacking.restack import Stack, stacked_config
+
+__all__ = ["Stack", "check_stack", "extra_blocks", "ordinary_layers", "stacked_config"]

@@ -1,0 +1,213 @@
+"""The last check before an alias moves: what it will lead to is what was evaluated, byte for byte.
+
+The way from an alias to weights has three parts: the version leads to a LoggedModel, that holds a
+description, and the description names a directory and its files. Each is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from merge_core.bounded_json import parse_json
+from merge_core.digests import DigestMemo, model_digest
+from merge_core.errors import CheckpointError, StepError
+from merge_core.findings import printable
+from merge_core.progress import Progress
+from merge_core.records import SourceCheckpoint
+from merge_core.vouching import Confirmed, confirm
+from tasks.registry_client import TAG, Registry
+from tasks.registry_loader import CheckpointUnavailableError, check_files
+from tasks.registry_models import RECORD, describe, write_description
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+_MLMODEL = "MLmodel"
+_LOADER = re.compile(r"code/mergeflow_loader_([0-9a-f]{8})\.py")
+_NEVER_LOADED = ("registered_model_meta",)
+_log = logging.getLogger("mergeflow")
+
+
+def check_what_is_served(
+    registry: Registry,
+    version: ModelVersion,
+    model_id: str,
+    checkpoint: SourceCheckpoint,
+    memo: DigestMemo,
+    progress: Progress | None = None,
+) -> Callable[[], None]:
+    """See that a version leads to the bytes of a checkpoint, all of which are read.
+
+    A description that says otherwise is written anew, with a word.
+
+    Args:
+        model_id: of the checkpoint's LoggedModel.
+        memo: is told what the files hold, and asked nothing.
+
+    Returns:
+        A last look, which takes no time: that none of the files has changed since.
+
+    Raises:
+        CheckpointError: the checkpoint is not what it was when it was identified.
+        StepError: the version leads elsewhere, or MLflow holds code that is not mergeflow's.
+    """
+    model = registry.client.get_logged_model(model_id)
+    _check_way(registry, version, model, checkpoint)
+    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
+        held = _download(registry, model, Path(scratch) / "held")
+        place, confirmed = _confirm(held, checkpoint, memo, progress)
+        expected = Path(scratch) / "expected"
+        expected.mkdir()
+        write_description(expected, model, place)
+        differences = _differences(held, expected)
+        if differences:
+            if {RECORD, _MLMODEL} & differences:
+                _log.info("the description of version %s is brought up to date", version.version)
+            describe(registry, model, place)
+            held = _download(registry, model, Path(scratch) / "again")
+            differences = _differences(held, expected)
+        strange = _strangers(held, expected)
+        if differences or strange:
+            raise StepError(
+                f"MLflow holds {min(differences | strange)} of this model, which mergeflow did not"
+                " put there",
+                where=f"{version.name}, version {version.version}: {model.artifact_location}",
+                mend="find out who writes there, remove it, and run the same command again",
+            )
+    return confirmed.look_again
+
+
+def _check_way(
+    registry: Registry, version: ModelVersion, model: LoggedModel, checkpoint: SourceCheckpoint
+) -> None:
+    """The version leads to the LoggedModel of this checkpoint, and loads what that holds."""
+    client = registry.client
+    loaded_from = client.get_model_version_download_uri(version.name, str(version.version))
+    digests = {version.tags.get(TAG + "digest"), model.tags.get(TAG + "digest")}
+    places = {f"models:/{model.model_id}", str(model.artifact_location)}
+    if digests != {checkpoint.digest} or {version.source, loaded_from} - places:
+        raise StepError(
+            f"version {version.version} of {version.name} no longer leads to the checkpoint"
+            f" {checkpoint.short}, as which it was registered",
+            where=registry.address,
+            mend="delete that version in MLflow, and run the same command again: it makes another",
+        )
+
+
+def _confirm(
+    held: Path, checkpoint: SourceCheckpoint, memo: DigestMemo, progress: Progress | None
+) -> tuple[SourceCheckpoint, Confirmed]:
+    """The checkpoint where MLflow says that it is, if it is whole there, else in its own place."""
+    known, record = _recorded(held, checkpoint)
+    if known is not None and known.path != checkpoint.path and known.directory.is_dir():
+        try:
+            _refuse_newcomers(record)
+            return known, confirm(known, memo, progress)
+        except CheckpointError as error:
+            _log.warning(
+                "warning: version in MLflow led to %s, which is not what it was: %s; it leads to"
+                " %s now",
+                known.path,
+                error.what,
+                checkpoint.path,
+            )
+    elif known is not None and known.path == checkpoint.path:
+        _refuse_newcomers(record)
+        return known, confirm(known, memo, progress)
+    return checkpoint, confirm(checkpoint, memo, progress)
+
+
+def _recorded(
+    held: Path, checkpoint: SourceCheckpoint
+) -> tuple[SourceCheckpoint | None, dict[str, Any]]:
+    """The checkpoint as MLflow's description has it; None if that is of another one."""
+    try:
+        record = parse_json((held / RECORD).read_bytes())
+        fields = {key: record[key] for key in SourceCheckpoint.model_fields}
+        known = SourceCheckpoint.model_validate(fields)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None, {}
+    same = known.digest == model_digest(known.files) == checkpoint.digest
+    return (known, record) if same and known.adapter is None else (None, {})
+
+
+def _refuse_newcomers(record: dict[str, Any]) -> None:
+    try:
+        check_files(record, "sizes")
+    except CheckpointUnavailableError as error:
+        what, _, _ = str(error).partition("\n")
+        raise CheckpointError(
+            printable(what, 400),
+            mend="remove what came into the directory, or put back what was there",
+        ) from None
+
+
+def _download(registry: Registry, model: LoggedModel, to: Path) -> Path:
+    import mlflow
+
+    to.mkdir()
+    mlflow.artifacts.download_artifacts(
+        artifact_uri=str(model.artifact_location),
+        dst_path=str(to),
+        tracking_uri=registry.tracking_uri,
+    )
+    if (to / _MLMODEL).exists():
+        return to
+    return next((path.parent for path in to.glob(f"*/{_MLMODEL}")), to)
+
+
+def _differences(held: Path, expected: Path) -> set[str]:
+    """Names of the files of a description that are missing, or not as they have to be."""
+    return {name for name in _names(expected) if not _are_alike(held / name, expected / name)}
+
+
+def _are_alike(held: Path, expected: Path) -> bool:
+    if not held.is_file():
+        return False
+    if expected.name != _MLMODEL:
+        return held.read_bytes() == expected.read_bytes()
+    try:
+        return _what_loads(held) == _what_loads(expected)
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        return False
+
+
+def _what_loads(description: Path) -> dict[str, Any]:
+    """Of an MLmodel: all but when and by which versions it was written."""
+    content = yaml.safe_load(description.read_text("utf-8"))
+    when = ("utc_time_created", "mlflow_version", "artifact_path", "model_size_bytes")
+    return {key: value for key, value in content.items() if key not in when}
+
+
+def _strangers(held: Path, expected: Path) -> set[str]:
+    """Names of files that were added to a description, and would be loaded with it.
+
+    Loaders of earlier versions may stay: the name of each says what it holds.
+    """
+    extra = _names(held) - _names(expected)
+    return {
+        name
+        for name in extra
+        if name not in _NEVER_LOADED
+        and "__pycache__/" not in name
+        and not (
+            (loader := _LOADER.fullmatch(name))
+            and sha256((held / name).read_bytes()).hexdigest().startswith(loader[1])
+        )
+    }
+
+
+def _names(directory: Path) -> set[str]:
+    return {
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()
+    }

@@ -1,0 +1,209 @@
+"""Which stored records a step takes: those of the former code, and those about its arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import Task, flow
+from prefect.settings import (
+    PREFECT_LOCAL_STORAGE_PATH,
+    temporary_settings,
+)
+
+from flows.pipeline import load_pipeline
+from flows.prefect_session import PrefectSession
+from flows.steps import run_step
+from merge_core.home import Home
+from merge_core.records import Record, SourceCheckpoint
+from merge_core.trajectory.path import PathReport
+from tasks import stored_records
+from tasks.calibrate import calibrate_task
+from tasks.decide import decide_task
+from tasks.locate import Location
+from tasks.merge import merge_task
+from tasks.profile import profile_task
+from tasks.records import EvaluationReport
+from tasks.resolve import resolve_task
+from tasks.stored_records import parse_record, stored_form
+from tasks.trajectory import path_task
+from tasks.verify import verify_task
+from tests.support.former_records import FORMER, STEPS, former, policy
+from tests.support.recorded_steps import recorded_steps
+
+
+@pytest.fixture
+def session(prefect: PrefectSession, home: Home) -> Iterator[PrefectSession]:
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: str(home.cache)}):
+        yield prefect
+
+
+@pytest.mark.parametrize("path", sorted((FORMER / "cache").iterdir()), ids=lambda path: path.name)
+def test_a_record_of_the_former_code_is_believed_as_it_stands(path: Path) -> None:
+    content = path.read_bytes()
+    record = parse_record(content, path.name, policy(STEPS[path.name.split("-")[0]]).kind)
+    again = stored_form(record, json.loads(content)["metadata"]["storage_key"])
+    read = parse_record(again, path.name, type(record))
+    assert read == record
+
+
+def test_steps_of_the_former_code_are_hits(session: PrefectSession, home: Home) -> None:
+    pipeline = load_pipeline(FORMER / "pipeline.yaml").pipeline
+    home.cache.mkdir(parents=True)
+    for path in (FORMER / "cache").iterdir():
+        (home.cache / path.name).write_bytes(path.read_bytes())
+    resolved = former("resolve")
+    sources = {source.reference: source for source in resolved.values()}
+    [(merged, manifest)] = former("merge").items()
+    [decided] = former("decide")
+    reports = {each.checkpoint_digest: each for each in former("evaluate").values()}
+    base, expert = pipeline.recipe.references()
+    rest = (reports[manifest.digest], reports[sources[base].digest], pipeline.promote)
+
+    @flow
+    def pipeline_again() -> None:
+        for key, source in resolved.items():
+            place = Location(reference=source.reference, directory=source.path)
+            assert run_step(resolve_task, key, place, home.digest_memo) == source
+        arguments = (pipeline.recipe, sources, home.path)
+        assert run_step(merge_task, merged, *arguments) == manifest
+        [profiled] = former("profile")
+        run_step(profile_task, profiled, sources[base], [sources[expert]])
+        [verified] = former("verify")
+        run_step(verify_task, verified, sources[base], [sources[expert]])
+        run_step(decide_task, decided, *rest)
+
+    with recorded_steps() as steps:
+        pipeline_again()
+    assert {outcome for _, outcome in steps.all} == {"cached"}
+    assert not list(home.cache.glob("set-aside-*"))
+
+
+def test_a_class_that_was_renamed_is_known_by_its_former_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [path, *_] = sorted((FORMER / "cache").glob("resolve-*"))
+    content = path.read_bytes()
+    record = parse_record(content, path.name, SourceCheckpoint)
+    renamed = content.replace(b"merge_core.records.SourceCheckpoint", b"models.sources.Checkpoint")
+    with pytest.raises(ValueError, match="does not hold what this step returns"):
+        parse_record(renamed, path.name, SourceCheckpoint)
+    present = "merge_core.records.SourceCheckpoint"
+    monkeypatch.setitem(stored_records.FORMER_NAMES, "models.sources.Checkpoint", present)
+    assert parse_record(renamed, path.name, SourceCheckpoint) == record
+    assert b"models.sources" not in stored_form(record, str(path))
+
+
+def changes(record: Record, **values: Any) -> Record:
+    return record.model_copy(update=values)
+
+
+def test_a_step_takes_only_records_that_are_about_its_arguments() -> None:
+    [source, other] = former("resolve").values()
+    [(plan, manifest)] = former("merge").items()
+    recipe = load_pipeline(FORMER / "pipeline.yaml").pipeline.recipe
+    sources = {each.reference: each for each in (source, other)}
+    base, expert = (sources[reference] for reference in recipe.references())
+    [verified] = former("verify").values()
+    [profile] = former("profile").values()
+    place = Location(reference=source.reference, directory=source.path)
+    models = {"key": "", "base": base, "models": [expert]}
+    planned = {"key": plan, "recipe": recipe, "sources": sources, "home": Path("/")}
+    cases: list[tuple[Task[Any, Any], dict[str, Any], Record, list[Record]]] = [
+        (
+            resolve_task,
+            {"key": "", "location": place},
+            source,
+            [
+                other,
+                changes(source, path="/elsewhere"),
+                changes(source, digest="0" * 64),
+                changes(source, files=other.files),
+                changes(source, revision="main"),
+            ],
+        ),
+        (
+            resolve_task,
+            {"key": "", "location": place.model_copy(update={"digest": "0" * 64})},
+            changes(source),
+            [],
+        ),
+        (
+            merge_task,
+            planned,
+            manifest,
+            [
+                changes(manifest, plan_digest="0" * 64),
+                changes(manifest, recipe_digest="0" * 64),
+                changes(manifest, digest="0" * 64),
+                changes(manifest, object_id="0" * 64),
+                changes(manifest, path="/evil"),
+                changes(manifest, files=()),
+                changes(manifest, inputs=()),
+                changes(manifest, inputs=(changes(manifest.inputs[0], digest="0" * 64),)),
+            ],
+        ),
+        (
+            verify_task,
+            {**models, "scan_weights": True},
+            verified,
+            [
+                changes(verified, scanned=False),
+                changes(verified, base=expert.reference),
+                changes(verified, rows=verified.rows[1:]),
+                changes(verified, rows=(verified.rows[0], verified.rows[0])),
+            ],
+        ),
+        (
+            profile_task,
+            {**models, "densities": (0.1, 0.2, 0.5)},
+            profile,
+            [changes(profile, base="x"), changes(profile, models=("x",))],
+        ),
+        (
+            path_task,
+            {"key": "", "sources": [source, other], "names": ["a", "b"]},
+            PathReport(distances=(None, 0.5), warnings=()),
+            [PathReport(distances=(None,), warnings=())],
+        ),
+        (
+            calibrate_task,
+            {"key": "k", "source": source},
+            changes(source, path="/home/store/statistics/k"),
+            [
+                source,
+                changes(source, path="/home/store/statistics/k", digest="0" * 64),
+            ],
+        ),
+    ]
+    for task, arguments, record, wrong in cases:
+        fits = policy(task).fits
+        assert fits(record, **arguments) == bool(wrong), task.name
+        for each in wrong:
+            assert not fits(each, **arguments), (task.name, each)
+
+
+def test_an_evaluation_is_of_its_checkpoint_suite_and_libraries(tmp_path: Path) -> None:
+    from tasks.evaluate import _fits
+    from tasks.suite import load_suite, suite_digest
+
+    suite = load_suite("starter")
+    [report, *_] = former("evaluate").values()
+    from importlib.metadata import version
+
+    right = changes(
+        report,
+        suite_digest=suite_digest(suite),
+        lm_eval_version=version("lm-eval"),
+        transformers_version=version("transformers"),
+    )
+    assert isinstance(right, EvaluationReport)
+    source = SourceCheckpoint(reference="x", path="/x", digest=right.checkpoint_digest, files=())
+    arguments: dict[str, Any] = {"checkpoint": source, "suite": suite, "device": "cpu"}
+    assert _fits(right, **arguments)
+    for name in ("checkpoint_digest", "suite_digest", "lm_eval_version", "transformers_version"):
+        assert not _fits(right.model_copy(update={name: "other"}), **arguments), name
+    assert not _fits(right.model_copy(update={"device": "cuda:0"}), **arguments)

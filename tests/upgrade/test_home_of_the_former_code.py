@@ -1,0 +1,111 @@
+"""A home that earlier code filled is used by today's: nothing is merged or evaluated again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from examples.model_zoo import Zoo
+from tests.support.former_code import former_code, mergeflow
+
+COMMIT = "5eaacac26d5b"
+"""The last one whose caches, stores and servers anybody could give orders to."""
+
+LENIENT = {"max_regression": 0.5, "min_gain": -0.5, "min_documents": 10}
+_STEP = re.compile(r"^\s+(resolve|verify|profile|merge|evaluate|decide)\s+(\S+).*?\s(\S+(?: s)?)$")
+
+
+@dataclass
+class Inherited:
+    """A home, the pipeline that filled it, and what the former code said."""
+
+    home: Path
+    pipeline: Path
+    first: subprocess.CompletedProcess[str]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of today's code on this home."""
+        return mergeflow(*arguments, home=self.home, cwd=self.pipeline.parent)
+
+    @property
+    def objects(self) -> list[str]:
+        """Names of the published checkpoints."""
+        return sorted(path.name for path in (self.home / "store" / "objects").iterdir())
+
+
+@pytest.fixture(scope="module")
+def inherited(tiny_zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Inherited:
+    """A home in which the former code promoted a merge."""
+    directory = tmp_path_factory.mktemp("upgrade")
+    code = former_code(COMMIT, directory / "code")
+    shutil.copytree(tiny_zoo.suite, directory / "suite")
+    suite = yaml.safe_load((directory / "suite" / "suite.yaml").read_text())
+    suite["tasks"] = [task for task in suite["tasks"] if task["task"].endswith("bpb")]
+    (directory / "suite" / "suite.yaml").write_text(yaml.safe_dump(suite))
+    pipeline = directory / "pipeline.yaml"
+    pipeline.write_text(
+        yaml.safe_dump(
+            {
+                "name": "zoo",
+                "recipe": {
+                    "merge_method": "task_arithmetic",
+                    "base_model": str(tiny_zoo.base),
+                    "models": [
+                        {"model": str(expert), "parameters": {"weight": 0.5}}
+                        for expert in (tiny_zoo.code_expert, tiny_zoo.prose_expert)
+                    ],
+                },
+                "evaluate": {"suite": "suite", "parallel": 2},
+                "promote": LENIENT,
+                "register": {"model": "zoo"},
+            }
+        )
+    )
+    first = mergeflow("run", "pipeline.yaml", home=directory / "home", cwd=directory, code=code)
+    assert first.returncode == 0, first.stderr + first.stdout
+    return Inherited(directory / "home", pipeline, first)
+
+
+def test_every_step_is_found_in_the_cache_and_the_champion_stays(inherited: Inherited) -> None:
+    before = inherited.objects
+    again = inherited.run("run", "pipeline.yaml")
+    assert again.returncode == 0, again.stderr + again.stdout
+    steps = [match.groups() for line in again.stdout.splitlines() if (match := _STEP.match(line))]
+    # They take a moment, and what they say may be another today.
+    known_anew = {"verify", "decide"}
+    done_again = [step for step in steps if step[2] != "cached" and step[0] not in known_anew]
+    assert len(steps) >= 9, again.stdout
+    assert not done_again, again.stdout
+    assert inherited.objects == before
+    assert _serves(again) == _serves(inherited.first)
+
+
+def test_the_champion_and_its_lineage_are_found(inherited: Inherited) -> None:
+    tree = inherited.run("lineage", "models:/zoo@champion", "--json")
+    assert tree.returncode == 0, tree.stderr
+    assert json.loads(tree.stdout)
+
+
+def test_a_stored_checkpoint_can_be_merged_again(inherited: Inherited, tmp_path: Path) -> None:
+    recipe = inherited.pipeline.parent / "again.yaml"
+    recipe.write_text(
+        "merge_method: linear\nmodels:\n"
+        "  - {model: 'models:/zoo@champion', parameters: {weight: 1.0}}\n"
+        "  - {model: 'models:/zoo/1', parameters: {weight: 1.0}}\n"
+    )
+    merged = inherited.run("merge", str(recipe), str(tmp_path / "out"))
+    assert merged.returncode == 0, merged.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def _serves(run: subprocess.CompletedProcess[str]) -> str:
+    found = re.search(r"serve\s+(\S+)", run.stderr + run.stdout)
+    assert found, run.stderr + run.stdout
+    return found[1]
