@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,11 +143,8 @@ def _registry_to_name(
     Raises:
         MergeflowError: none is known at all.
     """
-    import contextlib
-    import os
-
     from merge_core.errors import MergeflowError, OutputError
-    from tasks.registry_memory import began_before_notes, begin_notes, known_registries
+    from tasks.registry_memory import began_before_notes, begin_notes, canonical, known_registries
 
     if tracking_uri and no_registry:
         raise typer.BadParameter("--no-registry and --tracking-uri say opposite things")
@@ -157,12 +156,13 @@ def _registry_to_name(
         )
         with contextlib.suppress(OutputError):  # it is said again
             begin_notes(home)
-    if no_registry:
-        if known:
-            terminal.warn(f"this store was used by {', '.join(known)}, so that is asked")
-        return None
-    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if named or known:
+    if no_registry and known:
+        terminal.warn("--no-registry leaves out none that is known to have used this store")
+    named = None if no_registry else tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    asked = dict.fromkeys([*([canonical(home, named)] if named else []), *known])
+    if asked and not terminal.machine:
+        terminal.say(f"asking {', '.join(asked)} ...", "dim")
+    if asked or no_registry:
         return named
     raise MergeflowError(
         "no registry is known that this store was used by, so what is served is not known",

@@ -134,20 +134,17 @@ def note_store_of(
         OutputError: that home is one's own and cannot be written.
         MergeflowError: its note is damaged.
     """
-    for place in Path(directory).resolve().parents:
-        if place.name == "objects" and place.parent.name == "store":
-            home = Home(place.parent.parent)
-            owner, user = home.path.stat().st_uid, os.geteuid()
-            if user in (owner, 0):
-                note_registry(home, tracking_uri, registry, experiment_id)
-            else:
-                _log.warning(
-                    "%s is another user's store, and its `mergeflow gc` does not learn of this"
-                    " registration: ask for `mergeflow gc --tracking-uri %s` there",
-                    place.parent,
-                    strip_credentials(tracking_uri),
-                )
-            return
+    for home in _homes_around(Path(directory)):
+        owner, user = home.path.stat().st_uid, os.geteuid()
+        if user in (owner, 0):
+            note_registry(home, tracking_uri, registry, experiment_id)
+        else:
+            _log.warning(
+                "%s is another user's, and `mergeflow gc` there does not learn of this use of its"
+                " store: its owner should name %s once with --tracking-uri",
+                home.path,
+                strip_credentials(tracking_uri),
+            )
 
 
 def forget_registry(home: Home, address: str) -> None:
@@ -213,6 +210,17 @@ def stack_server(home: Home) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
     return address if is_up else None
+
+
+def _homes_around(directory: Path) -> list[Home]:
+    """The homes in whose stores a directory is, by its name and by its real place."""
+    found = {
+        place.parent.parent.resolve(): None
+        for path in (directory.absolute(), directory.resolve())
+        for place in path.parents
+        if place.name == "objects" and place.parent.name == "store"
+    }
+    return [Home(path) for path in found]
 
 
 def _of_averages(home: Home) -> Iterator[str]:

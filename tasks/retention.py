@@ -7,6 +7,7 @@ register it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -143,7 +144,8 @@ def tidy(
             second = _settle(home, tracking_uri, first.moved, keep, at_once, foreign)
         except BaseException:
             for item in first.moved:
-                put_back(home, item)
+                with contextlib.suppress(OutputError):  # then it waits, and `--restore` does it
+                    put_back(home, item)
             raise
     return second.model_copy(
         update={"moved": first.moved, "failed": (*first.failed, *second.failed)}

@@ -111,7 +111,7 @@ def ask_registries(
     files: list[tuple[str, Files]] = []
     for asked in _to_ask(home, named):
         try:
-            said, found = _ask(home, asked, things)
+            said, found = _answer(home, asked, things)
         except MergeflowError as error:
             if not asked.noted:  # what the command itself named
                 raise
@@ -195,6 +195,20 @@ def _to_ask(home: Home, named: str | None) -> Iterator[_Asked]:
             uri = stack_server(home) or environment or STACK
         is_other = address not in (EMBEDDED, STACK, wanted)
         yield _Asked(address, uri, tuple(known_as), is_other)
+
+
+def _answer(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs, list[Files]]:
+    """As `_ask`; an answer that MLflow's client makes nothing of is an error of ours, too."""
+    try:
+        return _ask(home, asked, things)
+    except MergeflowError:
+        raise
+    except Exception as error:  # of a database's driver, or about an answer that is no MLflow's
+        raise StepError(
+            f"what it answers is not understood ({type(error).__name__}: {str(error)[:200]})",
+            where=asked.address,
+            mend="see that this is the address of an MLflow server, or name another one",
+        ) from None
 
 
 def _ask(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs, list[Files]]:

@@ -1,5 +1,5 @@
 """Servers that used a store: which address means which database, and what happens while one is
-down. With real MLflow servers where the test is slow: `make stack`."""
+down. The test with a real server is slow: `make sessions`."""
 
 from __future__ import annotations
 

@@ -282,9 +282,9 @@ def test_a_tree_deeper_than_a_path_may_be_long_goes_as_well(
         empty_registry(home.mlflow, tmp_path_factory.getbasetemp() / "template.db")
         (home.objects / ID(7)).mkdir(parents=True)
         descriptor = os.open(home.objects / ID(7), os.O_RDONLY)
-        for _ in range(2500):
-            os.mkdir("x", dir_fd=descriptor)
-            below = os.open("x", os.O_RDONLY, dir_fd=descriptor)
+        for _ in range(1200):
+            os.mkdir("deep", dir_fd=descriptor)
+            below = os.open("deep", os.O_RDONLY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = below
         os.close(descriptor)

@@ -20,7 +20,12 @@ from flows import cli
 from merge_core.home import Home
 from merge_core.records import CheckpointManifest
 from tasks.averages import RegisteredAt
-from tasks.registry_client import ensure_experiment, open_registry, process_tracking_uri
+from tasks.registry_client import (
+    Registry,
+    ensure_experiment,
+    open_registry,
+    process_tracking_uri,
+)
 from tests.support.merge_store import DAY, PIPELINE, Store, clear_away, made_old, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
 
@@ -72,12 +77,20 @@ def version_from(
         opened.client.create_model_version("served", source, run_id=run_id, tags=tags or {})
 
 
+def their_experiment(opened: Registry) -> str:
+    """The id of an experiment of somebody else's, with its artifacts beside the database."""
+    found = opened.client.get_experiment_by_name("theirs")
+    if found is not None:
+        return str(found.experiment_id)
+    database = Path(opened.tracking_uri.removeprefix("sqlite:///"))
+    return str(opened.client.create_experiment("theirs", (database.parent / "theirs").as_uri()))
+
+
 def logged_model(registry: str, *, tags: dict[str, str], files: Path | None = None) -> str:
     """A model in MLflow; its id."""
     with open_registry(registry, writing=True) as opened:
         client = opened.client
-        found = client.get_experiment_by_name("theirs")
-        experiment = found.experiment_id if found else client.create_experiment("theirs")
+        experiment = their_experiment(opened)
         model = client.create_logged_model(experiment, name="model", tags=tags)
         if files is not None:
             client.log_model_artifacts(model.model_id, str(files))
@@ -178,7 +191,7 @@ def by_the_files_of_a_run(store: Store, merged: CheckpointManifest, tmp: Path) -
     file_with(tmp / "f", "pointer.bin", f"\x00\x01{merged.path}\x00")
     with open_registry(store.registry, writing=True) as opened, process_tracking_uri(opened):
         client = opened.client
-        run = client.create_run(client.create_experiment("theirs"))
+        run = client.create_run(their_experiment(opened))
         client.log_artifacts(run.info.run_id, str(tmp / "f"), "model")
         client.create_registered_model("served")
         client.create_model_version("served", f"runs:/{run.info.run_id}/model")
@@ -188,7 +201,7 @@ def by_the_run_of_a_merge(store: Store, merged: CheckpointManifest, _tmp: Path) 
     with open_registry(store.registry, writing=True) as opened:
         client = opened.client
         tags = {"mergeflow.kind": "merge", "mergeflow.object_id": merged.object_id}
-        run = client.create_run(client.create_experiment("theirs"), tags=tags)
+        run = client.create_run(their_experiment(opened), tags=tags)
     version_from(store.registry, "/nothing/here", run_id=run.info.run_id)
 
 
@@ -323,17 +336,19 @@ def test_nothing_goes_when_a_registry_is_no_more_what_it_was(
     assert store.objects() == {served.object_id}
 
 
-class _Refusing(http.server.BaseHTTPRequestHandler):
-    """A server that is there, and lets nobody in; it notes who asked with which password."""
+class _Answering(http.server.BaseHTTPRequestHandler):
+    """A server that says the same to everybody; it notes who asked with which password."""
 
-    asked: ClassVar[list[str | None]] = []
+    status: ClassVar[int]
+    answer: ClassVar[bytes]
+    asked: ClassVar[list[str | None]]
 
     def do_GET(self) -> None:
-        type(self).asked.append(self.headers.get("Authorization"))
+        self.asked.append(self.headers.get("Authorization"))
         is_health = self.path.startswith("/health")
-        self.send_response(200 if is_health else 401)
+        self.send_response(200 if is_health else self.status)
         self.end_headers()
-        self.wfile.write(b"OK" if is_health else b'{"error_code": "PERMISSION_DENIED"}')
+        self.wfile.write(b"OK" if is_health else self.answer)
 
     def do_POST(self) -> None:
         self.do_GET()
@@ -342,11 +357,11 @@ class _Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def refusing() -> Iterator[str]:
-    """The address of a server that answers 401 to everything but its health."""
-    _Refusing.asked.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
+@contextlib.contextmanager
+def _answering(status: int, answer: bytes) -> Iterator[str]:
+    """The address of a server that gives one answer to everything but its health."""
+    _Answering.status, _Answering.answer, _Answering.asked = status, answer, []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answering)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -354,23 +369,24 @@ def refusing() -> Iterator[str]:
 
 
 def test_nothing_goes_while_a_server_refuses_and_no_password_goes_to_a_stranger(
-    store: Store, refusing: str, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = store.merged(1)
-    place = RegisteredAt(tracking_uri=refusing, model="m", version="1")
-    store.record(served, 10, place)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    assert gc() == 1
+    with _answering(401, b'{"error_code": "PERMISSION_DENIED"}') as address:
+        place = RegisteredAt(tracking_uri=address, model="m", version="1")
+        store.record(served, 10, place)
+        assert gc() == 1
     assert store.objects() == {served.object_id}
-    assert _Refusing.asked
-    assert set(_Refusing.asked) == {None}
+    assert len(_Answering.asked) > 1
+    assert set(_Answering.asked) == {None}
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
 
 
 def test_nothing_goes_while_nobody_answers(
-    store: Store, refusing: str, capsys: pytest.CaptureFixture[str]
+    store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = store.merged(1)
     gone = "http://127.0.0.1:9"
@@ -506,3 +522,19 @@ def test_what_a_run_has_found_in_the_store_counts_as_new(store: Store) -> None:
     made_old(Path(found.path), 9 * DAY)
     assert cli.run(["gc", "--yes"]) == 0
     assert store.objects() == set()
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"<html>welcome</html>", b'{"model_versions": 7}'])
+def test_something_else_at_the_address_of_a_registry_stops_everything(
+    store: Store, capsys: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    from tasks.registry_memory import KnownRegistry
+
+    merged = store.merged(1)
+    with _answering(200, answer) as address:
+        noted = KnownRegistry(address=address, experiment="1", created=7, noted="then")
+        values = {"registries": [noted.model_dump()]}
+        (store.home.path / "registries.json").write_text(json.dumps(values))
+        assert gc() == 1
+    assert "forget-registry" in capsys.readouterr().err
+    assert store.objects() == {merged.object_id}
