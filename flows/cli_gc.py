@@ -219,18 +219,16 @@ def _say(
 
 
 def _show(terminal: Terminal, items: list[StoredItem]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    from flows.console import shown_text, size
+    from flows.console import add_row, cell, size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("what", "name", "size", "age", "kept because"):
         table.add_column(head, justify="right" if head in ("size", "age") else "left")
     for item in items:
-        why = shown_text(item.kept) if item.kept else "[yellow]nothing needs it[/]"
-        name = escape(_line(item.name)[:12])
-        table.add_row(item.kind, name, size(item.bytes), _age(item.age_seconds), _line(why))
+        why = item.kept or cell("nothing needs it", "yellow")
+        add_row(table, item.kind, item.name[:12], size(item.bytes), _age(item.age_seconds), why)
     if items:
         terminal.results.print(table)
 
@@ -238,7 +236,7 @@ def _show(terminal: Terminal, items: list[StoredItem]) -> None:
 def _show_waiting(terminal: Terminal, waiting: Sequence[Quarantined]) -> None:
     from rich.table import Table
 
-    from flows.console import size
+    from flows.console import add_row, size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`"):
@@ -248,18 +246,13 @@ def _show_waiting(terminal: Terminal, waiting: Sequence[Quarantined]) -> None:
         left = item.delete_after - now
         when = f"in {_age(left)}" if left > 0 else "when it runs next"
         name = item.entry if len(item.name) != 64 else f"{item.name[:12]}"
-        table.add_row(name, item.place, size(item.bytes), _age(now - item.moved), when)
+        add_row(table, name, item.place, size(item.bytes), _age(now - item.moved), when)
     terminal.results.print(table)
 
 
 def _age(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} d"
-
-
-def _line(text: str) -> str:
-    """A stranger's text in one row of a table."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _failure(done: Tidied) -> Exception:

@@ -46,13 +46,12 @@ def pair(candidate: TaskScore, baseline: TaskScore) -> PairedScores | None:
 
 def other_prompts(candidate: TaskScore, baseline: TaskScore) -> int:
     """Documents that the two were asked with different prompts; 0 where prompts were not kept."""
-    if not (candidate.prompt_hashes and baseline.prompt_hashes):
+    asked, before = candidate.prompt_hashes, baseline.prompt_hashes
+    if asked is None or before is None:
         return 0
-    asked, before = (
-        Counter(zip(score.doc_ids, score.prompt_hashes, strict=True))
-        for score in (candidate, baseline)
-    )
-    return (asked - before).total()
+    others = Counter(zip(candidate.doc_ids, asked, strict=True))
+    others -= Counter(zip(baseline.doc_ids, before, strict=True))
+    return others.total()
 
 
 def improvement(paired: PairedScores, *, higher_is_better: bool) -> float:
