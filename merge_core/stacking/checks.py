@@ -15,7 +15,7 @@ from merge_core.findings import some
 from merge_core.inputs import TensorInput
 from merge_core.layers import stack_of
 from merge_core.stacking.places import at, places
-from merge_core.stacking.restack import Stack, depth_of, type_of
+from merge_core.stacking.restack import Stack, depth_of, type_of, uncounted
 from merge_core.stacking.told import told
 
 Names = frozenset[tuple[str, tuple[int, ...]]]
@@ -39,8 +39,8 @@ def check_stack(
         stacks: prefix and number of ordinary layers of every reference.
 
     Raises:
-        CompatibilityError: the config contradicts the weights, or a layer comes to stand where the
-            donor has one of other tensors.
+        CompatibilityError: the config contradicts the weights or counts no layers, or a layer
+            comes to stand where the donor has one of other tensors.
     """
     if not configs[stack.donor]:
         return
@@ -55,6 +55,8 @@ def check_stack(
     prefix, depth = stacks[stack.leader]
     if not stack.moves(depth):
         return
+    if depth_of(configs[stack.donor], stack.module) is None:
+        raise uncounted(stack)
     _refuse_tensors_of_all_layers(stack, tensors[stack.leader], prefix)
     names = {
         reference: names_by_layer(tensors[reference], *stacks[reference])

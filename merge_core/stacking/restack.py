@@ -57,12 +57,9 @@ def stacked_config(
         return result
     depth = depth_of(config, stack.module)
     if depth is None:
-        raise CompatibilityError(
-            "config.json does not say how many layers it has, so the number of layers that are"
-            " stacked cannot be written into it",
-            where=stack.donor,
-            mend="write its number of layers into config.json as num_hidden_layers",
-        )
+        if stack.moves(len(stack.layers)):
+            raise uncounted(stack)
+        return result  # layers at their numbers; whether some are left out, the weights tell
     for place in places(config, stack.module):
         settings: Any = at(result, place.path)
         counted = count_of(settings, place.counts)
@@ -73,6 +70,16 @@ def stacked_config(
             _refuse_unknown(place, settings, depth, config, stack)
         _rewrite(place, settings, depth, config, configs, stack)
     return result
+
+
+def uncounted(stack: Stack) -> CompatibilityError:
+    """The error for a config that does not say how many layers there are."""
+    return CompatibilityError(
+        "config.json does not say how many layers it has, so the number of layers that are"
+        " stacked cannot be written into it",
+        where=stack.donor,
+        mend="write its number of layers into config.json as num_hidden_layers",
+    )
 
 
 def depth_of(config: Mapping[str, Any], module: str | None) -> int | None:

@@ -125,12 +125,23 @@ def test_two_numbers_of_layers_for_one_stack_are_refused() -> None:
         restacked(config, [0, 1])
 
 
-def test_a_config_that_counts_no_layers_is_refused_and_the_mend_works() -> None:
+@pytest.mark.parametrize("ranges", [[[0, 2]], [[0, 4], [3, 4]], [[1, 4], [0, 1]]])
+def test_a_config_that_counts_no_layers_is_refused_and_the_mend_works(
+    ranges: list[list[int]], tmp_path: Path
+) -> None:
+    source = checkpoint(tmp_path / "a", "xxxx", {})
     with pytest.raises(CompatibilityError, match="does not say how many layers") as caught:
-        restacked({"model_type": "own", "blocks": 4}, [0, 1])
-    assert "num_hidden_layers" in str(caught.value.mend)
-    mended = restacked({"model_type": "own", "num_hidden_layers": 4}, [0, 1])
-    assert mended["num_hidden_layers"] == 2
+        stack(source, tmp_path / "out", *ranges)
+    assert "as num_hidden_layers" in str(caught.value.mend)
+    path = tmp_path / "a" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 4}))
+    merged = stack(source, tmp_path / "out", *ranges)
+    assert merged["num_hidden_layers"] == sum(end - start for start, end in ranges)
+
+
+def test_a_config_that_counts_no_layers_is_enough_where_none_moves(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "a", "xxxx", {})
+    assert stack(source, tmp_path / "out", [0, 3], [3, 4])["model_type"] == "own"
 
 
 @pytest.mark.parametrize(

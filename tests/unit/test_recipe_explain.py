@@ -33,6 +33,8 @@ def zoo(tmp_path: Path) -> dict[str, SourceCheckpoint]:
             tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = torch.ones(2, 2)
             tensors[f"model.layers.{layer}.input_layernorm.weight"] = torch.ones(2)
         zoo[name] = write_checkpoint(tmp_path / name, tensors)
+        config = {"model_type": "llama", "num_hidden_layers": LAYERS}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
     return zoo
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.yaml_files import dump_yaml
 from tests.support.checkpoints import write_checkpoint
-from tests.support.recipe_strategies import NAMES, chains, recipes
+from tests.support.recipe_strategies import LAYERS, NAMES, chains, recipes
 
 quickly = settings(
     max_examples=100,
@@ -36,7 +37,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SourceCheckpoint]
     shapes = {name: (4,) if name.endswith("norm.weight") else (4, 4) for name in NAMES}
     tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
     tensors["positions"] = torch.arange(4)
-    return {name: write_checkpoint(directory / name, tensors) for name in ("base", "a", "b", "c")}
+    zoo = {name: write_checkpoint(directory / name, tensors) for name in ("base", "a", "b", "c")}
+    counts = {f"{part}_config": {"num_hidden_layers": count} for part, count in LAYERS.items()}
+    for source in zoo.values():
+        (source.directory / "config.json").write_text(json.dumps({"model_type": "own"} | counts))
+    return zoo
 
 
 def settings_of(plan: Plan) -> dict[str, tuple[object, ...]]:
