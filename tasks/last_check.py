@@ -111,8 +111,7 @@ def _confirm(
     known, record = _recorded(held, checkpoint)
     if known is not None and known.path != checkpoint.path and known.directory.is_dir():
         try:
-            _refuse_newcomers(record)
-            return known, confirm(known, memo, progress)
+            return known, _confirm_there(known, record, memo, progress)
         except CheckpointError as error:
             _log.warning(
                 "warning: version in MLflow led to %s, which is not what it was: %s; it leads to"
@@ -122,8 +121,7 @@ def _confirm(
                 checkpoint.path,
             )
     elif known is not None and known.path == checkpoint.path:
-        _refuse_newcomers(record)
-        return known, confirm(known, memo, progress)
+        return known, _confirm_there(known, record, memo, progress)
     return checkpoint, confirm(checkpoint, memo, progress)
 
 
@@ -141,7 +139,11 @@ def _recorded(
     return (known, record) if same and known.adapter is None else (None, {})
 
 
-def _refuse_newcomers(record: dict[str, Any]) -> None:
+def _confirm_there(
+    known: SourceCheckpoint, record: dict[str, Any], memo: DigestMemo, progress: Progress | None
+) -> Confirmed:
+    """Also that nothing came into the directory that a library would load."""
+    confirmed = confirm(known, memo, progress)
     try:
         check_files(record, "sizes")
     except CheckpointUnavailableError as error:
@@ -150,6 +152,7 @@ def _refuse_newcomers(record: dict[str, Any]) -> None:
             printable(what, 400),
             mend="remove what came into the directory, or put back what was there",
         ) from None
+    return confirmed
 
 
 def _download(registry: Registry, model: LoggedModel, to: Path) -> Path:

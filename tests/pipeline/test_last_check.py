@@ -239,6 +239,22 @@ def test_another_place_with_the_same_content_is_left_as_soon_as_it_changes(
     assert known_place() == str(moved)
 
 
+def test_a_version_that_an_earlier_mergeflow_registered_gets_the_present_loader(
+    described: Path, tiny_zoo: Any, place: Path, registry: str
+) -> None:
+    [loader] = (described / "code").glob("*.py")
+    record = (described / "checkpoint.json").read_text()
+    loader.rename(loader.with_name("mergeflow_loader_00000000.py"))
+    (described / "checkpoint.json").write_text("{}")
+    with sqlite3.connect(registry.removeprefix("sqlite:///")) as database:
+        database.execute("DELETE FROM logged_model_tags WHERE tag_key = 'mergeflow.loader'")
+
+    register_merge(**zoo_merge(tiny_zoo, place, registry, promote=False))
+
+    assert loader.exists()
+    assert (described / "checkpoint.json").read_text() == record
+
+
 def test_what_changes_while_the_rest_is_written_is_seen_at_the_last_moment(
     arguments: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
