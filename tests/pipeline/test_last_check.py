@@ -223,20 +223,21 @@ def test_what_was_added_to_a_description_is_not_loaded_with_the_champion(
         check()
 
 
-def test_another_place_with_the_same_content_is_left_as_soon_as_it_changes(
+def test_the_alias_leads_to_the_place_that_was_evaluated_not_to_another_with_the_same_bytes(
     described: Path, check: Check, arguments: dict[str, Any], place: Path
 ) -> None:
-    moved = Path(shutil.copytree(place, place.parent / "elsewhere"))
-    manifest = arguments["manifest"].model_copy(update={"path": str(moved)})
-
     def known_place() -> str:
         return str(json.loads((described / "checkpoint.json").read_text())["path"])
 
-    check(manifest)
+    others = Path(shutil.copytree(place, place.parent / "others"))
+    lead_elsewhere(described, others)
+    load_from_elsewhere(described, others)
+    check()
     assert known_place() == str(place)
-    flip(place / "model.safetensors")
-    check(manifest)
-    assert known_place() == str(moved)
+    assert str(others) not in (described / "MLmodel").read_text()
+    moved = arguments["manifest"].model_copy(update={"path": str(others)})
+    check(moved)
+    assert known_place() == str(others), "a run that evaluated it there says so"
 
 
 def test_a_version_that_an_earlier_mergeflow_registered_gets_the_present_loader(
