@@ -230,7 +230,7 @@ def merge(
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
         manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))
-        problems = store.problems(manifest, wanted)
+        problems = store.problems(manifest, wanted, prefect_progress("check"))
         if problems:
             _log.warning(
                 "warning: the merged checkpoint %s in the store is not what this recipe gives (%s):"

@@ -27,10 +27,9 @@ from merge_core.progress import Progress
 from merge_core.read_only import make_read_only, make_removable
 from merge_core.recipe import Recipe
 from merge_core.records import CheckpointManifest, MergeInput, SourceCheckpoint
-from merge_core.sums import MAX_SUMS_BYTES, SUMS_NAME
+from merge_core.sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 
-OBJECTS, PLANS = "objects", "plans"
-_STORE = "store"
+_STORE, _OBJECTS, _PLANS = "store", "objects", "plans"
 _ID = re.compile("[0-9a-f]{64}")
 _LONGEST_POINTER = 4096
 _log = logging.getLogger("mergeflow")
@@ -77,8 +76,7 @@ def is_object_id(name: str) -> bool:
 
 def object_id_of(directory: Path) -> str | None:
     """The id that a directory's place in a store gives it; None for one that is in no store."""
-    place = directory.parent
-    in_store = (place.name, place.parent.name) == (OBJECTS, _STORE)
+    in_store = directory.parent.name == _OBJECTS
     return directory.name if in_store and is_object_id(directory.name) else None
 
 
@@ -215,7 +213,7 @@ class Store:
         Raises:
             OSError: the store cannot be written.
         """
-        pointer = self._home.path / _STORE / PLANS / plan_digest
+        pointer = self._home.path / _STORE / _PLANS / plan_digest
         if self._pointed(plan_digest) == object_id:
             return
         write_private(pointer, object_id + "\n")
@@ -265,6 +263,20 @@ class Store:
         return pointed(self._home.path / _STORE, plan_digest)
 
 
+def listed_files(directory: Path) -> set[str]:
+    """Names of all files that belong to an object, its list among them.
+
+    Raises:
+        CheckpointError: it has no usable list.
+    """
+    try:
+        return {SUMS_NAME, *read_sums(read_plain(directory / SUMS_NAME, MAX_SUMS_BYTES))}
+    except ValueError as error:
+        raise CheckpointError(
+            f"{SUMS_NAME} cannot be used: {printable(error)}", where=str(directory)
+        ) from None
+
+
 def pointer_problems(directory: Path) -> list[str]:
     """Whether the pointer of its own plan leads to a sound object; one sentence if it does not."""
     return _misled(directory, read_manifest(directory).plan_digest, directory.name)
@@ -273,7 +285,7 @@ def pointer_problems(directory: Path) -> list[str]:
 def pointed(store: Path, plan_digest: str) -> str | None:
     """The object that a store names as a plan's result; None where nothing is written, and empty
     where something else is written than an object's id."""
-    pointer = store / PLANS / plan_digest
+    pointer = store / _PLANS / plan_digest
     if not pointer.is_symlink() and not pointer.exists():
         return None
     try:

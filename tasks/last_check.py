@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from merge_core.bounded_json import parse_json
-from merge_core.digests import DigestMemo, model_digest
+from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, StepError
 from merge_core.findings import printable
 from merge_core.progress import Progress
@@ -65,15 +64,15 @@ def check_what_is_served(
     _check_way(registry, version, model, checkpoint)
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
         held = _download(registry, model, Path(scratch) / "held")
-        place, confirmed = _confirm(held, checkpoint, memo, progress)
+        confirmed = _confirm(held, checkpoint, memo, progress)
         expected = Path(scratch) / "expected"
         expected.mkdir()
-        write_description(expected, model, place)
+        write_description(expected, model, checkpoint)
         differences = _differences(held, expected)
         if differences:
             if {RECORD, _MLMODEL} & differences:
                 _log.info("the description of version %s is brought up to date", version.version)
-            describe(registry, model, place)
+            describe(registry, model, checkpoint)
             held = _download(registry, model, Path(scratch) / "again")
             differences = _differences(held, expected)
         strange = _strangers(held, expected)
@@ -106,42 +105,15 @@ def _check_way(
 
 def _confirm(
     held: Path, checkpoint: SourceCheckpoint, memo: DigestMemo, progress: Progress | None
-) -> tuple[SourceCheckpoint, Confirmed]:
-    """The checkpoint where MLflow says that it is, if it is whole there, else in its own place."""
-    known, record = _recorded(held, checkpoint)
-    if known is not None and known.path != checkpoint.path and known.directory.is_dir():
-        try:
-            _refuse_newcomers(record)
-            return known, confirm(known, memo, progress)
-        except CheckpointError as error:
-            _log.warning(
-                "warning: version in MLflow led to %s, which is not what it was: %s; it leads to"
-                " %s now",
-                known.path,
-                error.what,
-                checkpoint.path,
-            )
-    elif known is not None and known.path == checkpoint.path:
-        _refuse_newcomers(record)
-        return known, confirm(known, memo, progress)
-    return checkpoint, confirm(checkpoint, memo, progress)
+) -> Confirmed:
+    """Read the checkpoint; nothing came into its directory since it was registered there, either.
 
-
-def _recorded(
-    held: Path, checkpoint: SourceCheckpoint
-) -> tuple[SourceCheckpoint | None, dict[str, Any]]:
-    """The checkpoint as MLflow's description has it; None if that is of another one."""
-    try:
-        record = parse_json((held / RECORD).read_bytes())
-        fields = {key: record[key] for key in SourceCheckpoint.model_fields}
-        known = SourceCheckpoint.model_validate(fields)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
-        return None, {}
-    same = known.digest == model_digest(known.files) == checkpoint.digest
-    return (known, record) if same and known.adapter is None else (None, {})
-
-
-def _refuse_newcomers(record: dict[str, Any]) -> None:
+    Where MLflow says that it is does not count: that place may be somebody else's.
+    """
+    confirmed = confirm(checkpoint, memo, progress)
+    record = _record(held, checkpoint)
+    if record is None:
+        return confirmed
     try:
         check_files(record, "sizes")
     except CheckpointUnavailableError as error:
@@ -150,6 +122,21 @@ def _refuse_newcomers(record: dict[str, Any]) -> None:
             printable(what, 400),
             mend="remove what came into the directory, or put back what was there",
         ) from None
+    return confirmed
+
+
+def _record(held: Path, checkpoint: SourceCheckpoint) -> dict[str, Any] | None:
+    """What MLflow's description says of this checkpoint in this place, if it says anything."""
+    try:
+        record = parse_json((held / RECORD).read_bytes())
+        known = SourceCheckpoint.model_validate(
+            {key: record[key] for key in SourceCheckpoint.model_fields}
+        )
+        beside = {"stored": record["stored"] is True, "beside": [*map(str, record["beside"])]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    here = (known.path, known.files) == (checkpoint.path, checkpoint.files)
+    return known.model_dump() | beside if here else None
 
 
 def _download(registry: Registry, model: LoggedModel, to: Path) -> Path:

@@ -17,10 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_core.file_names import TOKENIZER_FILES
+from merge_core.file_names import TOKENIZER_FILES, is_model_file
 from merge_core.plain_text import plain
 from merge_core.records import SourceCheckpoint
-from merge_core.stored_objects import stored_place
+from merge_core.stored_objects import listed_files, stored_place
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
 from tasks.registry_loader import files_beside
 
@@ -46,7 +46,7 @@ def ensure_logged_model(
     """The id of the LoggedModel of a checkpoint: found by digest in any experiment, else created.
 
     What an earlier, interrupted call left unfinished is completed, and a checkpoint that has moved
-    since is pointed at its new place.
+    since is pointed at its new place. The loader of an earlier version is replaced.
 
     Args:
         name: what to call a new one, else the last part of its reference.
@@ -60,7 +60,8 @@ def ensure_logged_model(
     have = set(model.tags.get(TAG + "flavors", "").split(",")) - {""}
     place = model.tags[TAG + "path"]
     moved = place != checkpoint.path and not Path(place).is_dir()
-    if moved or not flavors <= have:
+    outdated = registered and model.tags.get(TAG + "loader") != _loader()
+    if moved or outdated or not flavors <= have:
         describe(registry, model, checkpoint, flavors | have)
     if str(model.status) != "READY":
         registry.client.finalize_logged_model(model.model_id, "READY")
@@ -140,7 +141,11 @@ def describe(
         registry.client.log_model_artifacts(model.model_id, str(directory))
     registry.client.set_logged_model_tags(
         model.model_id,
-        {TAG + "path": checkpoint.path, TAG + "flavors": ",".join(sorted(flavors))},
+        {
+            TAG + "path": checkpoint.path,
+            TAG + "flavors": ",".join(sorted(flavors)),
+            TAG + "loader": _loader(),
+        },
     )
 
 
@@ -159,15 +164,11 @@ def write_description(
         with_tokenizer = _TRANSFORMERS in _wanted_flavors(checkpoint, registered=True)
     from mlflow.models import Model
 
-    stored = stored_place(checkpoint.directory) is not None
-    listed = [file.name for file in checkpoint.files]
-    beside = files_beside(checkpoint.directory, listed, stored)
-    record = checkpoint.model_dump() | {"stored": stored, "beside": beside}
+    record = checkpoint.model_dump() | _beside(checkpoint)
     (directory / RECORD).write_text(json.dumps(record, indent=1))
-    code = _LOADER.read_bytes()
-    loader = f"mergeflow_loader_{hashlib.sha256(code).hexdigest()[:8]}"
+    loader = _loader()
     (directory / "code").mkdir()
-    (directory / "code" / f"{loader}.py").write_bytes(code)
+    (directory / "code" / f"{loader}.py").write_bytes(_LOADER.read_bytes())
     _write_environment(directory)
     described = Model(
         artifact_path=model.artifact_location,
@@ -205,6 +206,21 @@ def write_description(
             tokenizer_type="AutoTokenizer",
         )
     described.save(str(directory / "MLmodel"))
+
+
+def _beside(checkpoint: SourceCheckpoint) -> dict[str, Any]:
+    """What may lie beside the files of a checkpoint when it is loaded."""
+    listed = {file.name for file in checkpoint.files}
+    stored = stored_place(checkpoint.directory)
+    if stored is not None:
+        return {"stored": True, "beside": sorted(listed_files(stored) - listed)}
+    present = files_beside(checkpoint.directory, listed, stored=False)
+    return {"stored": False, "beside": [name for name in present if not is_model_file(name)]}
+
+
+def _loader() -> str:
+    """The module that loads a registered checkpoint, by a name that says what is in it."""
+    return f"mergeflow_loader_{hashlib.sha256(_LOADER.read_bytes()).hexdigest()[:8]}"
 
 
 def _write_environment(directory: Path) -> None:

@@ -25,6 +25,7 @@ from merge_core.home import Home
 from tasks.lineage import lineage
 from tasks.records import MergeOutcome
 from tasks.registry_client import default_tracking_uri
+from tests.support.edited_objects import flip, loosen, reseal
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
 pytestmark = pytest.mark.slow
@@ -154,6 +155,24 @@ def test_a_lost_record_costs_no_work_and_registers_nothing_twice(
     assert again == averaged
     looked = {"find uniform", "preflight headers", "register uniform", "retain the last 5"}
     assert steps.ran == looked
+
+
+def test_an_average_that_was_edited_does_not_count_as_the_one_on_record(
+    bench: Bench,
+    averaged: MergeOutcome,
+    steps: RecordedSteps,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    place = Path(averaged.merged.path)
+    loosen(place)
+    sound = flip(place / "model.safetensors")
+    reseal(place)
+
+    assert bench.average().result() == averaged
+
+    assert "merge linear" in steps.ran
+    assert (place / "model.safetensors").read_bytes() == sound
+    assert f"the average {place.name} in the store is not what it was" in caplog.text
 
 
 def test_a_checkpoint_of_another_training_ends_the_run_before_the_merge(

@@ -32,6 +32,7 @@ from tasks.calibration_process import measure
 from tests.support import tiny_architectures as tiny
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.calibration import job_of, save_model
+from tests.support.edited_objects import flip, loosen
 from tests.support.recorded_steps import recorded_steps
 
 
@@ -284,9 +285,17 @@ def test_a_flow_measures_a_model_once_and_again_when_the_result_is_damaged(
     (found,) = first.values()
     kept = found.directory / "model.safetensors"
     whole = kept.read_bytes()
-    kept.chmod(0o644)
-    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    loosen(found.directory)
+    flip(kept)
     with recorded_steps() as steps:
         assert calibrating() == first
     assert [outcome == "cached" for _, outcome in steps.all] == [True, False]
     assert kept.read_bytes() == whole
+
+    loosen(found.directory)
+    flip(kept)
+    record = found.directory / "measured.json"
+    edited = source(found.directory).digest
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"digest": edited}))
+    assert calibrating() == first
+    assert kept.read_bytes() == whole, "edited with its digest, and measured again all the same"

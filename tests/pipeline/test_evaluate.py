@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from merge_core.digests import DigestMemo
-from merge_core.errors import StepError
+from merge_core.errors import CheckpointError, StepError
+from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source
 from tasks.document_values import WORST_BITS
@@ -24,6 +25,7 @@ from tasks.lm_eval_process import Problem, load_tasks
 from tasks.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.suite import Suite, load_suite
+from tests.support.edited_objects import flip
 from tests.support.processes import is_alive, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -404,6 +406,24 @@ def test_the_evaluation_does_not_outlive_a_parent_that_is_killed(base, tmp_path)
     finally:
         parent.kill()
         parent.wait()
+
+
+def test_what_is_scored_is_what_the_digest_stands_for(make_checkpoint, suite, tmp_path):
+    checkpoint = make_checkpoint(7)
+    weights = checkpoint.directory / "model.safetensors"
+
+    def meddle(event: ProgressEvent) -> None:
+        if event.unit == "documents" and event.done == 0:
+            flip(weights)
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors changed meanwhile"):
+        evaluate_checkpoint(checkpoint, suite, scratch=tmp_path, device="cpu", progress=meddle)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has changed"):
+        evaluate_checkpoint(checkpoint, suite, scratch=tmp_path, device="cpu")
+    flip(weights)
+    (checkpoint.directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is not listed"):
+        evaluate_checkpoint(checkpoint, suite, scratch=tmp_path, device="cpu")
 
 
 def test_the_cache_key_changes_with_everything_that_changes_a_score(base, suite, tmp_path):

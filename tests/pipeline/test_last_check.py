@@ -223,20 +223,37 @@ def test_what_was_added_to_a_description_is_not_loaded_with_the_champion(
         check()
 
 
-def test_another_place_with_the_same_content_is_left_as_soon_as_it_changes(
+def test_the_alias_leads_to_the_place_that_was_evaluated_not_to_another_with_the_same_bytes(
     described: Path, check: Check, arguments: dict[str, Any], place: Path
 ) -> None:
-    moved = Path(shutil.copytree(place, place.parent / "elsewhere"))
-    manifest = arguments["manifest"].model_copy(update={"path": str(moved)})
-
     def known_place() -> str:
         return str(json.loads((described / "checkpoint.json").read_text())["path"])
 
-    check(manifest)
+    others = Path(shutil.copytree(place, place.parent / "others"))
+    lead_elsewhere(described, others)
+    load_from_elsewhere(described, others)
+    check()
     assert known_place() == str(place)
-    flip(place / "model.safetensors")
-    check(manifest)
-    assert known_place() == str(moved)
+    assert str(others) not in (described / "MLmodel").read_text()
+    moved = arguments["manifest"].model_copy(update={"path": str(others)})
+    check(moved)
+    assert known_place() == str(others), "a run that evaluated it there says so"
+
+
+def test_a_version_that_an_earlier_mergeflow_registered_gets_the_present_loader(
+    described: Path, tiny_zoo: Any, place: Path, registry: str
+) -> None:
+    [loader] = (described / "code").glob("*.py")
+    record = (described / "checkpoint.json").read_text()
+    loader.rename(loader.with_name("mergeflow_loader_00000000.py"))
+    (described / "checkpoint.json").write_text("{}")
+    with sqlite3.connect(registry.removeprefix("sqlite:///")) as database:
+        database.execute("DELETE FROM logged_model_tags WHERE tag_key = 'mergeflow.loader'")
+
+    register_merge(**zoo_merge(tiny_zoo, place, registry, promote=False))
+
+    assert loader.exists()
+    assert (described / "checkpoint.json").read_text() == record
 
 
 def test_what_changes_while_the_rest_is_written_is_seen_at_the_last_moment(
