@@ -14,6 +14,7 @@ import pytest
 from prefect import get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Pending, Running
 
@@ -78,9 +79,22 @@ def test_what_the_user_made_of_a_schedule_survives_the_next_set_up(
     assert switches(client) == {"nightly": True, "every-six-hours": False}
     again = client.read_deployment_by_name(SCHEDULED)
     assert again.id == deployment.id
-    assert again.pull_steps == []
+    assert not again.pull_steps
     assert again.job_variables is not None
     assert again.job_variables["env"][VARIABLE] == str(tmp_path / "elsewhere")
+
+
+def test_a_deployment_of_an_earlier_version_loses_its_pull_step(
+    client: SyncPrefectClient, deployment: DeploymentResponse, tmp_path: Path
+) -> None:
+    """It would send a run to the user's directory before the flow is imported."""
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}
+    client.update_deployment(deployment.id, DeploymentUpdate(pull_steps=[step]))
+    assert client.read_deployment(deployment.id).pull_steps == [step]
+    create_deployment(client, entry(), tmp_path)
+    again = client.read_deployment(deployment.id)
+    assert not again.pull_steps
+    assert again.path is None  # Prefect would copy what is there
 
 
 def test_a_mistyped_schedule_is_told_with_the_right_name(
