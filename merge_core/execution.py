@@ -19,6 +19,7 @@ from merge_core.errors import (
     UnreadableError,
     unreadable,
 )
+from merge_core.file_hashing import hash_files
 from merge_core.home import Home
 from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
 from merge_core.layout import index_json, index_name
@@ -136,7 +137,8 @@ def execute(
             if unidentified is not None:
                 unidentified.refuse_changes(sources)
             else:
-                _refuse_changed(sources, home)
+                # What is in the store vouches for its inputs, so the memo is not asked.
+                _refuse_changed(sources, home, afresh=out is None, progress=progress)
             manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
             sealed = {
                 file.name: fingerprint(staging.checkpoint / file.name) for file in manifest.files
@@ -180,20 +182,36 @@ def placed(out: Path) -> Path:
     return out.resolve() if ".." in out.parts else out.absolute()
 
 
-def _refuse_changed(sources: Mapping[str, SourceCheckpoint], home: Home) -> None:
-    """The inputs hold what their digests say: nobody wrote to them since they were identified."""
+def _refuse_changed(
+    sources: Mapping[str, SourceCheckpoint],
+    home: Home,
+    *,
+    afresh: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """The inputs hold what their digests say: nobody wrote to them since they were identified.
+
+    Args:
+        afresh: read every byte of them, whatever the memo says.
+    """
     memo = DigestMemo(home.digest_memo)
     parts: list[SourceCheckpoint | SourceAdapter] = list(sources.values())
     parts += [source.adapter for source in sources.values() if source.adapter]
     for part in parts:
-        for file in part.files:
-            path = part.directory / file.name
-            if not path.is_file() or memo.sha256(path) != file.sha256:
-                raise CheckpointError(
-                    "this file has changed since the merge began",
-                    where=str(path),
-                    mend="wait until nothing writes to the inputs, and merge again",
-                )
+        listed = {part.directory / file.name: file.sha256 for file in part.files}
+        gone = [path for path in listed if not path.is_file()]
+        changed = []
+        if not gone:
+            stage = f"check {part.reference}"
+            found = hash_files(part.directory, list(listed), memo, stage, progress, afresh=afresh)
+            pairs = zip(listed.items(), found, strict=True)
+            changed = [path for (path, sha256), file in pairs if file.sha256 != sha256]
+        if gone or changed:
+            raise CheckpointError(
+                "this file has changed since the merge began",
+                where=str((gone or changed)[0]),
+                mend="wait until nothing writes to the inputs, and merge again",
+            )
 
 
 def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from merge_core.digests import DigestMemo, fingerprint, sha256_file
 from merge_core.errors import CheckpointError
-from merge_core.records import CheckpointManifest
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.sources import describe_source
 from merge_core.stored_objects import object_problems
 from merge_core.vouching import confirm
 from tests.support.edited_objects import contents, flip, loosen
@@ -51,6 +53,24 @@ def test_a_planted_row_does_not_vouch_for_what_is_evaluated_or_served(
     assert object_problems(merges.place(first), memo) == [], "at a glance it is believed"
     with pytest.raises(CheckpointError, match="has changed"):
         confirm(first.as_source(), memo)
+
+
+def test_a_planted_row_does_not_vouch_for_an_input_of_what_is_stored(
+    merges: Merges, zoo: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(zoo["a"].directory, tmp_path / "a"))
+    memo, weights = merges.home.digest_memo, place / "model.safetensors"
+    known = DigestMemo(memo).sha256(weights)
+    flip(weights)
+    plant(memo, weights, known)
+    merges.zoo = {**zoo, "a": describe_source("a", place, DigestMemo(memo))}
+    assert merges.zoo["a"].digest == zoo["a"].digest, "at a glance it is believed"
+    with pytest.raises(CheckpointError, match="has changed since the merge began") as refused:
+        merges.merge(0.3)
+    assert str(weights) in str(refused.value)
+    assert describe_source("a", place, DigestMemo(memo)).digest != zoo["a"].digest
+    merges.zoo = {**zoo, "a": describe_source("a", place, DigestMemo(memo))}
+    assert merges.merge(0.3).inputs[0].digest == merges.zoo["a"].digest
 
 
 def test_what_a_careful_look_found_is_remembered_and_the_same_merge_mends_it(
