@@ -26,7 +26,7 @@ from merge_core.recipe import Recipe, parse_recipe
 from merge_core.trajectory.schedules import Decay, Schedule, schedule_weights
 from merge_core.trajectory.selection import Choice
 from merge_core.yaml_files import load_yaml, validated
-from tasks.decide import PromotionRule
+from tasks.decide import AFTERWARDS, PromotionRule
 from tasks.references import expand_variables, parse_plain
 from tasks.suite import Suite, load_suite, suite_digest
 from tasks.trajectory import TrainingRun
@@ -182,7 +182,8 @@ class Averaging(Named):
     def settings_digest(self, suite: Suite, held_out: Suite) -> str:
         """Digest of what decides the result, apart from the checkpoints that are there.
 
-        Who has to approve is left out: it changes what may serve, not what there is to do.
+        Who has to approve, and what else becomes of a decision, is left out: it changes what may
+        serve, not what there is to do.
         """
         kept: Any = {
             "training": {"run", "pattern"},
@@ -193,9 +194,7 @@ class Averaging(Named):
         }
         return digest_of(
             {
-                **self.model_dump(
-                    mode="json", include=kept, exclude={"promote": {"approve_within"}}
-                ),
+                **self.model_dump(mode="json", include=kept, exclude={"promote": AFTERWARDS}),
                 "suites": [suite_digest(suite), suite_digest(held_out)],
             }
         )

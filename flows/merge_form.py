@@ -175,7 +175,10 @@ _SETTINGS = {
 }
 """Recipe parameters that the form has, with their fields."""
 
-_RULE_FIELDS = ("max_regression", "min_gain", "on_inconclusive", "confidence", "approve_within")
+_RULE_FIELDS = (
+    *("max_regression", "min_gain", "on_inconclusive", "confidence"),
+    *("approve_within", "fall_back_to"),
+)
 PromotionForm = create_model(
     "PromotionForm",
     __config__=ConfigDict(frozen=True, extra="forbid", title="Promotion rule"),

@@ -56,7 +56,7 @@ from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.reference_names import distinct_names
 from tasks.register import register_task
 from tasks.registry_client import default_tracking_uri
-from tasks.report_tables import decision_markdown
+from tasks.report_tables import decision_markdown, serving_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.suite import Suite
 from tasks.verify import verify_task
@@ -409,6 +409,7 @@ def register(
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
         artifacts=artifacts,
+        fall_back_to=pipeline.promote.fall_back_to,
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
     )
@@ -416,6 +417,8 @@ def register(
     page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
     publish_report(pipeline.name, "lineage", page)
     publish_links(pipeline.name, registration)
+    served = manifest.path if decision.promote else base.path
+    publish_report(pipeline.name, "serving", serving_markdown(served, registration))
     return registration
 
 

@@ -53,11 +53,14 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
     registration = outcome.registration
     if registration is not None:
         champion = registration.champion
-        what = "merged" if champion.digest == outcome.merged.digest else "base"
+        kinds = {outcome.merged.digest: "merged", outcome.base.digest: "base"}
+        what = kinds.get(champion.digest, "earlier")
         terminal.say(
             f"  champion  models:/{champion.name}@champion is version {champion.version}, the"
             f" {what} checkpoint ({champion.digest[:12]})"
         )
+        if registration.champion_stays:
+            terminal.say(f"            it keeps the alias: {registration.champion_stays}")
 
 
 def _scores(outcome: MergeOutcome) -> Table:

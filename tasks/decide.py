@@ -29,6 +29,9 @@ SMALLEST_BASELINE = 0.01
 _FEW_NON_FINITE = 0.01
 """Share of a task's documents for which a baseline may have no finite score."""
 
+AFTERWARDS = {"approve_within", "fall_back_to"}
+"""Keys of the rule that say what becomes of a decision, and change nothing in it."""
+
 GRAVITY: tuple[Outcome, ...] = ("regressed", "unclear", "held")
 """The order in which reasons are told."""
 
@@ -103,6 +106,14 @@ class PromotionRule(BaseModel):
         title="Seed",
         description="Same reports, same rule, same seed: same decision.",
         json_schema_extra={"position": 8},
+    )
+    fall_back_to: Literal["champion", "base"] = Field(
+        default="champion",
+        title="Whom the alias falls back to",
+        description="Where the alias is when a merge is not promoted. champion: it stays with a "
+        "version that passed against this base and suite, or that a person approved. base: the "
+        "base gets it in any case.",
+        json_schema_extra={"position": 10},
     )
     approve_within: str = Field(
         default="",
@@ -217,13 +228,13 @@ def decision_key(
 ) -> str:
     """The cache key of one decision: everything in the reports and the rule.
 
-    Whether a person is asked afterwards is no part of it: what the numbers say stays the same.
+    What becomes of it afterwards is no part of it: what the numbers say stays the same.
     """
     reports = [candidate, baseline, *experts]
     return digest_of(
         {
             "reports": [report.model_dump(mode="json") for report in reports],
-            "rule": rule.model_dump(mode="json", exclude={"approve_within"}),
+            "rule": rule.model_dump(mode="json", exclude=AFTERWARDS),
         }
     )
 

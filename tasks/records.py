@@ -149,6 +149,8 @@ class Registration(Record):
     candidate: RegisteredVersion
     champion: RegisteredVersion
     """The version that holds the alias after this run."""
+    champion_stays: str | None = None
+    """Why the alias stayed with its holder although this merge was not promoted."""
 
 
 class MergeOutcome(Record):

@@ -20,6 +20,7 @@ from merge_core.digests import DigestMemo
 from merge_core.errors import StepError
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.fallback import FallBackTo, holder_that_stays
 from tasks.last_check import check_what_is_served
 from tasks.promotion import (
     as_record,
@@ -71,20 +72,23 @@ def register_merge(
     pipeline_name: str | None = None,
     prefect_run: Mapping[str, Any] | None = None,
     artifacts: Mapping[str, str | bytes] | None = None,
+    fall_back_to: FallBackTo = "champion",
     digest_memo: Path | None = None,
     progress: Progress | None = None,
 ) -> Registration:
     """Record a merge with its evidence, register base and merged, and let `champion` follow.
 
-    `champion` goes to the merged version when the decision promotes it, and to the base version
-    otherwise, also when an earlier merge held it. Running the same registration again completes
-    what is missing and changes nothing else. Directly before the alias moves, every byte of what
-    it will lead to is read and compared (`tasks.last_check`).
+    `champion` goes to the merged version when the decision promotes it. Otherwise it stays with the
+    version that holds it, if that one passed against this base and suite or a person approved it
+    (`tasks.fallback`); else it goes to the base version. Running the same registration again
+    completes what is missing and changes nothing else. Directly before the alias moves, every byte
+    of what it will lead to is read and compared (`tasks.last_check`).
 
     Args:
         tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.
         reports: evaluations of base, merged and experts, in the order to show them.
         artifacts: more files for the merge run, by relative name.
+        fall_back_to: `base` gives the base the alias whenever a merge is not promoted.
         digest_memo: is told what was read.
 
     Raises:
@@ -131,7 +135,7 @@ def register_merge(
         if not is_recorded(run):
             _record(registry, run, facts, model_ids)
         memo = DigestMemo(digest_memo)
-        return _promote(registry, facts, run, model_ids, memo, progress)
+        return _promote(registry, facts, run, model_ids, fall_back_to, memo, progress)
 
 
 def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[str, str]) -> None:
@@ -152,6 +156,7 @@ def _promote(
     facts: MergeFacts,
     run: Run,
     model_ids: Mapping[str, str],
+    fall_back_to: FallBackTo,
     memo: DigestMemo,
     progress: Progress | None,
 ) -> Registration:
@@ -173,6 +178,7 @@ def _promote(
             "plan_digest": manifest.plan_digest,
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
+            "suite_digest": facts.suite_digest,
             "pipeline": facts.pipeline_name or "",
             **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
             **(approval_tags(decision.approval) if decision.approval else {}),
@@ -181,20 +187,31 @@ def _promote(
     if decision.approval is None:
         forget_approval(registry, candidate, decision)
     served, model, checkpoint = base, base_model, facts.base
+    stays = None
     if decision.promote:
         served, model, checkpoint = candidate, merged_model, manifest.as_source()
-    check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)
-    give_alias(registry, name, str(served.version), run.info.run_id, check)
+    else:
+        stays = holder_that_stays(
+            registry, name, facts.base.digest, facts.suite_digest, fall_back_to
+        )
+    if stays is None:
+        check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)
+        give_alias(registry, name, str(served.version), run.info.run_id, check)
     champion = champion_version(registry, name)
     base_record = as_record(base, base_model, champion)
     candidate_record = as_record(candidate, merged_model, champion)
+    if stays is not None:
+        holder = as_record(stays.version, stays.version.model_id, champion)
+    else:
+        holder = candidate_record if decision.promote else base_record
     return Registration(
         tracking_uri=registry.address,
         experiment_id=run.info.experiment_id,
         run_id=run.info.run_id,
         base=base_record,
         candidate=candidate_record,
-        champion=candidate_record if decision.promote else base_record,
+        champion=holder,
+        champion_stays=stays.why if stays else None,
     )
 
 

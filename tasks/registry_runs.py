@@ -70,6 +70,16 @@ class MergeFacts:
             }
         )
 
+    @property
+    def suite_digest(self) -> str:
+        """Of the suite that the merged checkpoint was evaluated on."""
+        [digest] = {
+            report.suite_digest
+            for report in self.reports
+            if report.checkpoint_digest == self.manifest.digest
+        }
+        return digest
+
     def decision_page(self) -> str:
         """The decision with its reasons and everyone's scores side by side, as markdown."""
         reports = {report.checkpoint_digest: report for report in self.reports}

@@ -9,7 +9,7 @@ from merge_core.markdown import Markdown, code, inline, table
 from merge_core.plain_text import LONGEST
 from tasks.odd_answers import odd_answers
 from tasks.reasons import number
-from tasks.records import Decision, EvaluationReport
+from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reference_names import distinct_names
 
 _HEADLINES = {
@@ -145,6 +145,22 @@ def _changes(rows: Sequence[ComparisonRow], *, with_experts: bool) -> list[str]:
             cells.append("-" if share is None else f"{100 * share:.0f} %")
         lines.append(cells)
     return table(["task", "change", "interval", "outcome", *kept], lines, ("task", "outcome"))
+
+
+def serving_markdown(answer: str, registration: Registration) -> str:
+    """What the run answers, and what the alias serves: after a fall-back they may be two things."""
+    champion = registration.champion
+    alias = f"models:/{champion.name}@champion"
+    lines = [
+        "## What serves",
+        "",
+        f"* This run answers: serve {code(answer)}.",
+        f"* {code(alias)} is version {inline(champion.version)}, digest"
+        f" {code(champion.digest[:12])}.",
+    ]
+    if registration.champion_stays:
+        lines.append(f"* It keeps the alias: {inline(registration.champion_stays)}.")
+    return "\n".join(lines) + "\n"
 
 
 def question_markdown(

@@ -183,16 +183,27 @@ def test_one_changed_weight_redoes_the_merge_and_its_evaluation_only(
     assert {"verify 2 models", "profile 2 task vectors", "evaluate base"} <= steps.cached
 
 
-def test_a_collapsed_merge_falls_back_and_the_base_is_the_champion(
+def test_a_collapsed_merge_falls_back_and_takes_the_alias_from_nobody_who_passed(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
-    assert champion_digest(bench.home) != promoted.base.digest
     state = bench.run(bench.pipeline(weight=12.0))
     outcome: MergeOutcome = state.result()
     assert state.name == outcome.state == "FellBack"
     assert outcome.serve == str(bench.zoo.base)
+    assert champion_digest(bench.home) == promoted.merged.digest
+    reports = markdown_of(state)
+    assert "a scale above 1" in reports["zoo-compatibility"]
+    assert f"This run answers: serve `{bench.zoo.base}`" in reports["zoo-serving"]
+    assert "keeps the alias: it passed against this base and this suite" in reports["zoo-serving"]
+
+
+def test_a_pipeline_may_ask_that_the_base_gets_the_alias(
+    bench: Bench, promoted: MergeOutcome
+) -> None:
+    rule = LENIENT | {"fall_back_to": "base"}
+    outcome = bench.outcome(bench.pipeline(weight=12.0, promote=rule))
+    assert outcome.state == "FellBack"
     assert champion_digest(bench.home) == outcome.base.digest
-    assert "a scale above 1" in markdown_of(state)["zoo-compatibility"]
     bench.outcome(bench.pipeline())
     assert champion_digest(bench.home) == promoted.merged.digest
 

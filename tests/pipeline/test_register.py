@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.approval import with_approval
-from tasks.records import Approval
+from tasks.records import Approval, Registration
 from tasks.register import register_merge
 from tests.support.registrations import variant, zoo_merge
 from tests.support.registry_contents import (
@@ -206,6 +206,68 @@ def test_the_word_that_made_a_champion_stays_with_it(
     register_merge(**zoo_merge(tiny_zoo, merged, registry, promote=False))
     tags = client(registry).get_model_version(again.name, again.version).tags
     assert "mergeflow.approval_by" not in tags, "it serves no more, whatever she said"
+
+
+def failed_experiment(tiny_zoo: Any, tmp_path: Path, registry: str, **changes: Any) -> Registration:
+    """Register another merge, which is not promoted."""
+    other = variant(tiny_zoo.code_expert, tmp_path / "experiment", "experiment")
+    arguments = zoo_merge(tiny_zoo, other, registry, promote=False)
+    if "suite_digest" in changes:
+        arguments["reports"] = [
+            report.model_copy(update={"suite_digest": changes["suite_digest"]})
+            for report in arguments["reports"]
+        ]
+    to = {key: changes[key] for key in ("fall_back_to",) if key in changes}
+    return register_merge(**arguments, **to)
+
+
+def test_a_failed_experiment_leaves_a_champion_that_passed_the_same_test(
+    tiny_zoo: Any, promoted: Registered, after_promotion: str, tmp_path: Path
+) -> None:
+    result = failed_experiment(tiny_zoo, tmp_path, after_promotion)
+    assert result.champion.version == promoted.result.champion.version
+    assert result.champion.digest == promoted.result.candidate.digest
+    assert result.champion_stays == "it passed against this base and this suite"
+
+
+def test_a_version_of_before_is_known_by_the_evaluations_of_its_run(
+    tiny_zoo: Any, promoted: Registered, after_promotion: str, tmp_path: Path
+) -> None:
+    """Versions had no tag for the suite at commit 5eaacac."""
+    version = promoted.result.champion.version
+    client(after_promotion).delete_model_version_tag("zoo", version, "mergeflow.suite_digest")
+    assert failed_experiment(tiny_zoo, tmp_path, after_promotion).champion.version == version
+
+
+@pytest.mark.parametrize("changes", [{"suite_digest": "e" * 64}, {"fall_back_to": "base"}])
+def test_else_the_base_gets_the_alias(
+    tiny_zoo: Any, after_promotion: str, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    result = failed_experiment(tiny_zoo, tmp_path, after_promotion, **changes)
+    assert result.champion.version == result.base.version
+    assert result.champion_stays is None
+
+
+def test_a_version_that_nobody_vouches_for_makes_way_for_the_base(
+    tiny_zoo: Any, promoted: Registered, after_promotion: str, tmp_path: Path
+) -> None:
+    api = client(after_promotion)
+    source = f"models:/{promoted.result.candidate.logged_model_id}"
+    by_hand = api.create_model_version("zoo", source)
+    api.set_registered_model_alias("zoo", "champion", by_hand.version)
+    result = failed_experiment(tiny_zoo, tmp_path, after_promotion)
+    assert result.champion.version == result.base.version
+
+
+def test_a_champion_that_a_person_approved_stays_whatever_the_suite(
+    tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
+) -> None:
+    asked = Approval(approved=True, by="Ada", at="2026-11-28T14:20:05+00:00", flow_run_id="r")
+    good = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    serving = register_merge(**good | {"decision": with_approval(good["decision"], asked, "8h")})
+    result = failed_experiment(tiny_zoo, tmp_path, registry, suite_digest="e" * 64)
+    assert result.champion.version == serving.candidate.version
+    assert result.champion_stays == "Ada approved it"
 
 
 def test_a_checkpoint_that_moved_is_loaded_from_its_new_place(

@@ -1,0 +1,68 @@
+"""Which version keeps the alias when a merge is not promoted.
+
+The run's own answer is the base. The alias is another matter: an experiment that failed says
+nothing against the version that serves, if that one passed against the same base and suite, or a
+person approved it. Only a version that nothing speaks for makes way for the base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tasks.promotion import champion_version
+from tasks.registry_client import TAG, Registry
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+FallBackTo = Literal["champion", "base"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The version that keeps the alias, and what speaks for it."""
+
+    version: ModelVersion
+    why: str
+
+
+def holder_that_stays(
+    registry: Registry, name: str, base_digest: str, suite_digest: str, to: FallBackTo
+) -> Holder | None:
+    """The champion, if something speaks for it; None when the base is to have the alias.
+
+    Args:
+        base_digest: of the baseline that the merge was compared with.
+        suite_digest: of the suite that it was evaluated on.
+        to: what the pipeline asks for; `base` gives the base the alias in any case.
+    """
+    number = champion_version(registry, name)
+    if to == "base" or number is None:
+        return None
+    version = registry.client.get_model_version(name, number)
+    tags = version.tags
+    if tags.get(TAG + "approval") == "approved":
+        return Holder(version, f"{tags.get(TAG + 'approval_by', 'somebody')} approved it")
+    passed = (
+        tags.get(TAG + "verdict") == "promoted" and tags.get(TAG + "base_digest") == base_digest
+    )
+    if passed and suite_digest in _suites_of(registry, version):
+        return Holder(version, "it passed against this base and this suite")
+    return None
+
+
+def _suites_of(registry: Registry, version: ModelVersion) -> set[str]:
+    """Digests of the suites that a version's verdict rests on; of a version without the tag, those
+    of the evaluations that its run recorded."""
+    tagged = version.tags.get(TAG + "suite_digest")
+    if tagged:
+        return {tagged}
+    run_id = version.tags.get(TAG + "run_id")
+    if not run_id:
+        return set()
+    experiment = registry.client.get_run(run_id).info.experiment_id
+    children = registry.client.search_runs(
+        [experiment], f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`{TAG}kind` = 'evaluation'"
+    )
+    return {str(run.data.tags[TAG + "suite_digest"]) for run in children}
