@@ -92,7 +92,7 @@ def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckp
     base, models = base_and_models(recipe, sources)
     report = verify(base, models, scan_weights=False, tolerance=Tolerance.of(recipe))
     for finding in report.warnings:
-        terminal.warn(str(finding))
+        terminal.warn(finding)
     raise_for_errors(report)
 
 

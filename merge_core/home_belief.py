@@ -255,8 +255,8 @@ def _judge_standing(path: Path) -> None:
         f"{what}. A home gives orders (which servers are used, what is cached), so nothing of it"
         " was read",
         where=str(path),
-        mend=f"if it is yours, run once: mergeflow home trust {_quoted(path)} (for another home:"
-        " export MERGEFLOW_HOME=PATH)",
+        mend="name another home with MERGEFLOW_HOME; or, if this one is yours, run once: mergeflow"
+        f" home trust {_quoted(path)}",
     )
 
 

@@ -42,7 +42,7 @@ def model_environment(threads: int | None, keep: Iterable[str] = ()) -> dict[str
     Args:
         keep: names of variables that it needs although they hold a secret.
     """
-    public = without_secrets(os.environ, Home.discover(), keep)
+    public = without_secrets(os.environ, Home.if_believed(make=False), keep)
     # Threads that wait for work by spinning halve the speed of models that run side by side.
     kept = {"OMP_WAIT_POLICY": "PASSIVE"} | {
         name: value for name, value in for_code_of_others(public).items() if name not in _LAUNCHER

@@ -24,7 +24,7 @@ from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TIED = {"tie_word_embeddings": True}
+TIED = {"tie_word_embeddings": True, "num_hidden_layers": 2}
 NAMES = ("base", "one", "two")
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},

@@ -47,9 +47,9 @@ MEANT = "allow_unrelated: true\n"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base, a fine-tune of it, and a model that somebody else trained."""
     base = base_weights()
-    write_llama(tmp_path / "base", base)
-    write_llama(tmp_path / "one", fine_tuned(base, 1))
-    write_llama(tmp_path / "stranger", base_weights(seed=99))
+    models = {"base": base, "one": fine_tuned(base, 1), "stranger": base_weights(seed=99)}
+    for name, weights in models.items():
+        write_llama(tmp_path / name, weights, config={"num_hidden_layers": 2})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

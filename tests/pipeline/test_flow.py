@@ -37,6 +37,7 @@ ALL_CACHED = {"preflight headers", "register zoo"}
 """The steps that are done on every run: they look at the world outside."""
 LENIENT = {"max_regression": 0.1, "min_gain": -0.1, "min_documents": 10}
 """A tiny model's multiple choice is noise; what is tested here is the flow, not the model."""
+TO_BASE = LENIENT | {"fall_back_to": "base"}
 
 
 @dataclass
@@ -186,6 +187,7 @@ def test_one_changed_weight_redoes_the_merge_and_its_evaluation_only(
 def test_a_collapsed_merge_falls_back_and_takes_the_alias_from_nobody_who_passed(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
+    bench.outcome(bench.pipeline())
     state = bench.run(bench.pipeline(weight=12.0))
     outcome: MergeOutcome = state.result()
     assert state.name == outcome.state == "FellBack"
@@ -200,8 +202,7 @@ def test_a_collapsed_merge_falls_back_and_takes_the_alias_from_nobody_who_passed
 def test_a_pipeline_may_ask_that_the_base_gets_the_alias(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
-    rule = LENIENT | {"fall_back_to": "base"}
-    outcome = bench.outcome(bench.pipeline(weight=12.0, promote=rule))
+    outcome = bench.outcome(bench.pipeline(weight=12.0, promote=TO_BASE))
     assert outcome.state == "FellBack"
     assert champion_digest(bench.home) == outcome.base.digest
     bench.outcome(bench.pipeline())
@@ -270,7 +271,8 @@ def test_a_swapped_pointer_is_noticed_although_the_step_is_in_the_cache(
 def test_weights_that_a_planted_digest_vouches_for_are_not_promoted_and_then_merged_again(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
-    bench.outcome(bench.pipeline(weight=12.0))  # falls back, so that there is something to promote
+    # Falls back to the base, so that there is something to promote.
+    bench.outcome(bench.pipeline(weight=12.0, promote=TO_BASE))
     assert champion_digest(bench.home) == promoted.base.digest
     weights = Path(promoted.merged.path, "model.safetensors")
     loosen(weights.parent)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tasks.approval import with_approval
 from tasks.records import Approval, Registration
 from tasks.register import register_merge

@@ -165,15 +165,16 @@ def test_a_digest_that_was_taken_while_merging_is_not_kept_for_a_file_that_was_w
     merges: Merges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from merge_core.staging import Staging
+    from merge_core.store_access import StoreAccess
 
     real = Staging.make_read_only
 
-    def written_to(self: Staging, sealed: dict[str, str]) -> dict[str, str]:
+    def written_to(self: Staging, sealed: dict[str, str], access: StoreAccess) -> dict[str, str]:
         path = self.checkpoint / WEIGHTS
         times = path.stat()
         flip(path)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        return real(self, sealed)
+        return real(self, sealed, access)
 
     with monkeypatch.context() as patch:
         patch.setattr(Staging, "make_read_only", written_to)
