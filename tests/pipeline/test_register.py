@@ -11,6 +11,7 @@ import pytest
 from tasks.approval import with_approval
 from tasks.records import Approval, Registration
 from tasks.register import register_merge
+from tasks.registry_client import open_registry, process_tracking_uri
 from tests.support.registrations import variant, zoo_merge
 from tests.support.registry_contents import (
     Registered,
@@ -113,12 +114,13 @@ def test_a_fall_back_gives_the_alias_to_the_base_and_keeps_the_candidate_visible
     assert "fell back" in candidate.description
 
 
-def test_a_fall_back_takes_the_alias_from_an_earlier_promoted_merge_and_notes_who_held_it(
+def test_a_fall_back_that_takes_the_alias_notes_who_held_it(
     tiny_zoo: Any, merged: Path, promoted: Registered, after_promotion: str, tmp_path: Path
 ) -> None:
     worse = variant(merged, tmp_path / "worse", "worse")
 
-    bad = register_merge(**zoo_merge(tiny_zoo, worse, after_promotion, promote=False))
+    fallen = zoo_merge(tiny_zoo, worse, after_promotion, promote=False)
+    bad = register_merge(**fallen, fall_back_to="base")
 
     good = promoted.result
     assert good.champion == good.candidate
@@ -253,10 +255,10 @@ def test_else_the_base_gets_the_alias(
 def test_a_version_that_nobody_vouches_for_makes_way_for_the_base(
     tiny_zoo: Any, promoted: Registered, after_promotion: str, tmp_path: Path
 ) -> None:
-    api = client(after_promotion)
     source = f"models:/{promoted.result.candidate.logged_model_id}"
-    by_hand = api.create_model_version("zoo", source)
-    api.set_registered_model_alias("zoo", "champion", by_hand.version)
+    with open_registry(after_promotion, writing=True) as registry, process_tracking_uri(registry):
+        by_hand = registry.client.create_model_version("zoo", source)
+        registry.client.set_registered_model_alias("zoo", "champion", by_hand.version)
     result = failed_experiment(tiny_zoo, tmp_path, after_promotion)
     assert result.champion.version == result.base.version
 
