@@ -81,10 +81,8 @@ def _conclude(terminal: Terminal, outcomes: list[MergeOutcome], duration: float)
         (f"{command} lineage models:/zoo-good@champion", "what the champion is made of"),
         (f"{command} run {good_path}", "again: every step is cached"),
         (f"edit a weight in {good_path}, run again", "only merge and evaluation are redone"),
-        (f"remove {shown_path(good.merged.path)[:-52]}..., run again", "only the merge is redone"),
-        (f'eval "$({command} env)"', "then one of the next two:"),
-        (f"  {_command('prefect')} server start", "the runs, with their reports"),
-        (f"  {_command('mlflow')} ui", "models, scores, versions"),
+        (f"{command} check {shown_path(good.merged.path)[:-52]}*", "is it still what was made?"),
+        (f"{command} up", "runs, models and forms in the browser"),
     ):
         terminal.say(f"  {line:<66}  # {why}")
     return True

@@ -18,6 +18,7 @@ import yaml
 
 from examples.model_zoo import Zoo
 from flows import cli
+from merge_core import private_files
 from merge_core.digests import DigestMemo
 from merge_core.errors import HomeError
 from merge_core.home import Home
@@ -271,9 +272,11 @@ def test_a_home_whose_stack_file_makes_no_sense_is_told(
 
 
 def test_what_goes_into_a_shared_directory_is_as_open_as_that(
-    tmp_path: Path, open_umask: None
+    tmp_path: Path, open_umask: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub's cache may be shared by several users: their downloads must stay readable."""
+    # The Prefect session of other tests may hold a private umask all the while.
+    monkeypatch.setattr(private_files, "_umasks", type(private_files._umasks)())
     for mode, expected in ((0o755, 0o644), (0o775, 0o664), (0o700, 0o600), (0o777, 0o664)):
         shared = tmp_path / oct(mode)
         shared.mkdir()
