@@ -7,6 +7,8 @@ without either knowing the other.
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -55,13 +57,15 @@ class _ProgressArtifact:
     def __init__(self, label: str) -> None:
         self._label = label
         self._key = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-        self._started = time.monotonic()
-        self._due = self._started + _FIRST_AFTER
-        self._log_due = self._started + _LOG_EVERY
+        self._due = self._log_due = math.inf
         self._id: Any = None
+        # Steps hash and merge in threads of their own, which do not know the run they belong to.
+        self._run = contextvars.copy_context()
 
     def update(self, event: ProgressEvent) -> None:
         now = time.monotonic()
+        if self._due == math.inf:
+            self._due, self._log_due = now + _FIRST_AFTER, now + _LOG_EVERY
         finished = event.done >= event.total
         if now < self._due and not (finished and self._id):
             return
@@ -71,7 +75,7 @@ class _ProgressArtifact:
         if event.unit == WAITS:
             so_far = ""
         with contextlib.suppress(Exception):
-            self._show(percent, event.stage + so_far)
+            self._run.copy().run(self._show, percent, event.stage + so_far)
         if now >= self._log_due:
             self._log_due = now + _LOG_EVERY
             _log.info("%s%s", event.stage, so_far and f": {percent:.0f} %")
