@@ -7,7 +7,6 @@ is named. A directory that is none of ours alone, such as /tmp, is never changed
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import stat
@@ -18,10 +17,11 @@ from pathlib import Path
 from merge_core.errors import HomeError
 from merge_core.ownership import group_named, user_named
 from merge_core.private_files import PRIVATE_DIRECTORY, PRIVATE_UMASK
+from merge_core.removal import file_system
 
 MEMO, IDENTITY, STACK_FILE, STORE = "digests.sqlite", "identity", "stack.yaml", "store"
 OURS = (
-    *(MEMO, IDENTITY, STACK_FILE, STORE),
+    *(MEMO, IDENTITY, STACK_FILE, STORE, "password", "registries.json"),
     *("averages", "cache", "logs", "mlflow", "prefect", "scratch", "stack", "zoo"),
 )
 """What a home holds."""
@@ -160,31 +160,47 @@ class _Entry:
 
 
 def _entries(home: int) -> Iterator[_Entry]:
-    """What is directly in a home, and what is in its directories of ours; nothing behind links."""
+    """What is directly in a home, and what is in its directories of ours; nothing behind links, and
+    nothing of what is mounted there."""
     for top in _names(home):
         entry = _Entry(top, home)
-        yield entry
-        if entry.is_directory and top in OURS:
-            yield from _below(top, home)
+        if not entry.is_directory:
+            yield entry
+        elif top in OURS:
+            yield from _tree(entry, home)
+        elif _listed(top, home) is not None:
+            yield entry
 
 
-def _below(top: str, home: int) -> Iterator[_Entry]:
-    """All that is below a directory, to any depth that the system can name."""
+def _tree(top: _Entry, home: int) -> Iterator[_Entry]:
+    """A directory and all that is below it, to any depth that the system can name."""
     directories = [top]
     while directories:
         directory = directories.pop()
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(OSError):  # gone, or of a name that is too long for anybody
-            descriptor = os.open(directory, flags, dir_fd=home)
-            try:
-                names = _names(descriptor)
-            finally:
-                os.close(descriptor)
-            for name in names:
-                entry = _Entry(f"{directory}/{name}", home)
+        names = _listed(directory.path, home)
+        if names is None:
+            continue
+        yield directory
+        for name in names:
+            entry = _Entry(f"{directory.path}/{name}", home)
+            if entry.is_directory:
+                directories.append(entry)
+            else:
                 yield entry
-                if entry.is_directory:
-                    directories.append(entry.path)
+
+
+def _listed(directory: str, home: int) -> list[str] | None:
+    """The names in a directory of a home, none where it cannot be entered; None when something else
+    is mounted there."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(directory, flags, dir_fd=home)
+    except OSError:  # another user's, gone, or of a name that is too long for anybody
+        return []
+    try:
+        return _names(descriptor) if file_system(descriptor) == file_system(home) else None
+    finally:
+        os.close(descriptor)
 
 
 def _names(directory: int) -> list[str]:

@@ -100,7 +100,7 @@ def _writable(parent: int, name: str) -> Iterator[int]:
     """
     place = os.open(name, _PLACE, dir_fd=parent)
     try:
-        if _file_system(parent) != _file_system(place):
+        if file_system(parent) != file_system(place):
             raise OSError(errno.EBUSY, "another file system is mounted there", name)
         status = os.fstat(place)
         if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
@@ -141,7 +141,7 @@ def _empty(top: int) -> None:
             os.rmdir(entry.name, dir_fd=top)
 
 
-def _file_system(descriptor: int) -> tuple[int, str]:
+def file_system(descriptor: int) -> tuple[int, str]:
     """The device, and on Linux the mount, which tells a bind mount of the same device."""
     try:
         found = _MOUNT.search(Path(f"/proc/self/fdinfo/{descriptor}").read_text("utf-8"))

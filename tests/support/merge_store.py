@@ -120,6 +120,8 @@ class Store:
 
 def merge_store(directory: Path, home: Home, registry: str) -> Store:
     """An empty store beside a registry; what it merges is made in a directory."""
+    home.path.mkdir(exist_ok=True)
+    home.path.chmod(0o700)  # an open one would be closed by the first command, modes and all
     base = write_llama(directory / "base", base_weights())
     tuned = write_llama(directory / "tuned", fine_tuned(base_weights(), 1))
     return Store(home, registry, base, tuned)
