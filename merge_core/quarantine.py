@@ -179,8 +179,9 @@ def put_back(home: Home, item: Quarantined, *, as_new: bool = False) -> None:
         raise _told(error, target / item.name) from error
     if item.plans and (plans := store_directory(home, "plans")):
         for plan in filter(_PLAN.fullmatch, item.plans):
-            with contextlib.suppress(OSError), (plans / plan).open("x") as pointer:
-                pointer.write(item.name + "\n")
+            with contextlib.suppress(OSError):
+                if not os.path.lexists(plans / plan):
+                    write_private(plans / plan, item.name + "\n")
     _forget(entry)
 
 

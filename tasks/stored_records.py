@@ -95,6 +95,8 @@ def _check_metadata(metadata: Any, name: str) -> None:
         raise NotOursError("it sets options of the JSON serializer")
     if metadata.get("expiration") is not None or metadata.get("storage_block_id") is not None:
         raise NotOursError("it names another storage, or a time at which it expires")
+    if not isinstance(metadata.get("prefect_version", ""), str):
+        raise NotOursError("it does not name a version of Prefect")
     key = metadata.get("storage_key")
     if not isinstance(key, str) or PurePath(key).name != name:
         raise NotOursError("it was stored under another key")

@@ -95,6 +95,22 @@ def test_it_waits_as_it_was_and_is_deleted_by_a_later_run(
     assert told["freed_bytes"] > 10_000
 
 
+def test_the_pointer_of_a_thing_that_comes_back_is_its_owners_alone(store: Store) -> None:
+    useless = store.merged(1)
+    pointers = store.home.path / "store" / "plans"
+    before = {path.name: path.read_bytes() for path in pointers.iterdir()}
+    assert gc() == 0
+    gone = before.keys() - {path.name for path in pointers.iterdir()}
+    assert gone
+    umask = os.umask(0o002)
+    try:
+        assert cli.run(["gc", "--restore", useless.object_id]) == 0
+    finally:
+        os.umask(umask)
+    assert {path.name: path.read_bytes() for path in pointers.iterdir()} == before
+    assert {(pointers / name).stat().st_mode & 0o777 for name in gone} == {0o600}
+
+
 @pytest.mark.parametrize("way", ["command", "by hand"])
 def test_a_thing_comes_back_as_it_was_and_its_merge_is_found_again(store: Store, way: str) -> None:
     useless = store.merged(1)

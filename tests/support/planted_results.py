@@ -154,6 +154,7 @@ WRONG: dict[str, Attack] = {
     "no serializer": of_metadata(serializer=None),
     "more metadata": of_metadata(more=1),
     "another storage": of_metadata(storage_block_id="5ca9c0d4-3a37-4bd0-94e2-0a8a3d6a9b11"),
+    "a version that names a class": of_metadata(prefect_version={"__class__": "builtins.print"}),
     "a time of expiry": of_metadata(expiration="2999-01-01T00:00:00Z"),
     "no key": of_metadata(storage_key=None),
     "more beside the result": lambda stored, _: json.dumps({**stored, "more": 1}).encode(),
