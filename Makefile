@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -47,6 +47,9 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict merge_core
 	@$(BIN)/lint-imports
+
+architecture: $(VENV)/.installed-dev  ## the ladder of rooms, its sizes and levels; fails on a circle of imports
+	@$(BIN)/python -m tests.architecture
 
 bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (forty minutes, 11 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3

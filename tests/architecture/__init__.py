@@ -1,0 +1,1 @@
+"""What can be said of the code's structure: rooms, levels of imports, circles, sizes."""
