@@ -210,15 +210,16 @@ def methods(
     """List the merge methods, or explain one: formula, parameters, paper, a minimal recipe."""
     from flows.console import Terminal
     from flows.method_view import method_json, show_method, show_methods, show_step, step_json
-    from merge_core.methods import METHODS, method_named
+    from merge_core.methods import all_methods, method_named
     from merge_core.methods.post_steps import POST_STEPS
 
     terminal = Terminal(machine=as_json)
     if name is None:
+        everything = all_methods().values()
         if as_json:
-            terminal.give([method_json(method) for method in METHODS.values()])
+            terminal.give([method_json(method) for method in everything])
         else:
-            show_methods(terminal, METHODS.values(), POST_STEPS.values())
+            show_methods(terminal, everything, POST_STEPS.values())
         return
     if name in POST_STEPS:
         if as_json:

@@ -17,6 +17,7 @@ from merge_core.dtypes import name_of
 from merge_core.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.garbage import collection_paused
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
+from merge_core.methods import external_code
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
@@ -224,12 +225,14 @@ def _identity(
     recipe: Recipe, sources: Mapping[str, SourceCheckpoint], shard_bytes: int, engine: str
 ) -> dict[str, Any]:
     """What decides the weights, but for what was measured of models. Random masks depend on it."""
-    return {
+    identity = {
         "recipe": recipe.digest,
         "sources": {reference: sources[reference].digest for reference in recipe.references()},
         "shard_bytes": shard_bytes,
         "engine": engine,
     }
+    external = external_code(each.merge_method for each in (*recipe.recipes, recipe))
+    return identity | {"external_methods": external} if external else identity
 
 
 def merge_inputs(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> tuple[MergeInput, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from merge_core.errors import RecipeError
 from merge_core.findings import printable
-from merge_core.methods import METHODS
+from merge_core.methods import METHODS, find_method
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import POST_STEPS
 from merge_core.parameters import Parameter, canonical_setting
@@ -70,7 +70,7 @@ def read_forms(document: Mapping[str, Any], known: Collection[str]) -> Forms:
         del top[key]
     _hint_at_keys(forms, top, "", known)
     _spell_references_alike(top)
-    method = METHODS.get(str(top.get("merge_method")))
+    method = find_method(str(top.get("merge_method")))
     for place in _places(top):
         _hint_at_keys(forms, place.holder, place.where, place.known)
         if "parameters" in place.holder:

@@ -1,8 +1,11 @@
-"""The registry of merge methods: a method is one class, registered here once."""
+"""The merge methods: each is one class, listed here once or registered from outside."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.methods import external
 from merge_core.methods.arcee_fusion import ArceeFusion
 from merge_core.methods.averaging import Linear, Passthrough
 from merge_core.methods.base import Method
@@ -64,11 +67,39 @@ METHODS: dict[str, Method] = {
         LmCocktail(),
     )
 }
-"""Every method that a recipe may name."""
+"""Every method of this package that a recipe may name."""
 
 _INTERNAL: dict[str, Method] = {
     method.name: method for method in (ExtractTaskVector(), ApplyTaskVector())
 }
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Let recipes of this process name a method of one's own; also as a decorator of its class.
+
+    Every process of a pipeline finds a method that an installed package names as an entry point
+    (`merge_core.methods.external`).
+
+    Raises:
+        RecipeError: the class is incomplete, or its name is taken by another method.
+    """
+    external.register(method, built_in=METHODS | _INTERNAL)
+    return method
+
+
+def all_methods() -> dict[str, Method]:
+    """Every method that a recipe may name here: those of this package first."""
+    outside = external.external_methods()
+    return METHODS | {name: method for name, method in outside.items() if name not in METHODS}
+
+
+def find_method(name: str) -> Method | None:
+    """The method of this name, from here or outside; None if there is none.
+
+    Raises:
+        RecipeError: an installed package names it, and it cannot be loaded.
+    """
+    return METHODS.get(name) or _INTERNAL.get(name) or external.external_method(name)
 
 
 def method_named(name: str, where: str = "merge_method") -> Method:
@@ -77,7 +108,18 @@ def method_named(name: str, where: str = "merge_method") -> Method:
     Raises:
         RecipeError: there is none; the message proposes the closest.
     """
-    method = METHODS.get(name) or _INTERNAL.get(name)
+    method = find_method(name)
     if method is None:
-        raise RecipeError(f"unknown method '{name}'; {did_you_mean(name, METHODS)}", where=where)
+        known = [*METHODS, *external.external_names()]
+        raise RecipeError(f"unknown method '{name}'; {did_you_mean(name, known)}", where=where)
     return method
+
+
+def external_code(names: Iterable[str]) -> dict[str, str]:
+    """For each of these methods that comes from outside, what stands for its code in a digest.
+
+    Raises:
+        RecipeError: a method's source file cannot be read.
+    """
+    outside = sorted({name for name in names if name not in METHODS and name not in _INTERNAL})
+    return {name: external.code_of(method_named(name)) for name in outside}

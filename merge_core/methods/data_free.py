@@ -9,7 +9,13 @@ from merge_core.lazy_torch import torch
 from merge_core.methods.base import Block, Kernel, Method, Sum, Survey, TensorJob, add_up
 from merge_core.methods.task_vector_sum import LAMBDA, WEIGHT
 from merge_core.methods.unordered import vote
-from merge_core.methods.whole_model import GLOBAL, GlobalNorms, is_global, scope_parameter
+from merge_core.methods.whole_model import (
+    GLOBAL,
+    WholeModelSums,
+    global_norms,
+    is_global,
+    scope_parameter,
+)
 from merge_core.parameters import Parameter
 
 
@@ -162,8 +168,8 @@ class _ScaledSum(Kernel):
         self._squares = [Sum() for _ in job.model_parameters]
         self._factors: list[float] = []
         if is_global(job) and job.survey is not None:
-            assert isinstance(job.survey, GlobalNorms)
-            self._factors = self._from(job.survey.squares(job))
+            assert isinstance(job.survey, WholeModelSums)
+            self._factors = self._from(job.survey.sums(job))
         self.passes = int(not self._factors)
 
     def observe(self, index: int, block: Block) -> None:
@@ -204,4 +210,4 @@ class _EqualNorms(_ScaledSum):
 
 
 def _norms(jobs: Sequence[TensorJob]) -> Survey | None:
-    return GlobalNorms() if any(map(is_global, jobs)) else None
+    return global_norms() if any(map(is_global, jobs)) else None

@@ -1,9 +1,9 @@
-"""Surveys of whole task vectors: their norms, and the magnitude that a share of them exceeds."""
+"""Surveys of whole task vectors: sums such as norms, and the magnitude that a share exceeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from merge_core.errors import RecipeError
@@ -144,35 +144,53 @@ class GlobalTrim(Survey):
                 left -= self._wanted[model][tensor]
 
 
-class GlobalNorms(Survey):
-    """The Euclidean norm of each model's whole task vector, over the tensors of global scope."""
+class WholeModelSums(Survey):
+    """For each model a sum over all entries of its whole task vector.
 
-    def __init__(self) -> None:
-        self._squares: dict[int, dict[str, float]] = {}
+    Args:
+        measure: from a block of a task vector (flat, float64) to as many values to add up.
+        counts: which tensors are part of the sum; all by default.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[torch.Tensor], torch.Tensor],
+        counts: Callable[[TensorJob], bool] | None = None,
+    ) -> None:
+        self._measure = measure
+        self._counts = counts
+        self._parts: dict[int, dict[str, float]] = {}
 
     def probe(self, index: int, job: TensorJob) -> Probe | None:
-        return _Squares(len(job.models)) if is_global(job) else None
+        if self._counts is not None and not self._counts(job):
+            return None
+        return _TensorSums(self._measure, len(job.models))
 
     def absorb(self, index: int, job: TensorJob, probe: Probe) -> None:
-        assert isinstance(probe, _Squares)
+        assert isinstance(probe, _TensorSums)
         for model, total in zip(job.models, probe.totals, strict=True):
-            self._squares.setdefault(model, {})[job.name] = total.value
+            self._parts.setdefault(model, {})[job.name] = total.value
 
     def findings(self) -> dict[str, Any]:
         return {
-            str(model): {tensor: square.hex() for tensor, square in squares.items()}
-            for model, squares in self._squares.items()
+            str(model): {tensor: part.hex() for tensor, part in parts.items()}
+            for model, parts in self._parts.items()
         }
 
     def adopt(self, findings: Mapping[str, Any]) -> None:
-        self._squares = {
-            int(model): {tensor: float.fromhex(square) for tensor, square in squares.items()}
-            for model, squares in findings.items()
+        self._parts = {
+            int(model): {tensor: float.fromhex(part) for tensor, part in parts.items()}
+            for model, parts in findings.items()
         }
 
-    def squares(self, job: TensorJob) -> list[float]:
-        """For each input of a tensor the squared norm of its model's task vector."""
-        return [math.fsum(self._squares[model].values()) for model in job.models]
+    def sums(self, job: TensorJob) -> list[float]:
+        """For each input of a tensor the sum of its model."""
+        return [math.fsum(self._parts[model].values()) for model in job.models]
+
+
+def global_norms() -> WholeModelSums:
+    """The squared Euclidean norm of each whole task vector, over the tensors of global scope."""
+    return WholeModelSums(_squared, is_global)
 
 
 class _KeepAbove(Sparsifier):
@@ -219,13 +237,18 @@ class _TieCounts(Probe):
                 self.counts[position] += int((magnitude_bits(delta) == search.threshold).sum())
 
 
-class _Squares(Probe):
-    def __init__(self, models: int) -> None:
+class _TensorSums(Probe):
+    def __init__(self, measure: Callable[[torch.Tensor], torch.Tensor], models: int) -> None:
+        self._measure = measure
         self.totals = [Sum() for _ in range(models)]
 
     def observe(self, block: Block) -> None:
         for total, delta in zip(self.totals, block.task_vectors, strict=True):
-            total.add(delta * delta)
+            total.add(self._measure(delta))
+
+
+def _squared(delta: torch.Tensor) -> torch.Tensor:
+    return delta * delta
 
 
 def _has_ties(search: ThresholdSearch) -> bool:

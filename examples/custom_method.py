@@ -1,0 +1,64 @@
+"""A merge method of one's own: task arithmetic in which no task vector is longer than the others.
+
+    python examples/custom_method.py recipe.yaml out/
+
+merges by a recipe that says `merge_method: capped_task_arithmetic`. For pipelines, whose processes
+do not run this file, put the class into a package of yours and name it in its pyproject.toml:
+
+    [project.entry-points."mergeflow.methods"]
+    capped_task_arithmetic = "my_package.methods:CappedTaskArithmetic"
+"""
+
+import math
+import statistics
+import sys
+
+import torch
+
+from merge_core.methods import register
+from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up
+from merge_core.methods.whole_model import WholeModelSums
+from merge_core.parameters import Parameter
+
+
+@register
+class CappedTaskArithmetic(Method):
+    """theta_0 + sum_i tau_i * min(1, cap * median_j |tau_j| / |tau_i|) / n, for n models.
+
+    |tau_i| is the norm of model i's whole task vector.
+    """
+
+    name = "capped_task_arithmetic"
+    summary = "mean of task vectors, none longer than `cap` times the median one"
+    paper = "an example"
+    parameters = (Parameter("cap", "longest task vector, in medians", 1.0, low=0),)
+    base = "required"
+
+    def survey(self, jobs):
+        """What is learned of the whole model before its first tensor is merged."""
+        return WholeModelSums(torch.square)
+
+    def kernel(self, job):
+        """What merges one tensor."""
+        return Capped(job)
+
+
+class Capped(Kernel):
+    """Holds a factor for each model; sees a tensor block by block, as float64."""
+
+    def __init__(self, job: TensorJob):
+        lengths = [math.sqrt(square) for square in job.survey.sums(job)]
+        longest = job.parameters["cap"] * statistics.median(lengths)
+        self.factors = [min(1.0, longest / length) if length else 0.0 for length in lengths]
+
+    def combine(self, block: Block):
+        """The merged values of a block."""
+        parts = [tau * factor for tau, factor in zip(block.task_vectors, self.factors, strict=True)]
+        return block.base + add_up(parts) / len(parts)
+
+
+if __name__ == "__main__":
+    from flows.cli import main
+
+    sys.argv[1:] = ["merge", *sys.argv[1:]]
+    main()
