@@ -94,7 +94,7 @@ def call_flow(flow: Flow[..., Any], *arguments: Any) -> Any:
     endings: list[State[Any]] = []
     token = _endings.set(endings)
     try:
-        state = flow(*arguments, return_state=True)
+        state: State[Any] = flow(*arguments, return_state=True)  # type: ignore[assignment]
         if state.data is None and endings and endings[-1].type == state.type:
             state = endings[-1]
         return answer_of(state)
