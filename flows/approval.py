@@ -27,7 +27,7 @@ from pydantic import Field
 from flows.artifacts import publish_report
 from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
-from flows.steps import UNSTORED, answer_of
+from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import StepError
 from merge_core.home import Home
 from merge_core.plain_text import plain_log
@@ -99,7 +99,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         serving = current_champion(uri, name)
     with tags(*QUESTION_TAGS):
         question = question_markdown(decision, *reports)
-        approval: Approval = answer_of(ask(pipeline.run_name, question, within, return_state=True))
+        approval: Approval = call_flow(ask, pipeline.run_name, question, within)
     if name is not None and (now := current_champion(uri, name)) != serving:
         raise StepError(
             f"the champion changed from {serving or 'none'} to {now or 'none'} while this waited,"
@@ -170,7 +170,7 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     else:
         said = f"{answer.decision}, says {approval.by}"
     _log.info("approval: %s", said)
-    return Completed(message=said, data=approval)
+    return end_with(Completed(message=said, data=approval))
 
 
 def _keep_the_base(run_id: str, key: str, seconds: float, answered: threading.Event) -> None:

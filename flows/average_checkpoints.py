@@ -19,7 +19,7 @@ from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from flows.starting_directory import enter
-from flows.steps import UNSTORED
+from flows.steps import UNSTORED, end_with
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
@@ -58,11 +58,12 @@ def average_checkpoints(
         with private_umask():
             outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
     except MergeflowError as error:
-        return Failed(message=str(error), data=error)
+        return end_with(Failed(message=str(error), data=error))
     if isinstance(outcome, NothingNew):
-        return Completed(name="NothingNew", message=plain(outcome.reason), data=outcome)
+        ending = Completed(name="NothingNew", message=plain(outcome.reason), data=outcome)
+        return end_with(ending)
     said = plain("; ".join(outcome.decision.reasons))
-    return Completed(name=outcome.state, message=said, data=outcome)
+    return end_with(Completed(name=outcome.state, message=said, data=outcome))
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:

@@ -100,7 +100,7 @@ def nothing_new(
                 reason=f"no checkpoint since: {reason}",
                 run=trajectory.run,
                 step=trajectory.newest.step,
-                average=record.average.path,
+                average=Store(home).here(record.average).path,
             )
     return None
 

@@ -58,7 +58,7 @@ def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingN
     from prefect import tags
 
     from flows.average_checkpoints import average_checkpoints
-    from flows.steps import answer_of
+    from flows.steps import call_flow
     from tasks.progress import listening
 
     averaging = loaded.averaging
@@ -68,6 +68,7 @@ def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingN
         listening(progress),
         tags(averaging.average.schedule),
     ):
-        state = average_checkpoints(averaging, str(loaded.beside), return_state=True)
-    outcome: MergeOutcome | NothingNew = answer_of(state)
+        outcome: MergeOutcome | NothingNew = call_flow(
+            average_checkpoints, averaging, str(loaded.beside)
+        )
     return outcome

@@ -118,7 +118,10 @@ def _facts(path: Path) -> dict[str, Any]:
     mode = stat.S_IMODE(status.st_mode)
     facts: dict[str, Any] = {"owner": user_named(status.st_uid), "mode": f"{mode:04o}"}
     try:
-        facts["in_list"] = standing(path).known
+        listed = standing(path)
+        facts["in_list"] = listed.known
+        if listed.moved_from is not None and not listed.known:
+            facts["copy_of"] = listed.moved_from
     except HomeError as error:
         facts["in_list"] = error.what
     if mode == PASSABLE:

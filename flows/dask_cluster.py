@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
+from prefect.states import Completed
 
-from flows.steps import UNSTORED, answer_of
+from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import MergeflowError, StepError, one_line
 from merge_core.group_worker import GroupResult, merge_group
 from merge_core.processors import processors
@@ -34,7 +36,7 @@ class DaskCluster(FanOut):
     def run(self, directory: Path, job: MergeJob) -> None:
         fanned_out = merge_groups.with_options(task_runner=_task_runner(self._address))
         try:
-            answer_of(fanned_out(str(directory), job.attempt, len(job.groups), return_state=True))
+            call_flow(fanned_out, str(directory), job.attempt, len(job.groups))
         except (MergeflowError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -47,7 +49,7 @@ class DaskCluster(FanOut):
 
 
 @flow(name="merge-groups", **UNSTORED)
-def merge_groups(directory: str, attempt: str, groups: int) -> None:
+def merge_groups(directory: str, attempt: str, groups: int) -> State[None]:
     """All groups of a merge, each as one task.
 
     Raises:
@@ -61,6 +63,7 @@ def merge_groups(directory: str, attempt: str, groups: int) -> None:
     ]
     for future in as_completed(futures):
         future.result()
+    return end_with(Completed(message=f"{groups} groups"))
 
 
 @task(name="merge-group", cache_policy=NO_CACHE, persist_result=False)

@@ -12,7 +12,7 @@ from flows import merge_steps as step
 from flows.approval import approve
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
-from flows.steps import UNSTORED
+from flows.steps import UNSTORED, end_with
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from merge_core.plain_text import plain
@@ -47,9 +47,9 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
-        return Failed(message=str(error), data=error)
+        return end_with(Failed(message=str(error), data=error))
     said = plain("; ".join(outcome.decision.reasons))
-    return Completed(name=outcome.state, message=said, data=outcome)
+    return end_with(Completed(name=outcome.state, message=said, data=outcome))
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:

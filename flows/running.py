@@ -8,7 +8,7 @@ from rich.table import Table
 from flows.console import Terminal, add_row, cell, shown_path
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
-from flows.steps import answer_of
+from flows.steps import call_flow
 from merge_core.plain_text import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
@@ -30,8 +30,7 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
         listening(progress),
         tags(pipeline.recipe.merge_method, plain(suite)),
     ):
-        state = merge_pipeline(pipeline, str(loaded.beside), return_state=True)
-    outcome: MergeOutcome = answer_of(state)
+        outcome: MergeOutcome = call_flow(merge_pipeline, pipeline, str(loaded.beside))
     return outcome
 
 

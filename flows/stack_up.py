@@ -23,6 +23,8 @@ from flows.stack_config import read_stack_config
 from flows.stack_databases import only_one_on
 from flows.stack_links import show_links
 from merge_core.home import Home
+from tasks.registry_memory import embedded_database
+from tasks.registry_places import follow_home
 from tasks.stack_record import StackRecord
 
 _LOOK_EVERY = 1.0
@@ -42,6 +44,8 @@ def bring_up(terminal: Terminal, home: Home, prefect: int | None, mlflow: int | 
         left = end_leftovers(home)
         if left:
             terminal.say(f"ended {left} processes that a killed `mergeflow up` left behind")
+        if not config.mlflow_database:
+            follow_home(embedded_database(home))
         listener, prefect_taken = listen(prefect, PREFECT_PORT, "--prefect-port")
         with listener:
             mlflow_listener, mlflow_taken = listen(mlflow, MLFLOW_PORT, "--mlflow-port")

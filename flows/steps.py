@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from prefect import Task, get_client
+import httpx
+from prefect import Flow, Task, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.results import ResultRecordMetadata
+from prefect.settings import PREFECT_API_URL
 
 from merge_core.errors import StepError
 from merge_core.plain_text import plain, plain_log
@@ -29,6 +31,11 @@ R = TypeVar("R")
 UNSTORED: dict[str, Any] = {"persist_result": False, "result_serializer": "json"}
 """Options of every flow: Prefect keeps no result of it, whatever a profile says. What it raises
 unexpectedly Prefect writes down all the same, where nothing reads it; so never as a pickle."""
+
+_endings: contextvars.ContextVar[list[State[Any]] | None] = contextvars.ContextVar(
+    "endings", default=None
+)
+"""Where the flow that is being called here says how it ends."""
 
 _log = plain_log("mergeflow.steps")
 _LONGEST_SUBJECT = 200
@@ -65,13 +72,70 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     return answer_of(state)
 
 
+def end_with(state: State[R]) -> State[R]:
+    """The state that a flow ends in, noted for whoever called the flow in this process."""
+    endings = _endings.get()
+    if endings is not None:
+        endings.append(state)
+    return state
+
+
+def call_flow(flow: Flow[..., Any], *arguments: Any) -> Any:
+    """Call a flow in this process and return what it has answered; what it raised is raised.
+
+    When the server's word on the last state comes too late, Prefect's client asks again. It is told
+    then that the run is in that state already, and by the server, which has no answer of ours. So
+    the flow's own `end_with` counts where the server says no more than what kind of end it was, or
+    nothing at all.
+
+    Raises:
+        StepError: as `answer_of`; or the server was not there when the flow needed it.
+    """
+    endings: list[State[Any]] = []
+    token = _endings.set(endings)
+    try:
+        state: State[Any] = flow(*arguments, return_state=True)  # type: ignore[assignment]
+        if state.data is None and endings and endings[-1].type == state.type:
+            state = endings[-1]
+        return answer_of(state)
+    except httpx.TransportError as error:
+        if not _is_of_prefect(error):
+            raise
+        said = f"the Prefect server does not answer ({type(error).__name__})"
+        if not endings:
+            raise StepError(
+                said,
+                where=PREFECT_API_URL.value(),
+                mend="see that it runs and is not overloaded, and run the same command again: what"
+                " was computed is found again",
+            ) from error
+        _log.warning("%s, so its page does not tell how this run ended", said)
+        return answer_of(endings[-1])
+    finally:
+        _endings.reset(token)
+
+
+def _is_of_prefect(error: httpx.TransportError) -> bool:
+    with contextlib.suppress(RuntimeError):  # an error without a request
+        return str(error.request.url).startswith(PREFECT_API_URL.value() or "http")
+    return False
+
+
 def answer_of(state: State[R]) -> R:
     """What a run that was called here has answered; what it raised is raised.
 
     Raises:
         StepError: the Prefect server answers in its place. It does so by naming a file and a way
-            to read it, pickle among them, so it is not asked further.
+            to read it, pickle among them, so it is not asked further. Or its answer is that the run
+            has ended, and no more.
     """
+    if state.data is None and (state.is_completed() or state.is_failed()):
+        raise StepError(
+            f"the Prefect server says that this run ended as {plain(state.name)}, and not what came"
+            " of it" + (f": {plain(state.message)}" if state.message else ""),
+            where=f"run {state.state_details.flow_run_id or state.state_details.task_run_id}",
+            mend="run the same command again: what was computed is found again",
+        )
     if isinstance(state.data, ResultRecordMetadata):
         raise StepError(
             "the Prefect server says that this was done before, and where the answer is; only"

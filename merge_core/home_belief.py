@@ -237,11 +237,8 @@ def _judge_parent(found: Found, way: Way) -> None:
 
 def _judge_standing(path: Path) -> None:
     found = standing(path)
-    if found.known and found.moved_from is not None:
-        note_move(path, found.moved_from)
-        _say(f"{path} was moved here from {found.moved_from}, and is noted in the list of homes")
-        return
     if found.known:
+        _note_move(path, found.moved_from)
         return
     if found.replaced:
         what = "this home is another than the one that was here and is in the list of your homes"
@@ -260,9 +257,19 @@ def _judge_standing(path: Path) -> None:
     )
 
 
+def _note_move(path: Path, former: str | None) -> None:
+    if former is not None:
+        note_move(path, former)
+        _say(f"{path} was moved here from {former}, and is noted in the list of homes")
+
+
 def _look_after(found: Found) -> None:
     """Close a believed home to others, open its store as its setting says, note a new one."""
     path = found.path
+    if found.how is not How.ABOVE:
+        with contextlib.suppress(HomeError, OSError):  # it is believed without the list
+            listed = standing(path)
+            _note_move(path, listed.moved_from if listed.known else None)
     closed = close_home(path, lambda: StoreAccess.of(path).group)
     if closed is not None:
         _say(closing_word(path, closed))

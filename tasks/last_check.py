@@ -22,7 +22,7 @@ from merge_core.errors import CheckpointError, StepError
 from merge_core.findings import printable
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
-from merge_core.vouching import Confirmed, confirm
+from merge_core.vouching import confirm
 from tasks.registry_client import TAG, Registry
 from tasks.registry_loader import CheckpointUnavailableError, check_files
 from tasks.registry_models import RECORD, describe, write_description
@@ -64,26 +64,57 @@ def check_what_is_served(
     _check_way(registry, version, model, checkpoint)
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
         held = _download(registry, model, Path(scratch) / "held")
-        confirmed = _confirm(held, checkpoint, memo, progress)
-        expected = Path(scratch) / "expected"
-        expected.mkdir()
-        write_description(expected, model, checkpoint)
-        differences = _differences(held, expected)
-        if differences:
-            if {RECORD, _MLMODEL} & differences:
-                _log.info("the description of version %s is brought up to date", version.version)
-            describe(registry, model, checkpoint)
-            held = _download(registry, model, Path(scratch) / "again")
-            differences = _differences(held, expected)
-        strange = _strangers(held, expected)
-        if differences or strange:
-            raise StepError(
-                f"MLflow holds {min(differences | strange)} of this model, which mergeflow did not"
-                " put there",
-                where=f"{version.name}, version {version.version}: {model.artifact_location}",
-                mend="find out who writes there, remove it, and run the same command again",
-            )
+        confirmed = confirm(checkpoint, memo, progress)
+        _check_presence(held, checkpoint)
+        _keep_description(registry, version, model, checkpoint, held, Path(scratch))
     return confirmed.look_again
+
+
+def check_what_serves(
+    registry: Registry, version: ModelVersion, model_id: str, checkpoint: SourceCheckpoint
+) -> None:
+    """The same of a version that has the alias already, without reading weights: only that every
+    file is there, in its size.
+
+    Raises:
+        CheckpointError: files of the checkpoint are missing, or others came.
+        StepError: the version leads elsewhere, or MLflow holds code that is not mergeflow's.
+    """
+    model = registry.client.get_logged_model(model_id)
+    _check_way(registry, version, model, checkpoint)
+    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
+        held = _download(registry, model, Path(scratch) / "held")
+        _check_presence(held, checkpoint)
+        _keep_description(registry, version, model, checkpoint, held, Path(scratch))
+
+
+def _keep_description(
+    registry: Registry,
+    version: ModelVersion,
+    model: LoggedModel,
+    checkpoint: SourceCheckpoint,
+    held: Path,
+    scratch: Path,
+) -> None:
+    """Let MLflow hold what mergeflow writes, which is written anew where it says otherwise."""
+    expected = scratch / "expected"
+    expected.mkdir()
+    write_description(expected, model, checkpoint)
+    differences = _differences(held, expected)
+    if differences:
+        if {RECORD, _MLMODEL} & differences:
+            _log.info("the description of version %s is brought up to date", version.version)
+        describe(registry, model, checkpoint)
+        held = _download(registry, model, scratch / "again")
+        differences = _differences(held, expected)
+    strange = _strangers(held, expected)
+    if differences or strange:
+        raise StepError(
+            f"MLflow holds {min(differences | strange)} of this model, which mergeflow did not"
+            " put there",
+            where=f"{version.name}, version {version.version}: {model.artifact_location}",
+            mend="find out who writes there, remove it, and run the same command again",
+        )
 
 
 def _check_way(
@@ -103,17 +134,12 @@ def _check_way(
         )
 
 
-def _confirm(
-    held: Path, checkpoint: SourceCheckpoint, memo: DigestMemo, progress: Progress | None
-) -> Confirmed:
-    """Read the checkpoint; nothing came into its directory since it was registered there, either.
+def _check_presence(held: Path, checkpoint: SourceCheckpoint) -> None:
+    """Nothing is missing of the checkpoint, and nothing came since it was registered there.
 
     Where MLflow says that it is does not count: that place may be somebody else's.
     """
-    confirmed = confirm(checkpoint, memo, progress)
-    record = _record(held, checkpoint)
-    if record is None:
-        return confirmed
+    record = _record(held, checkpoint) or checkpoint.model_dump()
     try:
         check_files(record, "sizes")
     except CheckpointUnavailableError as error:
@@ -122,7 +148,6 @@ def _confirm(
             printable(what, 400),
             mend="remove what came into the directory, or put back what was there",
         ) from None
-    return confirmed
 
 
 def _record(held: Path, checkpoint: SourceCheckpoint) -> dict[str, Any] | None:
@@ -143,6 +168,8 @@ def _download(registry: Registry, model: LoggedModel, to: Path) -> Path:
     import mlflow
 
     to.mkdir()
+    if not registry.client.list_logged_model_artifacts(model.model_id):
+        return to  # somebody has removed it, and MLflow would not say so by any code
     mlflow.artifacts.download_artifacts(
         artifact_uri=str(model.artifact_location),
         dst_path=str(to),

@@ -119,17 +119,18 @@ def give_alias(
     version: str,
     run_id: str,
     check: Callable[[], Callable[[], None]],
+    glance: Callable[[], None],
 ) -> None:
     """Move the alias to a version, noting on the run which version held it before.
-
-    Does nothing when the version already holds it.
 
     Args:
         check: raises when the version is not to be served; what it returns is called once more, at
             the last moment.
+        glance: is called instead when the version holds the alias already.
     """
     before = champion_version(registry, name)
     if before == version:
+        glance()
         return
     look_again = check()
     registry.client.set_tag(run_id, TAG + "previous_champion", before or "none")

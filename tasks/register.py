@@ -21,7 +21,7 @@ from merge_core.errors import StepError
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tasks.fallback import FallBackTo, holder_that_stays
-from tasks.last_check import check_what_is_served
+from tasks.last_check import check_what_is_served, check_what_serves
 from tasks.promotion import (
     as_record,
     champion_version,
@@ -82,7 +82,8 @@ def register_merge(
     version that holds it, if that one passed against this base and suite or a person approved it
     (`tasks.fallback`); else it goes to the base version. Running the same registration again
     completes what is missing and changes nothing else. Directly before the alias moves, every byte
-    of what it will lead to is read and compared (`tasks.last_check`).
+    of what it will lead to is read and compared (`tasks.last_check`); where it stays with one of
+    the two, all but the bytes of its weights is looked at.
 
     Args:
         tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.
@@ -196,7 +197,8 @@ def _promote(
         )
     if stays is None:
         check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)
-        give_alias(registry, name, str(served.version), run.info.run_id, check)
+        glance = partial(check_what_serves, registry, served, model, checkpoint)
+        give_alias(registry, name, str(served.version), run.info.run_id, check, glance)
     champion = champion_version(registry, name)
     base_record = as_record(base, base_model, champion)
     candidate_record = as_record(candidate, merged_model, champion)

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 from merge_core.errors import SECRET_WORDS, MergeflowError, StepError, one_line
 from merge_core.home import Home
 from merge_core.private_files import open_private, private_umask
+from tasks.registry_database import create_database
+from tasks.registry_places import artifacts_beside, follow_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -130,6 +132,8 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     """
     check_address(tracking_uri, writing=writing)
     database = _sqlite_path(tracking_uri)
+    if database is not None:
+        follow_home(database)
     mlflow = quiet_mlflow()
     from tasks.registry_login import was_refused
 
@@ -141,7 +145,7 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
             if database is not None:  # else its files are the server's
                 stack.enter_context(private_umask())
             if database is not None and not database.exists():
-                _create_database(database)
+                create_database(database, artifacts_beside(database))
             client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
             yield Registry(client, tracking_uri)
     except mlflow.exceptions.MlflowException as error:
@@ -352,43 +356,11 @@ def _one_writer(database: Path | None) -> Iterator[None]:
         yield
 
 
-def _create_database(database: Path) -> None:
-    """Build the schema beside its place and rename: a killed first run leaves no half database.
-
-    MLflow replays every migration of its history, hundreds of small commits; until the file is
-    complete and in its place nobody needs them to reach the disk one by one.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    fresh = database.with_name(f".{database.name}.new")
-    for leftover in (fresh, fresh.with_name(fresh.name + "-journal")):
-        leftover.unlink(missing_ok=True)
-
-    place = str(fresh.parent.resolve() / fresh.name)
-
-    def hurry(connection: Any, _record: object) -> None:
-        if any(row[2] == place for row in connection.execute("PRAGMA database_list")):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", hurry)
-    try:
-        root = _artifact_root(f"{_SQLITE}{database}")
-        store = SqlAlchemyStore(f"{_SQLITE}{fresh}", root)  # type: ignore[no-untyped-call]
-        store.engine.dispose()
-    finally:
-        event.remove(Engine, "connect", hurry)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.rename(database)
-
-
 def _artifact_root(tracking_uri: str) -> str | None:
     """Where a new experiment keeps artifacts: beside a local database, else the server's choice."""
     database = _sqlite_path(tracking_uri)
     if database is not None:
-        return (database.parent / "artifacts").as_uri()
+        return artifacts_beside(database)
     if not is_server(tracking_uri) and not tracking_uri.startswith("databricks"):
         raise MergeflowError(
             "a bare database address says nothing about where artifacts go",

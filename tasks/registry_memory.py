@@ -25,6 +25,7 @@ from merge_core.records import Record
 from merge_core.working_directory import read_plain
 from tasks.averages import averages_of
 from tasks.registry_client import Registry, is_server, strip_credentials
+from tasks.stack_record import running_stack
 
 EMBEDDED = "embedded"
 """Address of the SQLite database in the home itself, wherever the home is moved to."""
@@ -201,15 +202,8 @@ def canonical(home: Home, tracking_uri: str) -> str:
 
 def stack_server(home: Home) -> str | None:
     """Address of the MLflow server that `mergeflow up` runs on this home, if it does."""
-    import psutil
-
-    try:
-        record = json.loads(read_plain(home.stack / "stack.json"))
-        address, pid, started = str(record["mlflow"]), int(record["pid"]), float(record["started"])
-        is_up = abs(psutil.Process(pid).create_time() - started) < 1.0
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        return None
-    return address if is_up else None
+    stack = running_stack(home)
+    return stack.mlflow if stack is not None else None
 
 
 def _homes_around(directory: Path) -> list[Home]:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from merge_core.home import Home
-from merge_core.private_files import write_private
+from merge_core.private_files import make_private_directory, write_private
+from merge_core.working_directory import read_plain
 from tasks.server_login import CLIENT_VARIABLE, stack_login
 
 
@@ -29,6 +30,8 @@ class StackRecord:
     """Where relative paths in forms start: the directory that `up` was called in."""
     records: str = "SQLite"
     """Where Prefect and MLflow keep theirs, for people."""
+    home: str = ""
+    """What tells this home from a copy of it, which has the same record: `write_record` knows."""
 
     @property
     def api(self) -> str:
@@ -68,15 +71,22 @@ def find_registry(home: Home) -> None:
 
 
 def read_record(home: Home) -> StackRecord | None:
-    """The last stack that was not stopped in order; it may be long gone."""
+    """The last stack on this home that was not stopped in order; it may be long gone.
+
+    One of the home that this is a copy of is none: its servers are not this home's, nor are its
+    processes left-overs to be ended.
+    """
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return StackRecord(**json.loads(_file(home).read_text("utf-8")))
+        record = StackRecord(**json.loads(read_plain(_file(home))))
+        if record.home in ("", _identity(home)):
+            return record
     return None
 
 
 def write_record(home: Home, record: StackRecord) -> None:
     """Make the stack known to other commands."""
-    write_private(_file(home), json.dumps(asdict(record), indent=2))
+    make_private_directory(home.stack)
+    write_private(_file(home), json.dumps(asdict(record) | {"home": _identity(home)}, indent=2))
 
 
 def remove_record(home: Home) -> None:
@@ -86,3 +96,9 @@ def remove_record(home: Home) -> None:
 
 def _file(home: Home) -> Path:
     return home.stack / "stack.json"
+
+
+def _identity(home: Home) -> str:
+    """Of the home's directory: stays when it is moved, and is another one's in a copy."""
+    status = home.path.stat()
+    return f"{status.st_dev}:{status.st_ino}"

@@ -21,6 +21,7 @@ from tasks import registry_loader
 from tasks.last_check import check_what_is_served
 from tasks.register import register_merge
 from tasks.registry_client import open_registry
+from tests.support.edited_descriptions import ATTACKS, lead_elsewhere, load_from_elsewhere
 from tests.support.edited_objects import flip, loosen, sha256
 from tests.support.registrations import variant, zoo_merge
 from tests.support.registry_contents import artifacts_of, champion_holder
@@ -146,56 +147,13 @@ def test_no_file_that_would_be_loaded_may_come_after_the_registration(
     check()
 
 
-def lead_elsewhere(described: Path, evil: Path) -> None:
-    record = json.loads((described / "checkpoint.json").read_text())
-    (described / "checkpoint.json").write_text(json.dumps(record | {"path": str(evil)}))
-
-
-def list_other_digests(described: Path, evil: Path) -> None:
-    record = json.loads((described / "checkpoint.json").read_text())
-    for file in record["files"]:
-        file["sha256"] = sha256(evil / file["name"])
-    (described / "checkpoint.json").write_text(json.dumps(record | {"path": str(evil)}))
-
-
-def load_from_elsewhere(described: Path, evil: Path) -> None:
-    text = (described / "MLmodel").read_text()
-    (described / "MLmodel").write_text(text.replace(str(evil.parent / "object"), str(evil)))
-
-
-def verify_nothing(described: Path, evil: Path) -> None:
-    text = (described / "MLmodel").read_text()
-    (described / "MLmodel").write_text(text.replace("verify: sizes", "verify: none"))
-
-
-def other_tokenizer(described: Path, evil: Path) -> None:
-    flip(described / "components" / "tokenizer" / "tokenizer.json")
-
-
-def other_loader(described: Path, evil: Path) -> None:
-    [loader] = (described / "code").glob("*.py")
-    loader.write_text("raise SystemExit\n")
-
-
-def other_requirements(described: Path, evil: Path) -> None:
-    (described / "requirements.txt").write_text("evil==1.0\n")
-
-
-def not_json(described: Path, evil: Path) -> None:
-    (described / "checkpoint.json").write_bytes(b"\xff")
-    (described / "MLmodel").write_text("[")
-
-
 def test_a_description_that_was_edited_is_written_anew_before_the_alias_moves(
     described: Path, check: Check, place: Path
 ) -> None:
     sound = {path: sha256(path) for path in described.rglob("*.*") if path.is_file()}
     evil = Path(shutil.copytree(place, place.parent / "evil"))
     flip(evil / "model.safetensors")
-    for attack in (
-        *(lead_elsewhere, list_other_digests, load_from_elsewhere, verify_nothing),
-        *(other_tokenizer, other_loader, other_requirements, not_json),
-    ):
+    for attack in ATTACKS:
         attack(described, evil)
         check()
         assert {path: sha256(path) for path in sound} == sound, attack

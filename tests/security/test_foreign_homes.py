@@ -159,6 +159,27 @@ def test_a_copy_of_a_trusted_home_is_not_trusted_and_a_move_is_noticed(
         Home.discover()
 
 
+def test_a_named_home_that_was_moved_is_listed_where_it_is_and_a_copy_is_called_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("home", "create") == 0
+    copy, moved = project.parent / "copy", project.parent / "moved"
+    shutil.copytree(project, copy)
+    project.rename(moved)
+    os.chdir(project.parent)
+    monkeypatch.setenv("MERGEFLOW_HOME", str(moved / ".mergeflow"))
+    capfd.readouterr()
+    assert run("home", "show") == 0
+    shown = capfd.readouterr()
+    assert str(project) not in shown.out
+    assert f"was moved here from {project / '.mergeflow'}" in shown.err
+    assert run("home", "list", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == [str(moved / ".mergeflow")]
+    monkeypatch.setenv("MERGEFLOW_HOME", str(copy / ".mergeflow"))
+    assert run("home", "show", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["copy_of"] == str(moved / ".mergeflow")
+
+
 def test_a_home_from_a_backup_is_believed_at_its_place(project: Path, tmp_path: Path) -> None:
     assert run("home", "create") == 0
     home = project / ".mergeflow"

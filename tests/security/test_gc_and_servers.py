@@ -3,7 +3,6 @@ down. The test with a real server is slow: `make sessions`."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from flows import cli
 from merge_core.home import Home
 from tasks.registry_client import ensure_experiment, open_registry
 from tasks.registry_memory import canonical, known_registries, note_registry, note_store_of
+from tasks.stack_record import StackRecord, write_record
 from tests.support.merge_store import Store, clear_away, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
 from tests.support.registry_contents import free_port
@@ -53,9 +53,7 @@ def gc(*arguments: str) -> int:
 def stack_runs(home: Home, address: str, *, pid: int | None = None, ago: float = 0.0) -> None:
     """Write down what a `mergeflow up` writes of itself; this process stands for it."""
     process = psutil.Process(pid or os.getpid())
-    record = {"pid": process.pid, "started": process.create_time() - ago, "mlflow": address}
-    home.stack.mkdir(parents=True, exist_ok=True)
-    (home.stack / "stack.json").write_text(json.dumps(record))
+    write_record(home, StackRecord("x", process.pid, process.create_time() - ago, "", address, "/"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import RunCheckpoint
 from tasks.averages import AverageRecord, RegisteredAt, keep_average
 from tasks.promotion import ensure_registered_model
+from tasks.records import Registration
 from tasks.register import register_merge
 from tasks.registry_client import TAG, open_registry
 from tasks.retention import survey
@@ -75,8 +76,12 @@ class Store:
         return str(version.version)
 
     def register_with_evidence(self, manifest: CheckpointManifest) -> str:
-        """Register a merge as the flow does; its version."""
-        registration = register_merge(
+        """Register a merge that fell back as the flow does; its version."""
+        return self.decided(manifest, promote=False).candidate.version
+
+    def decided(self, manifest: CheckpointManifest, *, promote: bool) -> Registration:
+        """Register a merge as the flow does."""
+        return register_merge(
             tracking_uri=self.registry,
             experiment="merges",
             model_name="model",
@@ -86,10 +91,9 @@ class Store:
             base=self.base,
             models=[self.tuned],
             reports=[report(self.base, 2.5, 0.4), report(manifest.as_source(), 2.4, 0.5)],
-            decision=decision(self.base, manifest.digest, promote=False),
+            decision=decision(self.base, manifest.digest, promote=promote),
             pipeline_name=PIPELINE,
         )
-        return registration.candidate.version
 
     def record(
         self, manifest: CheckpointManifest, step: int, registered: RegisteredAt | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ from flows.stack_processes import (
 )
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
+from tasks.registry_memory import stack_server
 from tasks.same_process import is_same_process, own_start_time
 from tasks.stack_record import StackRecord, read_record, running_stack, write_record
 from tests.support.processes import is_alive, wait_until
@@ -90,6 +93,34 @@ def test_leftovers_of_a_killed_up_are_ended_by_the_next(instance: str, home: Hom
     assert members(instance) == []
     assert read_record(home) is None
     assert end_leftovers(home) == 0
+
+
+def test_the_stack_of_a_home_is_not_that_of_its_copy(
+    instance: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = started(
+        instance, "prefect", "print('ready', flush=True); import time; time.sleep(60)"
+    )
+    write_record(home, record(instance, os.getpid(), own_start_time()))
+    copy = Home(tmp_path / "copy")
+    subprocess.run(["cp", "-a", home.path, copy.path], check=True)
+    assert running_stack(home)
+    assert stack_server(home) == "http://127.0.0.1:2"
+    assert running_stack(copy) is stack_server(copy) is None
+    assert end_leftovers(copy) == 0
+    assert process.poll() is None, "a copy ended the servers of the original"
+    moved = Home(home.path.rename(tmp_path / "moved"))
+    assert running_stack(moved), "a home that was moved meanwhile has its stack"
+    assert end_leftovers(moved) == 1
+
+
+def test_a_record_of_the_version_before_is_of_the_home_it_is_in(home: Home) -> None:
+    write_record(home, record("x", os.getpid(), own_start_time()))
+    file = home.stack / "stack.json"
+    values = json.loads(file.read_text())
+    del values["home"]
+    file.write_text(json.dumps(values))
+    assert running_stack(home)
 
 
 def test_a_process_number_that_was_used_again_is_not_the_stack(home: Home) -> None:
