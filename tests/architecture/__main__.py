@@ -1,7 +1,7 @@
 """Prints the ladder of rooms: `python -m tests.architecture [--tree DIR]`.
 
-Another tree is one that `git archive COMMIT | tar -x -C DIR` made, to compare with. The exit code is 1
-for a circle.
+Another tree, to compare with, is one that `git archive COMMIT | tar -x -C DIR` made. The exit code
+is 1 for a circle.
 """
 
 from __future__ import annotations
