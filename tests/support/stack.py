@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.processes import wait_until
 
 PROGRAM = str(Path(sys.executable).parent / "mergeflow")
