@@ -89,11 +89,10 @@ def _weights(directory: Path) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in _load(directory).state_dict().items()}
 
 
-def _load(directory: Path) -> LlamaForCausalLM:
-    model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(
+def _load(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, trust_remote_code=False
     )
-    return model
 
 
 def _rows(zoo: Zoo, task: str) -> list[dict[str, Any]]:
