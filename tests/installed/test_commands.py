@@ -81,8 +81,8 @@ def test_demo(user: User) -> None:
     assert "The good merge was promoted, the bad one fell back to its base" in said
     advice = said[said.index("What to try next:") :]
     assert str(user.installation.files / "configs" / "pipelines" / "zoo-good.yaml") in advice
-    for words in ("lineage models:", " run ", " check "):
-        (line,) = [line for line in advice.splitlines() if words in line]
+    for command in ("lineage", "run", "check"):
+        (line,) = [line for line in advice.splitlines() if f"mergeflow {command} " in line]
         shell = line.split("  # ")[0]
         user.call("-c", shell, program="/bin/sh")
 
