@@ -129,7 +129,7 @@ def test_up_and_a_run_of_its_worker(user: User) -> None:
     stack.up()
     try:
         zoo = Zoo(user.home / "zoo")
-        run = stack.start_run("merge/merge", form(zoo, suite="starter", promote=LENIENT))
+        run = stack.start_run("merge/merge", form(zoo, suite="starter"))
         ended = stack.finish(run)
         assert ended["state"]["type"] == "COMPLETED", ended["state"]
         assert "merge/merge" in stack.output
