@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -41,6 +41,9 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 	@$(INSTALL) -e '.[dask]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/scale_out \
 		tests/faults/test_killed_worker.py tests/unit/test_shard_groups.py
+
+wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed
 
 lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/ruff check .

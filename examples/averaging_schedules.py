@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from examples.model_zoo import Zoo, build_zoo
+from flows.model_zoo import Zoo, build_zoo
 from merge_core.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.merge import merge
@@ -75,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_run(zoo: Zoo, place: Path, final: float) -> list[Path]:
     """Fine-tune the zoo's base on prose, at a rate that ends at `final` of its height; once."""
-    from examples.model_zoo.build import token_stream
-    from examples.model_zoo.settings import DEMO
-    from examples.model_zoo.suite import WINDOW
-    from examples.model_zoo.text import read_domains
-    from examples.model_zoo.training import (
+    from flows.model_zoo.build import token_stream
+    from flows.model_zoo.settings import DEMO
+    from flows.model_zoo.suite import WINDOW
+    from flows.model_zoo.text import read_domains
+    from flows.model_zoo.training import (
         quiet_and_reproducible,
         save_checkpoint,
         save_trainer_state,
@@ -119,7 +119,7 @@ def bits_measure(zoo: Zoo, kept: Path) -> Bits:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from examples.model_zoo.measure import held_out_bits
+    from flows.model_zoo.measure import held_out_bits
 
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(zoo.base)

@@ -14,11 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flows.own_packages import refuse_foreign_packages
-
-refuse_foreign_packages()
-
-from flows import (  # noqa: E402
+from flows import (
     cli_adapters,
     cli_average,
     cli_check,
@@ -28,8 +24,9 @@ from flows import (  # noqa: E402
     cli_pipeline,
     cli_stack,
 )
-from merge_core.errors import MergeflowError, StepError  # noqa: E402
-from tasks.own_python import guard_this_process  # noqa: E402
+from merge_core.errors import MergeflowError, StepError
+from tasks.own_python import guard_this_process
+from tasks.shipped_files import example
 
 _WITHOUT_REGISTRY = {"home", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
@@ -40,7 +37,8 @@ PROMOTED, FAILED, BAD_INPUT, FELL_BACK, STOPPED = 0, 1, 2, 3, 130
 app = typer.Typer(
     name="mergeflow",
     help="Merge fine-tuned language models: verified, evaluated, promoted only if better.",
-    epilog="First steps: `mergeflow demo`, then `mergeflow run configs/pipelines/zoo-good.yaml`."
+    epilog="First steps: `mergeflow demo`, then"
+    f" `mergeflow run {example('pipelines', 'zoo-good.yaml')}`."
     " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 4 not"
     " what was made, 1 failure.",
     no_args_is_help=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.options import AsJson
+from tasks.shipped_files import example
 
 if TYPE_CHECKING:
     from flows.average_steps import NothingNew
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's command to the program."""
-    app.command(epilog="Example: `mergeflow average configs/averages/zoo-prose.yaml`")(average)
+    shown = example("averages", "zoo-prose.yaml")
+    app.command(epilog=f"Example: `mergeflow average {shown}`")(average)
 
 
 def average(

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from flows.options import AsJson, Device, Strict, TrackingUri
+from tasks.shipped_files import example
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the program."""
     app.command(epilog="Example: `mergeflow demo`")(demo)
-    app.command(epilog="Example: `mergeflow run configs/pipelines/zoo-good.yaml`")(run)
-    app.command(epilog="Example: `mergeflow evaluate merged/ configs/suites/mine`")(evaluate)
+    app.command(epilog=f"Example: `mergeflow run {example('pipelines', 'zoo-good.yaml')}`")(run)
+    app.command(epilog="Example: `mergeflow evaluate merged/ starter`")(evaluate)
     app.command(epilog="Example: `mergeflow lineage models:/zoo-good@champion`")(lineage)
     app.command(epilog='Example: `eval "$(mergeflow env)" && prefect flow-run ls`')(env)
 
@@ -162,12 +163,6 @@ def demo(
     ] = None,
 ) -> None:
     """Train example models once, then run a merge that is promoted and one that falls back."""
-    from flows.own_packages import MEND, hidden
-    from merge_core.errors import MergeflowError
-
-    found = hidden("examples")
-    if found:
-        raise MergeflowError(found, mend=MEND)
     from flows.demo import run_demo
 
     if not run_demo(zoo):

@@ -10,15 +10,17 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
-from examples.model_zoo import build_zoo
 from flows.console import Terminal, seconds, shown_path
+from flows.model_zoo import build_zoo
 from flows.prefect_session import prefect_session
 from merge_core.home import Home
 from merge_core.private_files import as_open_as, private_umask
 from tasks.records import MergeOutcome
+from tasks.shipped_files import are_installed, example, shipped
 
-_PIPELINES = Path(__file__).resolve().parent.parent / "configs" / "pipelines"
+_PIPELINES = shipped("configs") / "pipelines"
 _GOOD, _BAD = _PIPELINES / "zoo-good.yaml", _PIPELINES / "zoo-bad.yaml"
 
 
@@ -75,13 +77,17 @@ def _conclude(terminal: Terminal, outcomes: list[MergeOutcome], duration: float)
         "bold",
     )
     command = _command("mergeflow")
-    good_path = shown_path(_GOOD)
+    good_path = example("pipelines", "zoo-good.yaml")
+    edit = f"edit a weight in {good_path}, run again", "only merge and evaluation are redone"
+    if are_installed():
+        edit = f"cp {good_path} .", "edit a weight in the copy and run it"
+    stored = quote(shown_path(good.merged.path)[:-52])
     terminal.say("What to try next:")
     for line, why in (
         (f"{command} lineage models:/zoo-good@champion", "what the champion is made of"),
         (f"{command} run {good_path}", "again: every step is cached"),
-        (f"edit a weight in {good_path}, run again", "only merge and evaluation are redone"),
-        (f"{command} check {shown_path(good.merged.path)[:-52]}*", "is it still what was made?"),
+        edit,
+        (f"{command} check {stored}*", "is it still what was made?"),
         (f"{command} up", "runs, models and forms in the browser"),
     ):
         terminal.say(f"  {line:<66}  # {why}")
@@ -92,4 +98,4 @@ def _command(name: str) -> str:
     """How this environment's program is called from here."""
     program = Path(sys.executable).parent / name
     on_path = shutil.which(name)
-    return name if on_path and Path(on_path) == program else shown_path(program)
+    return name if on_path and Path(on_path) == program else quote(shown_path(program))

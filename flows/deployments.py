@@ -25,8 +25,9 @@ from pydantic import TypeAdapter
 
 from flows.starting_directory import VARIABLE
 from merge_core.yaml_files import load_yaml
+from tasks.shipped_files import shipped
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "deployments"
+DIRECTORY = shipped("deployments")
 WORK_POOL = "mergeflow"
 
 

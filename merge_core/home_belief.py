@@ -19,6 +19,7 @@ from pathlib import Path
 
 from merge_core.errors import HomeError
 from merge_core.home_closing import close_home, closing_word, is_home
+from merge_core.kernel_files import kernel_file_system
 from merge_core.known_homes import note_home, note_move, place_of, standing
 from merge_core.ownership import (
     Way,
@@ -97,6 +98,8 @@ def believe(found: Found, *, make: bool = True) -> None:
         elif make:
             make_home(found.path)
             _judge(found)
+        else:
+            _refuse_the_kernels(found.path)
 
 
 def trust_home(path: Path) -> None:
@@ -134,6 +137,7 @@ def make_home(path: Path) -> None:
         HomeError: it cannot be made, or belongs to somebody else then.
     """
     try:
+        _refuse_the_kernels(path)
         make_private_directory(path)
         owner = path.stat().st_uid
         if owner != os.geteuid():
@@ -182,6 +186,7 @@ def _judge(found: Found) -> None:
             mend="run the container with a user that it knows, for instance as root in it",
         )
     *above, home = way_to(path)
+    _refuse_the_kernels(path)
     if not stat.S_ISDIR(home.status.st_mode):
         raise HomeError(
             "this is no directory", where=str(path), mend="set MERGEFLOW_HOME to a directory"
@@ -195,6 +200,17 @@ def _judge(found: Found) -> None:
             _judge_link(path, way)
         else:
             _judge_parent(found, way)
+
+
+def _refuse_the_kernels(path: Path) -> None:
+    found = kernel_file_system(path)
+    if found:
+        raise HomeError(
+            f"a home cannot be kept here: this is the kernel's own file system {found}, whose files"
+            " are not on any disk",
+            where=str(path),
+            mend="name a directory on a disk, which is made if it is missing: MERGEFLOW_HOME=PATH",
+        )
 
 
 def _judge_link(path: Path, way: Way) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 
@@ -13,7 +13,14 @@ Scale = Literal["ratio", "power_of_two"]
 Outcome = Literal["held", "regressed", "unclear"]
 
 
-class TaskScore(Record):
+class _Measured(Record):
+    """Numbers that were measured. An evaluation gives finite ones alone, so a record of it that
+    holds others, which compare with nothing, was not written by one."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class TaskScore(_Measured):
     """One lm-eval task's result on one checkpoint, with what a paired test needs.
 
     `values[i] / weights[i]` is not the score of document i in general: the task's score is
@@ -44,6 +51,13 @@ class TaskScore(Record):
     cut_off: int | None = None
     """Documents whose answer reached the largest number of tokens before it came to an end."""
 
+    @model_validator(mode="after")
+    def _one_of_each_for_a_document(self) -> Self:
+        hashes = self.doc_ids if self.prompt_hashes is None else self.prompt_hashes
+        if not len(self.doc_ids) == len(self.values) == len(self.weights) == len(hashes):
+            raise ValueError("documents, values, weights and prompts are not as many")
+        return self
+
 
 class EvaluationReport(Record):
     """lm-eval on one checkpoint with one suite."""
@@ -70,7 +84,7 @@ class EvaluationReport(Record):
         raise KeyError(task)
 
 
-class TaskComparison(Record):
+class TaskComparison(_Measured):
     """Merged against baseline on one task, on the same documents.
 
     Improvements are oriented: positive is better, in the metric's own unit. The interval is a
@@ -108,7 +122,7 @@ class Approval(Record):
     """The run in Prefect that asked, with what was shown."""
 
 
-class Decision(Record):
+class Decision(_Measured):
     """The verdict on a merged checkpoint, with its reasons in words."""
 
     verdict: Verdict

@@ -17,9 +17,10 @@ from merge_core.digests import digest_of, sha256_file
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.yaml_files import load_yaml
 from tasks.lm_eval_catalogue import lm_eval_catalogue
+from tasks.shipped_files import shipped
 from tasks.suite_files import data_files, read_own_tasks, task_metrics, unreachable_data
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "suites"
+SHIPPED = shipped("configs") / "suites"
 """Suites that come with the project, usable by name."""
 
 HIGHER_IS_BETTER = {
@@ -184,12 +185,12 @@ def _find(reference: str | Path) -> Path:
     if path.is_file():
         return path
     name = str(reference)
-    shipped = sorted(entry.parent.name for entry in SHIPPED.glob("*/suite.yaml"))
-    if name in shipped:
+    known = sorted(entry.parent.name for entry in SHIPPED.glob("*/suite.yaml"))
+    if name in known:
         return SHIPPED / name / "suite.yaml"
     raise RecipeError(
         f"no suite '{name}': neither a directory, a file nor a shipped suite",
-        mend=f"{did_you_mean(name, shipped)} (or give the path of a suite.yaml)",
+        mend=f"{did_you_mean(name, known)} (or give the path of a suite.yaml)",
     )
 
 

@@ -29,7 +29,7 @@ for _name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "HF_TOKEN", "MERGEFLOW_Z
 if not torch.cuda.is_available():  # then the GPU's kernels are interpreted; before triton's import
     os.environ["TRITON_INTERPRET"] = "1"
 
-from examples.model_zoo import Zoo, build_zoo  # noqa: E402
+from flows.model_zoo import Zoo, build_zoo  # noqa: E402
 from flows.prefect_session import PrefectSession, prefect_session  # noqa: E402
 from merge_core.home import Home  # noqa: E402
 

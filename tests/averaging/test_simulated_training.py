@@ -21,7 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from merge_core.digests import DigestMemo
 from merge_core.sources import describe_source
 from tests.support.processes import wait_until

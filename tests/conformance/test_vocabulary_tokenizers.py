@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from examples.model_zoo.tokenizer import train_tokenizer
+from flows.model_zoo.tokenizer import train_tokenizer
 from merge_core.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe

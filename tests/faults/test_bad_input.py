@@ -14,8 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from examples.model_zoo import Zoo
 from flows.cli import run
+from flows.model_zoo import Zoo
 
 Breaker = Callable[[Path, dict[str, Any]], None]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession, prefect_session
 from merge_core.errors import StepError
 from merge_core.home import Home

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from examples.model_zoo import Zoo
 from flows import cli
+from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError
 from merge_core.home import Home

@@ -20,7 +20,7 @@ from merge_core.sources import describe_adapter, describe_source
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("merge_core", "tasks", "flows")
+PACKAGES = ("merge_core", "tasks", "flows", "mergeflow")
 SAFE_LOADERS = {"SafeLoader", "BoundedLoader", "StrictLoader", "_Loader", "loader"}
 
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from examples.model_zoo import Zoo
 from flows.merge import merge_pipeline
+from flows.model_zoo import Zoo
 from flows.pipeline import load_pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.adapters.extracting import ExtractOptions, extract_adapter

@@ -16,10 +16,10 @@ import yaml
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from examples.model_zoo import Zoo
 from flows import cli
 from flows.average_checkpoints import average_checkpoints
 from flows.averaging import Averaging
+from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from merge_core.home import Home
 from tasks.lineage import lineage

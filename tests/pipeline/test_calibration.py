@@ -14,8 +14,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from safetensors.torch import load_file
 
 import tasks.calibration
-from examples.model_zoo import Zoo
 from flows import cli, merge_steps
+from flows.model_zoo import Zoo
 from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.calibration import Calibration, Measurement

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from merge_core.home import Home
 from tests.pipeline.test_flow import Bench, champion_digest, markdown_of

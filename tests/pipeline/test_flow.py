@@ -19,10 +19,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from examples.model_zoo import Zoo
 from flows import cli
 from flows.early_checks import check_registry
 from flows.merge import merge_pipeline
+from flows.model_zoo import Zoo
 from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.digests import DigestMemo, fingerprint

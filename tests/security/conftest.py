@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.other_user import reachable_directory
 from tests.support.outside import Outside, lay_out, put_hostile_files
 

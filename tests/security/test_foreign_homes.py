@@ -341,3 +341,27 @@ def _poisoned_memo(path: Path, project: Path) -> None:
                     "INSERT INTO digests VALUES (?, ?, ?)", (str(file), fingerprint(file), "f" * 64)
                 )
     memo.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="Linux alone tells")
+@pytest.mark.parametrize("place", ["/proc/self", "/proc/self/new", "/sys", "/sys/fs/new/home"])
+@pytest.mark.parametrize("command", [["home", "show"], ["env"], ["gc", "--yes"], ["home", "trust"]])
+def test_a_file_system_of_the_kernel_is_no_place_for_a_home(
+    command: list[str],
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its directories seem to be root's own, and what is written there orders the kernel."""
+    monkeypatch.setenv("MERGEFLOW_HOME", place)
+    trusting = command[-1] == "trust"
+    status = run(*command, *([place] if trusting else []))
+    out, said = capfd.readouterr()
+    assert status == 2, said
+    assert out == "" or "believed  no" in out
+    first, mend = said.strip().splitlines()
+    if trusting and "new" in place:
+        assert "there is no home here to trust" in first
+    else:
+        assert first.startswith(f"error: {place}: a home cannot be kept here: this is the kernel's")
+        assert mend.startswith("  what to do: name a directory on a disk")

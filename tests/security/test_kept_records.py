@@ -18,6 +18,7 @@ from flows.pipeline import load_pipeline
 from flows.prefect_session import PrefectSession
 from flows.steps import run_step
 from merge_core.home import Home
+from merge_core.own_files import NotOursError
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.trajectory.path import PathReport
 from tasks import stored_records
@@ -208,3 +209,41 @@ def test_an_evaluation_is_of_its_checkpoint_suite_and_libraries(tmp_path: Path) 
     for name in ("checkpoint_digest", "suite_digest", "lm_eval_version", "transformers_version"):
         assert not _fits(right.model_copy(update={name: "other"}), **arguments), name
     assert not _fits(right.model_copy(update={"device": "cuda:0"}), **arguments)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("place", ["score", "values", "weights"])
+def test_an_evaluation_with_a_number_that_is_not_finite_is_not_believed(
+    place: str, number: str
+) -> None:
+    """JSON as Python writes it has such numbers; no comparison with one of them says anything."""
+    path, stored, score = stored_evaluation()
+    if place == "score":
+        score["score"] = float(number)
+    else:
+        score[place][0] = float(number)
+    with pytest.raises(NotOursError, match="one of its fields is not that of a EvaluationReport"):
+        parse_record(again(stored), path.name, EvaluationReport)
+
+
+@pytest.mark.parametrize("place", ["doc_ids", "values", "weights"])
+def test_an_evaluation_with_a_document_too_few_is_not_believed(place: str) -> None:
+    path, stored, score = stored_evaluation()
+    score[place].pop()
+    with pytest.raises(NotOursError, match="one of its fields is not that of"):
+        parse_record(again(stored), path.name, EvaluationReport)
+
+
+def stored_evaluation() -> tuple[Path, tuple[dict[str, Any], dict[str, Any]], dict[str, Any]]:
+    """A stored evaluation, its parts and the first score in it, to be changed."""
+    [path, *_] = sorted((FORMER / "cache").glob("evaluate-*"))
+    stored = json.loads(path.read_bytes())
+    result = json.loads(stored["result"])
+    assert parse_record(again((stored, result)), path.name, EvaluationReport)
+    return path, (stored, result), result["data"]["scores"][0]
+
+
+def again(parts: tuple[dict[str, Any], dict[str, Any]]) -> bytes:
+    """The stored form of a result that was changed."""
+    stored, result = parts
+    return json.dumps(stored | {"result": json.dumps(result)}).encode()

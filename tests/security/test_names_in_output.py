@@ -21,10 +21,10 @@ from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from rich.console import Console
 
-from examples.model_zoo import Zoo
 from flows import artifacts, cli
 from flows.console import Terminal, cell, explain
 from flows.merge import merge_pipeline
+from flows.model_zoo import Zoo
 from flows.pipeline import load_pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError, StepError, error_from, error_values

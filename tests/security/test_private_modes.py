@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from examples.model_zoo import Zoo
 from flows import cli
+from flows.model_zoo import Zoo
 from merge_core import private_files
 from merge_core.digests import DigestMemo
 from merge_core.errors import HomeError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.own_packages import hidden
+from mergeflow.own_packages import hidden
 from tasks.own_python import for_code_of_others, import_path
 from tests.support.outside import Outside, obeyed
 from tests.support.stack import PROGRAM
@@ -94,7 +94,7 @@ def test_functions_beside_a_suites_task_are_found(outside: Outside, marker: Path
     assert obeyed(marker) == ""
 
 
-@pytest.mark.parametrize("name", ["tasks", "merge_core"])
+@pytest.mark.parametrize("name", ["tasks", "flows", "merge_core"])
 def test_a_package_that_hides_ours_is_the_first_thing_said(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").touch()
@@ -113,5 +113,5 @@ def test_a_package_that_hides_ours_is_the_first_thing_said(tmp_path: Path, name:
 
 
 def test_our_own_packages_are_not_taken_for_foreign() -> None:
-    assert [hidden(name) for name in ("flows", "tasks", "merge_core", "examples")] == [None] * 4
+    assert [hidden(name) for name in ("flows", "tasks", "merge_core")] == [None] * 3
     assert hidden("json") is not None

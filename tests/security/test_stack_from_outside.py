@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.security.test_nothing_leaves import nothing_left
 from tests.support.outside import Outside, obeyed
 from tests.support.processes import wait_until

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.browser import SECONDS, VIEW, chromium, links
 from tests.support.stack import RunningStack, lay_out
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from examples.model_zoo import Zoo
 from flows.approval import APPROVAL_FLOW
+from flows.model_zoo import Zoo
 from tests.support.browser import artifacts_of, newest_run
 from tests.support.processes import wait_until
 from tests.support.stack import LENIENT, RunningStack, form

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.processes import wait_until
 from tests.support.stack import LENIENT, RunningStack, form, merge_from_the_form
 

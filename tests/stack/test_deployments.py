@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from examples.model_zoo import Zoo
 from flows.deployments import DIRECTORY
+from flows.model_zoo import Zoo
 from tests.support.processes import wait_until
 from tests.support.stack import (
     LENIENT,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.stack import (
     PROGRAM,
     Refused,

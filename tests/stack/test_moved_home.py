@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.stack import RunningStack, form, merge_from_the_form, versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

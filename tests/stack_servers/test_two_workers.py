@@ -20,7 +20,7 @@ import redis
 import yaml
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from flows.work_pool import WorkPool
 from merge_core.records import SourceCheckpoint
 from tests.stack_servers.conftest import write_stack_file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.stack import PROGRAM
 from tests.support.terminals import on_a_terminal
 

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.processes import wait_until
 
 PROGRAM = str(Path(sys.executable).parent / "mergeflow")
@@ -49,6 +49,7 @@ class RunningStack:
     process: subprocess.Popen[str] | None = None
     variables: dict[str, str] = field(default_factory=dict)
     """What the user has set for this stack: passwords."""
+    program: str = PROGRAM
 
     @property
     def environment(self) -> dict[str, str]:
@@ -86,7 +87,7 @@ class RunningStack:
         ports = ["--prefect-port", str(self.prefect_port), "--mlflow-port", str(self.mlflow_port)]
         with (self.directory / "up.log").open("w") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "up", *ports],
+                [self.program, "up", *ports],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
@@ -108,7 +109,7 @@ class RunningStack:
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another command of mergeflow on the same home."""
         return subprocess.run(
-            [PROGRAM, *arguments],
+            [self.program, *arguments],
             capture_output=True,
             text=True,
             cwd=self.directory,

@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-    from examples.model_zoo.build import token_stream
-    from examples.model_zoo.settings import TINY
-    from examples.model_zoo.text import read_domains
-    from examples.model_zoo.training import (
+    from flows.model_zoo.build import token_stream
+    from flows.model_zoo.settings import TINY
+    from flows.model_zoo.text import read_domains
+    from flows.model_zoo.training import (
         quiet_and_reproducible,
         save_checkpoint,
         save_trainer_state,

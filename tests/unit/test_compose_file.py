@@ -103,6 +103,13 @@ def test_the_image_holds_what_its_commands_need() -> None:
     root = DIRECTORY.parent
     copied = [name for line in re.findall("^COPY (.+)$", text, re.M) for name in line.split()[:-1]]
     assert all((root / name).exists() for name in copied)
-    assert {"pyproject.toml", "constraints.txt", "flows", "tasks", "merge_core"} <= set(copied)
+    assert {
+        "pyproject.toml",
+        "constraints.txt",
+        "mergeflow",
+        "flows",
+        "tasks",
+        "merge_core",
+    } <= set(copied)
     assert "[scale-out]" in text
     assert Path(COMPOSE["x-mergeflow"]["build"]["dockerfile"]) == Path("deployments/Dockerfile")

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from examples.model_zoo import Zoo, build_zoo
-from examples.model_zoo.measure import DOMAINS, measure, show
-from examples.model_zoo.optimizer import orthogonal
-from examples.model_zoo.settings import DEMO, TINY
-from examples.model_zoo.training import quiet_and_reproducible
-from examples.model_zoo.zoo import is_whole
+from flows.model_zoo import Zoo, build_zoo
+from flows.model_zoo.measure import DOMAINS, measure, show
+from flows.model_zoo.optimizer import orthogonal
+from flows.model_zoo.settings import DEMO, TINY
+from flows.model_zoo.training import quiet_and_reproducible
+from flows.model_zoo.zoo import is_whole
 from merge_core.checkpoint import open_checkpoint
 from merge_core.errors import OutputError
 
@@ -138,7 +138,7 @@ def test_each_expert_is_better_than_the_base_at_home_and_worse_abroad(tiny_zoo: 
 
 def test_a_built_zoo_is_found_without_importing_torch(tiny_zoo: Zoo) -> None:
     script = (
-        "import sys; from pathlib import Path; from examples.model_zoo import build_zoo;"
+        "import sys; from pathlib import Path; from flows.model_zoo import build_zoo;"
         f"build_zoo(Path({str(tiny_zoo.directory)!r}), scale='tiny');"
         "sys.exit('torch' in sys.modules)"
     )
@@ -182,7 +182,7 @@ def test_a_build_elsewhere_gives_the_same_bytes_and_says_nothing_but_progress(
     left_over = tmp_path / ".zoo.building" / "base"
     left_over.mkdir(parents=True)
     (left_over / "junk").write_text("half a model")
-    command = [sys.executable, "-m", "examples.model_zoo", str(tmp_path / "zoo"), "--scale", "tiny"]
+    command = [sys.executable, "-m", "flows.model_zoo", str(tmp_path / "zoo"), "--scale", "tiny"]
     environment = {**os.environ, "PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "2"}
     ran = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")

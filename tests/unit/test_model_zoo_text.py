@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from examples.model_zoo import Zoo
-from examples.model_zoo.settings import TINY
-from examples.model_zoo.suite import CHOICES, CONTINUATION, WINDOW
-from examples.model_zoo.text import Document, Domain, line_pairs, read_domains, windows
+from flows.model_zoo import Zoo
+from flows.model_zoo.settings import TINY
+from flows.model_zoo.suite import CHOICES, CONTINUATION, WINDOW
+from flows.model_zoo.text import Document, Domain, line_pairs, read_domains, windows
 
 
 @pytest.fixture(scope="module")

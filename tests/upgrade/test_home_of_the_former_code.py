@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from tests.support.former_code import former_code, mergeflow
 
 COMMIT = "5eaacac26d5b"

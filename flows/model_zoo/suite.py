@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from examples.model_zoo.text import Document, Domain, windows
+from flows.model_zoo.text import Document, Domain, windows
 
 WINDOW = 200
 """Characters of a held-out document, which fit the model's context whatever the tokenizer."""

@@ -1,4 +1,4 @@
-"""`python -m examples.model_zoo DIR`: build the zoo, and with `--measure` show what it shows."""
+"""`python -m flows.model_zoo DIR`: build the zoo, and with `--measure` show what it shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from merge_core.progress import ProgressEvent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.model_zoo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m flows.model_zoo", description=__doc__)
     parser.add_argument("directory", type=Path, help="where the zoo is, or is to be")
     parser.add_argument("--scale", choices=["demo", "tiny"], default="demo")
     parser.add_argument(
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
 
-    from examples.model_zoo.zoo import build_zoo
+    from flows.model_zoo.zoo import build_zoo
 
     started = time.monotonic()
     try:
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(f"model zoo in {zoo.directory} ({time.monotonic() - started:.0f} s)")
     if chosen.measure:
-        from examples.model_zoo.measure import measure, show
+        from flows.model_zoo.measure import measure, show
 
         print(show(measure(zoo)))
     return 0

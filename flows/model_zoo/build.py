@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from examples.model_zoo.settings import Run, Settings, Shape
-from examples.model_zoo.suite import WINDOW, write_suite
-from examples.model_zoo.text import read_domains
-from examples.model_zoo.tokenizer import train_tokenizer
-from examples.model_zoo.training import (
+from flows.model_zoo.settings import Run, Settings, Shape
+from flows.model_zoo.suite import WINDOW, write_suite
+from flows.model_zoo.text import read_domains
+from flows.model_zoo.tokenizer import train_tokenizer
+from flows.model_zoo.training import (
     new_model,
     quiet_and_reproducible,
     save_checkpoint,
     save_trainer_state,
     train,
 )
-from examples.model_zoo.zoo import Zoo
+from flows.model_zoo.zoo import Zoo
 from merge_core.progress import Progress, ProgressEvent
 
 

@@ -3,6 +3,6 @@
 `build_zoo(directory)` trains it once from the text every Python has and finds it again after.
 """
 
-from examples.model_zoo.zoo import Zoo, build_zoo
+from flows.model_zoo.zoo import Zoo, build_zoo
 
 __all__ = ["Zoo", "build_zoo"]

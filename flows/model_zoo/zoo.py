@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from examples.model_zoo.settings import SCALES, ScaleName, Settings
+from flows.model_zoo.settings import SCALES, ScaleName, Settings
 from merge_core.errors import OutputError
 from merge_core.progress import Progress
 
@@ -85,7 +85,7 @@ def build_zoo(
     with _only_builder(directory):
         if not is_whole(directory, settings):  # another process may have built it meanwhile
             # Imported late: to find a built zoo must not cost the import of torch.
-            from examples.model_zoo.build import build
+            from flows.model_zoo.build import build
 
             staging = directory.with_name(f".{directory.name}.building")
             shutil.rmtree(staging, ignore_errors=True)

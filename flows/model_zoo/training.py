@@ -14,8 +14,8 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from examples.model_zoo.optimizer import Muon
-from examples.model_zoo.settings import Run, Shape
+from flows.model_zoo.optimizer import Muon
+from flows.model_zoo.settings import Run, Shape
 from merge_core.progress import Progress, Throttle
 
 WARMUP = 0.06

@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from examples.model_zoo.training import quiet_and_reproducible
-from examples.model_zoo.zoo import Zoo
+from flows.model_zoo.training import quiet_and_reproducible
+from flows.model_zoo.zoo import Zoo
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5)
 DOMAINS = ("code", "prose")
@@ -39,8 +39,8 @@ class Score:
 def measure(zoo: Zoo, scales: Sequence[float] = SCALES) -> dict[str, dict[str, Score]]:
     """Model name -> domain -> score: base, experts, and task arithmetic at each scale."""
     with quiet_and_reproducible(0), torch.no_grad():
-        tokenizer = AutoTokenizer.from_pretrained(zoo.base)
-        model = AutoModelForCausalLM.from_pretrained(zoo.base, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(zoo.base, trust_remote_code=False)
+        model = _load(zoo.base).eval()
         base = _weights(zoo.base)
         experts = {"code": _weights(zoo.code_expert), "prose": _weights(zoo.prose_expert)}
         candidates = {
@@ -86,8 +86,13 @@ def show(table: dict[str, dict[str, Score]]) -> str:
 
 
 def _weights(directory: Path) -> dict[str, torch.Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    return {name: weight.clone() for name, weight in model.state_dict().items()}
+    return {name: weight.clone() for name, weight in _load(directory).state_dict().items()}
+
+
+def _load(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, trust_remote_code=False
+    )
 
 
 def _rows(zoo: Zoo, task: str) -> list[dict[str, Any]]:
