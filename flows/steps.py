@@ -14,7 +14,7 @@ from prefect import Task, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import MissingResult, ObjectAlreadyExists, ObjectNotFound
 from prefect.results import ResultRecordMetadata
 
 from merge_core.errors import StepError
@@ -70,7 +70,8 @@ def answer_of(state: State[R]) -> R:
 
     Raises:
         StepError: the Prefect server answers in its place. It does so by naming a file and a way
-            to read it, pickle among them, so it is not asked further.
+            to read it, pickle among them, so it is not asked further. Or it answered too late, and
+            this run does not know its own answer.
     """
     if isinstance(state.data, ResultRecordMetadata):
         raise StepError(
@@ -79,7 +80,16 @@ def answer_of(state: State[R]) -> R:
             where=f"run {state.state_details.flow_run_id or state.state_details.task_run_id}",
             mend="start the run again from the beginning: what it has computed is found again",
         )
-    answer: R = state.result()
+    try:
+        answer: R = state.result()
+    except MissingResult:
+        raise StepError(
+            "the Prefect server answered so late that the result of this run did not reach the"
+            " command, though the run ended",
+            where=f"run {state.state_details.flow_run_id or state.state_details.task_run_id}",
+            mend="run the same command again: what was computed is found again; if it happens"
+            " often, the server has too much to do",
+        ) from None
     return answer
 
 
