@@ -108,10 +108,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return FAILED
     except Exception as error:
-        from flows.console import explain_bug
+        from flows.console import explain, explain_bug
+        from flows.outside_faults import outside_fault
 
-        explain_bug(error)
-        return FAILED
+        fault = outside_fault(error)
+        if fault is None:
+            explain_bug(error)
+            return FAILED
+        explain(fault)
+        return FAILED if isinstance(fault, StepError) else BAD_INPUT
     return PROMOTED
 
 

@@ -117,7 +117,8 @@ def merge(
             terminal.warn(finding)
         raise_for_errors(report)
         if has_filters(loaded):
-            for warning in idle_filters(loaded, explain(loaded, open_inputs(loaded, sources))):
+            inputs = open_inputs(loaded, sources)
+            for warning in idle_filters(loaded, explain(loaded, inputs), inputs):
                 terminal.warn(warning)
         statistics = calibrate_all(
             loaded,

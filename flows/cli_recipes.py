@@ -44,7 +44,8 @@ def plan(
     for warning in loaded.warnings():
         terminal.warn(warning)
     if has_filters(loaded):
-        for warning in idle_filters(loaded, explained(loaded, open_inputs(loaded, sources))):
+        inputs = open_inputs(loaded, sources)
+        for warning in idle_filters(loaded, explained(loaded, inputs), inputs):
             terminal.warn(warning)
     if as_json:
         terminal.give(plan_json(made, tensors=tensors))
@@ -72,13 +73,14 @@ def explain(
     sources = _located(terminal, loaded, recipe)
     if sources is None:
         return
-    tensors = explained(loaded, open_inputs(loaded, sources))
+    inputs = open_inputs(loaded, sources)
+    tensors = explained(loaded, inputs)
     if tensor is not None:
         tensors = chosen(tensors, tensor)
     if as_json:
         terminal.give([explained_json(each) for each in tensors])
     elif tensor is None:
-        show_settings(terminal, loaded, tensors)
+        show_settings(terminal, loaded, tensors, inputs)
     else:
         show_tensors(terminal, tensors)
 

@@ -43,7 +43,8 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
     else:
         sources = {location.reference: undigested(location) for location in locations}
         plan = make_plan(recipe, sources)
-        warnings += idle_filters(recipe, explain(recipe, open_inputs(recipe, sources)))
+        inputs = open_inputs(recipe, sources)
+        warnings += idle_filters(recipe, explain(recipe, inputs), inputs)
         said = (
             f"{len(locations)} checkpoints fit; {recipe.merge_method} would write"
             f" {len(plan.tensors)} tensors, {size(plan.output_bytes)}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from flows.console import Terminal, add_row, literal
+from merge_core.computed_tensors import RecipeInputs
 from merge_core.dtypes import name_of
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.explanation import Explained, Ingredient, Settings, idle_filters
@@ -71,7 +72,9 @@ def show_tensors(terminal: Terminal, tensors: Sequence[Explained]) -> None:
         terminal.say()
 
 
-def show_settings(terminal: Terminal, recipe: Recipe, tensors: Sequence[Explained]) -> None:
+def show_settings(
+    terminal: Terminal, recipe: Recipe, tensors: Sequence[Explained], inputs: RecipeInputs
+) -> None:
     """All tensors, counted by where their settings come from: one block for each distinct one."""
     for each in (*recipe.recipes, recipe):
         name = "" if each is recipe else str(each.name)
@@ -80,7 +83,7 @@ def show_settings(terminal: Terminal, recipe: Recipe, tensors: Sequence[Explaine
         own = [tensor for tensor in tensors if tensor.recipe == name]
         _show_groups(terminal, own)
         terminal.say()
-    for warning in idle_filters(recipe, tensors):
+    for warning in idle_filters(recipe, tensors, inputs):
         terminal.warn(warning)
     terminal.say("more about one: mergeflow explain RECIPE TENSOR")
 

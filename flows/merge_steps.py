@@ -152,7 +152,7 @@ def verify(
     if report.ok:
         sources = {source.reference: source for source in (*([base] if base else []), *models)}
         inputs = open_inputs(pipeline.recipe, sources)
-        warnings += idle_filters(pipeline.recipe, explain(pipeline.recipe, inputs))
+        warnings += idle_filters(pipeline.recipe, explain(pipeline.recipe, inputs), inputs)
     markdown = with_warnings(compatibility_markdown(report), warnings)
     publish_report(pipeline.name, "compatibility", markdown)
     for warning in [*warnings, *map(str, report.warnings)]:

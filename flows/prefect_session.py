@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 
 from flows.no_telemetry import NO_TELEMETRY
+from flows.outside_faults import unreachable_server
 from flows.prefect_logging import own_logging
 from flows.settings_beside import refuse_settings_beside
 from merge_core.errors import MergeflowError, StepError
@@ -36,6 +38,7 @@ from tasks.stack_record import running_stack
 _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0
 _DRAIN_SECONDS = 5.0
+_ENOUGH_BYTES = 8 << 20
 
 QUIET = {**NO_TELEMETRY, "PREFECT_CLI_PROMPT": "false"}
 """No telemetry, no questions: nothing leaves this machine that the pipeline does not ask for."""
@@ -119,7 +122,7 @@ class PrefectSession:
 
         Raises:
             StepError: our server did not start; the message names its log. Or the user's own server
-                wants another login.
+                does not answer, or wants another login.
         """
         if self._server is not None:
             self._server.wait_until_healthy()
@@ -128,12 +131,14 @@ class PrefectSession:
 
 
 def _check_login(api_url: str) -> None:
-    """Find out before any work that a server which runs already does not let this user in."""
+    """Find out before any work that a given server does not run, or does not let this user in."""
+    from httpx import HTTPError, InvalidURL
     from prefect import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
-    with get_client(sync_client=True) as client:
+    with contextlib.ExitStack() as stack:
         try:
+            client = stack.enter_context(get_client(sync_client=True))
             client.request("GET", "/admin/version")
         except PrefectHTTPStatusError as error:
             if error.response.status_code not in (401, 403):
@@ -144,6 +149,8 @@ def _check_login(api_url: str) -> None:
                 mend=f"set {CLIENT_VARIABLE} to its NAME:PASSWORD; at the server of `mergeflow up`,"
                 " leave PREFECT_API_URL out",
             ) from None
+        except (HTTPError, InvalidURL, RuntimeError) as error:
+            raise unreachable_server(api_url, error) from None
 
 
 class _Server:
@@ -191,10 +198,13 @@ class _Server:
                     if answer.status == 200:
                         return
             time.sleep(0.05)
+        full = shutil.disk_usage(self.log.parent).free < _ENOUGH_BYTES
         raise StepError(
-            "the Prefect server did not start",
+            "the Prefect server did not start" + (": its disk is full" if full else ""),
             where=str(self.log),
-            mend="read the end of this log; or set PREFECT_API_URL to a server that runs already",
+            mend="free some space there, or name a home on another disk (MERGEFLOW_HOME=PATH)"
+            if full
+            else "read the end of this log; or set PREFECT_API_URL to a server that runs already",
         )
 
     def stop(self) -> None:

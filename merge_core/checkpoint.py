@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from merge_core.bounded_json import parse_json
-from merge_core.checkpoint_files import is_file_name, read_plain
+from merge_core.checkpoint_files import is_file_name, read_beginning, read_plain
 from merge_core.dtypes import name_of
 from merge_core.errors import CheckpointError, one_line, unreadable
-from merge_core.findings import printable
+from merge_core.findings import counted, printable, some
 from merge_core.garbage import collection_paused
 from merge_core.inputs import TensorInput
 from merge_core.safetensors_header import KnownHeaders, TensorEntry, read_header
@@ -29,12 +29,14 @@ from merge_core.weight_files import (
     unnamed_files,
     used_files,
 )
+from merge_core.wrapper_names import unwrapped_names, words_taken
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_JSON_BYTES = 100 << 20
 _MAX_DEPTH = 64
 _NESTED = (dict, list)
 _MANY = 8
+_LONGEST_COMMIT = 64
 MAX_TENSORS = 1 << 20
 """Of all shards together; the largest published models have a fifth of it."""
 
@@ -54,6 +56,8 @@ class Checkpoint:
     """What the names of its weight files begin with: `model` in `model-00001-of-00002`."""
     unnamed: tuple[str, ...] = ()
     """Weight files of the same name beside it that its index does not name: left alone."""
+    wrapper: str = ""
+    """Words of a training wrapper that its files have in the tensors' names, as `_orig_mod.`."""
 
     @property
     def parameters(self) -> int:
@@ -120,6 +124,10 @@ def open_checkpoint(directory: Path, known: KnownHeaders | None = None) -> Check
         raise CheckpointError("the checkpoint holds no tensors", where=str(directory))
     config_path = directory / "config.json"
     config = read_json(config_path) if config_path.exists() else {}
+    new = unwrapped_names(tensors)
+    tensors = (
+        {new[name]: it._replace(name=new[name]) for name, it in tensors.items()} if new else tensors
+    )
     names = sorted(tensors)
     return Checkpoint(
         directory,
@@ -128,6 +136,7 @@ def open_checkpoint(directory: Path, known: KnownHeaders | None = None) -> Check
         MappingProxyType(config),
         stem,
         tuple(unnamed_files(stem, shards, names_here)),
+        words_taken(new) if new else "",
     )
 
 
@@ -224,6 +233,13 @@ def _only_file(directory: Path) -> str:
             mend="if you trust it, convert it once: load it with transformers and call"
             " save_pretrained(DIRECTORY), which writes safetensors",
         )
+    snapshot = _snapshot_of(directory)
+    if snapshot is not None:
+        raise CheckpointError(
+            "this is a repository's folder of the Hub cache, not a checkpoint",
+            where=str(directory),
+            mend=f"name the snapshot in it: {printable(snapshot, 400)}",
+        )
     parts = sorted({path.parent.name for path in directory.glob(f"*/*{SUFFIX}")})
     if parts:
         raise CheckpointError(
@@ -236,6 +252,26 @@ def _only_file(directory: Path) -> str:
         where=str(directory),
         mend="a checkpoint directory holds model.safetensors, or shards and their index",
     )
+
+
+def _snapshot_of(directory: Path) -> Path | None:
+    """The snapshot below a repository's folder of the Hub cache: that of `main`, else the newest.
+
+    Also for the cache's folder `snapshots` itself.
+    """
+    place = directory if directory.name == "snapshots" else directory / "snapshots"
+    if not place.is_dir():
+        return None
+    found = sorted((path for path in place.iterdir() if path.is_dir()), key=_changed_at)
+    main = place.parent / "refs" / "main"
+    if main.is_file():
+        named = place / read_beginning(main, _LONGEST_COMMIT).decode("utf-8", "replace").strip()
+        found += [path for path in found if path == named]
+    return found[-1] if found else None
+
+
+def _changed_at(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def weight_map_in(path: Path) -> dict[str, str]:
@@ -262,10 +298,23 @@ def _check_index(
     """Compare the shard of every tensor, by name, as the index says and as headers do."""
     if weight_map == placed:
         return
-    for name in sorted(weight_map.keys() ^ placed.keys()):
-        where = "is in no shard" if name in weight_map else f"is not in {printable(index)}"
+    again = (
+        "fetch it again, or load the model with transformers and call save_pretrained(DIRECTORY)"
+    )
+    ghosts = sorted(weight_map.keys() - placed.keys())
+    if ghosts:
         raise CheckpointError(
-            f"tensor {name[:120]!r} {where}", where=str(directory), mend="fetch it again"
+            f"{printable(index)} lists {counted(len(ghosts), 'tensor')} that no shard holds:"
+            f" {some(ghosts)}",
+            where=str(directory),
+            mend=f"if it was published so, remove {'it' if len(ghosts) == 1 else 'these'} from"
+            f" weight_map in {printable(directory / index, 400)}; else {again}",
+        )
+    for name in sorted(placed.keys() - weight_map.keys()):
+        raise CheckpointError(
+            f"tensor {name[:120]!r} of {placed[name]} is not in {printable(index)}",
+            where=str(directory),
+            mend=again,
         )
     for name, shard in weight_map.items():
         if placed[name] != shard:

@@ -72,6 +72,24 @@ def companion_names(directory: Path) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if (directory / name).is_file()))
 
 
+def weights_of_modules(directory: Path) -> tuple[str, ...]:
+    """Weight files of modules in directories of their own, as `2_Dense/model.safetensors`.
+
+    Those too that a module of this kind has and that are not here: a download leaves them out.
+
+    Raises:
+        CheckpointError: modules.json is damaged, or leads out of the directory.
+    """
+    found = []
+    for module in _modules(directory):
+        place = directory / module
+        here = [path.name for path in place.iterdir()] if place.is_dir() else []
+        names = [name for name in here if name.endswith((".safetensors", *_OTHER_WEIGHTS))]
+        usual = ["model.safetensors"] if module.endswith("_Dense") else []
+        found += [f"{module}/{name}" for name in sorted(names) or usual]
+    return tuple(found)
+
+
 def code_names(directory: Path) -> tuple[str, ...]:
     """Files of code that the checkpoint's configs name, and those that they import in turn."""
     found: dict[str, None] = {}

@@ -5,14 +5,18 @@ not; every error says what to do. Ancestry is measured on the weights, never bel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from merge_core.adapters.beside import beside_weights
+from merge_core.adapters.told_base import other_base
+from merge_core.alone_findings import alone_findings
 from merge_core.ancestry import Ancestry, measure_ancestry
+from merge_core.class_comparison import architecture_of
 from merge_core.declared_base import declared_bases
 from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
-from merge_core.findings import Finding, Severity, counted, printable, some
+from merge_core.findings import Finding, Severity, counted, some
 from merge_core.finite import find_non_finite, scanned_bytes
 from merge_core.kinship import (
     Subject,
@@ -21,13 +25,14 @@ from merge_core.kinship import (
     length_findings,
     twin_findings,
 )
-from merge_core.preflight import architecture_of, facts_of, in_order, preflight
+from merge_core.preflight import facts_of, in_order, preflight
 from merge_core.progress import Progress, Throttle
 from merge_core.prompt_files import compare_prompting, read_prompting
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.sources import open_source
+from merge_core.tensor_names import named_as
 from merge_core.tied_copies import tied_copies
 from merge_core.tokenizer_files import (
     TOKENIZER_FILES,
@@ -38,7 +43,7 @@ from merge_core.tokenizer_files import (
 from merge_core.tolerance import STRICT, Tolerance
 from merge_core.workers import default_threads
 
-VERSION = 3
+VERSION = 4
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 
@@ -120,18 +125,22 @@ def verify(
             subjects[source.reference] = Subject(source, open_source(source, known))
         except (CheckpointError, CompatibilityError) as error:
             findings.append(_refused(source.reference, error))
-    opened = list(subjects.values())
-    findings += [finding for subject in opened for finding in _unnamed_weights(subject)]
+    stored = list(subjects.values())
+    opened = _named_as_first(stored)
+    for subject in stored:
+        is_donor = subject.source is sources[0]
+        findings += alone_findings(subject, is_donor=is_donor)
     tokenizers = _read_tokenizers(opened, findings)
     ancestries: dict[str, Ancestry] = {}
     with BlockReader() as reader:
         if sources and sources[0].reference in subjects:
             first, others = opened[0], opened[1:]
             copies = frozenset(tied_copies([subject.checkpoint for subject in opened]))
-            facts = [facts_of(subject.name, subject.checkpoint, copies) for subject in opened]
+            facts = [facts_of(subject.name, subject.checkpoint, copies) for subject in stored]
             findings += preflight(facts[0], facts[1:], tolerance=tolerance)
             for subject in opened:
                 findings += beside_weights(subject.name, subject.checkpoint.directory)
+                findings += other_base(subject)
             for other in others:
                 measured = _measure(first, other, reader)
                 if measured:
@@ -252,22 +261,13 @@ def _read_tokenizers(
     return tokenizers
 
 
-def _unnamed_weights(subject: Subject) -> list[Finding]:
-    """A warning of weight files that lie beside a checkpoint's own, and are left alone."""
-    unnamed = subject.checkpoint.unnamed
-    if not unnamed:
+def _named_as_first(subjects: Sequence[Subject]) -> list[Subject]:
+    """Subjects whose tensors have the names of the first one's, where they can."""
+    if not subjects:
         return []
+    pattern = subjects[0].checkpoint
     return [
-        Finding(
-            severity="warning",
-            code="weights-left-over",
-            subject=subject.name,
-            message=f"{counted(len(unnamed), 'weight file')} beside it that its index does not"
-            f" name: {some(map(printable, unnamed))}; the model is what the index names, as"
-            " transformers reads it",
-            mend="nothing, if they are left over from an earlier save",
-            where=unnamed[0],
-        )
+        replace(subject, checkpoint=named_as(pattern, subject.checkpoint)) for subject in subjects
     ]
 
 

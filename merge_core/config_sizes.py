@@ -15,9 +15,12 @@ from merge_core.layers import layer_counts
 from merge_core.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Dtype code and shape of each tensor, by name."""
 Settings = Mapping[str, Any]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_OF_ITS_OWN_SIZE = re.compile(r"(^|\.)(mtp|v_head|value_head)[^.]*\.")
+"""Parts beside the model, whose sizes no usual setting states."""
 _EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
 _STACK = re.compile(r"(^|\.)(layers?|h|blocks?)$")
 _WIDTHS = (
@@ -66,7 +69,11 @@ def _wrong(headers: Headers, config: Settings) -> Iterator[str]:
     parts = [at(config, place.path) for place in places(config, None)]
     # A model that is nothing but a vision or audio model has no tower beside it.
     has_towers = any(isinstance(value, dict) and is_tower(key) for key, value in config.items())
-    names = [name for name in headers if not (has_towers and is_tower(name))]
+    names = [
+        name
+        for name in headers
+        if not (has_towers and is_tower(name)) and not _OF_ITS_OWN_SIZE.search(name)
+    ]
     own = {(_NUMBER.sub("0", name), headers[name][1]): name for name in names}
     for size in _SIZES:
         stated = {key: value for part in parts for key, value in size.stated(part).items()}

@@ -1,8 +1,8 @@
 """The version of the engine that a plan's bytes belong to.
 
 It is part of a plan's digest, so results of before are found again as long as they would be the
-same. Version 5 changed bytes in rare cases only, which names, methods and headers tell apart: all
-other plans keep the version, the digest and the results that they had.
+same. Versions 5 and 6 changed bytes in rare cases only, which names, methods, headers and configs
+tell apart: all other plans keep the version, the digest and the results that they had.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from merge_core.methods.base import Method
 from merge_core.recipe import Recipe
 from merge_core.tensor_kinds import is_computed_buffer
 from merge_core.tied_copies import could_hold_copies
+from merge_core.wrapper_names import names_a_wrapper
 
-ENGINE = "5"
+ENGINE = "6"
 """Raised when some plan would give other bytes."""
+_WITHOUT_WRAPPERS = "5"
 _BEFORE = "4"
 _FEW = 2
 """Models whose sum does not depend on their order, however it is computed."""
@@ -27,30 +29,38 @@ _FEW = 2
 
 @dataclass(frozen=True)
 class Peculiarities:
-    """What headers say of checkpoints that version 5 treats otherwise."""
+    """What headers and configs say of checkpoints that versions 5 and 6 treat otherwise."""
 
     buffers: bool = False
     """Some are stored in floating point, which are taken over and were averaged."""
     copies: bool = False
     """A head or an embedding may be a copy, which follows its original and had masks, filters and
     slices of its own."""
+    wrappers: bool = False
+    """Words of training wrappers are in tensors' names or in a class's, and are taken out."""
 
     @classmethod
     def of(cls, checkpoints: Iterable[Checkpoint]) -> Peculiarities:
         """Those of some checkpoints together."""
         everyone = list(checkpoints)
-        return cls(any(map(_has_buffers, everyone)), any(map(could_hold_copies, everyone)))
+        return cls(
+            buffers=any(map(_has_buffers, everyone)),
+            copies=any(map(could_hold_copies, everyone)),
+            wrappers=any(each.wrapper or names_a_wrapper(each.config) for each in everyone),
+        )
 
 
 def engine_of(recipe: Recipe, peculiar: Peculiarities) -> str:
     """The version whose bytes a recipe gives."""
+    if peculiar.wrappers:
+        return ENGINE
     everyone = (*recipe.recipes, recipe)
     changed = (
         peculiar.buffers
         or any(map(_elects_among_many, everyone))
         or (peculiar.copies and (len(everyone) > 1 or _goes_by_names(recipe)))
     )
-    return ENGINE if changed else _BEFORE
+    return _WITHOUT_WRAPPERS if changed else _BEFORE
 
 
 def _elects_among_many(recipe: Recipe) -> bool:

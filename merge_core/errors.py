@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from merge_core.open_files import TO_RAISE
 from merge_core.plain_text import plain
 
 # The second form is that of an address which was taken for a path; `models:/name@alias` is none.
@@ -136,6 +137,8 @@ def unreadable(path: object, error: OSError, what: str = "cannot be read") -> Un
         errno.EPERM: "get permission to read it",
         errno.ENOENT: "put it back",
     }
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return UnreadableError(f"{what}: {error.strerror}", where=str(path), mend=TO_RAISE)
     mend = mends.get(error.errno, "look after the disk or the network that it is on")
     return UnreadableError(
         f"{what}: {error.strerror}",

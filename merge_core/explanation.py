@@ -5,7 +5,7 @@ Shares expansion and resolution with planning, so what is explained is what is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,22 +97,26 @@ def has_filters(recipe: Recipe) -> bool:
     return any(_filters(each) for each in (*recipe.recipes, recipe))
 
 
-def idle_filters(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
+def idle_filters(recipe: Recipe, tensors: Sequence[Explained], inputs: RecipeInputs) -> list[str]:
     """In words, the entries whose filter decides on no tensor: often a typo in the filter.
 
     Args:
         tensors: all that `explain` gives for the recipe.
+        inputs: of the recipe: what is excluded is in some model, and need not be in the result.
     """
     found = []
     for each in (*recipe.recipes, recipe):
+        stacked = any(section.stacked for section in each.sections)
+        used = () if stacked else each.direct_references()
+        stored = {name for reference in used for name in inputs.checkpoints[reference].tensors}
         name = "" if each is recipe else str(each.name)
         own = [tensor for tensor in tensors if tensor.recipe == name]
         start = f"recipe {name}: " if name else ""
-        found += [f"{start}{entry} decides on no tensor" for entry in _idle(each, own)]
+        found += [f"{start}{entry} decides on no tensor" for entry in _idle(each, own, stored)]
     return found
 
 
-def _idle(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
+def _idle(recipe: Recipe, tensors: Sequence[Explained], stored: Collection[str]) -> list[str]:
     used = {
         resolved.where
         for tensor in tensors
@@ -127,7 +131,7 @@ def _idle(recipe: Recipe, tensors: Sequence[Explained]) -> list[str]:
         f"{place} ({described(entry)})"
         for place, entry in _filters(recipe).items()
         if not (
-            any(map(matcher(entry), (tensor.name for tensor in tensors)))
+            any(map(matcher(entry), (*(tensor.name for tensor in tensors), *stored)))
             if place.startswith("exclude[")
             else place in used
         )

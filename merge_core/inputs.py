@@ -9,6 +9,7 @@ planned and merged like any other, and none of them is ever written to disk.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -125,6 +126,14 @@ def values_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], 
     if isinstance(source, TensorEntry):
         return partial(reader.read, source)
     return source.open(FeedContext(reader, torch.device("cpu"), _MEASURED)).read
+
+
+def called(source: TensorInput, name: str) -> TensorInput:
+    """The same values under another name."""
+    if isinstance(source, TensorEntry):
+        return source._replace(name=name)
+    made: MadeTensor = replace(source, name=name)  # type: ignore[type-var]
+    return made
 
 
 def entries_of(source: TensorInput) -> tuple[TensorEntry, ...]:

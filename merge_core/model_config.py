@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
+from merge_core.class_comparison import with_class_of
 from merge_core.expansion import stack_in
 from merge_core.layers import layer_counts
 from merge_core.recipe import Recipe
@@ -37,7 +38,7 @@ def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict
         if section.stacked and config:
             config = stacked_config(config, stack_in(section, references[0]), configs)
             _leave_out_extra_blocks(config, donor)
-    return config
+    return with_class_of(config, configs) if config else config
 
 
 def merged_config(config: Mapping[str, Any], dtype: str, *, stored: bool = False) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from merge_core.checkpoint import open_checkpoint
 from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
+from merge_core.derived_buffers import with_buffers_of
 from merge_core.digests import digest_of
 from merge_core.dtypes import name_of
 from merge_core.engine_version import ENGINE, Peculiarities, engine_of
@@ -22,6 +23,7 @@ from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders
 from merge_core.sources import open_source
+from merge_core.tensor_names import named_alike
 from merge_core.tied_copies import tied_copies, with_copies
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
@@ -193,6 +195,7 @@ def open_inputs(
         reference: open_source(sources[reference], known) for reference in recipe.references()
     }
     peculiar = Peculiarities.of(opened.values())
+    opened = with_buffers_of(named_alike(opened, recipe.donor), recipe.donor)
     copies = tied_copies(list(opened.values()))
     kept = {name: origin for name, origin in copies.items() if name in opened[recipe.donor].tensors}
     opened = {reference: with_copies(each, copies, kept) for reference, each in opened.items()}

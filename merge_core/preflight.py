@@ -5,23 +5,22 @@ What only the weights can tell (ancestry, NaN) is in `merge_core.compatibility`.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.config_sizes import size_findings
+from merge_core.class_comparison import class_findings, wrapper_findings
+from merge_core.config_sizes import Headers, size_findings
 from merge_core.dtypes import DTYPE_NAMES
 from merge_core.findings import Finding, counted, printable, some
+from merge_core.header_comparison import compare_headers, exclude_to_fit, fit_together
 from merge_core.layers import group_of
 from merge_core.rope import rope_of
-from merge_core.tensor_kinds import is_packed, kind_of_dtype
+from merge_core.tensor_kinds import is_packed
+from merge_core.tensor_names import new_names, of_one_type, prefix_words
 from merge_core.tolerance import STRICT, Tolerance
-
-Headers = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Dtype code and shape of each tensor, by name."""
+from merge_core.wrapper_names import unwrapped_names
 
 _QUANTISATION = ("quantization_config", "compression_config")
 _TIES = "tie_word_embeddings"
@@ -80,10 +79,10 @@ def preflight(
 
     Without a base the models are compared with the first of them.
     """
-    everyone = [*([base] if base else []), *models]
-    findings = [finding for facts in everyone for finding in check_alone(facts)]
+    everyone, findings = _named_alike([*([base] if base else []), *models])
+    findings += [finding for facts in everyone for finding in check_alone(facts)]
     for facts in everyone[1:]:
-        findings += compare_configs(everyone[0], facts)
+        findings += compare_configs(everyone[0], facts, tolerance)
         findings += compare_headers(
             everyone[0].name,
             everyone[0].own_headers,
@@ -92,6 +91,33 @@ def preflight(
             tolerance=tolerance,
         )
     return in_order(findings)
+
+
+def _named_alike(
+    everyone: Sequence[CheckpointFacts],
+) -> tuple[list[CheckpointFacts], list[Finding]]:
+    """Facts with the tensors' names of the first of them, and information on what was renamed."""
+    read: list[CheckpointFacts] = []
+    findings = []
+    for facts in everyone:
+        own = unwrapped_names(facts.headers)
+        headers = {own.get(name, name): it for name, it in facts.headers.items()}
+        first = read[0] if read else None
+        same = first is not None and of_one_type(first.config, facts.config)
+        new = new_names(first.headers, headers) if first and same else {}
+        if first and new:
+            headers = {new.get(name, name): it for name, it in headers.items()}
+            findings.append(
+                Finding(
+                    severity="info",
+                    code="names-mapped",
+                    subject=facts.name,
+                    message=f"{counted(len(new), 'tensor')} of it are called otherwise than in"
+                    f" {first.name}: {prefix_words(new)}",
+                )
+            )
+        read.append(replace(facts, headers=headers) if own or new else facts)
+    return read, findings
 
 
 def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -137,6 +163,7 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
                 where=f"config.json: {key}",
             )
         )
+    findings += wrapper_findings(facts.name, facts.config)
     if not packed:
         findings += size_findings(facts.name, facts.headers, facts.config)
     auto_map = facts.config.get("auto_map")
@@ -157,7 +184,9 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
     return findings
 
 
-def compare_configs(base: CheckpointFacts, model: CheckpointFacts) -> list[Finding]:
+def compare_configs(
+    base: CheckpointFacts, model: CheckpointFacts, tolerance: Tolerance = STRICT
+) -> list[Finding]:
     """Architecture (error), settings that change the result (error or warning), rope, context."""
     if not base.config or not model.config:
         without = base.name if not base.config else model.name
@@ -171,143 +200,19 @@ def compare_configs(base: CheckpointFacts, model: CheckpointFacts) -> list[Findi
                 where="config.json",
             )
         ]
-    ours, theirs = architecture_of(model.config), architecture_of(base.config)
-    if ours != theirs:
-        return [
-            Finding(
-                severity="error",
-                code="architecture-differs",
-                subject=model.name,
-                message=f"it is a {ours}, {base.name} is a {theirs}",
-                mend="only models of one architecture can be merged: leave this one out, or name"
-                " the base it was made from",
-                where="config.json: architectures",
-            )
-        ]
-    return [*_setting_findings(base, model), *_position_findings(base, model)]
-
-
-def compare_headers(
-    base_name: str,
-    base: Headers,
-    name: str,
-    model: Headers,
-    *,
-    tolerance: Tolerance = STRICT,
-) -> list[Finding]:
-    """Names and shapes that differ (errors) and dtypes that differ (information)."""
-    findings = []
-    if tolerance.exclude:
-        base = {tensor: it for tensor, it in base.items() if not tolerance.is_excluded(tensor)}
-        model = {tensor: it for tensor, it in model.items() if not tolerance.is_excluded(tensor)}
-    missing = tolerance.without_surplus_layers(base, model)
-    extra = tolerance.without_surplus_layers(model, base)
-    for tensors, code, what in (
-        (missing, "tensors-missing", f"that {base_name} has"),
-        (extra, "tensors-extra", f"that {base_name} lacks"),
-    ):
-        if tensors:
-            verb = "lacks" if code == "tensors-missing" else "has"
-            findings.append(
-                Finding(
-                    severity="error",
-                    code=code,
-                    subject=name,
-                    message=f"it {verb} {counted(len(tensors), 'tensor')} {what}: {some(tensors)}",
-                    mend=_mend_names(tensors, missing, extra),
-                    where=tensors[0],
-                )
-            )
-    findings += _shape_findings(base_name, base, name, model, tolerance.vocabulary)
-    findings += _kind_findings(base_name, base, name, model)
-    ours, theirs = _main_dtype(model), _main_dtype(base)
-    if ours != theirs:
-        findings.append(
-            Finding(
-                severity="info",
-                code="dtype-differs",
-                subject=name,
-                message=f"its weights are {ours}, those of {base_name} {theirs}; arithmetic is"
-                " float64 in any case",
-            )
-        )
-    return findings
-
-
-def _shape_findings(
-    base_name: str, base: Headers, name: str, model: Headers, vocabulary_may_differ: bool
-) -> list[Finding]:
-    different = [
-        tensor
-        for tensor, (_, shape) in model.items()
-        if tensor in base and shape != base[tensor][1]
-    ]
-    rows = [tensor for tensor in different if _only_rows_differ(tensor, base, model)]
-    others = [tensor for tensor in different if tensor not in rows]
-    findings = []
-    if rows:
-        first = rows[0]
-        findings.append(
-            Finding(
-                severity="info" if vocabulary_may_differ else "error",
-                code="vocabulary-size-differs",
-                subject=name,
-                message=f"{first} has {model[first][1][0]:,} rows, in {base_name}"
-                f" {base[first][1][0]:,}: the vocabularies have different sizes",
-                mend=None
-                if vocabulary_may_differ
-                else "say in the recipe whose tokens the result has: `tokenizer_source: union` or"
-                " `tokenizer_source: base`",
-                where=first,
-            )
-        )
-    if others:
-        examples = some(
-            f"{tensor} {list(model[tensor][1])} instead of {list(base[tensor][1])}"
-            for tensor in others
-        )
-        findings.append(
-            Finding(
-                severity="error",
-                code="shapes-differ",
-                subject=name,
-                message=f"{counted(len(others), 'tensor')} of another shape than in {base_name}:"
-                f" {examples}",
-                mend="the models differ in size: use checkpoints made from the same base",
-                where=others[0],
-            )
-        )
-    return findings
-
-
-def _kind_findings(base_name: str, base: Headers, name: str, model: Headers) -> list[Finding]:
-    """Tensors that hold numbers of another kind than the base's: integers beside weights."""
-    mixed = [
-        tensor
-        for tensor, (dtype, _) in model.items()
-        if tensor in base
-        and kind_of_dtype(dtype) != kind_of_dtype(base[tensor][0])
-        and not any(is_packed(tensor, *header[tensor]) for header in (model, base))
-    ]
-    if not mixed:
-        return []
-    examples = some(
-        f"{tensor} holds {kind_of_dtype(model[tensor][0])} ({_dtype_name(model[tensor][0])}),"
-        f" there {kind_of_dtype(base[tensor][0])} ({_dtype_name(base[tensor][0])})"
-        for tensor in mixed
+    classes = class_findings(
+        (base.name, base.config),
+        (model.name, model.config),
+        fit=fit_together(base.own_headers, model.own_headers, tolerance),
+        heads_excluded=any(
+            group_of(name) == "head" and tolerance.is_excluded(name)
+            for name in {**base.headers, **model.headers}
+        ),
+        exclude=exclude_to_fit(base.own_headers, model.own_headers, tolerance),
     )
-    return [
-        Finding(
-            severity="error",
-            code="kinds-differ",
-            subject=name,
-            message=f"{counted(len(mixed), 'tensor')} of another kind of numbers than in"
-            f" {base_name}: {examples}",
-            mend="these cannot be averaged: save the checkpoint again as it was trained, or keep"
-            f" the base's by `exclude: [{mixed[0]}]` in the recipe",
-            where=mixed[0],
-        )
-    ]
+    if any(finding.severity == "error" for finding in classes):
+        return classes
+    return [*classes, *_setting_findings(base, model), *_position_findings(base, model)]
 
 
 def _setting_findings(base: CheckpointFacts, model: CheckpointFacts) -> list[Finding]:
@@ -400,38 +305,6 @@ def _method_of(settings: Any) -> object:
     return settings.get("quant_method") if isinstance(settings, Mapping) else None
 
 
-def _mend_names(tensors: list[str], missing: list[str], extra: list[str]) -> str:
-    if all(group_of(tensor) in ("head", "embeddings") for tensor in tensors) and not (
-        missing and extra
-    ):
-        return (
-            "one of the two ties its output head or its embeddings, the other has each apart: save"
-            " both with the same tie_word_embeddings, or use a fine-tune that kept the base's"
-        )
-    if missing and extra:
-        return (
-            "the names differ, so it is another architecture or was saved by another class: save"
-            " it again with the class in the base's config, or leave it out"
-        )
-    return "check that it was made from this base and that no file of it is missing"
-
-
-def _only_rows_differ(tensor: str, base: Headers, model: Headers) -> bool:
-    ours, theirs = model[tensor][1], base[tensor][1]
-    is_vocabulary = group_of(tensor) in ("embeddings", "head")
-    return is_vocabulary and len(ours) == len(theirs) >= 1 and ours[1:] == theirs[1:]
-
-
-def architecture_of(config: Mapping[str, Any]) -> str:
-    """`LlamaForCausalLM (llama)`, as far as config.json says it."""
-    names = config.get("architectures")
-    named = some(sorted(map(printable, names))) if isinstance(names, list) and names else None
-    kind = config.get("model_type")
-    if named and kind:
-        return f"{named} ({printable(kind)})"
-    return named or (printable(kind) if kind else "unknown")
-
-
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a multimodal config, or the config itself."""
     inner = config.get("text_config")
@@ -441,13 +314,6 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _both_and_differ(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     a, b = ours.get(key), theirs.get(key)
     return a is not None and b is not None and a != b
-
-
-def _main_dtype(headers: Headers) -> str:
-    weights: Counter[str] = Counter()
-    for dtype, shape in headers.values():
-        weights[dtype] += math.prod(shape)
-    return _dtype_name(weights.most_common(1)[0][0]) if weights else "nothing"
 
 
 def _dtype_name(code: str) -> str:

@@ -22,6 +22,7 @@ from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.sources import open_source
 from merge_core.task_vector_sums import Floats, Integers, Sums, bin_values, sum_run
+from merge_core.tensor_names import named_alike
 from merge_core.workers import default_threads, ordered_map
 
 VERSION = 1
@@ -129,7 +130,8 @@ def profile_task_vectors(
     for density in densities:
         if not 0.0 < density <= 1.0:
             raise RecipeError(f"density {density} is not above 0 and at most 1", where="densities")
-    checkpoints = [open_source(source) for source in (base, *models)]
+    opened = dict(enumerate(map(open_source, (base, *models))))
+    checkpoints = list(named_alike(opened, 0).values())
     rows, skipped = _common_tensors(checkpoints)
     if not rows:
         raise CompatibilityError(

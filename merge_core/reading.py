@@ -12,6 +12,7 @@ from merge_core.checkpoint_files import open_plain
 from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import CheckpointError, unreadable
 from merge_core.lazy_torch import torch
+from merge_core.open_files import make_room
 from merge_core.safetensors_header import TensorEntry
 from merge_core.timings import Timings
 
@@ -114,5 +115,6 @@ class BlockReader:
             return descriptor
         with self._lock:
             if path not in self._descriptors:
+                make_room(len(self._descriptors))
                 self._descriptors[path] = open_plain(path)
             return self._descriptors[path]

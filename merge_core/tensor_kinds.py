@@ -30,6 +30,7 @@ _COMPUTED_BUFFER = re.compile(
     r"(^|\.)((original_)?inv_freq|masked_bias|cos_cached|sin_cached|position_ids"
     r"|num_batches_tracked)$"
 )
+_MASK_NAME = re.compile(r"(^|\.)(attn|attention|self_attn|attn\.attention)\.(bias|mask)$")
 
 
 def kind_of_dtype(code: str) -> Kind:
@@ -61,6 +62,17 @@ def is_packed(name: str, dtype: str, shape: tuple[int, ...]) -> bool:
 def is_computed_buffer(name: str) -> bool:
     """Whether a tensor is a buffer in floating point: what the code computes and no one trains."""
     return bool(_COMPUTED_BUFFER.search(name))
+
+
+def is_derived_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a buffer that any checkpoint of its model may lack: the code computes it
+    again. A causal mask is one, whatever numbers it is kept in."""
+    return is_computed_buffer(name) or (
+        len(shape) == 4
+        and shape[:2] == (1, 1)
+        and shape[2] == shape[3]
+        and bool(_MASK_NAME.search(name))
+    )
 
 
 def _is_mask(dtype: str, shape: tuple[int, ...]) -> bool:

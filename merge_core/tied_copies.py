@@ -14,10 +14,10 @@ from typing import Any
 
 from merge_core.ancestry import same_values
 from merge_core.checkpoint import Checkpoint
+from merge_core.config_sizes import Headers
 from merge_core.digests import fingerprint
-from merge_core.inputs import MadeTensor, TensorInput
+from merge_core.inputs import TensorInput, called
 from merge_core.layers import group_of, kinds_of
-from merge_core.preflight import Headers
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 from merge_core.vocabulary.tables import is_indexed_by_token
@@ -73,7 +73,7 @@ def with_copies(checkpoint: Checkpoint, copies: Copies, kept: Mapping[str, str])
         return checkpoint
     tensors = {name: it for name, it in checkpoint.tensors.items() if name not in copies}
     tensors |= {
-        name: checkpoint.tensors.get(name) or _called(checkpoint.tensors[origin], name)
+        name: checkpoint.tensors.get(name) or called(checkpoint.tensors[origin], name)
         for name, origin in kept.items()
     }
     order = {name: place for place, name in enumerate(checkpoint.tensors)}
@@ -123,11 +123,3 @@ def _same_bytes(first: TensorEntry, second: TensorEntry, seen: str, reader: Bloc
 _MOST_REMEMBERED = 1024
 _compared: dict[tuple[TensorEntry, TensorEntry, str, str], bool] = {}
 """What was found out of files as they are: a merge is planned more than once."""
-
-
-def _called(tensor: TensorInput, name: str) -> TensorInput:
-    """The same values under another name."""
-    if isinstance(tensor, TensorEntry):
-        return tensor._replace(name=name)
-    made: MadeTensor = replace(tensor, name=name)  # type: ignore[type-var]
-    return made

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.findings import printable
+from merge_core.rule_words import rule_in_words
 
 MAX_YAML_BYTES = 1 << 20
 _MAX_VALUES = 100_000
@@ -219,11 +220,7 @@ def _sentence(model: type[BaseModel], item: Any) -> str:
         known = _fields_at(model, item["loc"][:-1])
         key = _shortened(item["loc"][-1])
         return f"{path}: unknown key '{key}'; {did_you_mean(key, known)}"
-    if item["type"] == "missing":
-        return f"{path}: this key is required"
-    if item["type"] == "tuple_type":
-        return f"{path}: this must be a list"
-    message = item["msg"].removeprefix("Value error, ")
+    message = rule_in_words(item)
     return f"{path}: {message}" if path else message
 
 

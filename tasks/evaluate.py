@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from merge_core.alone_findings import how_to_unwrap
+from merge_core.checkpoint import open_checkpoint
 from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.private_files import PRIVATE_UMASK, child_umask, make_private_directory
@@ -58,6 +60,13 @@ def evaluate_checkpoint(
             "a base with an adapter is evaluated once it is written out as a checkpoint",
             where=checkpoint.reference,
             mend="merge it alone by passthrough, and evaluate the result",
+        )
+    if open_checkpoint(checkpoint.directory).wrapper:
+        raise CheckpointError(
+            "a training wrapper's words are in the names of its tensors: transformers would load"
+            " random weights",
+            where=checkpoint.reference,
+            mend=f"to evaluate it, {how_to_unwrap(checkpoint.reference)}",
         )
     digest = suite_digest(suite)
     confirmed = confirm(checkpoint, memo or DigestMemo(None), progress)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from merge_core.digests import digest_of, sha256_file
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.rule_words import rule_in_words
 from merge_core.yaml_files import load_yaml
 from tasks.lm_eval_catalogue import lm_eval_catalogue
 from tasks.shipped_files import shipped
@@ -266,7 +267,7 @@ def _explained(error: ValidationError, where: str) -> RecipeError:
                 HIGHER_IS_BETTER
             )
         return RecipeError(f"'{place[-1]}' is missing", where=here, mend=mend)
-    return RecipeError(first["msg"].removeprefix("Value error, "), where=here)
+    return RecipeError(rule_in_words(first), where=here)
 
 
 def _yaml_path(place: list[int | str]) -> str:

@@ -34,6 +34,7 @@ from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.sources import open_source
+from merge_core.tensor_names import named_as
 
 _WEIGHT = ".weight"
 _INNER_MODELS = {"gpt2": "transformer.", "bloom": "transformer."}
@@ -89,7 +90,8 @@ def extract_adapter(
         raise RecipeError(f"rank must be at least 1, not {options.rank}", where="rank")
     dtype = code_of(options.dtype, "dtype")
     raise_for_errors(verify(base, [expert], scan_weights=False))
-    ours, theirs = open_source(base), open_source(expert)
+    ours = open_source(base)
+    theirs = named_as(ours, open_source(expert))
     _check_globs(ours, options)
     with BlockReader() as reader:
         context = FeedContext(reader, torch.device("cpu"), _BLOCK)

@@ -17,6 +17,7 @@ from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.errors import CompatibilityError
 from merge_core.layers import group_of
 from merge_core.safetensors_header import TensorEntry
+from merge_core.tensor_names import MULTIMODAL, Renaming, prefixes_of, renamed
 
 TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 """Model types whose layers store weights as (in, out): transformers' Conv1D."""
@@ -24,22 +25,6 @@ TRANSPOSED_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
 """Which of their modules do."""
 
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_Renaming = tuple[tuple[str, str], ...]
-_MULTIMODAL: tuple[_Renaming, ...] = (
-    (
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.", ""),
-    ),
-    (("model.language_model.", "model."), ("model.visual.", "visual.")),
-    (
-        ("language_model.model.", "model.language_model."),
-        ("language_model.lm_head.", "lm_head."),
-        ("", "model."),
-    ),
-    (("visual.", "model.visual."), ("model.", "model.language_model.")),
-)
-"""Prefixes of modules and of tensors in multimodal checkpoints, old and new, both ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +82,7 @@ def _named(adapter: Adapter, base: Checkpoint, wanted: list[str]) -> dict[str, s
         wanted = [name for name in wanted if group_of(name) != "head"]
     fewest: tuple[int, list[str]] | None = None
     for renaming in _renamings(wanted, base):
-        names = {name: _renamed(name, renaming) for name in wanted}
+        names = {name: renamed(name, renaming) for name in wanted}
         missing = [name for name, tensor in names.items() if tensor not in base.tensors]
         if not missing and len(set(names.values())) == len(names):
             return names
@@ -110,21 +95,14 @@ def _named(adapter: Adapter, base: Checkpoint, wanted: list[str]) -> dict[str, s
     raise not_in_base(adapter, base, lost, len(wanted))
 
 
-def _renamings(wanted: list[str], base: Checkpoint) -> Iterator[_Renaming]:
+def _renamings(wanted: list[str], base: Checkpoint) -> Iterator[Renaming]:
     """The ways in which a checkpoint's names may differ from the modules', the likeliest first."""
     yield ()
-    for first in sorted({name.partition(".")[0] for name in wanted}):
-        yield ((f"{first}.", ""),)
-    for first in sorted({name.partition(".")[0] for name in base.tensors}):
-        yield (("", f"{first}."),)
-    yield from _MULTIMODAL
-
-
-def _renamed(name: str, renaming: _Renaming) -> str:
-    for old, new in renaming:
-        if name.startswith(old):
-            return new + name[len(old) :]
-    return name
+    for first in prefixes_of(wanted):
+        yield ((first, ""),)
+    for first in prefixes_of(base.tensors):
+        yield (("", first),)
+    yield from MULTIMODAL
 
 
 def _transposed(

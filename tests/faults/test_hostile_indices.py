@@ -44,8 +44,14 @@ INDICES: dict[str, tuple[Any, str]] = {
     "a missing shard": ({"weight_map": {**BOTH, "c": "c.safetensors"}}, "c.safetensors is missing"),
     "an extra shard": ({"weight_map": {"a": FIRST}}, f"{SECOND} is not named"),
     "a tensor in the wrong shard": ({"weight_map": {"a": SECOND, "b": FIRST}}, "not in"),
-    "a tensor that is nowhere": ({"weight_map": {**BOTH, "c": FIRST}}, "'c' is in no shard"),
-    "a tensor that is not listed": ({"weight_map": {"a": FIRST, "c": SECOND}}, "'b' is not in"),
+    "a tensor that is nowhere": (
+        {"weight_map": {**BOTH, "c": FIRST}},
+        "lists 1 tensor that no shard holds: c",
+    ),
+    "a tensor that is not listed": (
+        {"weight_map": {"a": FIRST, "c": SECOND}},
+        "lists 1 tensor that no shard holds: c",
+    ),
     "a tensor twice": (
         f'{{"weight_map":{{"a":"{FIRST}","b":"{SECOND}","a":"{FIRST}"}}}}',
         "'a' appears twice",

@@ -43,7 +43,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("average.schedule", "emma", ["average.schedule", "'ema'"]),
         ("average.beta", 1, ["average.beta"]),
         ("average.decay", "sqrt", ["average.decay", "'1-sqrt'"]),
-        ("promote.baseline", "base", ["promote.baseline", "'latest', 'best' or 'champion'"]),
+        ("promote.baseline", "base", ["promote.baseline", "known here: best, champion, latest"]),
         ("promote.baseline", "champion", ["promote.baseline", "set register.model"]),
         ("retention.keep", 0, ["retention.keep"]),
     ],

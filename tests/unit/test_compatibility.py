@@ -19,7 +19,8 @@ from merge_core.compatibility import (
 )
 from merge_core.errors import CompatibilityError
 from merge_core.findings import Finding
-from merge_core.preflight import CheckpointFacts, compare_headers, facts_of, preflight
+from merge_core.header_comparison import compare_headers
+from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import ProgressEvent
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

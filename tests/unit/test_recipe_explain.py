@@ -43,6 +43,12 @@ def explained(recipe: dict[str, Any], zoo: dict[str, SourceCheckpoint]) -> dict[
     return {each.name: each for each in explain(parsed, open_inputs(parsed, zoo))}
 
 
+def idle(recipe: dict[str, Any], zoo: dict[str, SourceCheckpoint]) -> list[str]:
+    parsed = parse_recipe(recipe)
+    inputs = open_inputs(parsed, zoo)
+    return idle_filters(parsed, explain(parsed, inputs), inputs)
+
+
 def of_sources(*levels: str) -> dict[str, Any]:
     """A recipe that sets the weight of a to 1 at the source, 2 at the slice, and so on."""
     source: dict[str, Any] = {"model": "a", "layer_range": [0, LAYERS]}
@@ -136,7 +142,7 @@ def test_filters_gradients_and_post_steps_are_traced(zoo: dict[str, SourceCheckp
 
 
 def test_filters_that_decide_nothing_are_named(zoo: dict[str, SourceCheckpoint]) -> None:
-    assert idle_filters(parse_recipe(FILTERED), list(explained(FILTERED, zoo).values())) == []
+    assert idle(FILTERED, zoo) == []
     weights = [
         {"filter": "mpl", "value": 1},
         {"group": "mlp", "value": 1},
@@ -145,7 +151,7 @@ def test_filters_that_decide_nothing_are_named(zoo: dict[str, SourceCheckpoint])
     ]
     models = [{"model": "a", "parameters": {"weight": weights}}]
     recipe = FILTERED | {"models": models, "exclude": ["mpl", {"group": "norms"}]}
-    assert idle_filters(parse_recipe(recipe), list(explained(recipe, zoo).values())) == [
+    assert idle(recipe, zoo) == [
         "models[0].parameters.weight[0] (filter 'mpl') decides on no tensor",
         "models[0].parameters.weight[2] (glob '*.mlp.*') decides on no tensor",
         "exclude[0] (filter 'mpl') decides on no tensor",

@@ -113,7 +113,7 @@ REFUSED = {
     "prefect_database: postgresql://h/a\nmlflow_database: postgresql://h/a\n": "the same database",
     DATABASES + "redis: localhost:6379\n": "redis://host:6379/0",
     DATABASES.replace("sslmode=require", "options=x"): "the option options",
-    DATABASES + "workers: 0\n": "greater than or equal to 1",
+    DATABASES + "workers: 0\n": "workers: this must be at least 1, not 0",
     DATABASES + "worker: 2\n": "did you mean 'workers'",
     DATABASES.replace("PG_PASSWORD", "UNHEARD_OF"): "the variable UNHEARD_OF is not set",
 }
