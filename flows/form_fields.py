@@ -96,6 +96,8 @@ def range_of(low: float, high: float) -> str:
         return "any number"
     if math.isinf(high):
         return f"{low:g} or more"
+    if math.isinf(low):
+        return f"{high:g} or less"
     return f"between {low:g} and {high:g}"
 
 
@@ -104,7 +106,9 @@ def in_range(low: float, high: float, help: str = "") -> Schema:
     limits = {"minimum": low, "maximum": high}
     rule = {key: limit for key, limit in limits.items() if not math.isinf(limit)}
     kind = "a share" if help.lower().startswith("share") else "a number"
-    return expect(f"{kind}, {range_of(low, high)}".replace(", b", " b"), rule) if rule else {}
+    words = range_of(low, high)
+    joint = " " if words.startswith("between") else ", "
+    return expect(f"{kind}{joint}{words}", rule) if rule else {}
 
 
 def _say_bounds(schema: Schema) -> None:

@@ -34,8 +34,8 @@ SCHEDULE = "merge-scheduled/nightly"
     ("changes", "field", "said"),
     [
         ({"device": "gpu"}, "device", "is not one of"),
-        ({"name": "two words"}, "name", "does not match"),
-        ({"promote": {"max_regression": -1}}, "promote.max_regression", "minimum of 0"),
+        ({"name": "two words"}, "name", "'letters, digits, dot, dash and underscore"),
+        ({"promote": {"max_regression": -1}}, "promote.max_regression", "'a number, 0 or more'"),
         ({"merge": {"recipe": "r.yaml", "base": "b"}}, "merge.base", "there is a recipe"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.stack import Signals, end_leftovers, listen, only_one
+from flows.stack import Signals, end_leftovers, only_one
+from flows.stack_ports import listen
 from flows.stack_processes import (
     end_members,
     listener_of,
