@@ -9,11 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.pipeline import NAME, Evaluate, Execution, Pipeline, Register
+from flows.form_fields import (
+    AS_STORED,
+    MODEL,
+    REFERENCE_GIVEN,
+    STORED_TYPE,
+    SUITE_OR_DIRECTORY,
+    Judged,
+    expect,
+    in_range,
+    only,
+)
+from flows.pipeline import Evaluate, Execution, Pipeline, Register
 from merge_core.errors import RecipeError
 from merge_core.home import Home
 from merge_core.methods import METHODS
@@ -26,11 +37,6 @@ METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.statisti
 """Methods that the form offers: all but those that measure the models on data."""
 
 _FIRST_METHOD = "task_arithmetic"
-_AS_STORED = "as the base"
-
-
-def _only(values: tuple[str, ...]) -> dict[str, Any]:
-    return {"enum": list(values)}
 
 
 def _number(
@@ -39,7 +45,7 @@ def _number(
     def shape(schema: dict[str, Any]) -> None:
         # An empty number is left out, not sent as null: the UI would draw null as a second tab.
         del schema["default"], schema["anyOf"]
-        schema.update(type="number", minimum=low, maximum=high, position=position)
+        schema.update(type="number", position=position, **in_range(low, high, description))
 
     return Field(
         default=None,
@@ -58,11 +64,10 @@ class ModelRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", title="Model")
 
     model: str = Field(
-        min_length=1,
         title="Model",
         description="A directory, org/name[@revision] on the Hub, or models:/NAME@ALIAS. With"
         " +ADAPTER for a LoRA.",
-        json_schema_extra={"position": 0},
+        json_schema_extra=MODEL | {"position": 0},
     )
     weight: float | None = _number(
         -10, 10, "Weight", "Its share. Leave empty for methods that weigh by themselves.", 1
@@ -90,7 +95,7 @@ class MergeForm(BaseModel):
         default=_FIRST_METHOD,
         title="Method",
         description="What each does, and which parameters it takes: mergeflow methods NAME.",
-        json_schema_extra={**_only(METHOD_NAMES), "position": 0},
+        json_schema_extra={**only(METHOD_NAMES), "position": 0},
     )
     base: str = Field(
         default="",
@@ -129,10 +134,10 @@ class MergeForm(BaseModel):
         0, 1, "Select top k", "sce: share of the varying entries that is kept.", 8
     )
     dtype: str = Field(
-        default=_AS_STORED,
+        default=AS_STORED,
         title="Stored type",
         description="Type of the merged weights; arithmetic is always float64.",
-        json_schema_extra={**_only((_AS_STORED, "bfloat16", "float16", "float32")), "position": 9},
+        json_schema_extra=STORED_TYPE | {"position": 9},
     )
     recipe: str = Field(
         default="",
@@ -150,7 +155,7 @@ class MergeForm(BaseModel):
             RecipeError: it does not mean anything; names the field.
         """
         if self.recipe.strip():
-            return _recipe_of(self.recipe, home)
+            return recipe_of(self.recipe, home, where="merge.recipe")
         settings = {name: getattr(self, field) for name, field in _SETTINGS.items()}
         values: dict[str, Any] = {
             "merge_method": self.method,
@@ -163,7 +168,7 @@ class MergeForm(BaseModel):
         }
         if self.base.strip():
             values["base_model"] = self.base.strip()
-        if self.dtype != _AS_STORED:
+        if self.dtype != AS_STORED:
             values["out_dtype"] = self.dtype
         return FilledIn(parse_recipe(values, where="merge"), None)
 
@@ -175,29 +180,6 @@ _SETTINGS = {
 }
 """Recipe parameters that the form has, with their fields."""
 
-_RULE_FIELDS = (
-    *("max_regression", "min_gain", "on_inconclusive", "confidence"),
-    *("approve_within", "fall_back_to"),
-)
-PromotionForm = create_model(
-    "PromotionForm",
-    __config__=ConfigDict(frozen=True, extra="forbid", title="Promotion rule"),
-    __doc__="The rule that the merged checkpoint has to pass; else the base is kept.",
-    **{
-        name: (PromotionRule.model_fields[name].annotation, PromotionRule.model_fields[name])
-        for name in _RULE_FIELDS
-    },
-)
-"""The part of the promotion rule that a form asks for; the rest keeps its defaults."""
-
-Name = Annotated[str, Field(json_schema_extra={"pattern": NAME})]
-OptionalName = Annotated[str, Field(json_schema_extra={"pattern": f"^$|{NAME}"})]
-SuiteReference = Annotated[str, Field(min_length=1)]
-DeviceChoice = Annotated[
-    str,
-    Field(json_schema_extra=_only(("auto", "cpu", "cuda", *(f"cuda:{n}" for n in range(8))))),
-]
-
 
 @dataclass(frozen=True)
 class FilledIn:
@@ -205,6 +187,31 @@ class FilledIn:
 
     recipe: Recipe
     beside: Path | None
+
+
+class AnyMethod(Judged):
+    """Every method in one form, and the same as a recipe: what programs call."""
+
+    merge: MergeForm = Field(title="Merge", description="Which models, merged how.")
+    suite: str = Field(
+        default="english-small",
+        title="Suite",
+        description="What judges the result. A suite directory or the name of a shipped suite.",
+        json_schema_extra=SUITE_OR_DIRECTORY,
+    )
+
+    @property
+    def judged_by(self) -> str:
+        """The suite, by name or directory."""
+        return self.suite
+
+    def read(self, home: Home) -> FilledIn:
+        """The recipe that the form stands for.
+
+        Raises:
+            RecipeError: it does not mean anything; names the field.
+        """
+        return self.merge.read(home)
 
 
 def pipeline_of(
@@ -226,14 +233,22 @@ def pipeline_of(
     return validated(Pipeline, values, "form")
 
 
-def _recipe_of(text: str, home: Home) -> FilledIn:
+def recipe_of(text: str, home: Home, where: str) -> FilledIn:
+    """The recipe that a field holds: its text, or the path of its file.
+
+    Args:
+        where: the field.
+
+    Raises:
+        RecipeError: no recipe, or no such file.
+    """
     if "\n" in text.strip() or ": " in text:
-        return FilledIn(parse_recipe(text, where="merge.recipe"), None)
+        return FilledIn(parse_recipe(text, where=where), None)
     path = Path(expand_variables(text.strip(), home)).expanduser().absolute()
     if not path.is_file():
         raise RecipeError(
             f"there is no file {path}",
-            where="merge.recipe",
+            where=where,
             mend="give a recipe's YAML, or the path of a recipe file on the worker's machine",
         )
     return FilledIn(load_recipe(path), path.parent)
@@ -246,7 +261,8 @@ def _empty(why: str) -> dict[str, Any]:
 
 def _nothing_beside_a_recipe() -> dict[str, Any]:
     why = _empty("nothing here, as there is a recipe below")
-    return {"models": {"maxItems": 0}, "base": why, **dict.fromkeys(_SETTINGS, why)}
+    no_models = expect("no models here, as there is a recipe below", {"maxItems": 0})
+    return {"models": no_models, "base": why, **dict.fromkeys(_SETTINGS, why)}
 
 
 def _rules_of_methods() -> list[dict[str, Any]]:
@@ -260,21 +276,24 @@ def _rules_of_methods() -> list[dict[str, Any]]:
     rules = [
         _for(
             [name for name, method in methods.items() if method.base == "required"],
-            {"required": ["base"], "properties": {"base": {"minLength": 1}}},
+            {"required": ["base"], "properties": {"base": REFERENCE_GIVEN}},
         )
     ]
     for count in sorted({method.fewest_models for method in methods.values()}):
         names = [name for name, method in methods.items() if method.fewest_models == count]
-        rules.append(_for(names, {"properties": {"models": {"minItems": count}}}))
+        enough = expect(f"at least {_counted(count)}, one row each", {"minItems": count})
+        rules.append(_for(names, {"properties": {"models": enough}}))
     for most in sorted({m.most_models for m in methods.values() if m.most_models}):
         names = [name for name, method in methods.items() if method.most_models == most]
-        rules.append(_for(names, {"properties": {"models": {"maxItems": most}}}))
+        few = expect(f"not more than {_counted(most)} for this method", {"maxItems": most})
+        rules.append(_for(names, {"properties": {"models": few}}))
     for parameter in (*_SETTINGS, "weight"):
         with_it = [name for name in methods if parameter in taken[name]]
         needed = [name for name in methods if parameter in required[name]]
         without = [name for name in methods if name not in with_it]
-        empty = {"properties": {parameter: _empty(f"nothing here: only {_some(with_it)} take it")}}
-        there = {"required": [parameter]}
+        nothing = _empty(f"nothing here: only {_some(with_it)} take it")
+        empty: dict[str, Any] = {"properties": {parameter: nothing}}
+        there: dict[str, Any] = {"required": [parameter]}
         if parameter == "weight":
             empty, there = ({"properties": {"models": {"items": rule}}} for rule in (empty, there))
         rules += [_for(without, empty), _for(needed, there)]
@@ -288,6 +307,10 @@ def _for(methods: list[str], rule: dict[str, Any]) -> dict[str, Any]:
     if _FIRST_METHOD not in methods:  # what a form without a method means
         chosen["required"] = ["method"]
     return {"if": chosen, "then": rule}
+
+
+def _counted(models: int) -> str:
+    return "one model" if models == 1 else f"{models} models"
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -1,68 +1,59 @@
-"""The merge flow as a deployment: its parameters are the form in Prefect's UI."""
+"""The merge flow as deployments: the parameters of each are a form in Prefect's UI.
+
+One flow for each form, all of them made alike: what differs is the form.
+"""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Annotated, Any
 
 from prefect import flow, get_client, runtime
 from prefect.client.schemas.objects import State
+from prefect.flows import Flow
 from prefect.states import Completed, Failed
+from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from flows.dry_run import rehearse
+from flows.form_fields import Judged
 from flows.merge import final_state
-from flows.merge_form import (
-    DeviceChoice,
-    MergeForm,
-    Name,
-    OptionalName,
-    PromotionForm,
-    SuiteReference,
-    pipeline_of,
-)
+from flows.merge_form import AnyMethod, pipeline_of
+from flows.method_forms import FORMS, Form
 from flows.starting_directory import enter
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
 from merge_core.plain_text import plain
 
+_LAST = (
+    *("dtype", "suite", "own_suite", "promote"),
+    *("registered_model", "device", "dry_run"),
+)
+"""Fields that are asked for after those of the merge itself."""
 
-def _run_name() -> str:
-    """`NAME-DIGEST`, as `mergeflow run` names it; the bare name of a form that makes no sense."""
-    filled, name = runtime.flow_run.parameters, str(runtime.flow_run.parameters["name"])
+
+def _flow_of(name: str, form: type[AnyMethod] | type[Form]) -> Flow[..., State]:
+    """The flow whose parameters are the fields of a form; `name` is its name in this module."""
+
+    def run(**filled: Any) -> State:
+        return _merge(form.model_validate(filled))
+
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = inspect.getdoc(form)
+    vars(run)["__signature__"] = _signature(form)
+    return flow(name="merge", flow_run_name=_run_name(form), **UNSTORED)(run)
+
+
+def _merge(form: AnyMethod | Form) -> State:
+    """Merge, evaluate, and promote if better; else the base keeps serving."""
+    name, suite, dry_run = form.name, form.judged_by, form.dry_run
+    registered_model = form.registered_model
     try:
         enter()
-        recipe = MergeForm.model_validate(filled["merge"]).read(Home.discover()).recipe
-    except (MergeflowError, ValueError):
-        return name
-    kind = "dry-run-" if filled.get("dry_run") else ""
-    return f"{kind}{name}-{recipe.digest[:8]}"
-
-
-@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
-def merge_from_form(
-    name: Name,
-    merge: MergeForm,
-    suite: SuiteReference = "english-small",
-    promote: PromotionForm = PromotionForm(),  # noqa: B008 - frozen, and the form shows it
-    registered_model: OptionalName = "",
-    device: DeviceChoice = "auto",
-    dry_run: bool = False,
-) -> State:
-    """Merge, evaluate, and promote if better; else the base keeps serving.
-
-    Args:
-        name: Shown in the run list. Letters, digits, dot, dash and underscore.
-        merge: Which models, merged how.
-        suite: What judges the result. A suite directory or the name of a shipped suite.
-        promote: When the merged checkpoint may replace the base.
-        registered_model: Name in MLflow's model registry. Empty, the merge is not registered.
-        device: Where to merge and evaluate. Auto takes a GPU when there is one.
-        dry_run: Only check the form, the suite and the checkpoints' headers. Nothing is written.
-    """
-    try:
-        enter()
-        filled = merge.read(Home.discover())
-        pipeline = pipeline_of(filled, name, suite, promote, registered_model, device)
+        filled = form.read(Home.discover())
+        pipeline = pipeline_of(filled, name, suite, form.promote, registered_model, form.device)
         _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model, dry_run)
         if dry_run:
             return Completed(name="DryRun", message=rehearse(pipeline, filled.beside))
@@ -71,8 +62,55 @@ def merge_from_form(
     return final_state(pipeline, filled.beside)
 
 
+def _run_name(form: type[AnyMethod] | type[Form]) -> Any:
+    """`NAME-DIGEST`, as `mergeflow run` names it; the bare name of a form that makes no sense."""
+
+    def named() -> str:
+        filled = runtime.flow_run.parameters
+        try:
+            enter()
+            recipe = form.model_validate(filled).read(Home.discover()).recipe
+        except (MergeflowError, ValueError):
+            return str(filled["name"])
+        kind = "dry-run-" if filled.get("dry_run") else ""
+        return f"{kind}{filled['name']}-{recipe.digest[:8]}"
+
+    return named
+
+
+def _signature(form: type[Judged]) -> inspect.Signature:
+    """The fields of a form as parameters, with all that Prefect's schema of them should say."""
+    fields = form.model_fields
+    own = [name for name in fields if name != "name" and name not in _LAST]
+    order = ["name", *own, *(name for name in _LAST if name in fields)]
+    return inspect.Signature([_parameter(name, fields[name]) for name in order])
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    said = {**extra, "title": field.title, "description": field.description}
+    given = field.get_default(call_default_factory=True)
+    default = inspect.Parameter.empty if field.is_required() else given
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[field.annotation, Field(json_schema_extra=said)],
+    )
+
+
 def _tag(*words: str | bool) -> None:
     """Add tags to the run: what one looks for in the run list."""
     labels = ["dry-run" if word is True else plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])
+
+
+merge_from_form = _flow_of("merge_from_form", AnyMethod)
+average = _flow_of("average", FORMS["average"])
+task_arithmetic = _flow_of("task_arithmetic", FORMS["task-arithmetic"])
+ties = _flow_of("ties", FORMS["ties"])
+dare = _flow_of("dare", FORMS["dare"])
+slerp = _flow_of("slerp", FORMS["slerp"])
+stack_layers = _flow_of("stack_layers", FORMS["stack-layers"])
+recipe = _flow_of("recipe", FORMS["recipe"])

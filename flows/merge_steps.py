@@ -47,7 +47,8 @@ from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.load import loading_task
 from tasks.loading import LoadingReport, loading_key, origins_of, raise_for_loading
-from tasks.locate import IDENTIFIED_AT_ONCE, Location, location_key
+from tasks.locate import IDENTIFIED_AT_ONCE, Location
+from tasks.location_keys import location_key
 from tasks.merge import merge_task
 from tasks.odd_answers import odd_answers
 from tasks.profile import profile_task

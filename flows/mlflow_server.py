@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import uuid
 
+from flows import sign_in_page
 from flows.request_origin import LOOPBACK, AllowedHosts
 from flows.server_guard import App, Application, ServerGuard
-from flows.serving import allowed_hosts, required, serve
+from flows.serving import allowed_hosts, required, serve, servers_beside
 from tasks.server_login import Login
 
 _PAGE_POLICY = (
@@ -45,7 +46,8 @@ def guarded() -> App:
         page_policy=_PAGE_POLICY,
         needs_login=lambda method, path: not (method == "GET" and path == "/health"),
         sockets_need_login=True,
-        start="/#/experiments",
+        start=sign_in_page.START,
+        servers=servers_beside() | {"here": "mlflow"},
     )
     return ServerGuard(app, application, login, hosts)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 
+from flows.named_runs import NamedRuns
 from flows.server_guard import App, Application, ServerGuard
-from flows.serving import allowed_hosts, required, serve
+from flows.serving import allowed_hosts, required, serve, servers_beside
 from tasks.server_login import SERVER_VARIABLE, Login
 
 _PAGE_POLICY = (
@@ -45,8 +46,10 @@ def guarded() -> App:
         remembers=lambda login: {
             "prefect-password": base64.b64encode(login.text.encode()).decode()
         },
+        first_page="/",
+        servers=servers_beside() | {"here": "prefect"},
     )
-    return ServerGuard(create_app(), application, login, allowed_hosts())
+    return ServerGuard(NamedRuns(create_app()), application, login, allowed_hosts())
 
 
 def _is_api(path: str) -> bool:

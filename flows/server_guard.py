@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from flows import sign_in_page
@@ -58,6 +58,10 @@ class Application:
     """Where the page that signs in leads to."""
     remembers: Callable[[Login], dict[str, str]] = lambda _: {}
     """What the application's pages expect in the browser's local storage."""
+    first_page: str | None = None
+    """A path at which people see our first page, in place of the application's."""
+    servers: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of both servers, by name, for that page."""
 
 
 class ServerGuard:
@@ -81,8 +85,10 @@ class ServerGuard:
             await self._app(scope, receive, send)
 
     async def _answer(self, request: _Request, receive: Receive, send: Send) -> None:
-        own_page = request.path == sign_in_page.PATH or request.path.startswith(
-            f"{sign_in_page.PATH}/"
+        own_page = (
+            request.path == sign_in_page.PATH
+            or request.path.startswith(f"{sign_in_page.PATH}/")
+            or (request.path == self._application.first_page and request.is_navigation)
         )
         is_page = own_page or self._application.is_page(request.path)
         refusal = self._hosts.refusal(
@@ -129,17 +135,25 @@ class ServerGuard:
             await _refuse(send, 401, "this server answers to its user alone", not from_page)
 
     async def _sign_in(self, request: _Request, receive: Receive, send: Send) -> None:
-        if request.method in ("GET", "HEAD"):
-            found = sign_in_page.page_file(request.path)
+        if request.path == sign_in_page.SERVERS and self._knows(request):
+            servers = json.dumps(dict(self._application.servers)).encode()
+            await _respond(send, 200, servers, b"application/json", _DATA_POLICY)
+        elif request.path == sign_in_page.SERVERS:
+            await _refuse(send, 401, "this server answers to its user alone")
+        elif request.method in ("GET", "HEAD"):
+            is_first = request.path == self._application.first_page
+            found = sign_in_page.page_file(sign_in_page.START if is_first else request.path)
             if found is None:
                 await _refuse(send, 404, "there is no such page")
             else:
                 body, kind = found
                 await _respond(send, 200, body, kind, sign_in_page.POLICY)
-            return
-        if request.method != "POST" or request.path != sign_in_page.PATH:
+        elif request.method != "POST" or request.path != sign_in_page.PATH:
             await _refuse(send, 405, "this page takes a password by POST")
-            return
+        else:
+            await self._take_password(request, receive, send)
+
+    async def _take_password(self, request: _Request, receive: Receive, send: Send) -> None:
         given = sign_in_page.password_in(await _body(receive))
         if not (self._knows(request) if given is None else self._login.admits(given)):
             await _refuse(send, 401, "this is not the password")

@@ -23,6 +23,16 @@ HOSTS_VARIABLE = "MERGEFLOW_ALLOWED_HOSTS"
 """Names that a server answers to besides the loopback interface's, with commas between them."""
 
 
+SERVER_VARIABLES = {"prefect": "MERGEFLOW_PREFECT", "mlflow": "MERGEFLOW_MLFLOW"}
+"""Name the addresses of both servers of a stack, for the links from one to the other."""
+
+
+def servers_beside() -> dict[str, str]:
+    """The addresses that `SERVER_VARIABLES` name."""
+    named = {server: os.environ.get(name) for server, name in SERVER_VARIABLES.items()}
+    return {server: address for server, address in named.items() if address}
+
+
 def allowed_hosts() -> AllowedHosts:
     """The names that `HOSTS_VARIABLE` lists."""
     names = os.environ.get(HOSTS_VARIABLE, "").split(",")

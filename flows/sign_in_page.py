@@ -1,4 +1,5 @@
-"""The page that signs a browser in at a server, and the cookie by which it is known afterwards."""
+"""The pages of a server that are ours: the one that signs a browser in, and the first one, which
+leads to the forms; and the cookie by which a browser is known afterwards."""
 
 from __future__ import annotations
 
@@ -13,6 +14,10 @@ from urllib.parse import quote
 from tasks.server_login import Login
 
 PATH = "/sign-in"
+START = f"{PATH}/start"
+"""The first page. What it shows it has asked for with the browser's login."""
+SERVERS = f"{PATH}/servers"
+"""Where that page learns the addresses of both servers."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'self'; frame-ancestors 'none'"
@@ -34,8 +39,9 @@ def link(server: str, login: Login) -> str:
 
 def page_file(path: str) -> tuple[bytes, bytes] | None:
     """Content and type of one of the page's files, by its path on the server."""
-    name = "page.html" if path == PATH else path.removeprefix(f"{PATH}/")
-    if name not in ("page.html", "page.css", "page.js") or path == f"{PATH}/page.html":
+    whole = {PATH: "page.html", START: "start.html"}
+    name = whole.get(path) or path.removeprefix(f"{PATH}/")
+    if path not in whole and name not in ("page.css", "page.js", "start.js"):
         return None
     return (_FILES / name).read_bytes(), _KINDS[name.rpartition(".")[2]]
 

@@ -22,14 +22,14 @@ from pathlib import Path
 from types import FrameType
 
 from flows.prefect_session import QUIET, server_environment
-from flows.serving import HOSTS_VARIABLE
+from flows.serving import HOSTS_VARIABLE, SERVER_VARIABLES
 from flows.stack_config import StackConfig
 from flows.stack_links import remove_links, write_links
+from flows.stack_ports import HOST
 from flows.stack_processes import (
     end_all,
     end_members,
     last_lines,
-    listener_of,
     mark,
 )
 from merge_core.errors import MergeflowError, StepError
@@ -47,16 +47,12 @@ from tasks.server_login import (
 )
 from tasks.stack_record import StackRecord, read_record, remove_record, write_record
 
-HOST = "127.0.0.1"
-PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-
 WORKER_NAME = "local"
 """Of the only worker; several are `local-1`, `local-2`, ..."""
 RUNS_EACH = 2
 """Runs that each of several workers has at once: one, and a group of tensors of one."""
 
 _START_SECONDS = 240.0
-_TRY_PORTS = 20
 _RESTARTS = 3
 _RESTART_WINDOW = 300.0
 _LOG_BYTES = 5_000_000
@@ -217,6 +213,8 @@ class Stack:
             **server_environment(self.home, self.record.api),
             **mark(self.record.instance, role),
             "MERGEFLOW_HOME": str(self.home.path),
+            SERVER_VARIABLES["prefect"]: self.record.prefect,
+            SERVER_VARIABLES["mlflow"]: self.record.mlflow,
         }
 
     def _prefect_environment(self) -> dict[str, str]:
@@ -356,25 +354,6 @@ def end_leftovers(home: Home) -> int:
     return ended
 
 
-def listen(wanted: int | None, default: int, option: str) -> tuple[socket.socket, str | None]:
-    """A listening socket on localhost, and who has the default port when it is another one.
-
-    Raises:
-        MergeflowError: a port that was asked for is taken; names who has it and a free one.
-    """
-    for port in range(default, default + _TRY_PORTS) if wanted is None else (wanted,):
-        with contextlib.suppress(OSError):
-            return _bound(port), None if port in (default, wanted) else _taken(default)
-    free = _bound(0)
-    number = free.getsockname()[1]
-    free.close()
-    raise MergeflowError(
-        _taken(wanted if wanted is not None else default),
-        where=f"{HOST}:{wanted or default}",
-        mend=f"free it, or take another: {option} {number}",
-    )
-
-
 def worker_names(count: int) -> list[str]:
     """What the stack's workers are called in Prefect."""
     if count == 1:
@@ -389,24 +368,6 @@ def answers(address: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _taken(port: int) -> str:
-    holder = listener_of(port)
-    return f"port {port} is taken" + (f" by {holder}" if holder else "")
-
-
-def _bound(port: int) -> socket.socket:
-    listener = socket.socket()
-    try:
-        # Else the connections of a stack that was stopped just now would keep its port for minutes.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
-        listener.listen(128)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _forget(home: Home) -> None:

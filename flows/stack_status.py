@@ -56,6 +56,8 @@ class StackStatus:
     pool: str | None = None
     """`ready`, `paused` or `not ready`."""
     deployments: tuple[str, ...] = ()
+    forms: dict[str, str] = field(default_factory=dict)
+    """Addresses of the pages that start a merge, by the form's name."""
     schedules: tuple[ScheduleStatus, ...] = ()
     automations: tuple[str, ...] = ()
     runs: tuple[RunStatus, ...] = ()
@@ -102,6 +104,10 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     record = running_stack(home)
     if record is not None:
         show_links(terminal, home, record)
+    if status.forms:
+        from flows.form_links import show_forms
+
+        show_forms(terminal, status.forms)
     terminal.say(f"data      {shown_path(status.home)}")
     terminal.say(f"records   {status.records}")
     if status.schedules:
@@ -136,6 +142,7 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
     from prefect.client.schemas.sorting import FlowRunSort
 
     from flows.deployments import WORK_POOL
+    from flows.form_links import form_addresses
 
     with get_client(sync_client=True) as client:
         pool = client.read_work_pool(WORK_POOL)
@@ -147,6 +154,7 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
         "pool": "paused" if pool.is_paused else str(pool.status.value).lower().replace("_", " "),
         "workers": tuple(worker.name for worker in workers if worker.status == "ONLINE"),
         "deployments": tuple(sorted(deployment.name for deployment in deployments)),
+        "forms": form_addresses(deployments, record.prefect),
         "schedules": tuple(
             ScheduleStatus(
                 f"{deployment.name}/{schedule.slug}", when(schedule.schedule), schedule.active

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from flows.console import Terminal, seconds, shown_path
-from flows.stack import (
-    MLFLOW_PORT,
-    PREFECT_PORT,
-    Signals,
-    Stack,
-    end_leftovers,
-    listen,
-    only_one,
-    worker_names,
-)
+from flows.stack import Signals, Stack, end_leftovers, only_one, worker_names
 from flows.stack_config import read_stack_config
 from flows.stack_databases import only_one_on
 from flows.stack_links import show_links
+from flows.stack_ports import MLFLOW_PORT, PREFECT_PORT, listen
 from merge_core.home import Home
 from tasks.registry_memory import embedded_database
 from tasks.registry_places import follow_home
@@ -60,8 +52,8 @@ def _run(terminal: Terminal, stack: Stack, signals: Signals) -> None:
     try:
         stack.start_servers()
         terminal.say("starting Prefect and MLflow ...", style="dim")
-        names = _set_up(terminal, stack)
-        _announce(terminal, stack, names, time.monotonic() - started)
+        names, forms = _set_up(terminal, stack)
+        _announce(terminal, stack, names, forms, time.monotonic() - started)
         _keep_up(terminal, stack)
     except KeyboardInterrupt:
         terminal.say("stopping ... (once more to stop at once)", style="dim")
@@ -103,13 +95,15 @@ def _end_abandoned(stack: Stack) -> list[str]:
         return []
 
 
-def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
-    """Prepare the server, then let the worker begin. Prefect is imported while it starts."""
+def _set_up(terminal: Terminal, stack: Stack) -> tuple[list[str], dict[str, str]]:
+    """Prepare the server, then let the worker begin: the deployments' names, and where the forms
+    are. Prefect is imported while it starts."""
     settings = stack.record.environment(stack.home)
     os.environ.update(settings | {"MLFLOW_TRACKING_URI": stack.record.mlflow})
     os.environ["PREFECT_HOME"] = str(stack.home.prefect)
     from prefect import get_client
 
+    from flows.form_links import form_addresses
     from flows.interrupted_runs import drop_missed_runs, end_dead_runs
     from flows.prefect_session import prefect_session
     from flows.stack_setup import create_work_pool, set_up, workers_online
@@ -130,15 +124,21 @@ def _set_up(terminal: Terminal, stack: Stack) -> list[str]:
         while not expected <= workers_online(client, since=began):
             stack.wait()
             time.sleep(0.2)
-    return names
+        forms = form_addresses(client.read_deployments(), stack.record.prefect)
+    return names, forms
 
 
-def _announce(terminal: Terminal, stack: Stack, names: list[str], duration: float) -> None:
+def _announce(
+    terminal: Terminal, stack: Stack, names: list[str], forms: dict[str, str], duration: float
+) -> None:
+    from flows.form_links import show_forms
+
     record: StackRecord = stack.record
     terminal.say()
     terminal.say(f"Prefect   {record.prefect}   runs, forms, schedules", style="bold")
     terminal.say(f"MLflow    {record.mlflow}   models, scores, versions", style="bold")
     show_links(terminal, stack.home, record)
+    show_forms(terminal, forms)
     terminal.say(f"ready in {seconds(duration)}; deployments: {', '.join(names)}")
     terminal.say(f"data in {shown_path(stack.home.path)}, logs in {shown_path(stack.home.logs)}")
     if stack.home.names_databases:

@@ -22,7 +22,7 @@ from merge_core.vouching import confirm
 from tasks.caching import content_task
 from tasks.child_process import run_child
 from tasks.evaluation_faults import cannot_begin, no_result
-from tasks.hub import hub_cache
+from tasks.hub_answers import hub_cache
 from tasks.model_process import OFFLINE, model_environment, resolved_device_kind
 from tasks.records import EvaluationReport, TaskScore
 from tasks.secret_variables import HUB_TOKENS

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import re
 import shutil
 import threading
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_core.checkpoint import read_json, weight_map_in
-from merge_core.errors import CheckpointError, OutputError, StepError
+from merge_core.errors import CheckpointError, OutputError
 from merge_core.file_names import MODULES_NAME, is_model_file
 from merge_core.findings import printable
 from merge_core.preflight import CheckpointFacts
-from merge_core.private_files import as_open_as
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.weight_files import (
@@ -32,6 +30,7 @@ from merge_core.weight_files import (
     stem_of,
     used_files,
 )
+from tasks.hub_answers import explained, hub_address, hub_cache
 from tasks.references import HubReference
 
 if TYPE_CHECKING:
@@ -42,10 +41,6 @@ _CONFIG = "config.json"
 _POLL_SECONDS = 0.5
 _MODULE_FILE = re.compile(r"\d+_\w+/[^/]+\.json")
 """Settings of a module of a sentence encoder, in a directory named as its library names it."""
-
-
-class HubUnreachableError(StepError):
-    """The Hub did not answer, or asked for patience: worth another try."""
 
 
 class HubFile(Record):
@@ -89,7 +84,7 @@ def list_repository(reference: HubReference, *, is_adapter: bool = False) -> Hub
     from huggingface_hub import constants
 
     where = _name(reference)
-    with _explained(where):
+    with explained(where):
         api = _api()
         resolved = api.resolve_revision(
             reference.repository,
@@ -123,7 +118,7 @@ def list_revisions(repository: str) -> list[tuple[str, str]]:
         CheckpointError: no such repository, or no access.
         HubUnreachableError: the Hub did not answer.
     """
-    with _explained(repository):
+    with explained(repository):
         refs = _api().list_repo_refs(repository)
     found = {ref.name: ref.target_commit for ref in (*refs.branches, *refs.tags)}
     return sorted(found.items())
@@ -139,7 +134,7 @@ def read_small_file(repository: str, commit: str, name: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    with _explained(f"{repository}@{commit[:12]}"):
+    with explained(f"{repository}@{commit[:12]}"):
         try:
             file = hf_hub_download(repository, name, revision=commit, endpoint=_api().endpoint)
         except RemoteEntryNotFoundError:
@@ -159,7 +154,7 @@ def remote_facts(reference: str, listing: HubListing) -> CheckpointFacts:
     _refuse_doubtful_index(listing)
     headers: dict[str, tuple[str, tuple[int, ...]]] = {}
     config = None
-    with _explained(f"{listing.repository}@{listing.commit[:12]}"):
+    with explained(f"{listing.repository}@{listing.commit[:12]}"):
         api = _api()
         for shard in listing.shards:
             header = api.parse_safetensors_file_metadata(
@@ -243,7 +238,7 @@ def download(listing: HubListing, progress: Progress | None = None) -> Path:
     blobs = cache / f"models--{listing.repository.replace('/', '--')}" / "blobs"
     missing = _missing_bytes(listing, blobs.parent / "snapshots" / listing.commit)
     _check_room(cache, missing, where)
-    with _explained(where), _watched(blobs, missing, f"download {where}", progress):
+    with explained(where), _watched(blobs, missing, f"download {where}", progress):
         snapshot = snapshot_download(
             listing.repository,
             revision=listing.commit,
@@ -261,7 +256,7 @@ def downloaded(reference: HubReference) -> Path:
     """
     from huggingface_hub import constants, snapshot_download
 
-    with _explained(_name(reference)):
+    with explained(_name(reference)):
         return Path(
             snapshot_download(
                 reference.repository,
@@ -270,20 +265,6 @@ def downloaded(reference: HubReference) -> Path:
                 local_files_only=True,
             )
         )
-
-
-def hub_cache() -> Path:
-    """The directory of the Hub's client."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def is_offline() -> bool:
-    """Whether the user switched the network off for the Hub's client (HF_HUB_OFFLINE=1)."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def check_download(listing: HubListing, source: SourceCheckpoint | SourceAdapter) -> None:
@@ -323,67 +304,7 @@ def _api() -> HfApi:
 
     disable_progress_bars()
     logging.set_verbosity_error()
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="mergeflow")
-
-
-@contextlib.contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """The Hub client's errors as ours, without their text, which may quote requests; its files as
-    open as its cache, which several users may share."""
-    from huggingface_hub import errors
-
-    try:
-        with as_open_as(hub_cache()):
-            yield
-    except errors.GatedRepoError:
-        raise CheckpointError(
-            "access to this repository must be asked for",
-            where=where,
-            mend="accept its conditions on the Hub, then `hf auth login` or set HF_TOKEN",
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(
-            "there is no such repository on the Hub, and no such directory here",
-            where=where,
-            mend="check the spelling; for a private repository `hf auth login` or set HF_TOKEN;"
-            " write ./NAME for a local directory",
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise CheckpointError(
-            "the repository has no such branch, tag or commit", where=where
-        ) from None
-    except errors.RevisionResolutionError:
-        raise _unreachable(where, "no answer") from None
-    except errors.HFValidationError:
-        raise CheckpointError("this is not a repository name", where=where) from None
-    except (errors.SafetensorsParsingError, errors.NotASafetensorsRepoError):
-        raise CheckpointError(
-            "a weight file is damaged or not safetensors", where=where, mend="tell its publisher"
-        ) from None
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        if isinstance(error, errors.OfflineModeIsEnabled) or is_offline():
-            raise CheckpointError(
-                "not downloaded yet, and the network is switched off (HF_HUB_OFFLINE)",
-                where=where,
-                mend="unset HF_HUB_OFFLINE once to download it",
-            ) from None
-        raise _unreachable(where, "no answer") from None
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status == 429 or status >= 500 or status == 0:
-            raise _unreachable(where, f"status {status}" if status else "no answer") from None
-        raise CheckpointError(f"the Hub refused with status {status}", where=where) from None
-    except OSError as error:
-        raise _unreachable(where, type(error).__name__) from None
-    except Exception as error:
-        if _is_transport_failure(error):
-            raise _unreachable(where, type(error).__name__) from None
-        raise
-
-
-def _is_transport_failure(error: BaseException) -> bool:
-    """Whether the HTTP client lost its connection (its exceptions share a base of this name)."""
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    return HfApi(endpoint=hub_address(), library_name="mergeflow")
 
 
 def _missing_bytes(listing: HubListing, snapshot: Path) -> int:
@@ -441,15 +362,6 @@ def _no_weights(where: str, pickles: list[str]) -> CheckpointError:
             " transformers and call save_pretrained(DIRECTORY)",
         )
     return CheckpointError("the repository holds no safetensors weights", where=where)
-
-
-def _unreachable(where: str, said: str) -> HubUnreachableError:
-    return HubUnreachableError(
-        f"there is no such directory here, and the Hub does not answer ({said})",
-        where=where,
-        mend="try again later; with HF_HUB_OFFLINE=1 and a commit (NAME@COMMIT), what was"
-        " downloaded before is used",
-    )
 
 
 def _name(reference: HubReference) -> str:

@@ -6,7 +6,6 @@ downloads what is missing and identifies every file by its digest.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
-from merge_core.digests import DigestMemo, digest_of, model_digest
+from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError
 from merge_core.findings import some
 from merge_core.home import Home
@@ -27,8 +26,6 @@ from merge_core.sources import (
     describe_adapter,
     describe_source,
     former_digest,
-    has_its_own_digest,
-    model_files,
     with_adapter,
 )
 from merge_core.stored_objects import object_problems, stored_place
@@ -40,10 +37,10 @@ from tasks.hub import (
     check_download,
     download,
     downloaded,
-    is_offline,
     list_repository,
     remote_facts,
 )
+from tasks.hub_answers import HubAwayError, NoRepositoryError, is_offline, require_connection
 from tasks.references import (
     AdaptedReference,
     HubReference,
@@ -135,9 +132,25 @@ def _locate(
         if is_offline():
             snapshot = downloaded(meaning)
             return Location(reference=reference, directory=str(snapshot), revision=snapshot.name)
-        listing = list_repository(meaning, is_adapter=is_adapter)
+        listing = _listed(meaning, is_adapter)
         return Location(reference=reference, revision=listing.commit, listing=listing)
     return _registered(reference, meaning.uri, home, tracking_uri)
+
+
+def _listed(reference: HubReference, is_adapter: bool) -> HubListing:
+    """What a repository holds. Where a directory may have been meant, its name is in the error,
+    which then is no reason to wait and try again."""
+    try:
+        require_connection(reference.repository)
+        return list_repository(reference, is_adapter=is_adapter)
+    except (HubAwayError, NoRepositoryError) as error:
+        if reference.near is None:
+            raise
+        raise CheckpointError(
+            error.what,
+            where=error.where,
+            mend=f"did you mean {reference.near}? Otherwise: {error.mend}",
+        ) from None
 
 
 def fetch(
@@ -313,51 +326,6 @@ def base_and_models(
     return base, [sources[name] for name in names]
 
 
-def location_key(location: Location) -> str:
-    """What the cached result of `fetch` depends on: the commit, or every file as it is on disk."""
-    if location.listing:
-        place = location.listing.model_dump(mode="json", exclude={"weights_beside"})
-    else:
-        directory = Path(location.directory or "")
-        files = model_files(directory) if directory.is_dir() else []
-        place = {"path": str(directory), "files": [_fingerprint(path) for path in files]}
-    key: dict[str, object] = {
-        "reference": location.reference,
-        "place": place,
-        "digest": location.digest,
-    }
-    if location.adapter:
-        key["adapter"] = location_key(location.adapter)
-    return digest_of(key)
-
-
-def is_of_location(source: SourceCheckpoint, location: Location) -> bool:
-    """Whether a record can be what `fetch` gives of a location: its place, its commit, the digests
-    that a registry or the Hub states. The files themselves are for `departures`."""
-    if source.adapter is None or location.adapter is None:
-        same_adapter = source.adapter is location.adapter
-    else:
-        same_adapter = _is_at(source.adapter, location.adapter)
-    return (
-        same_adapter
-        and _is_at(source, location)
-        and location.digest in (None, model_digest(source.files))
-        and has_its_own_digest(source)
-    )
-
-
-def _is_at(part: SourceCheckpoint | SourceAdapter, location: Location) -> bool:
-    if (part.reference, part.revision) != (location.reference, location.revision):
-        return False
-    if location.listing is None:
-        return part.path == str(Path(location.directory or "").absolute())
-    try:
-        check_download(location.listing, part)
-    except CheckpointError:
-        return False
-    return True
-
-
 def _directory(location: Location, progress: Progress | None) -> Path:
     """Where the files are, downloaded first where they are on the Hub."""
     if location.listing:
@@ -408,9 +376,3 @@ def _without_presumed_copies(facts: Sequence[CheckpointFacts]) -> list[Checkpoin
     presumed = [presumed_copies(each.headers, each.config) for each in facts]
     copies = frozenset[str]().union(*presumed)
     return [replace(each, copies=copies) for each in facts]
-
-
-def _fingerprint(path: Path) -> list[str | int]:
-    status = os.stat(path)  # noqa: PTH116 - follows links on purpose: Hub snapshots are links
-    times = [status.st_mtime_ns, status.st_ctime_ns]
-    return [path.name, status.st_size, *times, status.st_dev, status.st_ino]

@@ -1,19 +1,23 @@
 """What a checkpoint reference in a recipe means: a directory, a Hub repository, a registered model.
 
 A directory is looked for beside the file that names it, then in the current directory; one that
-exists always wins over a Hub repository of the same name. BASE+ADAPTER is a base with a LoRA
-adapter applied, each a reference of its own; a directory with a plus in its name wins over that.
+exists always wins over a Hub repository of the same name. A path that does not exist is never
+looked for on the Hub; `a/b` is such a path where there is a directory `a`.
+
+BASE+ADAPTER is a base with a LoRA adapter applied, each a reference of its own; a directory with a
+plus in its name wins over that.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core.errors import CheckpointError
 from merge_core.home import Home
+from tasks.near_paths import nearest_directory, neighbours
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(@(?P<revision>[\w./-]+))?")
@@ -34,6 +38,8 @@ class HubReference:
 
     repository: str
     revision: str | None
+    near: str | None = field(default=None, compare=False)
+    """A directory here that may have been meant instead."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,11 @@ def parse_plain(text: str, beside: Path | None = None, home: Home | None = None)
         if place.is_dir():
             return LocalReference(place)
     hub = _HUB.fullmatch(text)
-    if hub:
-        return HubReference(hub["repository"], hub["revision"])
-    raise _nowhere(text, tried)
+    if hub and (hub["revision"] or not _begins_here(path, tried)):
+        near = next(filter(None, map(nearest_directory, tried)), None)
+        written = _as_written(near) if near else None
+        return HubReference(hub["repository"], hub["revision"], written)
+    raise _nowhere(text, tried, hub is not None)
 
 
 def expand_variables(text: str, home: Home) -> str:
@@ -165,7 +173,24 @@ def _places(path: Path, beside: Path | None) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _nowhere(text: str, tried: list[Path]) -> CheckpointError:
+def _begins_here(path: Path, tried: list[Path]) -> bool:
+    """Whether the first part of a relative path is a directory, and no repository of the whole
+    name has ever been downloaded."""
+    from huggingface_hub import constants
+
+    if not any(place.parent.is_dir() for place in tried):
+        return False
+    known = "models--" + "--".join(path.parts)
+    return not Path(constants.HF_HUB_CACHE, known).is_dir()
+
+
+def _as_written(place: Path) -> str:
+    """A directory as one would write it here: relative, if it is below the current directory."""
+    here = Path.cwd()
+    return f"./{place.relative_to(here)}" if place.is_relative_to(here) else str(place)
+
+
+def _nowhere(text: str, tried: list[Path], may_be_on_hub: bool) -> CheckpointError:
     for place in tried:
         if place.is_file():
             return CheckpointError(
@@ -173,8 +198,18 @@ def _nowhere(text: str, tried: list[Path]) -> CheckpointError:
                 where=text,
                 mend=f"name the directory that holds it: {place.parent}",
             )
+    near = next(filter(None, map(nearest_directory, tried)), None)
+    there = next(filter(None, map(neighbours, tried)), "")
+    hints = [
+        *([f"did you mean {_as_written(near)}?"] if near else [there] if there else []),
+        *([f"for the Hub, write its branch too: {text}@main"] if may_be_on_hub else []),
+        "looked for " + ", ".join(map(str, tried)),
+    ]
+    what = "this is not the name of a Hub repository"
+    if may_be_on_hub:
+        what = f"'{text.partition('/')[0]}' is a directory here, so it is not looked for on the Hub"
     return CheckpointError(
-        "there is no such directory, and this is not the name of a Hub repository",
+        f"there is no such directory, and {what}",
         where=text,
-        mend="looked for " + ", ".join(map(str, tried)),
+        mend="; ".join(hints),
     )

@@ -15,16 +15,20 @@ from merge_core.home import Home
 from merge_core.records import SourceCheckpoint
 from merge_core.tolerance import STRICT, Tolerance
 from tasks.caching import content_task
-from tasks.hub import HubUnreachableError
-from tasks.locate import Location, Preflight, fetch, is_of_location, locate_all
+from tasks.hub_answers import HubAwayError, HubUnreachableError
+from tasks.locate import Location, Preflight, fetch, locate_all
+from tasks.location_keys import is_of_location
 from tasks.progress import prefect_progress
 from tasks.registry_client import RegistryUnreachableError
 
 
-def _network_failed(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what another moment can mend; a mistake or a refusal is shown at once."""
+def _network_failed(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Retry what another moment can mend; a mistake or a refusal is shown at once. Without any
+    connection there is one more try: a name that was taken for a repository is soon told."""
     try:
         state.result()
+    except HubAwayError:
+        return run.run_count < 2
     except (HubUnreachableError, RegistryUnreachableError):
         return True
     except Exception:

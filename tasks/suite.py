@@ -118,6 +118,12 @@ class Suite(BaseModel):
         return Path(self.directory, self.include) if self.include else None
 
 
+def shipped_suites() -> dict[str, str]:
+    """Names of the suites that come with the project, each with what it is for."""
+    files = sorted(SHIPPED.glob("*/suite.yaml"))
+    return {file.parent.name: str(load_yaml(file).get("description", "")) for file in files}
+
+
 def load_suite(reference: str | Path) -> Suite:
     """Read a suite from a directory with `suite.yaml`, a YAML file, or a shipped suite's name.
 
@@ -186,12 +192,12 @@ def _find(reference: str | Path) -> Path:
     if path.is_file():
         return path
     name = str(reference)
-    known = sorted(entry.parent.name for entry in SHIPPED.glob("*/suite.yaml"))
-    if name in known:
+    names = sorted(shipped_suites())
+    if name in names:
         return SHIPPED / name / "suite.yaml"
     raise RecipeError(
         f"no suite '{name}': neither a directory, a file nor a shipped suite",
-        mend=f"{did_you_mean(name, known)} (or give the path of a suite.yaml)",
+        mend=f"{did_you_mean(name, names)} (or give the path of a suite.yaml)",
     )
 
 

@@ -33,12 +33,12 @@ from merge_core.trajectory.trainer_state import STATE_NAME, TrainerState, read_t
 from tasks.caching import content_task
 from tasks.hub import (
     HubListing,
-    HubUnreachableError,
     list_repository,
     list_revisions,
     read_small_file,
     remote_facts,
 )
+from tasks.hub_answers import HubUnreachableError
 from tasks.progress import prefect_progress
 from tasks.references import HubReference, LocalReference, parse_plain
 from tasks.retries import only_on

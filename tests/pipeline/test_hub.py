@@ -16,8 +16,9 @@ from merge_core.errors import CheckpointError, CompatibilityError, OutputError
 from merge_core.home import Home
 from merge_core.progress import ProgressEvent
 from merge_core.vouching import departures
-from tasks.hub import HubUnreachableError
-from tasks.locate import fetch, fetch_all, locate, locate_all, location_key
+from tasks.hub_answers import HubUnreachableError
+from tasks.locate import fetch, fetch_all, locate, locate_all
+from tasks.location_keys import location_key
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub
 

@@ -14,7 +14,7 @@ from merge_core.errors import CheckpointError
 from merge_core.home import Home
 from merge_core.trajectory.records import Trajectory
 from merge_core.trajectory.selection import Choice
-from tasks.hub import HubUnreachableError
+from tasks.hub_answers import HubUnreachableError
 from tasks.trajectory import TrainingRun, find_trajectory
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub

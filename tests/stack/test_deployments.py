@@ -5,6 +5,7 @@ One home; the tests follow each other. Not part of `make test`: `make stack`.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from flows.deployments import DIRECTORY
+from flows.method_forms import FORMS
 from flows.model_zoo import Zoo
 from tests.support.processes import wait_until
 from tests.support.stack import (
@@ -34,8 +36,8 @@ SCHEDULE = "merge-scheduled/nightly"
     ("changes", "field", "said"),
     [
         ({"device": "gpu"}, "device", "is not one of"),
-        ({"name": "two words"}, "name", "does not match"),
-        ({"promote": {"max_regression": -1}}, "promote.max_regression", "minimum of 0"),
+        ({"name": "two words"}, "name", "'letters, digits, dot, dash and underscore"),
+        ({"promote": {"max_regression": -1}}, "promote.max_regression", "'a number, 0 or more'"),
         ({"merge": {"recipe": "r.yaml", "base": "b"}}, "merge.base", "there is a recipe"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -57,6 +59,38 @@ def test_a_dry_run_checks_everything_and_merges_nothing(stack: RunningStack, tin
     assert run["state"]["name"] == "DryRun", run["state"]["message"]
     assert "3 checkpoints fit" in run["state"]["message"]
     assert not (stack.home / "store" / "objects").exists()
+    assert versions(stack) == []
+
+
+def test_every_form_is_filled_in_and_checked(stack: RunningStack, tiny_zoo: Zoo) -> None:
+    base = str(tiny_zoo.base)
+    rows = [
+        {"model": str(model), "weight": 0.5}
+        for model in (tiny_zoo.code_expert, tiny_zoo.prose_expert)
+    ]
+    vectors = {"base": base, "models": rows}
+    recipe = {"merge_method": "linear", "models": [{"model": base}, {"model": rows[0]["model"]}]}
+    filled: dict[str, dict[str, Any]] = {
+        "average": {"models": rows},
+        "task-arithmetic": vectors,
+        "ties": {**vectors, "density": 0.3},
+        "dare": {**vectors, "density": 0.5},
+        "slerp": {"base": base, "model": rows[0]["model"], "t": 0.4},
+        "stack-layers": {"runs": [{"model": base, "first": 0, "last": 1}] * 2},
+        "recipe": {"recipe": yaml.safe_dump(recipe)},
+    }
+    assert set(filled) == set(FORMS)
+    common = {"own_suite": "suite", "device": "cpu", "dry_run": True}
+    runs = {
+        name: stack.start_run(f"merge/{name}", {"name": f"my-{name}", **own, **common})
+        for name, own in filled.items()
+    }
+    for name, run in runs.items():
+        assert f"my-{name}" in stack.prefect(f"/flow_runs/{run}")["name"], "before it is at work"
+        ended = stack.finish(run)
+        assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
+        assert re.match(r"\d checkpoints? fit; \w+ would write", ended["state"]["message"])
+        assert ended["name"].startswith(f"dry-run-my-{name}-")
     assert versions(stack) == []
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import VIEW, artifact_page, artifacts_of, newest_run
+from tests.support.browser import VIEW, artifact_page, artifacts_of, links, newest_run
 from tests.support.stack import RunningStack
 
 if TYPE_CHECKING:
@@ -20,38 +20,51 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def open_form(page: Page, stack: RunningStack) -> None:
-    deployment = stack.prefect("/deployments/name/merge/merge")["id"]
-    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/deployments/deployment/{deployment}")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Custom run").click()
-    page.get_by_label("Base model").wait_for()
+def open_form(page: Page, stack: RunningStack, title: str) -> None:
+    """From the first page, as somebody who has just signed in."""
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/")
+    page.get_by_role("link", name=title, exact=True).click()
+    page.get_by_label("Name", exact=True).wait_for()
 
 
 def fill(page: Page) -> None:
-    page.get_by_label("name", exact=True).fill("zoo")
+    page.get_by_label("Name", exact=True).fill("zoo")
     page.get_by_label("Base model").fill("zoo/base")
     for index, model in enumerate(("zoo/code-expert", "zoo/prose-expert")):
-        page.get_by_role("button", name="Add item").click()
         page.get_by_label("Model", exact=True).nth(index).fill(model)
-        page.get_by_label(re.compile("^Weight")).nth(index).fill("0.5")
-    page.get_by_label(re.compile("^suite")).fill("suite")
+        page.get_by_label("Weight", exact=True).nth(index).fill("0.5")
+    page.get_by_label(re.compile("^Or a suite of your own")).fill("suite")
     page.get_by_label(re.compile("^Largest regression")).fill("0.1")
     page.get_by_label(re.compile("^Smallest gain")).fill("-0.1")
-    page.get_by_label(re.compile("^registered_model")).fill("zoo")
+    page.get_by_label(re.compile("^Registered model")).fill("zoo")
 
 
-def test_the_form_offers_every_method_and_asks_for_no_yaml(
+def test_the_first_page_of_either_server_leads_to_the_forms(
     page: Page, stack: RunningStack, images: Path
 ) -> None:
-    open_form(page, stack)
-    page.locator("button", has_text="task_arithmetic").click()
-    page.get_by_role("option", name="ties", exact=True).wait_for()
-    assert page.get_by_role("option").count() >= 30
-    page.screenshot(path=images / "ui-methods.png")
-    page.keyboard.press("Escape")
-    fill(page)
-    page.set_viewport_size({"width": 1280, "height": 3060})  # the form scrolls in a frame
+    page.goto(links(stack)["MLflow"])
+    page.get_by_role("link", name="The forms").click()
+    forms = page.locator("#forms").get_by_role("link")
+    page.get_by_role("link", name="TIES", exact=True).wait_for()
+    assert forms.all_inner_texts() == [
+        *("Average", "Task arithmetic", "TIES", "DARE", "SLERP", "Stack layers", "A recipe"),
+        "Any method",
+    ]
+    page.screenshot(path=images / "ui-start.png")
+    printed = re.findall(r"^form \S+ +(http\S+/run)$", stack.output, re.MULTILINE)
+    led_to = [link.evaluate("link => link.href") for link in forms.all()]
+    assert sorted(printed) == sorted(led_to)
+
+
+def test_a_form_asks_for_its_own_and_says_what_has_to_be_there(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    open_form(page, stack, "TIES")
+    assert page.get_by_label("Density", exact=True).input_value() == "0.3"
+    assert page.get_by_text("Density (Optional)").count() == 0
+    assert page.get_by_text("Lambda (Optional)").count() == 1
+    assert page.get_by_text(re.compile("^(Position t|Gamma|Method)")).count() == 0
+    page.set_viewport_size({"width": 1280, "height": 2600})  # the form scrolls in a frame
     page.screenshot(path=images / "ui-form.png")
     page.set_viewport_size(VIEW)
 
@@ -60,24 +73,36 @@ def test_a_mistake_is_shown_at_its_field_and_starts_nothing(
     page: Page, stack: RunningStack, images: Path
 ) -> None:
     before = stack.prefect("/flow_runs/count", {})
-    page.get_by_label(re.compile("^Gamma")).fill("0.2")
+    page.get_by_label("Density", exact=True).fill("30")
     page.get_by_role("button", name="Submit").click()
-    said = page.get_by_text("nothing here: only breadcrumbs")
+    said = page.get_by_text("'a share between 0 and 1' was expected")
     said.first.wait_for()
+    for sentence in ("'letters, digits, dot, dash and underscore", "'a directory such as"):
+        assert page.get_by_text(sentence).count() > 0
+    assert page.get_by_text(re.compile(r"does not match|non-empty|\^\[")).count() == 0
     said.first.scroll_into_view_if_needed()
     page.screenshot(path=images / "ui-mistake.png")
     assert stack.prefect("/flow_runs/count", {}) == before
+
+
+def test_any_method_can_be_chosen_in_the_longest_form(page: Page, stack: RunningStack) -> None:
+    open_form(page, stack, "Any method")
+    page.locator("button", has_text="task_arithmetic").click()
+    page.get_by_role("option", name="ties", exact=True).wait_for()
+    assert page.get_by_role("option").count() >= 30
+    page.keyboard.press("Escape")
 
 
 def test_the_form_starts_a_merge_that_ends_promoted(
     page: Page, stack: RunningStack, images: Path
 ) -> None:
     before = stack.prefect("/flow_runs/count", {})
-    open_form(page, stack)
+    open_form(page, stack, "Task arithmetic")
     fill(page)
     page.get_by_role("button", name="Submit").click()
     page.wait_for_function("() => !location.pathname.endsWith('/run')")
     assert stack.prefect("/flow_runs/count", {}) == before + 1
+    assert newest_run(stack)["name"] == "zoo", "before a worker has it"
     run = stack.finish(newest_run(stack)["id"])
     assert run["state"]["name"] == "Promoted", run["state"]["message"]
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs/flow-run/{run['id']}")

@@ -17,9 +17,9 @@ from tasks.locate import (
     fetch_adapters,
     fetch_all,
     locate,
-    location_key,
     undigested,
 )
+from tasks.location_keys import location_key
 from tasks.references import (
     AdaptedReference,
     HubReference,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flows.averaging import Averaging
-from flows.merge_form import MergeForm, PromotionForm, pipeline_of
+from flows.form_fields import PromotionForm
+from flows.merge_form import MergeForm, pipeline_of
 from merge_core.errors import RecipeError
 from merge_core.home import Home
 from tasks.approval import with_approval, without_question

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from flows.deployments import DIRECTORY
+from flows.serving import SERVER_VARIABLES
 from flows.stack_config import StackConfig
 
 FILE = DIRECTORY / "compose.yaml"
@@ -47,6 +48,14 @@ def test_a_service_is_whole(name: str) -> None:
         condition = wanted["condition"]
         assert condition in ("service_healthy", "service_completed_successfully")
         assert ("healthcheck" in SERVICES[other]) == (condition == "service_healthy")
+
+
+def test_the_first_pages_link_to_the_ports_that_are_published() -> None:
+    for server in ("prefect", "mlflow"):
+        said = environment(server)
+        for other, variable in SERVER_VARIABLES.items():
+            (port,) = SERVICES[other]["ports"]
+            assert said[variable] == f"http://{port.rpartition(':')[0]}"
 
 
 @pytest.mark.parametrize("name", SERVICES)

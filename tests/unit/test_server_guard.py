@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -366,3 +366,32 @@ def test_a_refused_websocket_is_closed_before_it_is_accepted() -> None:
 @pytest.mark.parametrize("text", ["a.b", "a-b.example:80", "[::1]:80", "under_score"])
 def test_names_that_may_be_listed(text: str) -> None:
     assert read_authority(text) is not None
+
+
+FIRST = replace(PAGES, first_page="/", servers={"prefect": "http://127.0.0.1:4200"})
+PAGE = ("Accept", "text/html")
+
+
+def test_people_see_the_page_with_the_forms_first_and_programs_the_application() -> None:
+    seen = ask(HOST, PAGE, path="/", application=FIRST)
+    assert not seen.reached
+    assert seen.status == 200
+    assert b"/sign-in/start.js" in seen.body
+    assert "script-src 'self'" in seen.headers["content-security-policy"]
+    assert ask(HOST, ("Authorization", BASIC), path="/", application=FIRST).reached
+    assert ask(HOST, PAGE, ("Authorization", BASIC), path="/").reached, "only where it is asked for"
+    assert ask(("Host", "evil.test"), PAGE, path="/", application=FIRST).status == 403
+
+
+def test_the_first_page_holds_nothing_of_the_server_and_learns_it_by_the_login() -> None:
+    for path in ("/sign-in/start", "/sign-in/start.js"):
+        shown = ask(HOST, path=path, application=FIRST)
+        assert shown.status == 200
+        assert b"4200" not in shown.body
+    refused = ask(HOST, path="/sign-in/servers", application=FIRST)
+    assert refused.status == 401
+    assert b"4200" not in refused.body
+    told = ask(HOST, ("Authorization", BASIC), path="/sign-in/servers", application=FIRST)
+    assert json.loads(told.body) == {"prefect": "http://127.0.0.1:4200"}
+    for path in ("/sign-in/start.html", "/sign-in/page.html", "/sign-in/../server_guard.py"):
+        assert ask(HOST, path=path, application=FIRST).status == 404

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import Signals, end_leftovers, listen, only_one
+from flows.stack import Signals, end_leftovers, only_one
+from flows.stack_ports import listen
 from flows.stack_processes import (
     end_members,
     listener_of,

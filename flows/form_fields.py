@@ -1,0 +1,177 @@
+"""The fields that the forms in Prefect's UI are made of, and the sentences that they answer with.
+
+Prefect checks a form by its JSON schema alone, and shows what its checker says at the field: a
+pattern for a name, "should be non-empty" for a reference. A rule that is written as `if`, with a
+`const` as its answer, says a sentence instead: "'a share between 0 and 1' was expected".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from flows.pipeline import NAME
+from merge_core.methods.base import Method
+from merge_core.parameters import Parameter
+from tasks.decide import PromotionRule
+from tasks.durations import DURATION
+from tasks.suite import shipped_suites
+
+Schema = dict[str, Any]
+
+_NAME = "letters, digits, dot, dash and underscore, the first a letter or a digit, at most 80"
+_REFERENCE = (
+    "a directory such as ./runs/code, a model on the Hub such as meta-llama/Llama-3.2-1B, or a"
+    " registered one such as models:/my-llama@champion"
+)
+_DURATION = "a duration such as 30m, 8h or 2d, or nothing"
+_TEXT = {"pattern": r"\S"}
+AS_STORED = "as the base"
+
+
+def expect(what: str, rule: Schema) -> Schema:
+    """A schema that holds where `rule` does, and says "'{what}' was expected" where it does not."""
+    return {"if": {"not": rule}, "then": {"const": what}}
+
+
+def only(values: Sequence[str]) -> Schema:
+    """A list to choose from."""
+    return {"enum": list(values)}
+
+
+def asked_for(starts_as: Any, *examples: Any) -> Schema:
+    """Of a field that has to be there: what the page starts it with. An empty text is refused with
+    its own sentence; a field that is not there at all is refused by its name alone."""
+    return {"default": starts_as, "examples": list(examples)}
+
+
+NAME_OF_RUN = {**asked_for("", "code-and-prose"), **expect(_NAME, {"pattern": NAME})}
+REGISTERED_MODEL = {
+    "examples": ["my-llama"],
+    **expect(f"{_NAME}; or nothing", {"pattern": f"^$|{NAME}"}),
+}
+REFERENCE_GIVEN = expect(_REFERENCE, _TEXT)
+MODEL = {**asked_for("", "./runs/code"), **REFERENCE_GIVEN}
+BASE = {**asked_for("", "meta-llama/Llama-3.2-1B"), **REFERENCE_GIVEN}
+SUITE_OR_DIRECTORY = expect(
+    f"a suite directory such as ./my-suite, or one of {', '.join(shipped_suites())}", _TEXT
+)
+DEVICE = only(("auto", "cpu", "cuda", *(f"cuda:{n}" for n in range(8))))
+STORED_TYPE = only((AS_STORED, "bfloat16", "float16", "float32"))
+
+
+def rows(fewest: int, row: Schema, shown: int = 2) -> Schema:
+    """A list of at least `fewest` rows, of which the page shows some from the start."""
+    count = {1: "one model", 2: "two models"}.get(fewest, f"{fewest} models")
+    return {
+        "default": [row] * max(fewest, shown),
+        **expect(f"at least {count}, one row each", {"minItems": fewest}),
+    }
+
+
+def parameter_of(method: Method, name: str) -> Parameter:
+    """What a method says of one of its parameters."""
+    return next(parameter for parameter in method.parameters if parameter.name == name)
+
+
+def number(parameter: Parameter, title: str, starts_as: float, more: str = "") -> Any:
+    """A field for a number that a method takes: its bounds and its help are the method's own."""
+    said = f"{parameter.help}, {range_of(parameter.low, parameter.high)}"
+    extra: Schema = {"default": starts_as, "examples": [starts_as]} | in_range(
+        parameter.low, parameter.high, parameter.help
+    )
+    return Field(
+        title=title,
+        description=f"{said[0].upper()}{said[1:]}.{more and ' '}{more}",
+        json_schema_extra=extra,
+    )
+
+
+def range_of(low: float, high: float) -> str:
+    """Bounds in words."""
+    if math.isinf(low) and math.isinf(high):
+        return "any number"
+    if math.isinf(high):
+        return f"{low:g} or more"
+    if math.isinf(low):
+        return f"{high:g} or less"
+    return f"between {low:g} and {high:g}"
+
+
+def in_range(low: float, high: float, help: str = "") -> Schema:
+    """Bounds that are told in words: "a share between 0 and 1"."""
+    limits = {"minimum": low, "maximum": high}
+    rule = {key: limit for key, limit in limits.items() if not math.isinf(limit)}
+    kind = "a share" if help.lower().startswith("share") else "a number"
+    words = range_of(low, high)
+    joint = " " if words.startswith("between") else ", "
+    return expect(f"{kind}{joint}{words}", rule) if rule else {}
+
+
+def _say_bounds(schema: Schema) -> None:
+    """Let every field of a model say its bounds in words."""
+    for name, field in schema["properties"].items():
+        if "minimum" in field or "maximum" in field:
+            low, high = field.pop("minimum", -math.inf), field.pop("maximum", math.inf)
+            field.update(in_range(low, high))
+        if field.pop("pattern", None):
+            assert name == "approve_within", f"what to say where {name} does not fit?"
+            field.update(expect(_DURATION, {"pattern": f"^({DURATION})?$"}))
+
+
+_RULE_FIELDS = (
+    *("max_regression", "min_gain", "on_inconclusive", "confidence"),
+    *("approve_within", "fall_back_to"),
+)
+PromotionForm = create_model(
+    "PromotionForm",
+    __config__=ConfigDict(
+        frozen=True, extra="forbid", title="Promotion rule", json_schema_extra=_say_bounds
+    ),
+    __doc__="The rule that the merged checkpoint has to pass; else the base is kept.",
+    **{
+        name: (PromotionRule.model_fields[name].annotation, PromotionRule.model_fields[name])
+        for name in _RULE_FIELDS
+    },
+)
+"""The part of the promotion rule that a form asks for; the rest keeps its defaults."""
+
+
+class Judged(BaseModel):
+    """What every form asks for beside the merge: its name, how it is judged, where it is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        title="Name",
+        description="What this merge is called in the lists, in place of the run name above:"
+        " letters, digits, dot, dash and underscore. For example code-and-prose.",
+        json_schema_extra=NAME_OF_RUN,
+    )
+    promote: PromotionForm = Field(  # type: ignore[valid-type]
+        default_factory=PromotionForm,
+        title="Promotion rule",
+        description="When the merged checkpoint may replace the base.",
+    )
+    registered_model: str = Field(
+        default="",
+        title="Registered model",
+        description="Name in MLflow's model registry, for example my-llama. Empty, the merge is not"
+        " registered.",
+        json_schema_extra=REGISTERED_MODEL,
+    )
+    device: str = Field(
+        default="auto",
+        title="Device",
+        description="Where to merge and evaluate. Auto takes a GPU when there is one.",
+        json_schema_extra=DEVICE,
+    )
+    dry_run: bool = Field(
+        default=False,
+        title="Only check",
+        description="Only check the form, the suite and the checkpoints' headers. Nothing is"
+        " written.",
+    )
