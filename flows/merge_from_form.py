@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import flow, get_client, runtime
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
 
 from flows.dry_run import rehearse
+from flows.endings import Ending, completed, failed, send_event
 from flows.merge import final_state
 from flows.merge_form import (
     DeviceChoice,
@@ -38,7 +38,7 @@ def _run_name() -> str:
     return f"{kind}{name}-{recipe.digest[:8]}"
 
 
-@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
+@flow(name="merge", flow_run_name=_run_name, on_completion=[send_event], **UNSTORED)
 def merge_from_form(
     name: Name,
     merge: MergeForm,
@@ -63,16 +63,16 @@ def merge_from_form(
         enter()
         filled = merge.read(Home.discover())
         pipeline = pipeline_of(filled, name, suite, promote, registered_model, device)
-        _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model, dry_run)
+        _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model)
         if dry_run:
-            return Completed(name="DryRun", message=rehearse(pipeline, filled.beside))
+            return completed(Ending.DRY_RUN, rehearse(pipeline, filled.beside))
     except MergeflowError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
     return final_state(pipeline, filled.beside)
 
 
-def _tag(*words: str | bool) -> None:
+def _tag(*words: str) -> None:
     """Add tags to the run: what one looks for in the run list."""
-    labels = ["dry-run" if word is True else plain(word) for word in words if word]
+    labels = [plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])

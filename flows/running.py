@@ -6,6 +6,7 @@ from prefect import tags
 from rich.table import Table
 
 from flows.console import Terminal, add_row, cell, shown_path
+from flows.endings import Ending
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
 from flows.steps import answer_of
@@ -44,9 +45,11 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         for line in lines:
             terminal.warn(f"{name}: {line}")
     terminal.say()
-    promoted = outcome.state == "Promoted"
+    promoted = outcome.decision.promote
     headline = "the merged checkpoint is better" if promoted else "the base stays"
-    terminal.say(f"{outcome.state}: {headline}", style="bold green" if promoted else "bold yellow")
+    ending = Ending.PROMOTED if promoted else Ending.FELL_BACK
+    style = "bold green" if promoted else "bold yellow"
+    terminal.say(f"{ending.words}: {headline}", style=style)
     for reason in outcome.decision.reasons:
         terminal.say(f"  - {reason}")
     terminal.say(f"  serve     {shown_path(outcome.serve)}")

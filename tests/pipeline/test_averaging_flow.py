@@ -20,6 +20,7 @@ from examples.model_zoo import Zoo
 from flows import cli
 from flows.average_checkpoints import average_checkpoints
 from flows.averaging import Averaging
+from flows.endings import Ending, ending_of
 from flows.prefect_session import PrefectSession
 from merge_core.home import Home
 from tasks.lineage import lineage
@@ -118,7 +119,7 @@ def test_without_a_new_checkpoint_a_run_ends_at_once_and_registers_nothing(
 ) -> None:
     objects = sorted(bench.home.objects.iterdir())
     state = bench.average()
-    assert (state.name, state.is_completed()) == ("NothingNew", True)
+    assert (state.name, ending_of(state)) == ("Completed", Ending.NOTHING_NEW)
     assert "up to step 12 was promoted" in str(state.message)
     assert [name for name, _ in steps.all] == ["find uniform"]
     assert sorted(bench.home.objects.iterdir()) == objects
@@ -129,7 +130,7 @@ def test_what_is_still_being_written_is_nothing_new(bench: Bench, averaged: Merg
     shutil.copytree(bench.run / "checkpoint-12", begun)
     (begun / "trainer_state.json").unlink()
     try:
-        assert bench.average().name == "NothingNew"
+        assert ending_of(bench.average()) is Ending.NOTHING_NEW
     finally:
         shutil.rmtree(begun)
 
@@ -141,7 +142,7 @@ def test_a_checkpoint_that_the_training_removes_is_nothing_new(
     (bench.run / "checkpoint-6").rename(kept)
     try:
         state = bench.average()
-        assert state.name == "NothingNew"
+        assert ending_of(state) is Ending.NOTHING_NEW
         assert "1 can be averaged" in str(state.message)
     finally:
         kept.rename(bench.run / "checkpoint-6")
@@ -195,7 +196,7 @@ def test_a_checkpoint_of_a_sibling_run_is_left_alone_by_its_log(
     sibling = bench.run / "checkpoint-9"
     shutil.copytree(bench.zoo.checkpoints("code")[0], sibling)
     try:
-        assert bench.average().name == "NothingNew"
+        assert ending_of(bench.average()) is Ending.NOTHING_NEW
     finally:
         shutil.rmtree(sibling)
     assert "left alone: checkpoint-9: its training log" in caplog.text

@@ -15,7 +15,7 @@ from examples.model_zoo import Zoo
 from flows.approval import APPROVAL_FLOW
 from tests.support.browser import artifacts_of, newest_run
 from tests.support.processes import wait_until
-from tests.support.stack import LENIENT, RunningStack, form
+from tests.support.stack import LENIENT, RunningStack, ending, form
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -45,8 +45,8 @@ def test_a_person_approves_in_the_browser(
     page.screenshot(path=images / "ui-approval.png")
     dialog.get_by_role("button", name="Submit").click()
     ended = stack.finish(run)
-    assert ended["state"]["name"] == "Promoted", ended["state"]["message"]
-    assert ended["state"]["message"].startswith("approved by Ada on ")
+    assert ending(ended) == "Promoted", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Promoted: approved by Ada on ")
     serves = champion(stack)
     assert serves is not None
     tags = {each["key"]: each["value"] for each in serves["tags"]}
@@ -64,7 +64,7 @@ def test_the_same_merge_again_asks_nobody_as_it_serves_already(
     serves = champion(stack)
     run = start(stack, tiny_zoo, within="30m")
     ended = stack.finish(run)
-    assert ended["state"]["name"] == "Promoted", ended["state"]["message"]
+    assert ending(ended) == "Promoted", ended["state"]["message"]
     assert "nobody was asked again" in ended["state"]["message"]
     assert newest_run(stack, APPROVAL_FLOW)["id"] == before
     assert version(champion(stack)) == version(serves)
@@ -122,8 +122,8 @@ def test_the_new_look_of_prefect_shows_the_question_and_a_no_keeps_the_base(
     answer = {"decision": "keep the base", "name": "Grace"}
     stack.prefect(f"/flow_runs/{question['id']}/resume", {"run_input": answer})
     ended = stack.finish(run)
-    assert ended["state"]["name"] == "FellBack", ended["state"]["message"]
-    assert ended["state"]["message"].startswith("Grace kept the base on ")
+    assert ending(ended) == "Fell back", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Fell back: Grace kept the base on ")
 
 
 def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
@@ -133,8 +133,8 @@ def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
     run = start(stack, tiny_zoo, within="4.2m", weight=0.4)
     asked(stack)
     ended = stack.finish(run, seconds=400)
-    assert ended["state"]["name"] == "FellBack", ended["state"]["message"]
-    assert ended["state"]["message"].startswith("nobody approved within 4.2 min")
+    assert ending(ended) == "Fell back", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Fell back: nobody approved within 4.2 min")
     assert ended["total_run_time"] > 4.2 * 60
     serves = champion(stack)
     assert serves is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.browser import VIEW, artifact_page, artifacts_of, newest_run
-from tests.support.stack import RunningStack
+from tests.support.stack import RunningStack, ending
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -79,7 +79,7 @@ def test_the_form_starts_a_merge_that_ends_promoted(
     page.wait_for_function("() => !location.pathname.endsWith('/run')")
     assert stack.prefect("/flow_runs/count", {}) == before + 1
     run = stack.finish(newest_run(stack)["id"])
-    assert run["state"]["name"] == "Promoted", run["state"]["message"]
+    assert ending(run) == "Promoted", run["state"]["message"]
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs/flow-run/{run['id']}")
     page.get_by_text(run["name"]).first.wait_for()
     page.get_by_text("Promoted").first.wait_for()
