@@ -18,6 +18,7 @@ from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
 from flows.endings import Ending, completed, failed, send_event
 from flows.pipeline import Pipeline
+from flows.run_log import log_to_prefect
 from flows.starting_directory import enter
 from flows.steps import UNSTORED
 from merge_core.compatibility import CompatibilityReport
@@ -54,6 +55,7 @@ def average_checkpoints(
         beside: directory that a relative path of the training run starts from; by default the
             current one.
     """
+    log_to_prefect()
     try:
         enter()
         with private_umask():
@@ -127,7 +129,8 @@ def _average(
     merging.load(pipeline, sources, manifest, home)
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
-    scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)
+    roles = step.roles(averaging, trajectory, sources, baseline)
+    scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 

@@ -12,6 +12,7 @@ from flows.approval import approve
 from flows.early_checks import check_registry, check_rule
 from flows.endings import Ending, completed, failed, send_event
 from flows.pipeline import Pipeline
+from flows.run_log import log_to_prefect
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
@@ -42,6 +43,7 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
 
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
+    log_to_prefect()
     try:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)

@@ -19,6 +19,7 @@ from flows.merge_form import (
     SuiteReference,
     pipeline_of,
 )
+from flows.run_log import log_to_prefect
 from flows.starting_directory import enter
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
@@ -59,6 +60,7 @@ def merge_from_form(
         device: Where to merge and evaluate. Auto takes a GPU when there is one.
         dry_run: Only check the form, the suite and the checkpoints' headers. Nothing is written.
     """
+    log_to_prefect()
     try:
         enter()
         filled = merge.read(Home.discover())

@@ -120,7 +120,7 @@ class PromotionRule(BaseModel):
         pattern=rf"^({DURATION})?$",
         title="Approval within",
         description="How long to wait for a person who approves what this rule promotes: 30m, 8h, "
-        "2d. Without approval the base is kept. Empty: nobody is asked.",
+        "2d. Without approval nothing is promoted. Empty: nobody is asked.",
         json_schema_extra={"position": 9},
     )
 

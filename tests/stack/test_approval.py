@@ -30,6 +30,8 @@ def test_a_person_approves_in_the_browser(
     question = asked(stack)
     assert stack.state(run)["type"] == "RUNNING"
     assert champion(stack) is None, "nothing is promoted while it waits"
+    address = f"http://127.0.0.1:{stack.prefect_port}/runs/flow-run/{question['id']}"
+    assert wait_until(lambda: any(address in line["message"] for line in stack.log(run)), 30)
     page.set_viewport_size({"width": 1280, "height": 1200})
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/runs/flow-run/{question['id']}")
     page.get_by_role("button", name="Resume").first.click()
@@ -117,7 +119,8 @@ def test_the_new_look_of_prefect_shows_the_question_and_a_no_keeps_the_base(
     page.locator("button[aria-haspopup=menu]").last.click()
     page.get_by_role("menuitem", name="Resume").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text("May the merged checkpoint replace the base?").wait_for()
+    dialog.get_by_text("May the merged checkpoint replace models:/zoo/").wait_for()
+    dialog.get_by_text("serves now").last.wait_for()
     dialog.get_by_text("Your name").first.wait_for()
     answer = {"decision": "keep the base", "name": "Grace"}
     stack.prefect(f"/flow_runs/{question['id']}/resume", {"run_input": answer})

@@ -164,6 +164,14 @@ def test_after_the_next_up_everything_is_there_again(stack: RunningStack) -> Non
     assert stack.prefect("/artifacts/filter", report)
 
 
+def test_status_shows_the_last_runs_and_none_that_are_only_planned(stack: RunningStack) -> None:
+    planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    assert wait_until(lambda: stack.prefect("/flow_runs/count", planned) > 0, 120), "one is on"
+    shown = json.loads(stack.call("status", "--json").stdout)["runs"]
+    assert {run["state"] for run in shown} == {"Completed", "Crashed"}
+    assert all(run["started"] for run in shown)
+
+
 def test_the_interrupted_merge_carries_on_when_it_is_started_again(
     stack: RunningStack, tiny_zoo: Zoo
 ) -> None:

@@ -82,7 +82,8 @@ def test_the_form_starts_a_merge_that_ends_promoted(
     assert ending(run) == "Promoted", run["state"]["message"]
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs/flow-run/{run['id']}")
     page.get_by_text(run["name"]).first.wait_for()
-    page.get_by_text("Promoted").first.wait_for()
+    page.get_by_text("Completed").first.wait_for()
+    page.get_by_text("promoted", exact=True).first.wait_for()
     page.get_by_text("task_arithmetic").first.wait_for()
     page.wait_for_timeout(3000)
     page.screenshot(path=images / "ui-run.png")
@@ -96,6 +97,28 @@ def test_the_runs_page_has_progress_reports_and_links(stack: RunningStack) -> No
     progress = {key: each["data"] for key, each in found.items() if each["type"] == "progress"}
     assert set(progress.values()) == {100.0}, progress
     assert "evaluate-merged" in progress
+
+
+def test_a_good_merge_is_found_by_the_lists_filter_for_completed(
+    page: Page, stack: RunningStack
+) -> None:
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs?state=completed")
+    page.get_by_text(newest_run(stack)["name"]).first.wait_for()
+
+
+def test_the_compatibility_tables_fit_the_page(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    report = artifacts_of(stack, newest_run(stack)["id"])["zoo-compatibility"]
+    page.goto(artifact_page(stack, report))
+    page.get_by_text("fine-tune of the base").first.wait_for()
+    page.screenshot(path=images / "ui-compatibility.png")
+    ends = "tables => tables.map(table => table.getBoundingClientRect().right)"
+    edges = page.locator("table").evaluate_all(ends)
+    assert len(edges) == 2
+    assert max(edges) <= VIEW["width"]
+    hidden = "ts => ts.map(t => t.scrollWidth - t.parentElement.clientWidth)"
+    assert max(page.locator("table").evaluate_all(hidden)) <= 0
 
 
 def test_the_decision_can_be_read_on_the_artifact_page(

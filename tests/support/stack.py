@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import shutil
 import signal
@@ -146,6 +147,11 @@ class RunningStack:
         found: dict[str, Any] = self.prefect(f"/flow_runs/{run}")
         return found
 
+    def log(self, run: str) -> list[dict[str, Any]]:
+        """The log of a run, the earliest line first."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return list(self.prefect("/logs/filter", body))
+
     def processes(self) -> list[psutil.Process]:
         """Every descendant of `up`, and everything that mentions the home in its environment or
         command line: found without the mark that mergeflow itself looks for."""
@@ -254,6 +260,10 @@ def merge_from_the_form(stack: RunningStack, zoo: Zoo) -> None:
     run = stack.finish(stack.start_run("merge/merge", form(zoo)))
     assert ending(run) == "Promoted", run["state"]["message"]
     assert run["name"].startswith("zoo-")
+    lines = [line["message"] for line in stack.log(run["id"]) if line["level"] == logging.INFO]
+    assert any(line.startswith("merge task_arithmetic: ") for line in lines), lines
+    assert any("fine-tune of the base" in line for line in lines), lines
+    assert stack.login.partition(":")[2] not in str(lines)
     assert {"mergeflow", "task_arithmetic", "suite", "zoo"} <= set(run["tags"])
     merged, base = versions(stack)
     assert {merged["current_stage"], base["current_stage"]} == {"None"}
