@@ -42,18 +42,17 @@ def compatibility_markdown(report: CompatibilityReport) -> str:
 def _kinds(report: CompatibilityReport) -> list[str]:
     """What each checkpoint is. How near they are is a table of its own: one of both runs off the
     page."""
-    head = ["checkpoint", "role", "architecture", "parameters", "stored as"]
+    head = ["checkpoint", "architecture", "parameters", "stored as"]
     rows = [
         [
             name,
-            row.role,
             row.architecture or "-",
             f"{row.parameters:,}" if row.parameters is not None else "-",
             row.dtype or "-",
         ]
         for name, row in _named(report)
     ]
-    return table(head, rows, ("checkpoint", "role", "architecture", "stored as"))
+    return table(head, rows, ("checkpoint", "architecture", "stored as"))
 
 
 def _distances(report: CompatibilityReport) -> list[str]:
