@@ -110,9 +110,9 @@ class PromotionRule(BaseModel):
     fall_back_to: Literal["champion", "base"] = Field(
         default="champion",
         title="Whom the alias falls back to",
-        description="Where the alias is when a merge is not promoted. champion: it stays with a "
-        "version that passed against this base and suite, or that a person approved. base: the "
-        "base gets it in any case.",
+        description="Where the alias is when nothing is promoted. champion: it stays with a "
+        "version that passed against the same baseline and suite, or that a person approved. base: "
+        "the baseline gets it in any case.",
         json_schema_extra={"position": 10},
     )
     approve_within: str = Field(

@@ -196,7 +196,7 @@ def _promote(
         served, model, checkpoint = candidate, merged_model, manifest.as_source()
     else:
         stays = holder_that_stays(
-            registry, name, facts.base.digest, facts.suite_digest, fall_back_to
+            registry, name, facts.base.digest, facts.suite_digest, fall_back_to, facts.roles
         )
     if stays is None:
         check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)

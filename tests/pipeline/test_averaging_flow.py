@@ -5,6 +5,7 @@ for the module: the tests follow each other as the runs of a schedule would.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
     newest, oldest = (bench.run / name for name in ("checkpoint-12", "checkpoint-6"))
     assert [each.reference for each in averaged.merged.inputs] == [str(newest), str(oldest)]
     assert averaged.base.path == str(newest), "the latest checkpoint is what it has to beat"
+    assert averaged.baseline == "latest checkpoint"
     uri = default_tracking_uri(bench.home)
     ancestry = lineage("models:/uniform@champion", uri)
     assert ancestry.root.digest == averaged.merged.digest
@@ -146,6 +148,20 @@ def test_a_checkpoint_that_the_training_removes_is_nothing_new(
         assert "1 can be averaged" in str(state.message)
     finally:
         kept.rename(bench.run / "checkpoint-6")
+
+
+def test_nothing_that_a_person_reads_of_an_average_names_a_base(
+    bench: Bench, averaged: MergeOutcome, steps: RecordedSteps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(bench.home.averages / "uniform")
+    file = bench.directory / "averaging.yaml"
+    file.write_text(yaml.safe_dump(bench.values()))
+    assert cli.run(["average", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "Promoted: the average is better" in said
+    assert "latest checkpoint" in said
+    assert not re.search(r"\b(base|merged)\b", said.replace("load      merged", "")), said
+    assert {"evaluate latest checkpoint", "evaluate average"} <= steps.cached
 
 
 def test_a_lost_record_costs_no_work_and_registers_nothing_twice(
