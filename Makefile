@@ -82,7 +82,8 @@ averaging-plot: $(VENV)/.installed  ## measure every schedule on the example mod
 
 stack: $(VENV)/.installed-dev  ## `mergeflow up` with real servers and a real browser (half an hour)
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline/test_stack_setup.py tests/stack -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline/test_stack_setup.py \
+		tests/pipeline/test_edited_in_prefect.py tests/stack -m slow
 
 stack-test: $(VENV)/.installed-dev  ## `mergeflow up` on PostgreSQL and Redis with two workers (about ten minutes)
 	@$(INSTALL) -e '.[scale-out]' check-jsonschema

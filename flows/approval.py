@@ -25,18 +25,20 @@ from prefect.utilities.urls import url_for
 from pydantic import Field
 
 from flows.artifacts import publish_report
-from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
+from flows.run_log import log_to_prefect
+from flows.scores import Scores
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import StepError
 from merge_core.home import Home
 from merge_core.plain_text import plain_log
 from tasks.approval import with_approval, without_question
-from tasks.champion import current_champion, holds_champion
+from tasks.champion import current_champion, holds_champion, serving_now
 from tasks.durations import read_duration, spell_duration
 from tasks.records import Approval, Decision
 from tasks.registry_client import default_tracking_uri
 from tasks.report_tables import decision_markdown, question_markdown
+from tasks.roles import MERGE, Baseline, Roles
 
 APPROVAL_FLOW = "approve"
 QUESTION_TAGS = ("mergeflow", "approval")
@@ -44,19 +46,15 @@ QUESTION_TAGS = ("mergeflow", "approval")
 _LOOK_EVERY = 1
 _GRACE_SECONDS = 300
 """How much later than we Prefect gives up, which would end the run as failed."""
-_PROMOTE, _KEEP = "promote", "keep the base"
+_PROMOTE, _KEEP, _KEEP_BASELINE = "promote", "keep the base", "keep the baseline"
 
 _log = plain_log("mergeflow")
 
 
-class PromotionAnswer(RunInput):
-    """The form of the question. Nothing is filled in: an empty form approves nothing."""
+class _Answer(RunInput):
+    """Who answers, and why. Nothing is filled in: an empty form approves nothing."""
 
-    decision: Literal["promote", "keep the base"] = Field(
-        title="Decision",
-        description="promote: the merged checkpoint replaces the base.",
-        json_schema_extra={"position": 0},
-    )
+    decision: str
     name: str = Field(
         pattern=r"\S",
         max_length=100,
@@ -74,6 +72,27 @@ class PromotionAnswer(RunInput):
     )
 
 
+class PromotionAnswer(_Answer):
+    """The form of a question about a merge."""
+
+    decision: Literal["promote", "keep the base"] = Field(
+        title="Decision",
+        description="promote: the merged checkpoint serves from now on.",
+        json_schema_extra={"position": 0},
+    )
+
+
+class AverageAnswer(_Answer):
+    """The form of a question about an average, which has no base."""
+
+    decision: Literal["promote", "keep the baseline"] = Field(
+        title="Decision",
+        description="promote: the average serves from now on. The baseline is what the average was"
+        " compared with.",
+        json_schema_extra={"position": 0},
+    )
+
+
 def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) -> Decision:
     """The decision after a person was asked, where the rule promotes and the pipeline asks for it.
 
@@ -86,7 +105,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
     within, name = pipeline.promote.approve_within, pipeline.register_as.model
     if not (within and decision.promote):
         return decision
-    reports = (scores.base, scores.experts, scores.merged)
+    reports, roles = scores.reports, scores.roles
     serving = None
     if name is not None:
         uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
@@ -94,21 +113,23 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         if champion is not None:
             _log.info("%s is this checkpoint already: nobody is asked", champion)
             unasked = without_question(decision, champion)
-            publish_report(pipeline.name, "decision", decision_markdown(unasked, *reports))
+            publish_report(pipeline.name, "decision", decision_markdown(unasked, *reports, roles))
             return unasked
-        serving = current_champion(uri, name)
+        serving = serving_now(uri, name, scores.merged)
+    question = question_markdown(decision, *reports, roles, serving)
     with tags(*QUESTION_TAGS):
-        question = question_markdown(decision, *reports)
-        approval: Approval = call_flow(ask, pipeline.run_name, question, within)
-    if name is not None and (now := current_champion(uri, name)) != serving:
+        approval: Approval = call_flow(ask, pipeline.run_name, question, within, roles.baseline)
+    asked_about = serving.address if serving else None
+    if name is not None and (now := current_champion(uri, name)) != asked_about:
         raise StepError(
-            f"the champion changed from {serving or 'none'} to {now or 'none'} while this waited,"
+            f"the champion changed from {asked_about or 'none'} to {now or 'none'} while this"
+            " waited,"
             " so the alias was left alone",
             where=f"approval of {pipeline.run_name}",
             mend="start the run again: what it has computed is found again, and it asks anew",
         )
-    answered = with_approval(decision, approval, within)
-    publish_report(pipeline.name, "decision", decision_markdown(answered, *reports))
+    answered = with_approval(decision, approval, within, roles)
+    publish_report(pipeline.name, "decision", decision_markdown(answered, *reports, roles))
     return answered
 
 
@@ -117,21 +138,31 @@ def _run_name() -> str:
 
 
 @flow(name=APPROVAL_FLOW, flow_run_name=_run_name, **UNSTORED)
-def ask(name: str, evaluation: str, within: str) -> State[Approval]:
-    """Wait for a person to promote or to keep the base; without an answer the base is kept.
+def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") -> State[Approval]:
+    """Wait for a person to promote or not; without an answer nothing is promoted.
 
     Args:
         name: what is asked about.
         evaluation: what the person is shown.
         within: how long to wait.
+        baseline: what the checkpoint is called that serves otherwise.
     """
+    log_to_prefect()
     run_id, seconds = runtime.flow_run.id, read_duration(within)
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    page = f"{evaluation}\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC the base is kept.\n"
+    roles = Roles(baseline)
+    form, keep = (PromotionAnswer, _KEEP) if roles == MERGE else (AverageAnswer, _KEEP_BASELINE)
+    page = (
+        f"{evaluation}\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC {roles.the_candidate} is"
+        " not promoted.\n"
+    )
+    # In the log of the run that asks and waits: who looks there has to find the way here.
     _log.warning(
-        "waiting until %s UTC for somebody to approve: %s",
+        "waiting until %s UTC for somebody to approve %s: open %s and press Resume",
         f"{until:%Y-%m-%d %H:%M}",
+        roles.the_candidate,
         url_for("flow-run", run_id),
+        extra={"flow_run_id": str(runtime.flow_run.parent_flow_run_id or run_id)},
     )
     # Prefect would give a second attempt of this run the answer of the first: each has its own key.
     key = uuid.uuid4().hex
@@ -139,12 +170,12 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     # nobody can approve what has just been kept back, nor the other way round.
     context, answered = contextvars.copy_context(), threading.Event()
     clock = threading.Thread(
-        target=context.run, args=(_keep_the_base, run_id, key, seconds, answered), daemon=True
+        target=context.run, args=(_keep, run_id, keep, key, seconds, answered), daemon=True
     )
     clock.start()
     try:
         answer = pause_flow_run(
-            PromotionAnswer.with_initial_data(description=page),
+            form.with_initial_data(description=page),
             timeout=int(seconds) + _GRACE_SECONDS,
             poll_interval=_LOOK_EVERY,
             key=key,
@@ -173,13 +204,13 @@ def ask(name: str, evaluation: str, within: str) -> State[Approval]:
     return end_with(Completed(message=said, data=approval))
 
 
-def _keep_the_base(run_id: str, key: str, seconds: float, answered: threading.Event) -> None:
+def _keep(run_id: str, keep: str, key: str, seconds: float, answered: threading.Event) -> None:
     """When the time is over, answer in the place of a person who did not.
 
     Tried again for as long as the run waits: it may not have paused yet, or the server be restarted
     just now. Where a person was faster the run ends, and this with it.
     """
-    answer = {"decision": _KEEP, "name": "nobody", "comment": key}
+    answer = {"decision": keep, "name": "nobody", "comment": key}
     wait = seconds
     while not answered.wait(wait):
         wait = _LOOK_EVERY

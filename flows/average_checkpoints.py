@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
 
 from flows import average_steps as step
 from flows import merge_steps as merging
@@ -17,13 +16,15 @@ from flows.approval import approve
 from flows.average_steps import Mix, NothingNew
 from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
+from flows.endings import Ending, completed, failed, send_event
 from flows.pipeline import Pipeline
+from flows.run_log import log_to_prefect
 from flows.starting_directory import enter
-from flows.steps import UNSTORED, end_with
+from flows.steps import UNSTORED
 from merge_core.compatibility import CompatibilityReport
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.home import Home
-from merge_core.plain_text import plain, plain_log
+from merge_core.plain_text import plain_log
 from merge_core.private_files import private_umask
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import Trajectory
@@ -40,30 +41,31 @@ def _run_name() -> str:
     return Averaging.model_validate(runtime.flow_run.parameters["averaging"]).name
 
 
-@flow(name="average-checkpoints", flow_run_name=_run_name, **UNSTORED)
+@flow(name="average-checkpoints", flow_run_name=_run_name, on_completion=[send_event], **UNSTORED)
 def average_checkpoints(
     averaging: Averaging, beside: str | None = None
 ) -> State[MergeOutcome | NothingNew]:
     """Find whole checkpoints, average, evaluate, decide, register, keep the latest averages.
 
-    Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, in `NothingNew` when the last
-    average already holds every checkpoint, or `Failed` with a message that says what to mend.
+    Ends as `Completed`: promoted or fell back with a `MergeOutcome`, or with a `NothingNew` when
+    the last average already holds every checkpoint (`flows.endings.ending_of` tells which); or as
+    `Failed` with a message that says what to mend.
 
     Args:
         beside: directory that a relative path of the training run starts from; by default the
             current one.
     """
+    log_to_prefect()
     try:
         enter()
         with private_umask():
             outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
     except MergeflowError as error:
-        return end_with(Failed(message=str(error), data=error))
+        return failed(error)
     if isinstance(outcome, NothingNew):
-        ending = Completed(name="NothingNew", message=plain(outcome.reason), data=outcome)
-        return end_with(ending)
-    said = plain("; ".join(outcome.decision.reasons))
-    return end_with(Completed(name=outcome.state, message=said, data=outcome))
+        return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
+    ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
+    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
@@ -127,7 +129,8 @@ def _average(
     merging.load(pipeline, sources, manifest, home)
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
-    scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home)
+    roles = step.roles(averaging, trajectory, sources, baseline)
+    scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 

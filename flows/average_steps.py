@@ -34,6 +34,7 @@ from tasks.reference_names import distinct_names
 from tasks.registry_client import default_tracking_uri
 from tasks.registry_memory import canonical
 from tasks.retention import retain_task
+from tasks.roles import Roles
 from tasks.suite import Suite
 from tasks.trajectory import find_task, path_task
 
@@ -207,6 +208,16 @@ def baseline(
     reports = merging.score(pipeline, suite, singles, distinct_names(references), home)
     scores = [overall(report, reports[-1]) for report in reports]
     return singles[ranking(scores)[0]]
+
+
+def roles(
+    averaging: Averaging, trajectory: Trajectory, sources: Sources, baseline: SourceCheckpoint
+) -> Roles:
+    """What the checkpoint that the average has to beat is called."""
+    if averaging.promote.baseline == "best":
+        return Roles("best checkpoint")
+    latest = sources[trajectory.newest.reference]
+    return Roles("latest checkpoint" if baseline.digest == latest.digest else "champion")
 
 
 def show(

@@ -37,6 +37,7 @@ def average(
     with session_for(config, terminal) as prefect:
         from flows.average_steps import NothingNew
         from flows.averaging import check_places, load_averaging
+        from flows.endings import Ending
         from flows.running import show_outcome
 
         loaded = load_averaging(config)
@@ -49,7 +50,7 @@ def average(
             state = {"state": "NothingNew"} if idle else {}
             terminal.give(state | outcome.model_dump(mode="json"))
         elif isinstance(outcome, NothingNew):
-            terminal.say(f"NothingNew: {outcome.reason}", style="bold")
+            terminal.say(f"{Ending.NOTHING_NEW.words}: {outcome.reason}", style="bold")
         else:
             show_outcome(terminal, outcome)
     if not isinstance(outcome, NothingNew) and outcome.state != "Promoted":

@@ -1,29 +1,37 @@
 """The deployments of `deployments/prefect.yaml`, created through Prefect's API.
 
-`prefect deploy` reads the same file. Beyond what it does, schedules that exist on the server keep
-what the user made of them.
+`prefect deploy` reads the same file. Beyond what it does, what the user edited in Prefect stays.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from datetime import datetime, timedelta
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, DeploymentSchedule
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.deployments.runner import RunnerDeployment
-from prefect.events import DeploymentTriggerTypes
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import EntrypointType, Flow
-from prefect.schedules import Schedule
-from pydantic import TypeAdapter
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
-from flows.starting_directory import VARIABLE
+from flows.deployment_edits import Fields, Settled, group, settle, spread
+from flows.deployment_fields import (
+    DIRECTORY_FIELD,
+    job_variables,
+    of_file,
+    of_server,
+    schedule_of,
+)
+from merge_core.plain_text import plain
 from merge_core.yaml_files import load_yaml
 from tasks.shipped_files import shipped
 
@@ -31,35 +39,137 @@ DIRECTORY = shipped("deployments")
 WORK_POOL = "mergeflow"
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """What became of one deployment."""
+
+    name: str
+    """`FLOW/DEPLOYMENT`."""
+    id: UUID
+    given: Fields
+    """What is to be remembered as given by the file."""
+    existed: bool = True
+    said: Sequence[str] = ()
+    """What a person should know: what the file says, and is left out."""
+
+
 def read_deployments(file: Path = DIRECTORY / "prefect.yaml") -> list[dict[str, Any]]:
     """The entries of a `prefect.yaml`, without those whose flow is not installed."""
     return [entry for entry in load_yaml(file)["deployments"] if _is_there(entry["entrypoint"])]
 
 
-def create_deployment(client: SyncPrefectClient, entry: dict[str, Any], directory: Path) -> str:
-    """Create or update one deployment; its name as `FLOW/DEPLOYMENT`.
+def former_deployments(name: str) -> list[dict[str, Any]]:
+    """What earlier versions shipped under a name."""
+    former = load_yaml(DIRECTORY / "former_deployments.yaml")["deployments"]
+    return [entry for entry in former if entry["name"] == name]
+
+
+def create_deployment(
+    client: SyncPrefectClient, entry: dict[str, Any], directory: Path, last: Fields | None = None
+) -> Deployed:
+    """Create one deployment, or bring it up to date where the user has not edited it.
 
     Args:
         directory: where relative paths in the parameters start.
+        last: what the file gave to it last, if anybody remembers.
     """
     flow = _flow(entry["entrypoint"])
     name = f"{flow.name}/{entry['name']}"
+    file = of_file(entry, directory)
     known = _existing(client, name)
-    made: RunnerDeployment = flow.to_deployment(
+    if known is None:
+        return Deployed(name, _create(flow, entry, file), file, existed=False)
+    there = of_server(known)
+    former = [of_file(each, directory) for each in former_deployments(entry["name"])]
+    settled = settle(file, there, last, former)
+    settled.take(DIRECTORY_FIELD, file)
+    said = [*_fit(settled, file, name, flow), *settled.said_of(name)]
+    client.update_deployment(known.id, _update(flow, entry, settled.fields, there))
+    _update_schedules(client, known, entry, settled.fields)
+    return Deployed(name, known.id, settled.given, said=said)
+
+
+def _create(flow: Flow[..., Any], entry: dict[str, Any], fields: Fields) -> UUID:
+    made: Any = flow.to_deployment(
         entry["name"],
-        description=entry["description"],
-        tags=entry.get("tags", []),
-        parameters=entry.get("parameters", {}),
-        schedules=_schedules(entry, known),
-        triggers=[_trigger(name, spec) for spec in entry.get("triggers", [])],
-        concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
-        work_pool_name=entry["work_pool"]["name"],
-        job_variables=_job_variables(entry, directory),
-        paused=known.paused if known else False,
+        description=fields["description"],
+        tags=fields["tags"],
+        parameters=group(fields, "parameters"),
+        concurrency_limit=ConcurrencyLimitConfig(**fields["concurrency_limit"]),
+        work_pool_name=fields["work_pool"],
+        job_variables=job_variables(fields),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.apply()
-    return name
+    made.schedules = [_new_schedule(spec) for spec in entry.get("schedules", [])]
+    made_id: UUID = made.apply()
+    return made_id
+
+
+def _update(
+    flow: Flow[..., Any], entry: dict[str, Any], fields: Fields, there: Fields
+) -> DeploymentUpdate:
+    """What differs from what is there, and what is never the user's."""
+    changes: dict[str, Any] = {
+        "parameters": group(fields, "parameters"),
+        "job_variables": job_variables(fields),
+    }
+    for field, name in {
+        "description": "description",
+        "tags": "tags",
+        "work_pool": "work_pool_name",
+    }.items():
+        if fields[field] != there[field]:
+            changes[name] = fields[field]
+    limit = fields["concurrency_limit"]
+    if limit != there["concurrency_limit"]:
+        changes["concurrency_limit"] = limit["limit"]
+        changes["concurrency_options"] = {"collision_strategy": limit["collision_strategy"]}
+    return DeploymentUpdate(
+        version=flow.version,
+        entrypoint=entry["entrypoint"],
+        parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
+        # Earlier versions had one, which would send a run elsewhere before the flow is imported.
+        pull_steps=None,
+        path=None,
+        **changes,
+    )
+
+
+def _fit(settled: Settled, file: Fields, name: str, flow: Flow[..., Any]) -> list[str]:
+    """Take the file's parameters where the edited ones fit the flow's form no more; says so."""
+    kept = group(settled.fields, "parameters")
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    wrong = [error.message for error in validate(kept, schema, ignore_required=True)]
+    wrong += [f"it has no {key}" for key in kept if key not in schema["properties"]]
+    if not wrong:
+        return []
+    for field in spread("parameters", kept | group(file, "parameters")):
+        settled.take(field, file)
+    return [
+        f"{name}: its parameters, edited in Prefect, do not fit the form of this version"
+        f" ({plain(wrong[0], 300)}): they are the file's again, and were"
+        f" {plain(json.dumps(kept, sort_keys=True), None)}"
+    ]
+
+
+def _update_schedules(
+    client: SyncPrefectClient, known: DeploymentResponse, entry: dict[str, Any], fields: Fields
+) -> None:
+    """Add what is new in the file, change what the user has not. Switches stay as they are."""
+    wanted, there = group(fields, "schedules"), group(of_server(known), "schedules")
+    ids = {each.slug: each.id for each in known.schedules}
+    for spec in entry.get("schedules", []):
+        slug = spec["slug"]
+        if slug in wanted and slug not in there:
+            client.create_deployment_schedules(known.id, [_new_schedule(spec)])
+        elif slug in wanted and wanted[slug] != there[slug]:
+            client.update_deployment_schedule(known.id, ids[slug], schedule=schedule_of(spec))
+
+
+def _new_schedule(spec: dict[str, Any]) -> DeploymentScheduleCreate:
+    return DeploymentScheduleCreate(
+        schedule=schedule_of(spec), active=spec["active"], slug=spec["slug"]
+    )
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:
@@ -69,11 +179,6 @@ def _flow(entrypoint: str) -> Flow[..., Any]:
     module, _, name = entrypoint.rpartition(".")
     found: Flow[..., Any] = getattr(importlib.import_module(module), name)
     return found
-
-
-def _job_variables(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
-    given = dict(entry["work_pool"].get("job_variables", {}))
-    return given | {"env": given.get("env", {}) | {VARIABLE: str(directory)}}
 
 
 def _is_there(entrypoint: str) -> bool:
@@ -86,39 +191,3 @@ def _existing(client: SyncPrefectClient, name: str) -> DeploymentResponse | None
         return client.read_deployment_by_name(name)
     except ObjectNotFound:
         return None
-
-
-def _schedules(entry: dict[str, Any], known: DeploymentResponse | None) -> list[Schedule]:
-    """The user's schedules as they are on the server, then those of the file that it lacks."""
-    kept = [_as_it_is(schedule) for schedule in (known.schedules if known else [])]
-    slugs = {schedule.slug for schedule in kept}
-    new = [spec for spec in entry.get("schedules", []) if spec["slug"] not in slugs]
-    return [*kept, *map(_from_file, new)]
-
-
-def _from_file(spec: dict[str, Any]) -> Schedule:
-    values = dict(spec)
-    if "interval" in values:
-        values["interval"] = timedelta(seconds=values["interval"])
-    if "anchor_date" in values:
-        values["anchor_date"] = datetime.fromisoformat(values["anchor_date"])
-    return Schedule(**values)
-
-
-def _as_it_is(schedule: DeploymentSchedule) -> Schedule:
-    when = schedule.schedule
-    common: dict[str, Any] = {
-        "timezone": when.timezone,
-        "active": schedule.active,
-        "parameters": schedule.parameters,
-        "slug": schedule.slug,
-    }
-    if isinstance(when, CronSchedule):
-        return Schedule(cron=when.cron, day_or=when.day_or, **common)
-    if isinstance(when, IntervalSchedule):
-        return Schedule(interval=when.interval, anchor_date=when.anchor_date, **common)
-    return Schedule(rrule=when.rrule, **common)
-
-
-def _trigger(name: str, spec: dict[str, Any]) -> Any:
-    return TypeAdapter(DeploymentTriggerTypes).validate_python({"name": name, **spec})

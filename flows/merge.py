@@ -6,16 +6,16 @@ from pathlib import Path
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
 
 from flows import merge_steps as step
 from flows.approval import approve
 from flows.early_checks import check_registry, check_rule
+from flows.endings import Ending, completed, failed, send_event
 from flows.pipeline import Pipeline
-from flows.steps import UNSTORED, end_with
+from flows.run_log import log_to_prefect
+from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
-from merge_core.plain_text import plain
 from merge_core.private_files import private_umask
 from tasks.calibration import check_data
 from tasks.locate import base_and_models
@@ -28,12 +28,12 @@ def _run_name() -> str:
     return Pipeline.model_validate(runtime.flow_run.parameters["pipeline"]).run_name
 
 
-@flow(name="merge", flow_run_name=_run_name, **UNSTORED)
+@flow(name="merge", flow_run_name=_run_name, on_completion=[send_event], **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
     """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
 
-    Ends in the state `Promoted` or `FellBack` with a `MergeOutcome`, or `Failed` with a message
-    that says what a person has to mend.
+    Ends as `Completed` with a `MergeOutcome`: promoted or fell back, as `flows.endings.ending_of`
+    tells; or as `Failed` with a message that says what a person has to mend.
 
     Args:
         beside: directory that relative checkpoint paths start from; by default the current one.
@@ -43,13 +43,14 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
 
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
+    log_to_prefect()
     try:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)
     except MergeflowError as error:
-        return end_with(Failed(message=str(error), data=error))
-    said = plain("; ".join(outcome.decision.reasons))
-    return end_with(Completed(name=outcome.state, message=said, data=outcome))
+        return failed(error)
+    ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
+    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:

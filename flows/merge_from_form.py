@@ -12,15 +12,16 @@ from typing import Annotated, Any
 from prefect import flow, get_client, runtime
 from prefect.client.schemas.objects import State
 from prefect.flows import Flow
-from prefect.states import Completed, Failed
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from flows.dry_run import rehearse
+from flows.endings import Ending, completed, failed, send_event
 from flows.form_fields import Judged
 from flows.merge import final_state
 from flows.merge_form import AnyMethod, pipeline_of
 from flows.method_forms import FORMS, Form
+from flows.run_log import log_to_prefect
 from flows.starting_directory import enter
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
@@ -43,22 +44,24 @@ def _flow_of(name: str, form: type[AnyMethod] | type[Form]) -> Flow[..., State]:
     run.__name__ = run.__qualname__ = name
     run.__doc__ = inspect.getdoc(form)
     vars(run)["__signature__"] = _signature(form)
-    return flow(name="merge", flow_run_name=_run_name(form), **UNSTORED)(run)
+    named = _run_name(form)
+    return flow(name="merge", flow_run_name=named, on_completion=[send_event], **UNSTORED)(run)
 
 
 def _merge(form: AnyMethod | Form) -> State:
     """Merge, evaluate, and promote if better; else the base keeps serving."""
     name, suite, dry_run = form.name, form.judged_by, form.dry_run
     registered_model = form.registered_model
+    log_to_prefect()
     try:
         enter()
         filled = form.read(Home.discover())
         pipeline = pipeline_of(filled, name, suite, form.promote, registered_model, form.device)
-        _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model, dry_run)
+        _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model)
         if dry_run:
-            return Completed(name="DryRun", message=rehearse(pipeline, filled.beside))
+            return completed(Ending.DRY_RUN, rehearse(pipeline, filled.beside))
     except MergeflowError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
     return final_state(pipeline, filled.beside)
 
 
@@ -99,9 +102,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     )
 
 
-def _tag(*words: str | bool) -> None:
+def _tag(*words: str) -> None:
     """Add tags to the run: what one looks for in the run list."""
-    labels = ["dry-run" if word is True else plain(word) for word in words if word]
+    labels = [plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])
 

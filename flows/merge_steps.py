@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from prefect import runtime
 from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
 from flows.pipeline import Pipeline
 from flows.scale_out import fan_out_of
+from flows.scores import Scores
 from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
 from merge_core.calibration import measurements
@@ -50,7 +50,6 @@ from tasks.loading import LoadingReport, loading_key, origins_of, raise_for_load
 from tasks.locate import IDENTIFIED_AT_ONCE, Location
 from tasks.location_keys import location_key
 from tasks.merge import merge_task
-from tasks.odd_answers import odd_answers
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
@@ -59,6 +58,7 @@ from tasks.register import register_task
 from tasks.registry_client import default_tracking_uri
 from tasks.report_tables import decision_markdown, serving_markdown
 from tasks.resolve import preflight_task, resolve_task
+from tasks.roles import MERGE, Roles
 from tasks.suite import Suite
 from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown
@@ -67,31 +67,6 @@ _log = plain_log("mergeflow")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PICTURE = 16 << 20
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The evaluations of one run."""
-
-    base: EvaluationReport
-    experts: tuple[EvaluationReport, ...]
-    merged: EvaluationReport
-
-    def by_name(self) -> dict[str, dict[str, float]]:
-        """Score by checkpoint and task, in the order to show them."""
-        return {
-            name: {score.task: score.score for score in report.scores}
-            for name, report in self._named()
-        }
-
-    def odd_answers(self) -> dict[str, tuple[str, ...]]:
-        """What went oddly, by checkpoint; only of those where something did."""
-        return {name: odd for name, report in self._named() if (odd := odd_answers(report))}
-
-    def _named(self) -> list[tuple[str, EvaluationReport]]:
-        names = distinct_names([expert.reference for expert in self.experts])
-        reports = [self.base, *self.experts, self.merged]
-        return list(zip(["base", *names, "merged"], reports, strict=True))
 
 
 def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
@@ -304,13 +279,15 @@ def evaluate(
     experts: Sequence[SourceCheckpoint],
     manifest: CheckpointManifest,
     home: Home,
+    roles: Roles = MERGE,
 ) -> Scores:
     """Scores of base, experts and merged."""
     judged = experts if pipeline.evaluate.experts else ()
     checkpoints = [base, *judged, manifest.as_source()]
-    names = ["base", *distinct_names([expert.reference for expert in judged]), "merged"]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home, candidate="merged")
-    return Scores(base=first, experts=tuple(others), merged=last)
+    of_experts = distinct_names([expert.reference for expert in judged])
+    names = [roles.baseline, *of_experts, roles.candidate]
+    first, *others, last = score(pipeline, suite, checkpoints, names, home, names[-1])
+    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
 
 
 def score(
@@ -359,7 +336,7 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
     arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
-    page = decision_markdown(decision, scores.base, scores.experts, scores.merged)
+    page = decision_markdown(decision, *scores.reports, scores.roles)
     publish_report(pipeline.name, "decision", page)
     return decision
 
@@ -411,6 +388,7 @@ def register(
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
         artifacts=artifacts,
         fall_back_to=pipeline.promote.fall_back_to,
+        roles=scores.roles,
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
     )
@@ -440,6 +418,7 @@ def outcome_of(
         champion=f"models:/{champion.name}/{champion.version}" if champion else None,
         merged=manifest,
         base=baseline,
+        baseline=scores.roles.baseline,
         decision=decision,
         scores=scores.by_name(),
         odd_answers=scores.odd_answers(),

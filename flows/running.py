@@ -6,12 +6,14 @@ from prefect import tags
 from rich.table import Table
 
 from flows.console import Terminal, add_row, cell, shown_path
+from flows.endings import Ending
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
 from flows.steps import call_flow
 from merge_core.plain_text import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
+from tasks.roles import MERGE, Roles
 
 _OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
 
@@ -43,20 +45,24 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         for line in lines:
             terminal.warn(f"{name}: {line}")
     terminal.say()
-    promoted = outcome.state == "Promoted"
-    headline = "the merged checkpoint is better" if promoted else "the base stays"
-    terminal.say(f"{outcome.state}: {headline}", style="bold green" if promoted else "bold yellow")
+    promoted = outcome.decision.promote
+    roles = Roles(outcome.baseline)
+    headline = f"{roles.the_candidate} is better" if promoted else f"{roles.the_baseline} stays"
+    ending = Ending.PROMOTED if promoted else Ending.FELL_BACK
+    style = "bold green" if promoted else "bold yellow"
+    terminal.say(f"{ending.words}: {headline}", style=style)
     for reason in outcome.decision.reasons:
         terminal.say(f"  - {reason}")
     terminal.say(f"  serve     {shown_path(outcome.serve)}")
     registration = outcome.registration
     if registration is not None:
         champion = registration.champion
-        kinds = {outcome.merged.digest: "merged", outcome.base.digest: "base"}
-        what = kinds.get(champion.digest, "earlier")
+        kinds = {outcome.merged.digest: roles.the_candidate}
+        kinds[outcome.base.digest] = "the base checkpoint" if roles == MERGE else roles.the_baseline
+        what = kinds.get(champion.digest, "an earlier checkpoint")
         terminal.say(
-            f"  champion  models:/{champion.name}@champion is version {champion.version}, the"
-            f" {what} checkpoint ({champion.digest[:12]})"
+            f"  champion  models:/{champion.name}@champion is version {champion.version}, {what}"
+            f" ({champion.digest[:12]})"
         )
         if registration.champion_stays:
             terminal.say(f"            it keeps the alias: {registration.champion_stays}")
@@ -66,7 +72,9 @@ def _scores(outcome: MergeOutcome) -> Table:
     table = Table(box=None, pad_edge=True, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    for name in (*outcome.scores, "change"):
+    roles = Roles(outcome.baseline)
+    called = {"base": roles.baseline, "merged": roles.candidate}
+    for name in (*(called.get(each, each) for each in outcome.scores), "change"):
         table.add_column(cell(name), justify="right", no_wrap=True)
     for comparison in outcome.decision.comparisons:
         task, style = comparison.task, _OUTCOME_STYLES[comparison.outcome]

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.run_log import log_to_prefect
 from flows.steps import UNSTORED, device_slot
 from merge_core.errors import MergeflowError
 from merge_core.group_worker import merge_group
@@ -24,6 +25,7 @@ def merge_shard_group(directory: str, attempt: str, group: int) -> State[None]:
         attempt: the one of its job.
         group: number of the group, from 0.
     """
+    log_to_prefect()
     place = Path(directory)
     job = read_job(place)
     try:

@@ -286,7 +286,6 @@ class Stack:
                 CLIENT_VARIABLE: self.login.text,
                 "PREFECT_LOCAL_STORAGE_PATH": str(self.home.cache),
                 "PREFECT_LOGGING_EXTRA_LOGGERS": "mergeflow",
-                "PREFECT_LOGGING_LOGGERS_MERGEFLOW_LEVEL": "INFO",
                 "MLFLOW_TRACKING_URI": self.record.mlflow,
             },
             log=self.home.logs / f"worker{name.removeprefix(WORKER_NAME)}.log",

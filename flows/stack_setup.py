@@ -6,40 +6,52 @@ UI stays changed.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import NamedTuple
 
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.events.actions import DoNothing, SendNotification
-from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
-from flows.deployments import DIRECTORY, WORK_POOL, create_deployment, read_deployments
+from flows.automations import create_automations
+from flows.deployment_edits import GivenDeployments
+from flows.deployment_triggers import create_triggers
+from flows.deployments import WORK_POOL, create_deployment, read_deployments
 from flows.steps import ensure_gpu_limit
-from merge_core.yaml_files import load_yaml
-
-NOTIFICATION_BLOCK = "mergeflow"
-"""Name of the notification block that automations send to, whatever its type."""
-
-_SUBJECT = "{{ flow.name }}: {{ flow_run.name }} is {{ flow_run.state.name }}"
-_BODY = "{{ flow_run.state.message or '' }}\n\n{{ flow_run|ui_url }}"
+from merge_core.home import Home
 
 
-def set_up(client: SyncPrefectClient, directory: Path) -> list[str]:
-    """Create limits, deployments and automations; the deployments' names.
+class Prepared(NamedTuple):
+    """A server that is ready for runs."""
+
+    deployments: list[str]
+    said: list[str]
+    """What a person should know of what they edited in Prefect."""
+
+
+def set_up(client: SyncPrefectClient, directory: Path, home: Home) -> Prepared:
+    """Create limits, deployments and automations, or bring them up to date.
 
     Args:
         directory: where relative paths in forms start.
+        home: where is remembered what was given to each deployment.
     """
     ensure_gpu_limit()
-    names = [create_deployment(client, entry, directory) for entry in read_deployments()]
-    create_automations(client)
-    return names
+    memory = GivenDeployments(home)
+    prepared = Prepared([], [])
+    for entry in read_deployments():
+        deployed = create_deployment(client, entry, directory, memory.of(entry["name"]))
+        last = memory.of(entry["name"]) if deployed.existed else {}
+        triggers = create_triggers(client, entry, deployed.id, last)
+        memory.keep(entry["name"], deployed.given | triggers.given)
+        prepared.deployments.append(deployed.name)
+        prepared.said.extend([*deployed.said, *triggers.said_of(deployed.name)])
+    prepared.said.extend(create_automations(client))
+    return prepared
 
 
 def create_work_pool(client: SyncPrefectClient) -> None:
@@ -62,42 +74,14 @@ def workers_online(client: SyncPrefectClient, since: datetime) -> set[str]:
     }
 
 
-def create_automations(client: SyncPrefectClient) -> None:
-    """Those of `deployments/automations.yaml` that are missing; connects a notification block."""
-    block = _notification_block(client)
-    action: Any = DoNothing()
-    if block is not None:
-        action = SendNotification(block_document_id=block, subject=_SUBJECT, body=_BODY)
-    for entry in load_yaml(DIRECTORY / "automations.yaml")["automations"]:
-        wants = entry.pop("notify", False)
-        if wants:
-            entry["actions"] = [action]
-        found = client.read_automations_by_name(entry["name"])
-        if not found:
-            client.create_automation(AutomationCore.model_validate(entry))
-        elif wants and block and [each.type for each in found[0].actions] == [DoNothing().type]:
-            # The server's own field is one that it does not take back.
-            taken = set(AutomationCore.model_fields) - {"owner_resource"}
-            known = found[0].model_dump(include=taken)
-            connected = AutomationCore.model_validate({**known, "actions": [action]})
-            client.update_automation(found[0].id, connected)
-
-
-def _notification_block(client: SyncPrefectClient) -> UUID | None:
-    for block in client.read_block_documents(include_secrets=False):
-        kind = block.block_type
-        if block.name == NOTIFICATION_BLOCK and kind is not None:
-            schema = block.block_schema
-            if schema is not None and "notify" in schema.capabilities:
-                return block.id
-    return None
-
-
 def main() -> None:
     """Set up the server that PREFECT_API_URL names; relative paths in forms start here."""
     with get_client(sync_client=True) as client:
         create_work_pool(client)
-        print("\n".join(set_up(client, Path.cwd())))
+        prepared = set_up(client, Path.cwd(), Home.discover())
+        print("\n".join(prepared.deployments))
+        for sentence in prepared.said:
+            print(f"warning: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def _table() -> Table:
 def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
     os.environ.update(record.environment(home) | {"PREFECT_HOME": str(home.prefect)})
     from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime
     from prefect.client.schemas.sorting import FlowRunSort
 
     from flows.deployments import WORK_POOL
@@ -148,7 +149,11 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
         pool = client.read_work_pool(WORK_POOL)
         workers = client.read_workers_for_work_pool(WORK_POOL)
         deployments = client.read_deployments()
-        runs = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_RUNS)
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False)),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=_RUNS,
+        )
         automations = client.read_automations()
     return {
         "pool": "paused" if pool.is_paused else str(pool.status.value).lower().replace("_", " "),

@@ -119,13 +119,15 @@ def _set_up(terminal: Terminal, stack: Stack) -> tuple[list[str], dict[str, str]
             terminal.say(f"{missed} scheduled runs were missed and are left out")
         stack.start_workers()
         expected = set(worker_names(stack.config.workers))
-        names = set_up(client, Path(stack.record.directory))
+        prepared = set_up(client, Path(stack.record.directory), stack.home)
         stack.wait()
         while not expected <= workers_online(client, since=began):
             stack.wait()
             time.sleep(0.2)
         forms = form_addresses(client.read_deployments(), stack.record.prefect)
-    return names, forms
+    for sentence in prepared.said:
+        terminal.warn(sentence)
+    return prepared.deployments, forms
 
 
 def _announce(

@@ -6,20 +6,24 @@ from datetime import datetime
 
 from tasks.durations import spell_duration
 from tasks.records import Approval, Decision
+from tasks.roles import MERGE, Roles
 
 
-def with_approval(decision: Decision, approval: Approval, within: str) -> Decision:
+def with_approval(
+    decision: Decision, approval: Approval, within: str, roles: Roles = MERGE
+) -> Decision:
     """The decision that the answer leaves: the rule's own, or the base when nobody approved.
 
     Args:
         within: how long was waited, as the pipeline says it.
+        roles: what the base is called.
     """
     when = datetime.fromisoformat(approval.at).strftime("%Y-%m-%d %H:%M UTC")
     said = f": {approval.comment}" if approval.comment else ""
     if approval.approved:
         word = f"approved by {approval.by} on {when}{said}"
     elif approval.by is not None:
-        word = f"{approval.by} kept the base on {when}{said}"
+        word = f"{approval.by} kept {roles.the_baseline} on {when}{said}"
     else:
         word = f"nobody approved within {spell_duration(within)}"
     return decision.model_copy(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from merge_core.errors import MergeflowError, StepError
 from tasks.promotion import champion_version
-from tasks.registry_client import TAG, open_registry
+from tasks.records import EvaluationReport
+from tasks.registry_client import TAG, Registry, mergeflow_experiments, open_registry
+from tasks.registry_runs import metric_name
+from tasks.serving import Serving
 
 
 def holds_champion(tracking_uri: str, name: str, digest: str) -> str | None:
@@ -44,3 +47,39 @@ def current_champion(tracking_uri: str, name: str) -> str | None:
     except MergeflowError:
         return None  # nothing has been registered yet
     return f"models:/{name}/{version}" if version else None
+
+
+def serving_now(tracking_uri: str, name: str, like: EvaluationReport) -> Serving | None:
+    """The champion with its scores on a suite, as far as MLflow has them; None without a champion.
+
+    Args:
+        like: a report on that suite.
+
+    Raises:
+        RegistryUnreachableError: the MLflow server did not answer.
+        StepError: MLflow refused.
+    """
+    address = current_champion(tracking_uri, name)
+    if address is None:
+        return None
+    with open_registry(tracking_uri) as registry:
+        version = registry.client.get_model_version(name, address.rpartition("/")[2])
+        digest = version.tags.get(TAG + "digest", "")
+        return Serving(address, digest, _recorded_scores(registry, digest, like))
+
+
+def _recorded_scores(registry: Registry, digest: str, like: EvaluationReport) -> dict[str, float]:
+    """Score by task of the latest evaluation of a checkpoint on the suite of another report."""
+    experiments = mergeflow_experiments(registry)
+    if not (digest and experiments):
+        return {}
+    found = registry.client.search_runs(
+        experiments,
+        f"tags.`{TAG}kind` = 'evaluation' and tags.`{TAG}digest` = '{digest}'"
+        f" and tags.`{TAG}suite_digest` = '{like.suite_digest}'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    metrics = found[0].data.metrics if found else {}
+    names = {score.task: metric_name(score) for score in like.scores}
+    return {task: metrics[name] for task, name in names.items() if name in metrics}

@@ -110,9 +110,9 @@ class PromotionRule(BaseModel):
     fall_back_to: Literal["champion", "base"] = Field(
         default="champion",
         title="Whom the alias falls back to",
-        description="Where the alias is when a merge is not promoted. champion: it stays with a "
-        "version that passed against this base and suite, or that a person approved. base: the "
-        "base gets it in any case.",
+        description="Where the alias is when nothing is promoted. champion: it stays with a "
+        "version that passed against the same baseline and suite, or that a person approved. base: "
+        "the baseline gets it in any case.",
         json_schema_extra={"position": 10},
     )
     approve_within: str = Field(
@@ -120,7 +120,7 @@ class PromotionRule(BaseModel):
         pattern=rf"^({DURATION})?$",
         title="Approval within",
         description="How long to wait for a person who approves what this rule promotes: 30m, 8h, "
-        "2d. Without approval the base is kept. Empty: nobody is asked.",
+        "2d. Without approval nothing is promoted. Empty: nobody is asked.",
         json_schema_extra={"position": 9},
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.promotion import champion_version
 from tasks.registry_client import TAG, Registry
+from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -28,7 +29,12 @@ class Holder:
 
 
 def holder_that_stays(
-    registry: Registry, name: str, base_digest: str, suite_digest: str, to: FallBackTo
+    registry: Registry,
+    name: str,
+    base_digest: str,
+    suite_digest: str,
+    to: FallBackTo,
+    roles: Roles = MERGE,
 ) -> Holder | None:
     """The champion, if something speaks for it; None when the base is to have the alias.
 
@@ -36,6 +42,7 @@ def holder_that_stays(
         base_digest: of the baseline that the merge was compared with.
         suite_digest: of the suite that it was evaluated on.
         to: what the pipeline asks for; `base` gives the base the alias in any case.
+        roles: what the baseline is called.
     """
     number = champion_version(registry, name)
     if to == "base" or number is None:
@@ -48,7 +55,7 @@ def holder_that_stays(
         tags.get(TAG + "verdict") == "promoted" and tags.get(TAG + "base_digest") == base_digest
     )
     if passed and suite_digest in _suites_of(registry, version):
-        return Holder(version, "it passed against this base and this suite")
+        return Holder(version, f"it passed against this {roles.baseline} and this suite")
     return None
 
 

@@ -298,7 +298,7 @@ def _merge_lines(merge: LineageMerge) -> list[str]:
     gain = "" if merge.gain is None else f", gain {merge.gain:+.2%}"
     lines.append(f"verdict {merge.verdict.replace('_', ' ')}{gain}")
     for score in merge.scores:
-        base = "" if score.base is None else f" (base {score.base:.4f})"
+        base = "" if score.base is None else f" (baseline {score.base:.4f})"
         lines.append(f"{score.task} {score.metric} {score.merged:.4f}{base}")
     return lines
 

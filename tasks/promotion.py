@@ -15,6 +15,7 @@ from merge_core.plain_text import LONGEST, plain
 from merge_core.records import SourceCheckpoint
 from tasks.records import Decision, RegisteredVersion
 from tasks.registry_client import TAG, Registry, process_tracking_uri
+from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -36,7 +37,7 @@ def ensure_registered_model(registry: Registry, name: str) -> None:
             name,
             tags={TAG + "model": "true"},
             description=f"Checkpoints merged by mergeflow. `models:/{name}@{CHAMPION}` is the one"
-            " to serve: the last merge that passed its evaluation, else the base.",
+            " to serve: the last merge that passed its evaluation, else what it was compared with.",
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -44,9 +45,10 @@ def ensure_registered_model(registry: Registry, name: str) -> None:
 
 
 def ensure_base_version(
-    registry: Registry, name: str, base: SourceCheckpoint, model_id: str
+    registry: Registry, name: str, base: SourceCheckpoint, model_id: str, roles: Roles = MERGE
 ) -> ModelVersion:
     """The version of the base checkpoint, the one to fall back to."""
+    called = "Base checkpoint" if roles == MERGE else roles.baseline.capitalize()
     tags = {
         "digest": base.digest,
         "role": "base",
@@ -58,7 +60,7 @@ def ensure_base_version(
         name,
         model_id,
         tags,
-        description=f"Base checkpoint {code(base.reference)}, digest {base.short}: the fallback.",
+        description=f"{called} {code(base.reference)}, digest {base.short}: the fallback.",
         rewrite=False,
     )
 

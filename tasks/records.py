@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
+from tasks.roles import Baseline
 
 Verdict = Literal["promoted", "fell_back", "inconclusive"]
 Scale = Literal["ratio", "power_of_two"]
@@ -178,6 +179,8 @@ class MergeOutcome(Record):
     """`models:/NAME/VERSION` that holds the alias, when a model is registered."""
     merged: CheckpointManifest
     base: SourceCheckpoint
+    baseline: Baseline = "base"
+    """What `base` is to the merge; an average is judged against another checkpoint."""
     decision: Decision
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Score by checkpoint (`base`, each expert's name, `merged`) and task."""

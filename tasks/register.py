@@ -50,6 +50,7 @@ from tasks.registry_runs import (
     record_merge,
 )
 from tasks.retries import only_on
+from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -73,6 +74,7 @@ def register_merge(
     prefect_run: Mapping[str, Any] | None = None,
     artifacts: Mapping[str, str | bytes] | None = None,
     fall_back_to: FallBackTo = "champion",
+    roles: Roles = MERGE,
     digest_memo: Path | None = None,
     progress: Progress | None = None,
 ) -> Registration:
@@ -90,6 +92,7 @@ def register_merge(
         reports: evaluations of base, merged and experts, in the order to show them.
         artifacts: more files for the merge run, by relative name.
         fall_back_to: `base` gives the base the alias whenever a merge is not promoted.
+        roles: what base and merged are called in the record.
         digest_memo: is told what was read.
 
     Raises:
@@ -111,6 +114,7 @@ def register_merge(
         pipeline_name=pipeline_name,
         prefect_run=prefect_run,
         artifacts=artifacts or {},
+        roles=roles,
     )
     experts = _checked_experts(facts)
     with open_registry(tracking_uri, writing=True) as registry:
@@ -165,7 +169,7 @@ def _promote(
     name, manifest, decision = facts.model_name, facts.manifest, facts.decision
     base_model, merged_model = model_ids[facts.base.digest], model_ids[manifest.digest]
     ensure_registered_model(registry, name)
-    base = ensure_base_version(registry, name, facts.base, base_model)
+    base = ensure_base_version(registry, name, facts.base, base_model, facts.roles)
     candidate = ensure_candidate_version(
         registry,
         name,
@@ -193,7 +197,7 @@ def _promote(
         served, model, checkpoint = candidate, merged_model, manifest.as_source()
     else:
         stays = holder_that_stays(
-            registry, name, facts.base.digest, facts.suite_digest, fall_back_to
+            registry, name, facts.base.digest, facts.suite_digest, fall_back_to, facts.roles
         )
     if stays is None:
         check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)

@@ -21,10 +21,11 @@ from merge_core.digests import digest_of
 from merge_core.plain_text import plain
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tasks.odd_answers import counted
-from tasks.records import Approval, Decision, EvaluationReport
+from tasks.records import Approval, Decision, EvaluationReport, TaskScore
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment
 from tasks.report_tables import column_names, decision_markdown
+from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -53,6 +54,7 @@ class MergeFacts:
     pipeline_name: str | None = None
     prefect_run: Mapping[str, Any] | None = None
     artifacts: Mapping[str, str | bytes] = field(default_factory=dict)
+    roles: Roles = MERGE
 
     @property
     def key(self) -> str:
@@ -85,7 +87,7 @@ class MergeFacts:
         reports = {report.checkpoint_digest: report for report in self.reports}
         merged = reports.pop(self.manifest.digest)
         base = reports.pop(self.base.digest, merged)
-        return decision_markdown(self.decision, base, list(reports.values()), merged)
+        return decision_markdown(self.decision, base, list(reports.values()), merged, self.roles)
 
     def role(self, digest: str) -> str:
         """`merged`, `base`, or `expert/NAME` with as short a name as tells the experts apart."""
@@ -145,6 +147,11 @@ def record_merge(
     _log_files(registry, run_id, _merge_files(facts))
 
 
+def metric_name(score: TaskScore) -> str:
+    """What a task's score is called among the metrics of an evaluation's run."""
+    return f"{_slug(score.task)}/{_slug(score.metric)}"
+
+
 def record_evaluation(
     registry: Registry, parent: Run, facts: MergeFacts, report: EvaluationReport, model_id: str
 ) -> str:
@@ -163,7 +170,9 @@ def record_evaluation(
     }
     keys = ("mlflow.parentRunId", TAG + "digest", TAG + "suite_digest")
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in keys)
-    run = _ensure_run(registry, experiment_id, same, f"evaluate {tags[TAG + 'role']}", tags)
+    called = {"base": facts.roles.baseline, "merged": facts.roles.candidate}
+    name = called.get(tags[TAG + "role"], tags[TAG + "role"])
+    run = _ensure_run(registry, experiment_id, same, f"evaluate {name}", tags)
     if not is_recorded(run):
         params = {
             "suite": report.suite,
@@ -175,7 +184,7 @@ def record_evaluation(
         }
         metrics: dict[str, float] = {"truncated_documents": report.truncated}
         for score in report.scores:
-            metrics[f"{_slug(score.task)}/{_slug(score.metric)}"] = score.score
+            metrics[metric_name(score)] = score.score
             metrics[f"{_slug(score.task)}/documents"] = len(score.doc_ids)
             for kind, count in counted(score).items():
                 metrics[f"{_slug(score.task)}/{kind}"] = count

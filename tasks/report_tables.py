@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_core.markdown import Markdown, code, inline, table
@@ -11,12 +11,9 @@ from tasks.odd_answers import odd_answers
 from tasks.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reference_names import distinct_names
+from tasks.roles import MERGE, Roles
+from tasks.serving import Serving
 
-_HEADLINES = {
-    "promoted": "Promoted: the merged checkpoint replaces the base",
-    "fell_back": "Fell back: the base stays",
-    "inconclusive": "Inconclusive",
-}
 TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
 
 
@@ -80,14 +77,12 @@ def decision_markdown(
     base: EvaluationReport,
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
+    roles: Roles = MERGE,
 ) -> str:
     """The decision with its reasons, then the scores side by side."""
-    headline = _HEADLINES[decision.verdict]
-    if decision.verdict == "inconclusive":
-        headline += ": the merged checkpoint is taken" if decision.promote else ": the base stays"
     rows = comparison_rows(decision, base, experts, candidate)
     lines = [
-        f"## {headline}",
+        f"## {_headline(decision, roles)}",
         "",
         *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
     ]
@@ -95,7 +90,7 @@ def decision_markdown(
         return "\n".join(lines) + "\n"
     lines += [
         "",
-        *_scores(rows, column_names(experts)),
+        *_scores(rows, column_names(experts), roles),
         "",
         *_changes(rows, with_experts=bool(experts)),
     ]
@@ -104,12 +99,13 @@ def decision_markdown(
         "",
         f"Change and its {confidence} % interval (paired bootstrap over {decision.documents}"
         f" documents): positive is better. Suite {code(candidate.suite)}, lm-eval"
-        f" {inline(candidate.lm_eval_version)} on {inline(candidate.device)}. Merged"
-        f" {code(candidate.checkpoint_digest[:12])}, base {code(base.checkpoint_digest[:12])}.",
+        f" {inline(candidate.lm_eval_version)} on {inline(candidate.device)}."
+        f" {roles.candidate.capitalize()} {code(candidate.checkpoint_digest[:12])},"
+        f" {roles.baseline} {code(base.checkpoint_digest[:12])}.",
     ]
     if decision.approval is not None and decision.approval.by is not None:
         lines += ["", TYPED_NAME]
-    names = ["base", *column_names(experts), "merged"]
+    names = [roles.baseline, *column_names(experts), roles.candidate]
     named = zip(names, (base, *experts, candidate), strict=True)
     odd = [
         f"* {inline(name)}: {inline(line, LONGEST)}" for name, r in named for line in odd_answers(r)
@@ -119,9 +115,18 @@ def decision_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str]) -> list[str]:
+def _headline(decision: Decision, roles: Roles) -> str:
+    stays = f"{roles.the_baseline} stays"
+    if decision.verdict == "promoted":
+        return f"Promoted: {roles.the_candidate} replaces {roles.the_baseline}"
+    if decision.verdict == "fell_back":
+        return f"Fell back: {stays}"
+    return f"Inconclusive: {f'{roles.the_candidate} is taken' if decision.promote else stays}"
+
+
+def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles) -> list[str]:
     """Everyone's scores. What they mean is a table of its own: one of both is too wide a page."""
-    head = ["task", "metric", "base", *experts, "merged"]
+    head = ["task", "metric", roles.baseline, *experts, roles.candidate]
     cells = []
     for row in rows:
         metric = f"{row.metric} {'↑' if row.higher_is_better else '↓'}"
@@ -168,22 +173,47 @@ def question_markdown(
     base: EvaluationReport,
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
+    roles: Roles = MERGE,
+    serving: Serving | None = None,
 ) -> str:
-    """What a person is shown who has to approve: the reasons, and the scores in a narrow table."""
-    names = column_names(experts)
+    """What a person is shown who has to approve: the reasons, and the scores in a narrow table.
+
+    Args:
+        serving: the version that holds the alias now, if one does.
+    """
+    replaced = f"{serving.address}, which serves now" if serving else roles.the_baseline
     lines = [
-        "## May the merged checkpoint replace the base?",
+        f"## May {roles.the_candidate} replace {inline(replaced)}?",
         "",
         *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
         "",
     ]
+    serves = known_scores(serving, (base, *experts)) if serving else {}
     rows = []
     for row in comparison_rows(decision, base, experts, candidate):
         scores = [f"{row.base:.4g}", Markdown(f"**{row.merged:.4g}**"), _signed(row.improvement)]
-        rows.append([row.task, *scores, *(f"{score:.4g}" for score in row.experts)])
-    lines += table(["task", "base", "merged", "change", *names], rows, ("task",))
-    lines += ["", f"Change: positive is better, in {inline(_metrics(decision))}.", "", TYPED_NAME]
-    return "\n".join(lines) + "\n"
+        now = [f"{serves[row.task]:.4g}" if row.task in serves else "-"] if serves else []
+        rows.append([row.task, *scores, *now, *(f"{score:.4g}" for score in row.experts)])
+    now_head = ["serves now"] if serves else []
+    names = [*now_head, *column_names(experts)]
+    lines += table(["task", roles.baseline, roles.candidate, "change", *names], rows, ("task",))
+    lines += [
+        "",
+        f"Change: against {roles.the_baseline}; positive is better, in"
+        f" {inline(_metrics(decision))}.",
+        "",
+    ]
+    if serving and not serves:
+        lines += [f"{inline(serving.address)} has no recorded scores on this suite.", ""]
+    return "\n".join([*lines, TYPED_NAME]) + "\n"
+
+
+def known_scores(serving: Serving, reports: Sequence[EvaluationReport]) -> Mapping[str, float]:
+    """Score by task of the version that serves: of this run, else as it was recorded."""
+    for report in reports:
+        if report.checkpoint_digest == serving.digest:
+            return {score.task: score.score for score in report.scores}
+    return serving.scores
 
 
 def _metrics(decision: Decision) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from merge_core.compatibility import CompatibilityReport
+from merge_core.compatibility import CheckpointRow, CompatibilityReport
 from merge_core.findings import Finding, Severity, counted
 from merge_core.markdown import Markdown, code, inline, table
 from merge_core.plain_text import LONGEST
@@ -13,39 +13,17 @@ from merge_core.profile import Section, TaskVectorProfile
 from tasks.reference_names import distinct_names
 
 _HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Good to know"}
-_TEXT_COLUMNS = (
-    "checkpoint",
-    "role",
-    "architecture",
-    "stored as",
-    "tokenizer",
-    "digest",
-    "verdict",
-)
 
 
 def compatibility_markdown(report: CompatibilityReport) -> str:
     """The verdict, one row for each checkpoint, then the findings with what to do about each."""
     lines = [f"## {_headline(report)}", ""]
-    lines += table(
-        [*_TEXT_COLUMNS[:3], "parameters", *_TEXT_COLUMNS[3:6], "distance", "cosine", "verdict"],
-        [
-            [
-                row.reference,
-                row.role,
-                row.architecture or "-",
-                f"{row.parameters:,}" if row.parameters is not None else "-",
-                row.dtype or "-",
-                code(row.tokenizer[:8]) if row.tokenizer else "-",
-                code(row.digest[:12]),
-                f"{row.relative_norm:.1%}" if row.relative_norm is not None else "-",
-                f"{row.median_cosine:.4f}" if row.median_cosine is not None else "-",
-                row.verdict,
-            ]
-            for row in report.rows
-        ],
-        _TEXT_COLUMNS,
-    )
+    lines += [*_kinds(report), "", *_distances(report), ""]
+    lines += [
+        f"* {inline(name)} is {code(row.reference, LONGEST)}"
+        for name, row in _named(report)
+        if name != row.reference
+    ]
     origin = "the base" if report.base else "the first model"
     read = "Every weight was read." if report.scanned else "Weights were sampled, not all read."
     lines += [
@@ -59,6 +37,44 @@ def compatibility_markdown(report: CompatibilityReport) -> str:
         if found:
             lines += ["", f"### {heading}", "", *(_item(finding) for finding in found)]
     return "\n".join(lines) + "\n"
+
+
+def _kinds(report: CompatibilityReport) -> list[str]:
+    """What each checkpoint is. How near they are is a table of its own: one of both runs off the
+    page."""
+    head = ["checkpoint", "architecture", "parameters", "stored as"]
+    rows = [
+        [
+            name,
+            row.architecture or "-",
+            f"{row.parameters:,}" if row.parameters is not None else "-",
+            row.dtype or "-",
+        ]
+        for name, row in _named(report)
+    ]
+    return table(head, rows, ("checkpoint", "architecture", "stored as"))
+
+
+def _distances(report: CompatibilityReport) -> list[str]:
+    head = ["checkpoint", "distance", "cosine", "verdict", "tokenizer", "digest"]
+    rows = [
+        [
+            name,
+            f"{row.relative_norm:.1%}" if row.relative_norm is not None else "-",
+            f"{row.median_cosine:.4f}" if row.median_cosine is not None else "-",
+            row.verdict,
+            code(row.tokenizer[:8]) if row.tokenizer else "-",
+            code(row.digest[:8]),
+        ]
+        for name, row in _named(report)
+    ]
+    return table(head, rows, ("checkpoint", "verdict", "tokenizer", "digest"))
+
+
+def _named(report: CompatibilityReport) -> list[tuple[str, CheckpointRow]]:
+    """Each checkpoint by as little of its reference as tells it from the others."""
+    names = distinct_names([row.reference for row in report.rows])
+    return list(zip(names, report.rows, strict=True))
 
 
 def profile_markdown(profile: TaskVectorProfile, png: bytes | None = None) -> str:

@@ -25,7 +25,7 @@ from flows.model_zoo import Zoo
 from merge_core.digests import DigestMemo
 from merge_core.sources import describe_source
 from tests.support.processes import wait_until
-from tests.support.stack import RunningStack
+from tests.support.stack import RunningStack, ending
 from tests.support.training_run import LEDGER, write_slowly
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -145,20 +145,20 @@ def test_twenty_ticks_with_five_new_checkpoints_are_five_merges_and_fifteen_noth
         created = stack.prefect(f"/deployments/{deployment}/create_flow_run", body)
         ended = stack.finish(created["id"], seconds=900)
         took = ended["total_run_time"]
-        told.append(ended["state"]["name"])
-        idle += [took] if told[-1] == "NothingNew" else []
+        told.append(ending(ended))
+        idle += [took] if told[-1] == "Nothing new" else []
         message = (ended["state"]["message"] or "")[:110]
         print(f"tick {tick:2}  {told[-1]:<11}{took:5.1f} s  {message}", flush=True)
-    counted = Counter("merge" if name in ("Promoted", "FellBack") else name for name in told)
-    assert counted == {"merge": 5, "NothingNew": 15}, told
-    assert [tick for tick, name in enumerate(told, 1) if name != "NothingNew"] == list(NEW_AT)
+    counted = Counter("merge" if name in ("Promoted", "Fell back") else name for name in told)
+    assert counted == {"merge": 5, "Nothing new": 15}, told
+    assert [tick for tick, name in enumerate(told, 1) if name != "Nothing new"] == list(NEW_AT)
     recorded = merges(stack, "clock")
     assert len(recorded) == 5
     known = digests(run)
     assert {digest for tags in recorded for digest in inputs(tags)} <= set(known.values())
     assert max(idle) < 60
     print(
-        f"NothingNew takes {sorted(idle)[len(idle) // 2]:.1f} s (median), {max(idle):.1f} at most"
+        f"Nothing new takes {sorted(idle)[len(idle) // 2]:.1f} s (median), {max(idle):.1f} at most"
     )
     without_alias = [v for v in versions(stack, "clock") if v["tags"]["mergeflow.role"] == "merged"]
     assert len(without_alias) <= 3, "two are kept, and the champion"
@@ -213,7 +213,7 @@ def flow_runs(stack: RunningStack) -> list[dict[str, Any]]:
 
 def ends(stack: RunningStack) -> list[dict[str, Any]]:
     """The runs that have made an average."""
-    return [each for each in flow_runs(stack) if each["state"]["name"] in ("Promoted", "FellBack")]
+    return [each for each in flow_runs(stack) if {"promoted", "fell-back"} & set(each["tags"])]
 
 
 def active(stack: RunningStack) -> list[dict[str, Any]]:

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterLevel,
+)
 from prefect.client.schemas.objects import FlowRun
 
 from flows.approval import approve
 from flows.interrupted_runs import end_dead_runs
-from flows.merge_steps import Scores
 from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
+from flows.scores import Scores
 from merge_core.errors import StepError
 from merge_core.home import Home
 from tasks.decide import PromotionRule, decide
-from tasks.records import Decision
+from tasks.records import Decision, EvaluationReport
 from tasks.register import register_merge
 from tasks.registry_client import open_registry
+from tasks.roles import Roles
 from tests.support.approvals import answering, question, waiting
+from tests.support.processes import wait_until
 from tests.support.registrations import zoo_merge
 from tests.unit.test_decide import bits_task, report
 
@@ -72,6 +83,56 @@ def test_a_run_waits_for_a_person_and_their_word_is_a_reason(
     assert all(reason in shown for reason in DECISION.reasons)
     assert "| task | base | merged | change | expert |" in shown
     assert decision.reasons[0] in decision_page(run)
+    address = f"/runs/flow-run/{run.id}"
+    assert wait_until(lambda: any(address in line for line in log_of(parent_of(run))), 20)
+
+
+def test_a_question_about_an_average_names_no_base(prefect: PrefectSession, home: Home) -> None:
+    latest = dataclasses.replace(SCORES, roles=Roles("latest checkpoint"))
+
+    @flow(name="asks-about-an-average")
+    def asks_about_an_average() -> Decision:
+        return approve(pipeline("5m"), home, latest, DECISION)
+
+    with answering(NO, NO | {"decision": "keep the baseline"}) as person:
+        decision = asks_about_an_average()
+    assert person.answers == ["REJECT", "ACCEPT"], "there is no base to keep"
+    assert decision.reasons[0].startswith("Grace kept the latest checkpoint on ")
+    (run,) = person.seen
+    assert "May the average replace the latest checkpoint?" in question(run)
+    assert "The average is not promoted" not in question(run)
+    assert "the average is not promoted" in question(run)
+    assert "Fell back: the latest checkpoint stays" in decision_page(run)
+
+
+def test_the_question_names_the_version_that_serves_with_its_recorded_scores(
+    prefect: PrefectSession, tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
+) -> None:
+    arguments = zoo_merge(tiny_zoo, merged, registry, promote=True)
+    served = register_merge(**arguments).champion
+    (known,) = [r for r in arguments["reports"] if r.checkpoint_digest == served.digest]
+    task = next(score for score in known.scores if score.task == "zoo_next")
+    same_suite = {"suite_digest": known.suite_digest}
+
+    def renamed(each: EvaluationReport) -> EvaluationReport:
+        """The same on a task that was recorded, of the suite that was recorded."""
+        score = each.scores[0].model_copy(update={"task": task.task, "metric": task.metric})
+        return each.model_copy(update={**same_suite, "scores": (score,)})
+
+    scores = Scores(renamed(SCORES.base), (), renamed(SCORES.merged))
+    decision = decide(scores.merged, scores.base, PromotionRule())
+    asked = pipeline("5m", register={"model": "zoo", "tracking_uri": registry})
+
+    @flow(name="asks-who-serves")
+    def asks_who_serves() -> Decision:
+        return approve(asked, Home(tmp_path), scores, decision)
+
+    with answering(YES) as person:
+        assert asks_who_serves().promote
+    shown = question(person.seen[0])
+    assert f"replace models:/zoo/{served.version}, which serves now?" in shown
+    assert "| change | serves now |" in shown
+    assert f"| {task.score:.4g} |" in shown
 
 
 def test_a_person_may_keep_the_base(prefect: PrefectSession, home: Home) -> None:
@@ -173,12 +234,28 @@ def test_who_decided_is_in_mlflow_on_run_and_version_and_each_word_has_its_run(
     assert register_merge(**plain).run_id == without.run_id
 
 
+def parent_of(run: FlowRun) -> UUID:
+    """The run that asked."""
+    assert run.parent_task_run_id is not None
+    with get_client(sync_client=True) as client:
+        parent = client.read_task_run(run.parent_task_run_id).flow_run_id
+    assert parent is not None
+    return parent
+
+
+def log_of(run: UUID) -> list[str]:
+    """The lines of a run's log that somebody is to notice."""
+    wanted = LogFilter(
+        flow_run_id=LogFilterFlowRunId(any_=[run]), level=LogFilterLevel(ge_=logging.WARNING)
+    )
+    with get_client(sync_client=True) as client:
+        return [line.message for line in client.read_logs(log_filter=wanted)]
+
+
 def decision_page(run: FlowRun) -> str:
     """The decision on the page of the run that asked."""
+    parent = parent_of(run)
     with get_client(sync_client=True) as client:
-        assert run.parent_task_run_id is not None
-        parent = client.read_task_run(run.parent_task_run_id).flow_run_id
-        assert parent is not None
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent]))
         (page,) = client.read_artifacts(artifact_filter=wanted)
     return str(page.data)

@@ -5,6 +5,7 @@ for the module: the tests follow each other as the runs of a schedule would.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows import cli
 from flows.average_checkpoints import average_checkpoints
 from flows.averaging import Averaging
+from flows.endings import Ending, ending_of
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from merge_core.home import Home
@@ -105,6 +107,7 @@ def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
     newest, oldest = (bench.run / name for name in ("checkpoint-12", "checkpoint-6"))
     assert [each.reference for each in averaged.merged.inputs] == [str(newest), str(oldest)]
     assert averaged.base.path == str(newest), "the latest checkpoint is what it has to beat"
+    assert averaged.baseline == "latest checkpoint"
     uri = default_tracking_uri(bench.home)
     ancestry = lineage("models:/uniform@champion", uri)
     assert ancestry.root.digest == averaged.merged.digest
@@ -118,7 +121,7 @@ def test_without_a_new_checkpoint_a_run_ends_at_once_and_registers_nothing(
 ) -> None:
     objects = sorted(bench.home.objects.iterdir())
     state = bench.average()
-    assert (state.name, state.is_completed()) == ("NothingNew", True)
+    assert (state.name, ending_of(state)) == ("Completed", Ending.NOTHING_NEW)
     assert "up to step 12 was promoted" in str(state.message)
     assert [name for name, _ in steps.all] == ["find uniform"]
     assert sorted(bench.home.objects.iterdir()) == objects
@@ -129,7 +132,7 @@ def test_what_is_still_being_written_is_nothing_new(bench: Bench, averaged: Merg
     shutil.copytree(bench.run / "checkpoint-12", begun)
     (begun / "trainer_state.json").unlink()
     try:
-        assert bench.average().name == "NothingNew"
+        assert ending_of(bench.average()) is Ending.NOTHING_NEW
     finally:
         shutil.rmtree(begun)
 
@@ -141,10 +144,24 @@ def test_a_checkpoint_that_the_training_removes_is_nothing_new(
     (bench.run / "checkpoint-6").rename(kept)
     try:
         state = bench.average()
-        assert state.name == "NothingNew"
+        assert ending_of(state) is Ending.NOTHING_NEW
         assert "1 can be averaged" in str(state.message)
     finally:
         kept.rename(bench.run / "checkpoint-6")
+
+
+def test_nothing_that_a_person_reads_of_an_average_names_a_base(
+    bench: Bench, averaged: MergeOutcome, steps: RecordedSteps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(bench.home.averages / "uniform")
+    file = bench.directory / "averaging.yaml"
+    file.write_text(yaml.safe_dump(bench.values()))
+    assert cli.run(["average", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "Promoted: the average is better" in said
+    assert "latest checkpoint" in said
+    assert not re.search(r"\b(base|merged)\b", said.replace("load      merged", "")), said
+    assert {"evaluate latest checkpoint", "evaluate average"} <= steps.cached
 
 
 def test_a_lost_record_costs_no_work_and_registers_nothing_twice(
@@ -195,7 +212,7 @@ def test_a_checkpoint_of_a_sibling_run_is_left_alone_by_its_log(
     sibling = bench.run / "checkpoint-9"
     shutil.copytree(bench.zoo.checkpoints("code")[0], sibling)
     try:
-        assert bench.average().name == "NothingNew"
+        assert ending_of(bench.average()) is Ending.NOTHING_NEW
     finally:
         shutil.rmtree(sibling)
     assert "left alone: checkpoint-9: its training log" in caplog.text

@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import cli
 from flows.early_checks import check_registry
+from flows.endings import Ending, ending_of
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.pipeline import Register, load_pipeline
@@ -154,7 +155,8 @@ def test_the_run_ends_in_a_named_state_with_reports_on_its_page(
 ) -> None:
     path = bench.pipeline()
     state = bench.run(path)
-    assert state.name == "Promoted"
+    assert (state.name, ending_of(state)) == ("Completed", Ending.PROMOTED)
+    assert str(state.message).startswith(f"Promoted: {promoted.decision.reasons[0]}")
     assert state.is_completed()
     reports = markdown_of(state)
     assert "fine-tune of the base" in reports["zoo-compatibility"]
@@ -190,7 +192,8 @@ def test_a_collapsed_merge_falls_back_and_takes_the_alias_from_nobody_who_passed
     bench.outcome(bench.pipeline())
     state = bench.run(bench.pipeline(weight=12.0))
     outcome: MergeOutcome = state.result()
-    assert state.name == outcome.state == "FellBack"
+    assert (state.name, outcome.state) == ("Completed", "FellBack")
+    assert ending_of(state) is Ending.FELL_BACK
     assert outcome.serve == str(bench.zoo.base)
     assert champion_digest(bench.home) == promoted.merged.digest
     reports = markdown_of(state)
@@ -360,7 +363,7 @@ def test_the_command_line_ends_with_the_outcome_as_exit_code(
     assert cli.run(["run", str(bench.pipeline()), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "Promoted"
     assert cli.run(["run", str(bench.pipeline(weight=12.0))]) == 3
-    assert "FellBack: the base stays" in capsys.readouterr().out
+    assert "Fell back: the base stays" in capsys.readouterr().out
     assert cli.run(["run", str(bench.pipeline(expert="other-run"))]) == 2
     captured = capsys.readouterr()
     assert "not a fine-tune" in captured.err

@@ -61,7 +61,7 @@ def test_the_lineage_of_the_champion_names_every_input_with_its_digest(
         manifest.recipe_digest,
         "task_arithmetic merge",
         "promoted, gain +4.00%",
-        "zoo_code_bpb bits_per_byte 2.4000 (base 2.5000)",
+        "zoo_code_bpb bits_per_byte 2.4000 (baseline 2.5000)",
     ):
         assert part in text
 

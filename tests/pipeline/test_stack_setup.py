@@ -18,6 +18,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Pending, Running
 
+from flows.automations import NOTIFICATION_BLOCK, create_automations
 from flows.deployments import WORK_POOL, create_deployment, read_deployments
 from flows.interrupted_runs import (
     drop_missed_runs,
@@ -27,11 +28,7 @@ from flows.interrupted_runs import (
 from flows.prefect_session import PrefectSession
 from flows.stack_processes import mark
 from flows.stack_schedules import switch_schedule
-from flows.stack_setup import (
-    NOTIFICATION_BLOCK,
-    create_automations,
-    create_work_pool,
-)
+from flows.stack_setup import create_work_pool
 from flows.starting_directory import VARIABLE
 from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError

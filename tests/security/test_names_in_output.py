@@ -23,6 +23,7 @@ from rich.console import Console
 
 from flows import artifacts, cli
 from flows.console import Terminal, cell, explain
+from flows.endings import Ending, ending_of
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.pipeline import load_pipeline
@@ -375,7 +376,7 @@ def test_a_pipeline_with_hostile_names_leaves_safe_pages_and_records(
     loaded = load_pipeline(tmp_path / "pipeline.yaml")
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: str(home.cache)}):
         state = merge_pipeline(loaded.pipeline, str(tmp_path), return_state=True)
-    assert state.name == "Promoted", state.message
+    assert ending_of(state) is Ending.PROMOTED, state.message
     assert is_plain(state.message or "")
     pages = markdown_of(state)
     assert len(pages) >= 4

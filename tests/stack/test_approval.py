@@ -15,7 +15,7 @@ from flows.approval import APPROVAL_FLOW
 from flows.model_zoo import Zoo
 from tests.support.browser import artifacts_of, newest_run
 from tests.support.processes import wait_until
-from tests.support.stack import LENIENT, RunningStack, form
+from tests.support.stack import LENIENT, RunningStack, ending, form
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,6 +30,8 @@ def test_a_person_approves_in_the_browser(
     question = asked(stack)
     assert stack.state(run)["type"] == "RUNNING"
     assert champion(stack) is None, "nothing is promoted while it waits"
+    address = f"http://127.0.0.1:{stack.prefect_port}/runs/flow-run/{question['id']}"
+    assert wait_until(lambda: any(address in line["message"] for line in stack.log(run)), 30)
     page.set_viewport_size({"width": 1280, "height": 1200})
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/runs/flow-run/{question['id']}")
     page.get_by_role("button", name="Resume").first.click()
@@ -45,8 +47,8 @@ def test_a_person_approves_in_the_browser(
     page.screenshot(path=images / "ui-approval.png")
     dialog.get_by_role("button", name="Submit").click()
     ended = stack.finish(run)
-    assert ended["state"]["name"] == "Promoted", ended["state"]["message"]
-    assert ended["state"]["message"].startswith("approved by Ada on ")
+    assert ending(ended) == "Promoted", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Promoted: approved by Ada on ")
     serves = champion(stack)
     assert serves is not None
     tags = {each["key"]: each["value"] for each in serves["tags"]}
@@ -64,7 +66,7 @@ def test_the_same_merge_again_asks_nobody_as_it_serves_already(
     serves = champion(stack)
     run = start(stack, tiny_zoo, within="30m")
     ended = stack.finish(run)
-    assert ended["state"]["name"] == "Promoted", ended["state"]["message"]
+    assert ending(ended) == "Promoted", ended["state"]["message"]
     assert "nobody was asked again" in ended["state"]["message"]
     assert newest_run(stack, APPROVAL_FLOW)["id"] == before
     assert version(champion(stack)) == version(serves)
@@ -117,13 +119,14 @@ def test_the_new_look_of_prefect_shows_the_question_and_a_no_keeps_the_base(
     page.locator("button[aria-haspopup=menu]").last.click()
     page.get_by_role("menuitem", name="Resume").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text("May the merged checkpoint replace the base?").wait_for()
+    dialog.get_by_text("May the merged checkpoint replace models:/zoo/").wait_for()
+    dialog.get_by_text("serves now").last.wait_for()
     dialog.get_by_text("Your name").first.wait_for()
     answer = {"decision": "keep the base", "name": "Grace"}
     stack.prefect(f"/flow_runs/{question['id']}/resume", {"run_input": answer})
     ended = stack.finish(run)
-    assert ended["state"]["name"] == "FellBack", ended["state"]["message"]
-    assert ended["state"]["message"].startswith("Grace kept the base on ")
+    assert ending(ended) == "Fell back", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Fell back: Grace kept the base on ")
 
 
 def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
@@ -133,8 +136,8 @@ def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
     run = start(stack, tiny_zoo, within="4.2m", weight=0.4)
     asked(stack)
     ended = stack.finish(run, seconds=400)
-    assert ended["state"]["name"] == "FellBack", ended["state"]["message"]
-    assert ended["state"]["message"].startswith("nobody approved within 4.2 min")
+    assert ending(ended) == "Fell back", ended["state"]["message"]
+    assert ended["state"]["message"].startswith("Fell back: nobody approved within 4.2 min")
     assert ended["total_run_time"] > 4.2 * 60
     serves = champion(stack)
     assert serves is not None

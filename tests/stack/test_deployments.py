@@ -21,6 +21,7 @@ from tests.support.stack import (
     LENIENT,
     Refused,
     RunningStack,
+    ending,
     form,
     merge_from_the_form,
     switches,
@@ -56,7 +57,7 @@ def test_a_form_filled_in_wrong_is_refused_before_a_run_exists(
 
 def test_a_dry_run_checks_everything_and_merges_nothing(stack: RunningStack, tiny_zoo: Zoo) -> None:
     run = stack.finish(stack.start_run("merge/merge", form(tiny_zoo, dry_run=True)))
-    assert run["state"]["name"] == "DryRun", run["state"]["message"]
+    assert ending(run) == "Dry run", run["state"]["message"]
     assert "3 checkpoints fit" in run["state"]["message"]
     assert not (stack.home / "store" / "objects").exists()
     assert versions(stack) == []
@@ -125,7 +126,7 @@ def test_a_recipe_in_the_form_is_the_same_merge(stack: RunningStack, tiny_zoo: Z
         stack.finish(stack.start_run("merge/merge", form(tiny_zoo, merge={"recipe": text})))
         for text in (yaml.safe_dump(recipe), "recipe.yaml")
     ]
-    assert {run["state"]["name"] for run in runs} == {"Promoted"}
+    assert {ending(run) for run in runs} == {"Promoted"}
     assert len(versions(stack)) == 2
 
 

@@ -25,6 +25,7 @@ from tests.support.processes import is_alive, wait_until
 from tests.support.stack import (
     LENIENT,
     RunningStack,
+    ending,
     form,
     free_port,
     merge_from_the_form,
@@ -154,7 +155,7 @@ def test_after_the_next_up_everything_is_there_again(stack: RunningStack) -> Non
     assert switches(stack)[SCHEDULE]
     runs = stack.prefect("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     by_state = [run["state"]["name"] for run in runs if not run["auto_scheduled"]]
-    assert "Promoted" in by_state
+    assert "Completed" in by_state
     assert "Crashed" in by_state
     assert {"Running", "Pending"}.isdisjoint(by_state)
     automations = [each["name"] for each in stack.prefect("/automations/filter", {})]
@@ -163,13 +164,21 @@ def test_after_the_next_up_everything_is_there_again(stack: RunningStack) -> Non
     assert stack.prefect("/artifacts/filter", report)
 
 
+def test_status_shows_the_last_runs_and_none_that_are_only_planned(stack: RunningStack) -> None:
+    planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    assert wait_until(lambda: stack.prefect("/flow_runs/count", planned) > 0, 120), "one is on"
+    shown = json.loads(stack.call("status", "--json").stdout)["runs"]
+    assert {run["state"] for run in shown} == {"Completed", "Crashed"}
+    assert all(run["started"] for run in shown)
+
+
 def test_the_interrupted_merge_carries_on_when_it_is_started_again(
     stack: RunningStack, tiny_zoo: Zoo
 ) -> None:
     other = form(tiny_zoo)
     other["merge"]["models"][0]["weight"] = 0.45
     run = stack.finish(stack.start_run("merge/merge", other))
-    assert run["state"]["name"] in ("Promoted", "FellBack"), run["state"]["message"]
+    assert ending(run) in ("Promoted", "Fell back"), run["state"]["message"]
 
 
 def test_a_merge_that_falls_back_is_told_to_the_users_block(
@@ -179,11 +188,11 @@ def test_a_merge_that_falls_back_is_told_to_the_users_block(
     for row in far["merge"]["models"]:
         row["weight"] = 9.0
     run = stack.finish(stack.start_run("merge/merge", far))
-    assert run["state"]["name"] == "FellBack", run["state"]["message"]
+    assert ending(run) == "Fell back", run["state"]["message"]
     received = notifications[1]
     assert wait_until(lambda: any(run["name"] in each["subject"] for each in received), 60)
     (told,) = [each for each in received if run["name"] in each["subject"]]
-    assert told["subject"] == f"merge: {run['name']} is FellBack"
+    assert told["subject"] == f"merge: {run['name']} fell back"
     assert run["state"]["message"] in told["body"]
     assert f"http://127.0.0.1:{stack.prefect_port}/" in told["body"]
 

@@ -18,6 +18,7 @@ from tests.support.stack import (
     PROGRAM,
     Refused,
     RunningStack,
+    ending,
     form,
     merge_from_the_form,
     versions,
@@ -121,7 +122,7 @@ def test_the_users_own_login_is_the_one_that_is_asked_for(
     status = stack.call("status")
     assert status.returncode == 0, status.stdout + status.stderr
     run = stack.finish(stack.start_run("merge/merge", form(tiny_zoo, dry_run=True)))
-    assert run["state"]["name"] == "DryRun", run["state"]["message"]
+    assert ending(run) == "Dry run", run["state"]["message"]
 
 
 def test_commands_find_the_users_own_login_without_being_told(stack: RunningStack) -> None:

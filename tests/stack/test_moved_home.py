@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from flows.model_zoo import Zoo
-from tests.support.stack import RunningStack, form, merge_from_the_form, versions
+from tests.support.stack import RunningStack, ending, form, merge_from_the_form, versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -43,7 +43,7 @@ def test_the_same_merge_is_found_and_the_champion_can_be_loaded(
     stack: RunningStack, tiny_zoo: Zoo
 ) -> None:
     run = stack.finish(stack.start_run("merge/merge", form(tiny_zoo)))
-    assert run["state"]["name"] == "Promoted", run["state"]["message"]
+    assert ending(run) == "Promoted", run["state"]["message"]
     assert len(versions(stack)) == 2, "no version twice"
     address = f"http://127.0.0.1:{stack.mlflow_port}"
     loaded = subprocess.run(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.browser import VIEW, artifact_page, artifacts_of, links, newest_run
-from tests.support.stack import RunningStack
+from tests.support.stack import RunningStack, ending
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -104,10 +104,10 @@ def test_the_form_starts_a_merge_that_ends_promoted(
     assert stack.prefect("/flow_runs/count", {}) == before + 1
     assert newest_run(stack)["name"] == "zoo", "before a worker has it"
     run = stack.finish(newest_run(stack)["id"])
-    assert run["state"]["name"] == "Promoted", run["state"]["message"]
+    assert ending(run) == "Promoted", run["state"]["message"]
     page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs/flow-run/{run['id']}")
     page.get_by_text(run["name"]).first.wait_for()
-    page.get_by_text("Promoted").first.wait_for()
+    page.get_by_text("Completed").first.wait_for()
     page.get_by_text("task_arithmetic").first.wait_for()
     page.wait_for_timeout(3000)
     page.screenshot(path=images / "ui-run.png")
@@ -121,6 +121,33 @@ def test_the_runs_page_has_progress_reports_and_links(stack: RunningStack) -> No
     progress = {key: each["data"] for key, each in found.items() if each["type"] == "progress"}
     assert set(progress.values()) == {100.0}, progress
     assert "evaluate-merged" in progress
+
+
+def test_a_good_merge_is_found_by_the_lists_filter_for_completed(
+    page: Page, stack: RunningStack
+) -> None:
+    run = newest_run(stack)
+    for state, found in (("Completed", 1), ("Failed", 0)):
+        page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs?state={state}")
+        page.get_by_text(f"{found} Flow run").first.wait_for()
+        assert page.get_by_role("link", name=run["name"]).count() == found
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/v2/runs")
+    page.get_by_text("promoted", exact=True).first.wait_for()
+
+
+def test_the_compatibility_tables_fit_the_page(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    report = artifacts_of(stack, newest_run(stack)["id"])["zoo-compatibility"]
+    page.goto(artifact_page(stack, report))
+    page.get_by_text("fine-tune of the base").first.wait_for()
+    page.screenshot(path=images / "ui-compatibility.png")
+    ends = "tables => tables.map(table => table.getBoundingClientRect().right)"
+    edges = page.locator("table").evaluate_all(ends)
+    assert len(edges) == 2
+    assert max(edges) <= VIEW["width"]
+    hidden = "ts => ts.map(t => t.scrollWidth - t.parentElement.clientWidth)"
+    assert max(page.locator("table").evaluate_all(hidden)) <= 0
 
 
 def test_the_decision_can_be_read_on_the_artifact_page(

@@ -175,7 +175,7 @@ def test_a_merge_runs_through_its_processes(composed: RunningStack, tiny_zoo: Zo
 
 
 def test_what_it_recorded_is_in_postgresql(composed: RunningStack, servers: Servers) -> None:
-    promoted = "SELECT count(*) FROM flow_run WHERE state_name = 'Promoted'"
+    promoted = "SELECT count(*) FROM flow_run_state WHERE message LIKE 'Promoted: %'"
     assert servers.query("compose_prefect", promoted) == [(1,)]
     registered = "SELECT count(*) FROM model_versions WHERE name = 'zoo'"
     assert servers.query("compose_mlflow", registered) == [(2,)]

@@ -77,7 +77,7 @@ def test_a_merge_from_the_form_is_promoted_and_registered(
 def test_its_records_are_in_postgresql_and_in_no_file(
     stack: RunningStack, servers: Servers
 ) -> None:
-    states = "SELECT count(*) FROM flow_run_state WHERE name = 'Promoted'"
+    states = "SELECT count(*) FROM flow_run_state WHERE message LIKE 'Promoted: %'"
     assert servers.query("prefect", states) == [(1,)]
     aliases = (
         "SELECT v.name, a.alias FROM model_versions v JOIN registered_model_aliases a"
@@ -97,7 +97,7 @@ def test_its_events_went_through_redis(servers: Servers) -> None:
         }
         assert {"event-persister", "task-run-recorder", "reactive-triggers"} <= set(groups)
         assert all(consumers > 0 for consumers in groups.values())
-    recorded = "SELECT count(*) FROM events WHERE event = 'prefect.flow-run.Promoted'"
+    recorded = "SELECT count(*) FROM events WHERE event = 'mergeflow.promoted'"
     assert wait_until(lambda: servers.query("prefect", recorded) == [(1,)], 30)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import shutil
 import signal
@@ -147,6 +148,11 @@ class RunningStack:
         found: dict[str, Any] = self.prefect(f"/flow_runs/{run}")
         return found
 
+    def log(self, run: str) -> list[dict[str, Any]]:
+        """The log of a run, the earliest line first."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return list(self.prefect("/logs/filter", body))
+
     def processes(self) -> list[psutil.Process]:
         """Every descendant of `up`, and everything that mentions the home in its environment or
         command line: found without the mark that mergeflow itself looks for."""
@@ -203,6 +209,14 @@ def form(zoo: Zoo, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
+def ending(run: dict[str, Any]) -> str:
+    """What came of a run that succeeded, by the first words of its message; its tag agrees."""
+    assert run["state"]["name"] == "Completed", run["state"]
+    words: str = run["state"]["message"].partition(":")[0]
+    assert words.lower().replace(" ", "-") in run["tags"]
+    return words
+
+
 def versions(stack: RunningStack) -> list[dict[str, Any]]:
     """Versions of the model that the form registers."""
     found = stack.mlflow("/model-versions/search", filter="name='zoo'")
@@ -245,8 +259,12 @@ def _ask(address: str, headers: dict[str, str], body: Any, method: str | None) -
 def merge_from_the_form(stack: RunningStack, zoo: Zoo) -> None:
     """Start a merge as the form does, and find it promoted and registered."""
     run = stack.finish(stack.start_run("merge/merge", form(zoo)))
-    assert run["state"]["name"] == "Promoted", run["state"]["message"]
+    assert ending(run) == "Promoted", run["state"]["message"]
     assert run["name"].startswith("zoo-")
+    lines = [line["message"] for line in stack.log(run["id"]) if line["level"] == logging.INFO]
+    assert any(line.startswith("merge task_arithmetic: ") for line in lines), lines
+    assert any("fine-tune of the base" in line for line in lines), lines
+    assert stack.login.partition(":")[2] not in str(lines)
     assert {"mergeflow", "task_arithmetic", "suite", "zoo"} <= set(run["tags"])
     merged, base = versions(stack)
     assert {merged["current_stage"], base["current_stage"]} == {"None"}

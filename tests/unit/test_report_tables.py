@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tasks.decide import PromotionRule, decide
@@ -11,6 +13,8 @@ from tasks.report_tables import (
     decision_markdown,
     question_markdown,
 )
+from tasks.roles import Roles
+from tasks.serving import Serving
 from tests.unit.test_decide import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
@@ -54,6 +58,39 @@ def test_the_question_has_what_matters_in_a_table_that_fits_a_dialog():
     assert head == "| task | base | merged | change | code-expert | prose-expert |"
     assert len({line.count("|") for line in (head, *rows)}) == 1
     assert f"| **{MERGED.score('code').score:.4g}** |" in rows[0]
+
+
+SERVES = Serving("models:/zoo/3", "d3", {"code": 2.25, "quiz": 0.5})
+
+
+def test_the_question_is_about_the_version_that_serves_now_with_its_scores():
+    text = question_markdown(DECISION, BASE, [CODER], MERGED, serving=SERVES)
+    assert text.startswith("## May the merged checkpoint replace models:/zoo/3, which serves now?")
+    head, _, code, quiz = [line for line in text.splitlines() if line.startswith("|")]
+    assert head == "| task | base | merged | change | serves now | code-expert |"
+    assert "| 2.25 |" in code
+    assert "| 0.5 |" in quiz
+    base = Serving("models:/zoo/1", BASE.checkpoint_digest)
+    of_base = question_markdown(DECISION, BASE, [], MERGED, serving=base)
+    assert f"| {BASE.score('code').score:.4g} |\n" in of_base, "this run has evaluated it"
+
+
+def test_without_its_scores_the_version_that_serves_is_named_all_the_same():
+    text = question_markdown(DECISION, BASE, [], MERGED, serving=Serving("models:/zoo/3", "d3"))
+    assert "replace models:/zoo/3, which serves now?" in text
+    assert "serves now |" not in text
+    assert "models:/zoo/3 has no recorded scores on this suite." in text
+
+
+@pytest.mark.parametrize("baseline", ["latest checkpoint", "best checkpoint", "champion"])
+def test_an_average_is_never_said_to_have_a_base(baseline):
+    worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
+    for candidate in (MERGED, worse):
+        decision = decide(candidate, BASE, PromotionRule())
+        for page in (decision_markdown, question_markdown):
+            text = page(decision, BASE, [], candidate, roles=Roles(baseline))
+            assert not re.search(r"\b(base|merged)\b", text), text
+            assert f"| {baseline} | average |" in text
 
 
 def test_without_experts_the_table_has_no_expert_columns():

@@ -1,0 +1,45 @@
+"""The evaluations of one run, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.odd_answers import odd_answers
+from tasks.records import EvaluationReport
+from tasks.reference_names import distinct_names
+from tasks.roles import MERGE, Roles
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The evaluations of one run."""
+
+    base: EvaluationReport
+    experts: tuple[EvaluationReport, ...]
+    merged: EvaluationReport
+    roles: Roles = MERGE
+    """What the first and the last of them are called."""
+
+    @property
+    def reports(self) -> tuple[EvaluationReport, tuple[EvaluationReport, ...], EvaluationReport]:
+        """As the functions that make tables of them take them."""
+        return self.base, self.experts, self.merged
+
+    def by_name(self) -> dict[str, dict[str, float]]:
+        """Score by checkpoint and task, in the order to show them; by `base` and `merged` whatever
+        they are called, for programs."""
+        names = ["base", *distinct_names([e.reference for e in self.experts]), "merged"]
+        return {
+            name: {score.task: score.score for score in report.scores}
+            for name, report in zip(names, self._in_order(), strict=True)
+        }
+
+    def odd_answers(self) -> dict[str, tuple[str, ...]]:
+        """What went oddly, by checkpoint; only of those where something did."""
+        experts = distinct_names([expert.reference for expert in self.experts])
+        names = [self.roles.baseline, *experts, self.roles.candidate]
+        named = zip(names, self._in_order(), strict=True)
+        return {name: odd for name, report in named if (odd := odd_answers(report))}
+
+    def _in_order(self) -> list[EvaluationReport]:
+        return [self.base, *self.experts, self.merged]
