@@ -22,6 +22,7 @@ REASONS = {
     "postgresql": "a PostgreSQL server",
     "redis": "a Redis server",
     "dask": "a Dask cluster",
+    "install": "a package that is installed, or not, while the tests run",
     "hub": "the real Hub: gated, private or damaged repositories",
     "docker": "a container, or a user that the system does not know",
     "other-user": "another user, or root",
@@ -66,7 +67,7 @@ class Shell:
         self.captured.readouterr()
         status = run([str(each) for each in arguments])
         written = self.captured.readouterr()
-        assert "bug in mergeflow" not in written.err
+        assert "bug in mergeflow" not in written.err, written.err
         if status:
             raise RefusedError(written.err + written.out)
         return written.err + written.out
@@ -141,7 +142,8 @@ class Advice:
         with pytest.raises((MergeflowError, RefusedError)) as caught:
             call(*arguments, **named)
         self._not_again(str(caught.value))
-        assert later in " ".join(str(caught.value).split())
+        said = " ".join(str(caught.value).split())
+        assert later in said, said
 
     def check_said(self) -> None:
         """What the tables say this test follows was said; without a row, any mend."""
