@@ -180,7 +180,7 @@ def files_that_are_left_over(here: Path) -> Iterator[Step]:
 
 
 def a_relative_that_is_far(here: Path) -> Iterator[Step]:
-    base, change = tensors_of(0), tensors_of(5, 0.45)
+    base, change = tensors_of(0), tensors_of(5, 0.8)
     replaced(here, "a", {name: base[name] + change[name] for name in base})
     on_base(here)
     yield VERIFY
@@ -205,6 +205,40 @@ def packed_8_bit_weights(here: Path) -> Iterator[Step]:
     yield VERIFY
     again(here, "a")
     yield VERIFY
+
+
+def a_pattern_that_is_none(here: Path) -> Iterator[Step]:
+    from merge_core.trajectory.finding import checkpoints_in
+
+    yield (checkpoints_in, here, "step{step}-{step}")
+    yield (checkpoints_in, here, "step{step}-*")
+
+
+def a_file_that_went_away(here: Path) -> Iterator[Step]:
+    from merge_core.checkpoint import read_json
+
+    kept = (here / "a/config.json").rename(here / "kept")
+    yield (read_json, here / "a/config.json")
+    kept.rename(here / "a/config.json")
+    yield (read_json, here / "a/config.json")
+
+
+def a_beta_of_one(here: Path) -> Iterator[Step]:
+    from merge_core.trajectory.schedules import ema_weights
+
+    yield (ema_weights, 3, 1.0)
+    yield (ema_weights, 3, 0.9)
+
+
+def a_thing_that_is_not_in_the_quarantine(here: Path) -> Iterator[Step]:
+    from merge_core.home import Home
+    from merge_core.quarantine import find_quarantined, set_aside
+
+    home = Home(here / "home")
+    (home.path / "store/objects/x").mkdir(parents=True)
+    assert set_aside(home, "objects", "x", size=0, keep_for=60)
+    yield (find_quarantined, home, "y")
+    yield (find_quarantined, home, "x")
 
 
 @pytest.mark.parametrize("situation", situations(globals()), ids=lambda each: each.__name__)

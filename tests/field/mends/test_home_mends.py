@@ -78,7 +78,7 @@ def a_home_that_came_with_the_files(here: Path) -> Iterator[Step]:
 def a_home_below_a_file(here: Path) -> Iterator[Step]:
     (here / "file").write_text("")
     named(here / "file/home")
-    yield ("gc", "--no-registry")
+    yield ("home", "create", here / "file/home")
     named(here / "home")
     yield ("gc", "--no-registry")
 

@@ -69,7 +69,7 @@ def a_stranger_whose_card_names_its_base(here: Path) -> Iterator[Step]:
 
 def strangers_whose_card_names_a_base(here: Path) -> Iterator[Step]:
     replaced(here, "a", tensors_of(9))
-    (here / "a/README.md").write_text("---\nbase_model: org/other\n---\n")
+    (here / "b/README.md").write_text("---\nbase_model: org/other\n---\n")
     yield VERIFY
     recipe(here, models=[{"model": "./base"}, {"model": "./b"}])
     yield VERIFY
