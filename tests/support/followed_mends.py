@@ -13,10 +13,11 @@ import yaml
 
 from flows.cli import run
 from merge_core.errors import MergeflowError
-from tests.support.mends import ROOT, pattern_of, printed_mends
+from tests.support.mends import ROOT, pattern_of
 
 TABLES = ROOT / "tests" / "field" / "mends" / "tables"
 Run = tuple[Any, ...]
+"""A command's arguments, or a function and its own."""
 REASONS = {
     "gpu": "a GPU that runs out of memory",
     "postgresql": "a PostgreSQL server",
@@ -105,7 +106,7 @@ class Advice:
             self.said.append(str(error))
         step = next(steps)
         if isinstance(step, Later):
-            self.further(step.message, _run(mergeflow, step.run))
+            self.further(step.message, _run(mergeflow, step))
         else:
             self.helped(_run(mergeflow, step))
         for _ in steps:
@@ -149,7 +150,8 @@ class Advice:
         """What the tables say this test follows was said; without a row, any mend."""
         said = "\n".join(self.said)
         if not self.mends:
-            self.mends = [each for each in printed_mends() if pattern_of(each).search(said)]
+            known = (row.mend for row in table())
+            self.mends = [each for each in known if pattern_of(each).search(said)]
             assert self.mends, f"no mend: {said}"
         missing = [each for each in self.mends if not pattern_of(each).search(said)]
         assert not missing, f"not said: {missing}\nbut: {said}"
@@ -165,10 +167,9 @@ def _text(result: Any) -> str:
     return str(result)
 
 
-def _run(mergeflow: Shell, run: Run) -> Callable[[], Any]:
-    if callable(run[0]):
-        return partial(*run)
-    return partial(mergeflow, *run)
+def _run(mergeflow: Shell, step: Step) -> Callable[[], Any]:
+    first, *rest = step.run if isinstance(step, Later) else step
+    return partial(first, *rest) if callable(first) else partial(mergeflow, first, *rest)
 
 
 def mends_of(test: str) -> list[str]:

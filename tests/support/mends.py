@@ -15,7 +15,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
+
+from tests.support.syntax_trees import (
+    Function,
+    bindings,
+    bound,
+    called,
+    calls,
+    default,
+    own_nodes,
+    parameters,
+    stored,
+)
 
 PACKAGES = ("merge_core", "tasks", "flows")
 ROOT = Path(__file__).parents[2]
@@ -23,7 +36,6 @@ HOLE = "{}"
 _MOST = 4
 """A sentence with more forms than that is one with holes: what varies in it are values."""
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 Texts = set[str]
 
 
@@ -73,14 +85,14 @@ class Source:
         module = Module(name, ast.parse(path.read_text()))
         self.modules[name] = module
         for statement in module.tree.body:
-            for target, value in _bindings(statement):
+            for target, value in bindings(statement):
                 module.constants[target] = value
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
                     module.imported[alias.asname or alias.name] = (node.module, alias.name)
-        for function, call in _calls(module.tree, ()):
-            self.calls[_called(call)].append((module, function, call))
+        for function, call in calls(module.tree, ()):
+            self.calls[called(call)].append((module, function, call))
         for node in ast.walk(module.tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 self.functions[node.name].append((module, node))
@@ -92,16 +104,16 @@ class Source:
 
     def sites(self) -> Iterator[Site]:
         """Every place that gives a mend."""
-        for calls in self.calls.values():
-            for module, functions, call in calls:
-                for keyword in call.keywords:
-                    if keyword.arg == "mend":
-                        yield self._site(module, functions, keyword.value)
-                place = self.fields.get(_called(call))
-                if place is not None and place < len(call.args):
-                    yield self._site(module, functions, call.args[place])
+        for module, functions, call in chain.from_iterable(self.calls.values()):
+            for keyword in call.keywords:
+                if keyword.arg == "mend":
+                    yield self._site(module, functions, keyword.value)
+            place = self.fields.get(called(call))
+            if place is not None and place < len(call.args):
+                yield self._site(module, functions, call.args[place])
         for module in self.modules.values():
             yield from self._defaults(module)
+            yield from self._written_out(module)
 
     def _site(self, module: Module, functions: tuple[Function, ...], value: ast.expr) -> Site:
         inner = functions[-1].name if functions else "module"
@@ -118,9 +130,28 @@ class Source:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 for statement in node.body:
-                    for target, value in _bindings(statement):
+                    for target, value in bindings(statement):
                         if target == "mend" and isinstance(value, ast.Constant) and value.value:
                             yield self._site(module, (), value)
+
+    def _written_out(self, module: Module) -> Iterator[Site]:
+        """Texts that say "what to do" themselves, beside the two classes that all others use."""
+        inside: set[int] = set()
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.JoinedStr):
+                inside |= {id(value) for value in node.values}
+            elif isinstance(node, ast.Expr):  # a docstring
+                inside.add(id(node.value))
+            if not isinstance(node, ast.JoinedStr | ast.Constant) or id(node) in inside:
+                continue
+            try:
+                texts = self.texts(node, module, ())
+            except UnresolvedError:
+                continue
+            found = {match[1] for text in texts if (match := _WRITTEN.search(text))}
+            if found:
+                place = f"{module.name}:{node.lineno}"
+                yield Site(place, frozenset(found), relays=False)
 
     def texts(
         self,
@@ -202,7 +233,7 @@ class Source:
         for part in value.values:
             if isinstance(part, ast.FormattedValue):
                 known = isinstance(part.value, ast.Name | ast.IfExp | ast.BoolOp)
-                if isinstance(part.value, ast.Call) and _called(part.value) in _PROSE:
+                if isinstance(part.value, ast.Call) and called(part.value) in _PROSE:
                     known = True
                 pieces.append(self._piece(part.value, module, functions, seen) if known else {HOLE})
             else:
@@ -218,18 +249,18 @@ class Source:
         for depth in range(len(functions), 0, -1):
             function = functions[depth - 1]
             scope = functions[:depth]
-            bound = [
+            values = [
                 self._element(value, index, module, scope, seen)
-                for value, index in _bound(function, name)
+                for value, index in bound(function, name)
             ]
-            relays = sum(each is None for each in bound)
-            if name in _parameters(function):
+            relays = sum(each is None for each in values)
+            if name in parameters(function):
                 given = self._given(function, name, seen)
-                if not bound and not given:  # called by pickle, or by another library
+                if not values and not given:  # called by pickle, or by another library
                     raise RelayError
-                bound += given
-            if bound:
-                texts = set().union(*(each for each in bound if each is not None))
+                values += given
+            if values:
+                texts = set().union(*(each for each in values if each is not None))
                 if relays and not texts - {""}:
                     raise RelayError
                 return texts
@@ -245,14 +276,14 @@ class Source:
     def _given(self, function: Function, name: str, seen: frozenset[int]) -> list[Texts | None]:
         """What callers give for a parameter, and its default."""
         found: list[Texts | None] = []
-        default = _default(function, name)
+        usual = default(function, name)
         owner = next(module for module, each in self.functions[function.name] if each is function)
-        if default is not None:
-            found.append(self.texts(default, owner, (), seen))
-        position = _parameters(function).index(name)
+        if usual is not None:
+            found.append(self.texts(usual, owner, (), seen))
+        position = parameters(function).index(name)
         for module, scope, call in self.calls.get(function.name, ()):
             arguments = [word.value for word in call.keywords if word.arg == name]
-            first = position - (_parameters(function)[0] in ("self", "cls"))
+            first = position - (parameters(function)[0] in ("self", "cls"))
             if not arguments and first < len(call.args):
                 arguments = [call.args[first]]
             for argument in arguments:
@@ -276,7 +307,7 @@ class Source:
                 return self.texts(value, module, functions, seen)
             if isinstance(value, ast.Tuple):
                 return self.texts(value.elts[index], module, functions, seen)
-            if isinstance(value, ast.Call) and _called(value) != "get":
+            if isinstance(value, ast.Call) and called(value) != "get":
                 return self._returned(value, module, functions, seen, index)
             found: Texts = set()
             relays = 0
@@ -302,12 +333,12 @@ class Source:
             return table.elts
         if isinstance(table, ast.Name):
             for function in reversed(functions):
-                stored = list(_stored(function, table.id))
-                for value, index in _bound(function, table.id):
+                items = list(stored(function, table.id))
+                for value, index in bound(function, table.id):
                     if index is None and not isinstance(value, ast.Name):
-                        stored += self._items(value, module, functions)
-                if stored:
-                    return stored
+                        items += self._items(value, module, functions)
+                if items:
+                    return items
             if table.id in module.constants:
                 return self._items(module.constants[table.id], module, ())
         raise UnresolvedError
@@ -320,7 +351,7 @@ class Source:
         seen: frozenset[int],
         index: int | None,
     ) -> Texts:
-        name = _called(call)
+        name = called(call)
         if name == "get" and isinstance(call.func, ast.Attribute):
             return self._any(self._items(call, module, functions), module, functions, seen)
         found: Texts = set()
@@ -329,7 +360,7 @@ class Source:
         if not targets or (len(targets) > 1 and not here):
             raise UnresolvedError
         for owner, function in here or targets:
-            for node in _own_nodes(function):
+            for node in own_nodes(function):
                 if isinstance(node, ast.Return) and node.value is not None:
                     found |= self._element(node.value, index, owner, (function,), seen) or set()
         if not found:
@@ -337,101 +368,9 @@ class Source:
         return found
 
 
+_WRITTEN = re.compile(r"what to do: (?!\{\}$|%s)([^\n]+)")
 _PROSE = {"did_you_mean", "_declared", "_sentence_of"}
 """Functions whose answer is a part of a sentence; what others answer is a value."""
-
-
-def _called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", None) or getattr(call.func, "id", "")
-
-
-def _bindings(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(statement, ast.Assign):
-        for target in statement.targets:
-            if isinstance(target, ast.Name):
-                yield target.id, statement.value
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        yield ast.unparse(statement.target), statement.value
-
-
-def _own_nodes(function: Function) -> Iterator[ast.AST]:
-    """The nodes of a function without those of functions in it."""
-    waiting: list[ast.AST] = list(ast.iter_child_nodes(function))
-    while waiting:
-        node = waiting.pop(0)
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield node
-            waiting[:0] = ast.iter_child_nodes(node)
-
-
-def _bound(function: Function, name: str) -> Iterator[tuple[ast.expr, int | None]]:
-    """The values that a function binds to a name, with the place in a tuple that is taken apart."""
-    for node in _own_nodes(function):
-        pairs: list[tuple[ast.expr, ast.expr]] = []
-        if isinstance(node, ast.Assign):
-            pairs = [(target, node.value) for target in node.targets]
-        elif (isinstance(node, ast.AnnAssign) and node.value is not None) or isinstance(
-            node, ast.NamedExpr
-        ):
-            pairs = [(node.target, node.value)]
-        elif isinstance(node, ast.For | ast.comprehension):
-            targets = node.target.elts if isinstance(node.target, ast.Tuple) else []
-            for index, each in enumerate(targets):
-                if isinstance(each, ast.Name) and each.id == name:
-                    yield from _rows(node.iter, index)
-        for target, value in pairs:
-            if isinstance(target, ast.Name) and target.id == name:
-                yield value, None
-            elif isinstance(target, ast.Tuple):
-                for index, each in enumerate(target.elts):
-                    if isinstance(each, ast.Name) and each.id == name:
-                        yield value, index
-
-
-def _rows(table: ast.expr, index: int) -> Iterator[tuple[ast.expr, int | None]]:
-    """`for a, b in TABLE`: each row of it, to be taken apart."""
-    yield table, index
-
-
-def _stored(function: Function, name: str) -> Iterator[ast.expr]:
-    for node in _own_nodes(function):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                if (
-                    isinstance(target, ast.Subscript)
-                    and isinstance(target.value, ast.Name)
-                    and target.value.id == name
-                ):
-                    yield node.value
-
-
-def _parameters(function: Function) -> list[str]:
-    arguments = function.args
-    return [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-
-
-def _default(function: Function, name: str) -> ast.expr | None:
-    arguments = function.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    count = len(arguments.defaults)
-    pairs = list(zip(positional[len(positional) - count :], arguments.defaults, strict=True))
-    given = {each.arg: value for each, value in pairs}
-    for each, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        if value is not None:
-            given[each.arg] = value
-    return given.get(name)
-
-
-def _calls(
-    node: ast.AST, functions: tuple[Function, ...]
-) -> Iterator[tuple[tuple[Function, ...], ast.Call]]:
-    for child in ast.iter_child_nodes(node):
-        inner = functions
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            inner = (*functions, child)
-        if isinstance(child, ast.Call):
-            yield inner, child
-        yield from _calls(child, inner)
 
 
 @cache

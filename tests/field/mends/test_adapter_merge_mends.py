@@ -23,6 +23,8 @@ from tests.field.mends.test_adapter_mends import EMBEDDING, UP, lora
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow
+
 
 def adapters(here: Path, *names: str, **keys: Any) -> None:
     """Write recipe.yaml: a merge of adapters."""

@@ -88,6 +88,19 @@ def a_directory_that_mergeflow_did_not_make(here: Path) -> Iterator[Step]:
     yield ("check", "out")
 
 
+def a_result_that_is_not_what_was_made(here: Path) -> Iterator[Step]:
+    from flows.cli import run
+
+    assert run(list(MERGE)) == 0
+    (here / "out").chmod(0o755)
+    (here / "out/config.json").chmod(0o644)
+    (here / "out/config.json").write_text("{}")
+    yield ("check", "out")
+    shutil.rmtree(here / "out")
+    assert run(list(MERGE)) == 0
+    yield ("check", "out")
+
+
 def no_task_vector(here: Path) -> Iterator[Step]:
     yield ("task-vector", "apply", "base", "a", "out")
     from flows.cli import run

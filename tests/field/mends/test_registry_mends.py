@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from tests.pipeline.conftest import (  # noqa: F401 - fixtures
     quick_database,
     registry,
 )
-from tests.support.followed_mends import Advice, Shell, Step
+from tests.support.followed_mends import Advice, RefusedError, Shell, Step
 from tests.support.registrations import variant, zoo_merge
 from tests.support.registry_contents import Registered, client
 
@@ -126,6 +127,32 @@ def a_file_more_beside_the_weights(at: At) -> Iterator[Step]:
     yield (register_merge_of, arguments)
     (result / "pytorch_model.bin").unlink()
     yield (register_merge_of, arguments)
+
+
+def a_checkpoint_that_was_moved_away(at: At) -> Iterator[Step]:
+    from tasks.registry_loader import CheckpointUnavailableError, check_files
+
+    result = variant(Path(at.arguments["manifest"].path), at.place / "result", "again")
+    found = register_merge(**zoo_of(at, result))
+    model = client(at.registry).get_logged_model(found.candidate.logged_model_id)
+    held = Path(unquote(model.artifact_location.removeprefix("file://")))
+    record = next(
+        value
+        for path in held.rglob("*.json")
+        if (value := json.loads(path.read_text())).get("path") == str(result)
+    )
+
+    def loaded() -> str:
+        try:
+            check_files(record, "sizes")
+        except CheckpointUnavailableError as error:
+            raise RefusedError(str(error)) from None
+        return "there"
+
+    result.rename(at.place / "moved")
+    yield (loaded,)
+    (at.place / "moved").rename(result)
+    yield (loaded,)
 
 
 def register_merge_of(arguments: dict[str, Any]) -> str:

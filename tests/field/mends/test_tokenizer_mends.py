@@ -22,6 +22,8 @@ from tests.field.mends.situations import (
 )
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "abcdefgh"
 CONTENT: dict[str, Any] = {
     "version": "1.0",
