@@ -21,7 +21,7 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_hostile_headers.py tests/faults/test_hostile_indices.py
 
-field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures among them (ten minutes)
+field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures, what messages advise (a quarter of an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/field
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)

@@ -171,10 +171,14 @@ def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) ->
         )
     except ValueError as error:
         raise CheckpointError(
-            f"{path.name} is not JSON: {one_line(error)}", where=str(path.parent)
+            f"{path.name} is not JSON: {one_line(error)}",
+            where=str(path.parent),
+            mend="fetch it again",
         ) from None
     if not isinstance(value, dict) or _deeper_than(value, _MAX_DEPTH):
-        raise CheckpointError(f"{path.name} is not a plain JSON object", where=str(path.parent))
+        raise CheckpointError(
+            f"{path.name} is not a plain JSON object", where=str(path.parent), mend="fetch it again"
+        )
     return value
 
 
@@ -322,7 +326,7 @@ def _check_index(
                 f"tensor {name[:120]!r} is in {placed[name]}, not in {shard} as"
                 f" {printable(index)} says",
                 where=str(directory),
-                mend="fetch the checkpoint again",
+                mend="fetch or save the checkpoint again",
             )
 
 

@@ -234,7 +234,7 @@ def _refused(reference: str, error: CheckpointError | CompatibilityError) -> Fin
         code="checkpoint-refused",
         subject=reference,
         message=error.what,
-        mend=error.mend or "name a directory that holds config.json and model.safetensors",
+        mend=error.mend or "fetch or save the checkpoint again",
         where=error.where,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
@@ -169,7 +170,7 @@ def refuse_existing(out: Path) -> None:
     Raises:
         OutputError: the place is taken.
     """
-    if out.exists() or out.is_symlink():
+    if os.path.lexists(out):
         raise OutputError(
             "this already exists; nothing was written",
             where=str(out),

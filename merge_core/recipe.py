@@ -366,8 +366,12 @@ def _listed(method: Method) -> str:
 
 
 def _needed(recipe: Recipe, earlier: Mapping[str, Recipe]) -> tuple[Recipe, ...]:
-    """The earlier recipes that one uses, itself or through others, in their order."""
-    used = {name for name in recipe.direct_references() if name in earlier}
+    """The earlier recipes that one uses, itself or through others, in their order.
+
+    One that an adapter is to be applied to is used, too: why it cannot be is said of that use.
+    """
+    named = recipe.direct_references()
+    used = {each for name in named for each in (name, name.partition("+")[0]) if each in earlier}
     used |= {str(each.name) for name in used for each in earlier[name].recipes}
     return tuple(each for name, each in earlier.items() if name in used)
 

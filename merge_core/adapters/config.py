@@ -200,5 +200,5 @@ def _wrong(path: Path, key: str, value: Any, right: str) -> CheckpointError:
     return CheckpointError(
         f"{key} must be {right}, not {str(value)[:80]!r}",
         where=str(path),
-        mend="fetch the adapter again, or have its publisher save it again",
+        mend="fetch the adapter again, or have its publisher save it again with PEFT",
     )

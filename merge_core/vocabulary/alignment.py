@@ -76,7 +76,7 @@ def align_vocabularies(
         raise CompatibilityError(
             "it has no embedding with a row for each token, so its vocabulary cannot be merged",
             where=reference,
-            mend="leave out tokenizer_source and tokenizer, or this model",
+            mend="leave out tokenizer and tokenizer_source" if is_one else "leave this model out",
         )
     return _aligned(recipe, settings, checkpoints, tokenizers, known)
 
