@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from examples.model_zoo import Zoo
+from flows.model_zoo import Zoo
 from merge_core.digests import DigestMemo
 from merge_core.errors import StepError
 from merge_core.sources import describe_source
