@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -136,17 +137,23 @@ def a_place_that_cannot_be_written(here: Path) -> Iterator[Step]:
 def too_few_open_files(here: Path) -> Iterator[Step]:
     suite(here)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    held = [os.open("/dev/null", os.O_RDONLY)]
+    held: list[int] = []
 
     def starved() -> str:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 3, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(3):  # enough to read the suite, too few for a process and its pipes
+            os.close(held.pop())
         try:
             return evaluated(here)
         finally:
+            while held:
+                os.close(held.pop())
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     yield (starved,)
-    os.close(held[0])
     yield (evaluated, here)
 
 
