@@ -31,7 +31,7 @@ from flows.scores import Scores
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import StepError
 from merge_core.home import Home
-from merge_core.plain_text import plain_log
+from merge_core.text.plain import plain_log
 from tasks.approval import with_approval, without_question
 from tasks.champion import current_champion, holds_champion, serving_now
 from tasks.durations import read_duration, spell_duration

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from merge_core.markdown import block, inline
-from merge_core.plain_text import LONGEST, plain
+from merge_core.text.markdown import block, inline
+from merge_core.text.plain import LONGEST, plain
 from tasks.records import Registration
 from tasks.registry_client import is_server
 

@@ -18,7 +18,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 
 from flows.deployments import DIRECTORY
 from flows.endings import Ending
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 from merge_core.yaml_files import load_yaml
 
 NOTIFICATION_BLOCK = "mergeflow"

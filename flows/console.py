@@ -37,9 +37,9 @@ from rich.text import Text
 from merge_core.errors import MergeflowError, without_passwords
 from merge_core.findings import Finding
 from merge_core.home import Home
-from merge_core.plain_text import plain, plain_json, plain_lines
 from merge_core.private_files import open_private
 from merge_core.progress import WAITS, Progress, ProgressEvent
+from merge_core.text.plain import plain, plain_json, plain_lines
 
 _PLAIN_AFTER = 5.0
 _PIPE_WIDTH = 160

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.home import Home
-from merge_core.plain_text import plain
 from merge_core.private_files import write_private
+from merge_core.text.plain import plain
 
 Fields = dict[str, Any]
 """Values as JSON has them, by a name such as `parameters.suite` or `schedules.nightly`."""

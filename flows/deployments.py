@@ -31,7 +31,7 @@ from flows.deployment_fields import (
     of_server,
     schedule_of,
 )
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 from merge_core.yaml_files import load_yaml
 from tasks.shipped_files import shipped
 

@@ -11,9 +11,9 @@ from flows.pipeline import Pipeline
 from flows.steps import run_step
 from merge_core.explanation import explain, idle_filters
 from merge_core.home import Home
-from merge_core.markdown import block, inline, table
-from merge_core.plain_text import LONGEST
 from merge_core.plan import make_plan, open_inputs
+from merge_core.text.markdown import block, inline, table
+from merge_core.text.plain import LONGEST
 from merge_core.tolerance import Tolerance
 from tasks.calibration import check_data
 from tasks.locate import undigested

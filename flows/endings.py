@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from flows.steps import end_with
 from merge_core.errors import MergeflowError
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 
 R = TypeVar("R")
 

@@ -26,7 +26,7 @@ from flows.starting_directory import enter
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.home import Home
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 
 _LAST = (
     *("dtype", "suite", "own_suite", "promote"),

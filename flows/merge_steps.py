@@ -28,7 +28,6 @@ from merge_core.findings import some
 from merge_core.home import Home
 from merge_core.model_files import RECIPE_NAME
 from merge_core.own_files import NotOursError, read_own, set_aside
-from merge_core.plain_text import plain_log
 from merge_core.plan import open_inputs
 from merge_core.private_files import write_private
 from merge_core.profile import TaskVectorProfile, profile_key
@@ -37,6 +36,7 @@ from merge_core.quarantine import count_as_new
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.stored_objects import Store, Wanted
+from merge_core.text.plain import plain_log
 from merge_core.tolerance import Tolerance
 from merge_core.vouching import departures
 from merge_core.workers import default_threads

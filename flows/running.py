@@ -10,7 +10,7 @@ from flows.endings import Ending
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
 from flows.steps import call_flow
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
 from tasks.roles import MERGE, Roles

@@ -20,8 +20,8 @@ from prefect.states import Cancelled, Crashed
 from flows.shard_group import merge_shard_group
 from merge_core.errors import MergeflowError, StepError, did_you_mean, error_kind
 from merge_core.group_worker import is_finished, is_held, workers_seen
-from merge_core.plain_text import plain_log
 from merge_core.shard_groups import FanOut, MergeJob
+from merge_core.text.plain import plain_log
 
 _log = plain_log("mergeflow")
 

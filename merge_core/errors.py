@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from merge_core.open_files import TO_RAISE
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 
 # The second form is that of an address which was taken for a path; `models:/name@alias` is none.
 _PASSWORD = re.compile(r"(://)[^/\s?#]*@|(:/)[^/\s?#:]+:[^/\s?#]*@")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from merge_core.plain_text import plain
 from merge_core.records import Record
+from merge_core.text.plain import plain
 
 Severity = Literal["error", "warning", "info"]
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from merge_core.errors import MergeflowError, did_you_mean
-from merge_core.markdown import mermaid_label
-from merge_core.plain_text import plain
 from merge_core.records import Record
+from merge_core.text.markdown import mermaid_label
+from merge_core.text.plain import plain
 from tasks.registry_client import TAG, Registry, mergeflow_experiments, open_registry
 from tasks.registry_models import find_logged_model
 

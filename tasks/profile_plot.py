@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from merge_core.layers import stack_of
-from merge_core.plain_text import plain
 from merge_core.profile import Section, TaskVectorProfile
+from merge_core.text.plain import plain
 from tasks.reference_names import distinct_names
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from merge_core.plain_text import plain_log
 from merge_core.progress import WAITS, Progress, ProgressEvent
+from merge_core.text.plain import plain_log
 
 _FIRST_AFTER = 2.0
 _EVERY = 1.0

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from merge_core.markdown import code, inline
-from merge_core.plain_text import LONGEST, plain
 from merge_core.records import SourceCheckpoint
+from merge_core.text.markdown import code, inline
+from merge_core.text.plain import LONGEST, plain
 from tasks.records import Decision, RegisteredVersion
 from tasks.registry_client import TAG, Registry, process_tracking_uri
 from tasks.roles import MERGE, Roles

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_core.file_names import TOKENIZER_FILES, is_model_file
-from merge_core.plain_text import plain
 from merge_core.records import SourceCheckpoint
 from merge_core.stored_objects import listed_files, stored_place
+from merge_core.text.plain import plain
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
 from tasks.registry_loader import files_beside
 

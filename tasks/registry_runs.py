@@ -18,8 +18,8 @@ import yaml
 from pydantic import BaseModel
 
 from merge_core.digests import digest_of
-from merge_core.plain_text import plain
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.text.plain import plain
 from tasks.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport, TaskScore
 from tasks.registry_client import TAG, Registry, strip_credentials

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from merge_core.markdown import Markdown, code, inline, table
-from merge_core.plain_text import LONGEST
+from merge_core.text.markdown import Markdown, code, inline, table
+from merge_core.text.plain import LONGEST
 from tasks.odd_answers import odd_answers
 from tasks.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from merge_core.compatibility import CheckpointRow, CompatibilityReport
 from merge_core.findings import Finding, Severity, counted
-from merge_core.markdown import Markdown, code, inline, table
-from merge_core.plain_text import LONGEST
 from merge_core.profile import Section, TaskVectorProfile
+from merge_core.text.markdown import Markdown, code, inline, table
+from merge_core.text.plain import LONGEST
 from tasks.reference_names import distinct_names
 
 _HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Good to know"}

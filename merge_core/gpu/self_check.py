@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 from merge_core.gpu.memory import is_shortage
 from merge_core.lazy_torch import torch
-from merge_core.plain_text import plain_log
+from merge_core.text.plain import plain_log
 
 _log = plain_log("mergeflow")
 _lock = threading.Lock()

@@ -31,8 +31,8 @@ from flows.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError, StepError, error_from, error_values
 from merge_core.findings import Finding, printable, some
 from merge_core.home import Home
-from merge_core.markdown import block, code, inline, mermaid_label, table
-from merge_core.plain_text import LONGEST, plain, plain_json, plain_log
+from merge_core.text.markdown import block, code, inline, mermaid_label, table
+from merge_core.text.plain import LONGEST, plain, plain_json, plain_log
 from merge_core.yaml_files import dump_yaml, load_yaml_documents
 from tasks.approval import with_approval
 from tasks.decide import PromotionRule, decide

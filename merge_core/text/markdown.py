@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from merge_core.plain_text import plain
+from merge_core.text.plain import plain
 
 _LONGEST_CELL = 300
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|javascript|data):|\b(www)\.")
