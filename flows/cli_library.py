@@ -84,7 +84,7 @@ def merge(
     from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
-    from merge_core.timings import Timings
+    from merge_core.runtime.timings import Timings
     from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
     from tasks.locate import base_and_models, find_all

@@ -16,7 +16,7 @@ from prefect.states import Completed
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import MergeflowError, StepError, one_line
 from merge_core.group_worker import GroupResult, merge_group
-from merge_core.processors import processors
+from merge_core.runtime.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 
 LOCAL = "local"

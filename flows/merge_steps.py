@@ -35,11 +35,11 @@ from merge_core.progress import SharedProgress
 from merge_core.quarantine import count_as_new
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.threads import default_threads
 from merge_core.stored_objects import Store, Wanted
 from merge_core.text.plain import plain_log
 from merge_core.tolerance import Tolerance
 from merge_core.vouching import departures
-from merge_core.workers import default_threads
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key

@@ -20,8 +20,8 @@ from prefect.results import ResultRecordMetadata
 from prefect.settings import PREFECT_API_URL
 
 from merge_core.errors import StepError
+from merge_core.runtime.threads import all_at_once
 from merge_core.text.plain import plain, plain_log
-from merge_core.workers import all_at_once
 from tasks.caching import ContentKey
 from tasks.child_process import kill_children
 from tasks.model_process import resolved_device_kind

@@ -22,8 +22,8 @@ from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import MERGEABLE
 from merge_core.inputs import TensorInput, values_of
 from merge_core.reading import BlockReader
+from merge_core.runtime.threads import default_threads, ordered_map
 from merge_core.safetensors_header import TensorEntry
-from merge_core.workers import default_threads, ordered_map
 
 Floats: TypeAlias = "NDArray[np.float64]"
 Kinship = Literal["identical", "near", "far", "unrelated"]

@@ -17,8 +17,8 @@ from merge_core.checkpoint_files import is_file_name, read_beginning, read_plain
 from merge_core.dtypes import name_of
 from merge_core.errors import CheckpointError, one_line, unreadable
 from merge_core.findings import counted, printable, some
-from merge_core.garbage import collection_paused
 from merge_core.inputs import TensorInput
+from merge_core.runtime.garbage import collection_paused
 from merge_core.safetensors_header import KnownHeaders, TensorEntry, read_header
 from merge_core.weight_files import (
     INDEX_SUFFIX,

@@ -30,6 +30,7 @@ from merge_core.progress import Progress, Throttle
 from merge_core.prompt_files import compare_prompting, read_prompting
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
+from merge_core.runtime.threads import default_threads
 from merge_core.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.sources import open_source
 from merge_core.tensor_names import named_as
@@ -41,7 +42,6 @@ from merge_core.tokenizer_files import (
     read_tokenizer,
 )
 from merge_core.tolerance import STRICT, Tolerance
-from merge_core.workers import default_threads
 
 VERSION = 4
 """Raised when the same checkpoints would give another report; part of `verify_key`."""

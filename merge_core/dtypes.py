@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.errors import RecipeError, did_you_mean
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 DTYPE_NAMES: dict[str, str] = {
     "F64": "float64",

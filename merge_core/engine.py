@@ -17,21 +17,21 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from merge_core.computed import Computing
-from merge_core.devices import compute_device, is_cpu
-from merge_core.gpu.memory import explained_shortage, give_back, spare_memory
-from merge_core.gpu.transfers import LEAST_WORKERS, load_decompositions, own_queue
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
-from merge_core.processors import processors
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
+from merge_core.runtime.devices import compute_device, is_cpu
+from merge_core.runtime.gpu_memory import explained_shortage, give_back, spare_memory
+from merge_core.runtime.gpu_transfers import LEAST_WORKERS, load_decompositions, own_queue
+from merge_core.runtime.lazy_torch import torch
+from merge_core.runtime.processors import processors
+from merge_core.runtime.timings import Timings
+from merge_core.runtime.torch_threads import OneThreadEach
 from merge_core.shard_writer import ShardWriter
 from merge_core.surveying import run_surveys
 from merge_core.tensor_work import Work, parts_of
-from merge_core.timings import Timings
-from merge_core.torch_threads import OneThreadEach
 
 CPU_BLOCK = 4 * CHUNK
 """Elements of a block on the CPU: a few of them in float64 fit the cache."""

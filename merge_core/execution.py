@@ -30,14 +30,14 @@ from merge_core.plan import Plan
 from merge_core.private_files import private_umask
 from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
+from merge_core.runtime.threads import default_threads
+from merge_core.runtime.timings import Timings
 from merge_core.shard_groups import input_files
 from merge_core.shard_hashing import ShardHasher
 from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
 from merge_core.store_access import StoreAccess
 from merge_core.stored_objects import Store, Wanted
-from merge_core.timings import Timings
-from merge_core.workers import default_threads
 
 
 def execute(

@@ -9,7 +9,7 @@ from threading import Lock
 from merge_core.digests import DigestMemo
 from merge_core.progress import Progress, SharedProgress, Throttle
 from merge_core.records import FileDigest
-from merge_core.workers import all_at_once
+from merge_core.runtime.threads import all_at_once
 
 _THREADS = 4
 

@@ -17,8 +17,8 @@ from merge_core.checkpoint import Checkpoint
 from merge_core.dtypes import ITEM_SIZES, MERGEABLE
 from merge_core.inputs import entries_of
 from merge_core.reading import BlockReader
+from merge_core.runtime.threads import ordered_map
 from merge_core.safetensors_header import TensorEntry
-from merge_core.workers import ordered_map
 
 BLOCK = 1 << 18
 _PIECE = 1 << 22

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import NonFiniteError
-from merge_core.gpu.transfers import fill
-from merge_core.lazy_torch import torch
 from merge_core.reading import BlockReader
+from merge_core.runtime.gpu_transfers import fill
+from merge_core.runtime.lazy_torch import torch
 from merge_core.safetensors_header import TensorEntry
 
 _MEASURED = 1 << 18

@@ -17,8 +17,8 @@ from merge_core.plan import make_plan
 from merge_core.progress import Progress
 from merge_core.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.timings import Timings
 from merge_core.shard_groups import FanOut, MergeOrder
-from merge_core.timings import Timings
 from merge_core.tolerance import Tolerance
 
 

@@ -16,11 +16,11 @@ from merge_core.derived_buffers import with_buffers_of
 from merge_core.digests import digest_of
 from merge_core.dtypes import name_of
 from merge_core.engine_version import ENGINE, Peculiarities, engine_of
-from merge_core.garbage import collection_paused
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.methods import external_code
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
+from merge_core.runtime.garbage import collection_paused
 from merge_core.safetensors_header import KnownHeaders
 from merge_core.sources import open_source
 from merge_core.tensor_names import named_alike

@@ -20,10 +20,10 @@ from merge_core.layers import Group, group_of, stack_of
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
+from merge_core.runtime.threads import default_threads, ordered_map
 from merge_core.sources import open_source
 from merge_core.task_vector_sums import Floats, Integers, Sums, bin_values, sum_run
 from merge_core.tensor_names import named_alike
-from merge_core.workers import default_threads, ordered_map
 
 VERSION = 1
 """Raised when the same checkpoints would give another profile; part of `profile_key`."""

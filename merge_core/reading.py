@@ -11,10 +11,10 @@ from types import TracebackType
 from merge_core.checkpoint_files import open_plain
 from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import CheckpointError, unreadable
-from merge_core.lazy_torch import torch
 from merge_core.open_files import make_room
+from merge_core.runtime.lazy_torch import torch
+from merge_core.runtime.timings import Timings
 from merge_core.safetensors_header import TensorEntry
-from merge_core.timings import Timings
 
 
 class BlockReader:

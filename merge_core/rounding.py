@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 
 def round_once(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

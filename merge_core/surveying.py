@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from merge_core.computed import Computation, ComputedTensor, Computing
-from merge_core.gpu.memory import explained_shortage
-from merge_core.gpu.transfers import own_queue
 from merge_core.methods import method_named
 from merge_core.methods.base import Survey
 from merge_core.progress import Progress, Stopped, Throttle
+from merge_core.runtime.gpu_memory import explained_shortage
+from merge_core.runtime.gpu_transfers import own_queue
 
 
 def run_surveys(

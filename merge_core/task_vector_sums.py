@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from merge_core.inputs import TensorInput, values_of
-from merge_core.lazy_torch import torch
 from merge_core.reading import BlockReader
+from merge_core.runtime.lazy_torch import torch
 
 BLOCK = 1 << 18
 BINS = 1 << 15

@@ -22,6 +22,7 @@ from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.runtime.threads import all_at_once
 from merge_core.sources import (
     describe_adapter,
     describe_source,
@@ -31,7 +32,6 @@ from merge_core.sources import (
 from merge_core.stored_objects import object_problems, stored_place
 from merge_core.tied_copies import presumed_copies
 from merge_core.tolerance import STRICT, Tolerance
-from merge_core.workers import all_at_once
 from tasks.hub import (
     HubListing,
     check_download,

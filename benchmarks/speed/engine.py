@@ -19,8 +19,8 @@ from merge_core.engine import run_plan
 from merge_core.plan import make_plan
 from merge_core.recipe import load_recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.runtime.timings import Timings
 from merge_core.staging import Staging
-from merge_core.timings import Timings
 
 
 class UnflushedStaging(Staging):

@@ -27,10 +27,10 @@ from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.inputs import FeedContext
 from merge_core.layers import group_of
-from merge_core.lazy_torch import torch
 from merge_core.progress import Progress, Throttle
 from merge_core.reading import BlockReader
 from merge_core.records import MergeInput, SourceCheckpoint
+from merge_core.runtime.lazy_torch import torch
 from merge_core.sources import open_source
 from merge_core.tensor_names import named_as
 from merge_core.text.markdown import code, inline

@@ -13,10 +13,10 @@ from merge_core.checkpoint import Checkpoint
 from merge_core.computed import Computing
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.inputs import Feed, FeedContext
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
+from merge_core.runtime.lazy_torch import torch
 from merge_core.safetensors_header import TensorEntry
 from merge_core.surveying import run_surveys
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 Pair: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 """B (out, r) and A (r, in) of a product B @ A."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from merge_core.adapters.fitting import Fit
 from merge_core.errors import NonFiniteError
 from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 from merge_core.safetensors_header import TensorEntry
 
 _TILE = 1 << 18

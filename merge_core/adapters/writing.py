@@ -25,7 +25,7 @@ from merge_core.errors import NonFiniteError, OutputError
 from merge_core.execution import placed, refuse_existing
 from merge_core.file_hashing import hash_files
 from merge_core.layout import lay_out
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 from merge_core.sums import SUMS_NAME, sums_text
 
 MANIFEST_NAME = "mergeflow_adapter.json"

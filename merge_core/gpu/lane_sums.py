@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.gpu.self_check import is_trusted, same_bits
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import LANES
+from merge_core.runtime.gpu_self_check import is_trusted, same_bits
+from merge_core.runtime.lazy_torch import torch
 
 
 def sums_of_steps(values: torch.Tensor, step: int) -> list[float]:

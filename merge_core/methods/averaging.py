@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob, divided
 from merge_core.parameters import Parameter, Scalar
+from merge_core.runtime.lazy_torch import torch
 
 
 class Linear(Method):

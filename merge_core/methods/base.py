@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from merge_core.lazy_torch import torch
 from merge_core.parameters import Parameter, Scalar
+from merge_core.runtime.lazy_torch import torch
 
 CHUNK = 1 << 16
 """Elements in one step of a reduction; block sizes are multiples of it."""

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, Sum, TensorJob, add_up, divided
 from merge_core.parameters import Parameter, Scalar
+from merge_core.runtime.lazy_torch import torch
 
 _WEIGHT = Parameter("weight", "share of this model", 1.0, per_model=True, low=0)
 

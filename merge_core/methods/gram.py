@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, Block, Kernel, Sum
+from merge_core.runtime.lazy_torch import torch
 
 Matrix = NDArray[np.float64]
 

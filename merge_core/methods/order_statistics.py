@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 _DIGIT = 16
 _BINS = 1 << _DIGIT

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 BITS = 53
 """Bits of each random number: as many as a float64 probability can tell apart."""

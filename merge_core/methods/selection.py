@@ -6,7 +6,7 @@ bin of the k-th largest magnitude, and one over the lower 15 bits its exact valu
 
 from __future__ import annotations
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 _LOW_BITS = 15
 _COARSE_BINS = 1 << 16

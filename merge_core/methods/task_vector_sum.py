@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import CHUNK, TINY_SUM, Block, Kernel, TensorJob, add_up, divided
 from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
 from merge_core.methods.unordered import FEW, Parts, order_of
 from merge_core.parameters import Parameter
+from merge_core.runtime.lazy_torch import torch
 
 WEIGHT = Parameter("weight", "scale of this model's task vector", None, per_model=True)
 DENSITY = Parameter(

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.lazy_torch import torch
 from merge_core.methods.base import add_up
+from merge_core.runtime.lazy_torch import torch
 
 FEW = 2
 """Terms whose sum has no order."""

@@ -22,12 +22,13 @@ import torch
 from merge_core import engine, tensor_work
 from merge_core.computed import Computation, Computing
 from merge_core.fused.sums import sum_in_lanes
-from merge_core.gpu import computation, self_check
+from merge_core.gpu import computation
 from merge_core.gpu.computation import GpuComputation
 from merge_core.gpu.lane_sums import lanes_agree, lanes_by_kernel
 from merge_core.methods.base import CHUNK
 from merge_core.progress import Stopped
 from merge_core.reading import BlockReader
+from merge_core.runtime import gpu_self_check
 from merge_core.safetensors_header import TensorEntry
 from tests.conformance.gpu_cases import RECIPES, write_zoo
 from tests.conformance.test_fused_kernels import CASES, VALUES, computed, normal, stored
@@ -108,21 +109,21 @@ def test_a_whole_merge_goes_by_the_kernels(
     monkeypatch.setattr(engine, "spare_memory", lambda device: 0)
     for module in (engine, tensor_work):
         monkeypatch.setattr(module, "compute_device", lambda name: DEVICE)
-    monkeypatch.setattr(self_check, "_found", {})
+    monkeypatch.setattr(gpu_self_check, "_found", {})
     general: list[str] = []
     monkeypatch.setattr(Computation, "rounded", lambda self, start, count: general.append("called"))
     # The interpreter is not for threads.
     found = run_recipe(RECIPES[method], zoo, tmp_path / "gpu", device="cuda", threads=1)
     assert found.object_id == expected.object_id
     assert not general
-    assert set(self_check._found.values()) == {True}
+    assert set(gpu_self_check._found.values()) == {True}
 
 
 def test_a_kernel_that_differs_or_fails_is_not_used_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(self_check._log, "warning", lambda text, *of: said.append(text % of))
+    monkeypatch.setattr(gpu_self_check._log, "warning", lambda text, *of: said.append(text % of))
     entries = stored(normal(50), "BF16", (50,), tmp_path)
     tensor = computed("linear", {}, entries, "BF16", (50,))
     combine = computation.Combining.__call__
@@ -139,7 +140,7 @@ def test_a_kernel_that_differs_or_fails_is_not_used_and_says_so_once(
         (off_by_one, "it gives other bits than torch"),
         (failing, "RuntimeError: no C compiler was found"),
     ):
-        monkeypatch.setattr(self_check, "_found", {})
+        monkeypatch.setattr(gpu_self_check, "_found", {})
         monkeypatch.setattr(computation.Combining, "__call__", wrong)
         said.clear()
         assert merged_bytes(tensor, CHUNK) is None
@@ -152,11 +153,11 @@ def test_a_kernel_that_differs_or_fails_is_not_used_and_says_so_once(
 def test_a_kernel_is_tried_for_all_that_it_is_compiled_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_check, "_found", {})
+    monkeypatch.setattr(gpu_self_check, "_found", {})
     entries = stored(normal(50), "BF16", (50,), tmp_path)
     for method, out in (("linear", "BF16"), ("linear", "F32"), ("task_arithmetic", "BF16")):
         assert merged_bytes(computed(method, {}, entries, out, (50,)), CHUNK)
-    assert [key[1:] for key in self_check._found] == [
+    assert [key[1:] for key in gpu_self_check._found] == [
         ("weighted_sum", 3, True, "BF16", "BF16"),
         ("weighted_sum", 3, True, "BF16", "F32"),
         ("task_vector_sum", 3, False, "BF16", "BF16"),

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core import tensor_work
-from merge_core.gpu import lane_sums, self_check
+from merge_core.gpu import lane_sums
 from merge_core.records import SourceCheckpoint
+from merge_core.runtime import gpu_self_check
 from tests.conformance.gpu_cases import RECIPES, write_zoo
 from tests.support.checkpoints import run_recipe
 
@@ -106,10 +107,10 @@ def test_a_kernel_that_is_tried_here_gives_the_right_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(self_check, "_found", {})
+    monkeypatch.setattr(gpu_self_check, "_found", {})
     run_recipe(RECIPES[method], models, tmp_path / "out", device="cuda")
-    assert self_check._found
-    assert all(self_check._found.values())
+    assert gpu_self_check._found
+    assert all(gpu_self_check._found.values())
 
 
 def ordered(values: torch.Tensor) -> torch.Tensor:

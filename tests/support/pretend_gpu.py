@@ -17,8 +17,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from merge_core import devices, engine, surveying, tensor_work
-from merge_core.gpu import computation, lane_sums, transfers
+from merge_core import engine, surveying, tensor_work
+from merge_core.gpu import computation, lane_sums
+from merge_core.runtime import devices, gpu_transfers
 
 GPU = torch.device("meta")
 _MOVING = ("aten::_to_copy", "aten::copy_")
@@ -115,7 +116,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Visits]:
         monkeypatch.setattr(module, "own_queue", queue)
     monkeypatch.setattr(engine, "is_cpu", lambda name: name != "cuda")
     monkeypatch.setattr(engine, "spare_memory", lambda device: 1 << 30)
-    monkeypatch.setattr(transfers, "wait_for", lambda device: None)
+    monkeypatch.setattr(gpu_transfers, "wait_for", lambda device: None)
     for module in (computation, lane_sums):  # Triton takes none of these tensors
         monkeypatch.setattr(module, "is_trusted", lambda *_: False)
     for module in (engine, tensor_work):

@@ -36,7 +36,7 @@ def test_help_loads_nothing_slow(arguments: list[str]) -> None:
 def test_torch_is_loaded_once_and_complete_when_many_threads_ask_for_it_first() -> None:
     code = """
 import threading
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 at_once = threading.Barrier(8)
 found = []
 
@@ -54,7 +54,7 @@ assert found == [(real.Tensor, real.nn.functional.linear, real.bfloat16)] * 8
 
 
 def test_an_attribute_that_torch_lacks_is_named() -> None:
-    from merge_core.lazy_torch import torch
+    from merge_core.runtime.lazy_torch import torch
 
     with pytest.raises(AttributeError, match="no attribute 'tensr'"):
         torch.tensr  # noqa: B018

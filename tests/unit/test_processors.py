@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from merge_core import processors as module
-from merge_core.processors import processors, quota
+from merge_core.runtime import processors as module
+from merge_core.runtime.processors import processors, quota
 
 
 def write(place: Path, files: dict[str, str]) -> None:

@@ -18,11 +18,11 @@ import torch
 from merge_core import shard_hashing
 from merge_core.errors import OutputError
 from merge_core.plan import Plan, make_plan
-from merge_core.processors import processors
 from merge_core.progress import ProgressEvent
 from merge_core.recipe import parse_recipe
+from merge_core.runtime.processors import processors
+from merge_core.runtime.timings import Timings
 from merge_core.shard_hashing import ShardHasher
-from merge_core.timings import Timings
 from tests.support.checkpoints import write_checkpoint
 
 

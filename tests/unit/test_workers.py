@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from merge_core.workers import all_at_once
+from merge_core.runtime.threads import all_at_once
 
 
 def test_what_begins_only_after_a_failure_is_stopped_too() -> None:

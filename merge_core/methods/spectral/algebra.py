@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 PARALLEL = 1e-8
 """Unit vectors this near to dependent are: crowded singular vectors are known no better."""

@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 from merge_core.errors import RecipeError
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 
 def is_cpu(name: str) -> bool:

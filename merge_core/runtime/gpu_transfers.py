@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 LEAST_WORKERS = 2
 """With fewer nothing overlaps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 
 class OneThreadEach:

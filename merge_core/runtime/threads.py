@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from merge_core.lazy_torch import torch
-from merge_core.processors import processors
+from merge_core.runtime.lazy_torch import torch
+from merge_core.runtime.processors import processors
 
 _STOP_AGAIN = 0.5
 T = TypeVar("T")

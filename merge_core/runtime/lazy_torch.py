@@ -1,7 +1,8 @@
 """torch, imported when it is first used: importing it takes seconds, and most commands do without.
 
-Everywhere in this library: `from merge_core.lazy_torch import torch`. Code at the top level of a
-module (tables, default values, decorators) must not use it, or importing that module loads torch.
+Everywhere in this library: `from merge_core.runtime.lazy_torch import torch`. Code at the top level
+of a module (tables, default values, decorators) must not use it, or importing that module loads
+torch.
 """
 
 from __future__ import annotations

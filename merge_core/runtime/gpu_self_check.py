@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Hashable
 from importlib.util import find_spec
 
-from merge_core.gpu.memory import is_shortage
-from merge_core.lazy_torch import torch
+from merge_core.runtime.gpu_memory import is_shortage
+from merge_core.runtime.lazy_torch import torch
 from merge_core.text.plain import plain_log
 
 _log = plain_log("mergeflow")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from merge_core.errors import StepError
-from merge_core.lazy_torch import torch
+from merge_core.runtime.lazy_torch import torch
 
 _SHORTAGE = re.compile(r"out of memory|ALLOC_FAILED", re.I)
 """In what CUDA's libraries and Triton say of it."""
