@@ -18,8 +18,8 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 
 from flows.deployments import DIRECTORY
 from flows.endings import Ending
+from merge_core.files.strict_yaml import load_yaml
 from merge_core.text.plain import plain
-from merge_core.yaml_files import load_yaml
 
 NOTIFICATION_BLOCK = "mergeflow"
 """Name of the notification block that automations send to, whatever its type."""

@@ -20,12 +20,12 @@ from flows.pipeline import (
     Section,
     with_suite_beside,
 )
-from merge_core.digests import digest_of
+from merge_core.files.digests import digest_of
+from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.home import Home
 from merge_core.recipe import Recipe, parse_recipe
 from merge_core.trajectory.schedules import Decay, Schedule, schedule_weights
 from merge_core.trajectory.selection import Choice
-from merge_core.yaml_files import load_yaml, validated
 from tasks.decide import AFTERWARDS, PromotionRule
 from tasks.references import expand_variables, parse_plain
 from tasks.suite import Suite, load_suite, suite_digest

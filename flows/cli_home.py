@@ -107,8 +107,8 @@ def _facts(path: Path) -> dict[str, Any]:
     import stat
 
     from merge_core.errors import HomeError
+    from merge_core.files.owners import group_named, user_named
     from merge_core.known_homes import standing
-    from merge_core.ownership import group_named, user_named
     from merge_core.store_access import PASSABLE
 
     try:

@@ -21,8 +21,8 @@ def session_for(config: Path, terminal: Terminal) -> Iterator[PrefectSession]:
         RecipeError: the file cannot be read; said at once, before the slow imports.
     """
     from flows.prefect_session import prefect_session
+    from merge_core.files.strict_yaml import load_yaml
     from merge_core.home import Home
-    from merge_core.yaml_files import load_yaml
 
     load_yaml(config)
     with prefect_session(Home.discover()) as prefect:

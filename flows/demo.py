@@ -15,8 +15,8 @@ from shlex import quote
 from flows.console import Terminal, seconds, shown_path
 from flows.model_zoo import build_zoo
 from flows.prefect_session import prefect_session
+from merge_core.files.private import as_open_as, private_umask
 from merge_core.home import Home
-from merge_core.private_files import as_open_as, private_umask
 from tasks.records import MergeOutcome
 from tasks.shipped_files import are_installed, example, shipped
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from merge_core.files.private import write_private
 from merge_core.home import Home
-from merge_core.private_files import write_private
 from merge_core.text.plain import plain
 
 Fields = dict[str, Any]

@@ -31,8 +31,8 @@ from flows.deployment_fields import (
     of_server,
     schedule_of,
 )
+from merge_core.files.strict_yaml import load_yaml
 from merge_core.text.plain import plain
-from merge_core.yaml_files import load_yaml
 from tasks.shipped_files import shipped
 
 DIRECTORY = shipped("deployments")

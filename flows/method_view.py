@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from flows.console import Terminal, add_row, literal
+from merge_core.files.strict_yaml import dump_yaml
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import PostStep
 from merge_core.parameters import Parameter, Scalar
-from merge_core.yaml_files import dump_yaml
 
 _EXAMPLE_NUMBER = 0.5
 """For parameters that have no default."""

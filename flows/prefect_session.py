@@ -24,13 +24,13 @@ from flows.outside_faults import unreachable_server
 from flows.prefect_logging import own_logging
 from flows.settings_beside import refuse_settings_beside
 from merge_core.errors import MergeflowError, StepError
-from merge_core.home import Home
-from merge_core.private_files import (
+from merge_core.files.private import (
     PRIVATE_UMASK,
     make_private_directory,
     open_private,
     private_umask,
 )
+from merge_core.home import Home
 from tasks.own_python import import_path, module_command
 from tasks.server_login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
 from tasks.stack_record import running_stack

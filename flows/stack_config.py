@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from flows.request_origin import read_authority
 from merge_core.errors import MergeflowError
+from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.home import Home
-from merge_core.yaml_files import load_yaml, validated
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _NOT_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")

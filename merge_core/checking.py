@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from merge_core.checkpoint_files import read_plain
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, refused
 from merge_core.execution import placed
+from merge_core.files.digests import DigestMemo
+from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
+from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable
 from merge_core.manifest import MANIFEST_NAME, read_manifest, verify_manifest, verify_sums
 from merge_core.progress import Progress
@@ -19,7 +20,6 @@ from merge_core.stored_objects import (
     object_problems,
     pointer_problems,
 )
-from merge_core.sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 
 
 class DirectoryCheck(Record):

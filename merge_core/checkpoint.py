@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from merge_core.bounded_json import parse_json
-from merge_core.checkpoint_files import is_file_name, read_beginning, read_plain
 from merge_core.dtypes import name_of
 from merge_core.errors import CheckpointError, one_line, unreadable
+from merge_core.files.bounded_json import parse_json
+from merge_core.files.untrusted import is_file_name, read_beginning, read_plain
 from merge_core.findings import counted, printable, some
 from merge_core.inputs import TensorInput
 from merge_core.runtime.garbage import collection_paused
@@ -159,7 +159,7 @@ def weights_used(directory: Path) -> frozenset[str] | None:
 def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) -> dict[str, Any]:
     """A JSON object from a checkpoint's file, with its size and depth bounded.
 
-    Options as for `merge_core.bounded_json.parse_json`.
+    Options as for `merge_core.files.bounded_json.parse_json`.
 
     Raises:
         CheckpointError: unreadable, a link out of its directory, no plain file, too large, too

@@ -13,17 +13,17 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from merge_core.bounded_json import parse_json
 from merge_core.checkpoint import read_json
-from merge_core.checkpoint_files import (
+from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import parse_json
+from merge_core.files.names import MODULES_NAME, is_companion, is_model_file
+from merge_core.files.untrusted import (
     check_inside,
     check_plain,
     is_file_name,
     read_beginning,
     read_plain,
 )
-from merge_core.errors import CheckpointError
-from merge_core.file_names import MODULES_NAME, is_companion, is_model_file
 from merge_core.findings import printable
 
 _MAX_MODULES_BYTES = 1 << 20

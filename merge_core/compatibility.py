@@ -14,8 +14,8 @@ from merge_core.alone_findings import alone_findings
 from merge_core.ancestry import Ancestry, measure_ancestry
 from merge_core.class_comparison import architecture_of
 from merge_core.declared_base import declared_bases
-from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
+from merge_core.files.digests import digest_of
 from merge_core.findings import Finding, Severity, counted, some
 from merge_core.finite import find_non_finite, scanned_bytes
 from merge_core.kinship import (

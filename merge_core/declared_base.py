@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from merge_core.checkpoint_files import read_beginning
 from merge_core.errors import CheckpointError
+from merge_core.files.untrusted import read_beginning
 from merge_core.findings import printable
 
 _MAX_CARD_BYTES = 1 << 18

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.conducting import ComputeSettings, Workers, conduct
-from merge_core.digests import DigestMemo, fingerprint, settle
 from merge_core.engine import Follower, run_plan
 from merge_core.errors import (
     CheckpointError,
@@ -20,14 +19,15 @@ from merge_core.errors import (
     UnreadableError,
     unreadable,
 )
-from merge_core.file_hashing import hash_files
+from merge_core.files.digests import DigestMemo, fingerprint, settle
+from merge_core.files.hashing import hash_files
+from merge_core.files.private import private_umask
 from merge_core.home import Home
 from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
 from merge_core.layout import index_json, index_name
 from merge_core.manifest import seal
 from merge_core.model_files import write_model_files
 from merge_core.plan import Plan
-from merge_core.private_files import private_umask
 from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.runtime.threads import default_threads

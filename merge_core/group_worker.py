@@ -18,9 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
-from merge_core.digests import sha256_file
 from merge_core.engine import run_plan
 from merge_core.errors import CheckpointError, StepError
+from merge_core.files.digests import sha256_file
 from merge_core.journal import Journal, boot_id, vouched_for
 from merge_core.methods.base import Survey
 from merge_core.plan import Plan

@@ -119,7 +119,7 @@ class Home:
         """
         if not self.stack_file.exists():
             return False
-        from merge_core.yaml_files import load_yaml
+        from merge_core.files.strict_yaml import load_yaml
 
         return bool(load_yaml(self.stack_file).get("prefect_database"))
 

@@ -18,10 +18,8 @@ from enum import Enum
 from pathlib import Path
 
 from merge_core.errors import HomeError
-from merge_core.home_closing import close_home, closing_word, is_home
-from merge_core.kernel_files import kernel_file_system
-from merge_core.known_homes import note_home, note_move, place_of, standing
-from merge_core.ownership import (
+from merge_core.files.kernel_files import kernel_file_system
+from merge_core.files.owners import (
     Way,
     group_named,
     has_group_to_itself,
@@ -31,7 +29,9 @@ from merge_core.ownership import (
     user_named,
     way_to,
 )
-from merge_core.private_files import make_private_directory, write_private
+from merge_core.files.private import make_private_directory, write_private
+from merge_core.home_closing import close_home, closing_word, is_home
+from merge_core.known_homes import note_home, note_move, place_of, standing
 from merge_core.store_access import StoreAccess
 
 NAME = ".mergeflow"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_core.errors import HomeError
-from merge_core.ownership import group_named, user_named
-from merge_core.private_files import PRIVATE_DIRECTORY, PRIVATE_UMASK
-from merge_core.removal import file_system
+from merge_core.files.owners import group_named, user_named
+from merge_core.files.private import PRIVATE_DIRECTORY, PRIVATE_UMASK
+from merge_core.files.removal import file_system
 
 MEMO, IDENTITY, STACK_FILE, STORE = "digests.sqlite", "identity", "stack.yaml", "store"
 OURS = (

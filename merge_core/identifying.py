@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from merge_core.digests import as_text, digest_of, fingerprint, lasting
 from merge_core.engine import Follower
 from merge_core.errors import CheckpointError, unreadable
+from merge_core.files.digests import as_text, digest_of, fingerprint, lasting
 from merge_core.plan import Plan, identified
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from merge_core.errors import HomeError
+from merge_core.files.owners import user_named
+from merge_core.files.private import make_private_directory, write_private
 from merge_core.home_closing import IDENTITY
-from merge_core.ownership import user_named
-from merge_core.private_files import make_private_directory, write_private
 
 _MOST_TOKENS = 32
 _MOST_BYTES = 1 << 20

@@ -11,17 +11,17 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from merge_core.bounded_json import parse_json
-from merge_core.checkpoint_files import read_plain
-from merge_core.digests import DigestMemo, model_digest, sha256_file
 from merge_core.errors import CheckpointError, refused
-from merge_core.file_hashing import hash_files
+from merge_core.files.bounded_json import parse_json
+from merge_core.files.digests import DigestMemo, model_digest, sha256_file
+from merge_core.files.hashing import hash_files
+from merge_core.files.present import files_present
+from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums, sums_text
+from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable
 from merge_core.plan import Plan
-from merge_core.present_files import files_present
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, FileDigest, TakenOver
-from merge_core.sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums, sums_text
 
 MANIFEST_NAME = "mergeflow_manifest.json"
 _MAX_MANIFEST_BYTES = 100 << 20
@@ -91,7 +91,7 @@ def verify_manifest(
     manifest on disk lists; and that manifest says the same as the one given.
 
     Args:
-        alone: links are wrong too, as in a store (`merge_core.present_files`).
+        alone: links are wrong too, as in a store (`merge_core.files.present`).
         afresh: read every byte, whatever the memo says.
 
     Returns:

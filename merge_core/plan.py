@@ -13,9 +13,9 @@ from merge_core.checkpoint import open_checkpoint
 from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.derived_buffers import with_buffers_of
-from merge_core.digests import digest_of
 from merge_core.dtypes import name_of
 from merge_core.engine_version import ENGINE, Peculiarities, engine_of
+from merge_core.files.digests import digest_of
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.methods import external_code
 from merge_core.recipe import Recipe

@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.digests import digest_of
 from merge_core.dtypes import MERGEABLE
 from merge_core.errors import CompatibilityError, NonFiniteError, RecipeError
+from merge_core.files.digests import digest_of
 from merge_core.inputs import TensorInput, entries_of
 from merge_core.layers import Group, group_of, stack_of
 from merge_core.progress import Progress, Throttle

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import read_json
-from merge_core.checkpoint_files import read_beginning
+from merge_core.files.untrusted import read_beginning
 from merge_core.findings import Finding, some
 
 _MAX_TEMPLATE_BYTES = 1 << 22

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, WithJsonSchema, field_serializer, field_validator
 
 from merge_core.calibration import Calibration
-from merge_core.digests import digest_of
 from merge_core.dtypes import code_of
 from merge_core.errors import RecipeError
+from merge_core.files.digests import digest_of
+from merge_core.files.strict_yaml import all_of, dump_yaml, examined, load_yaml_documents
 from merge_core.methods import method_named
 from merge_core.methods.base import Method
 from merge_core.parameters import Level
@@ -36,7 +37,6 @@ from merge_core.recipe_parts import (
 )
 from merge_core.records import Record
 from merge_core.vocabulary.settings import BASE, UNION, TokenizerSettings
-from merge_core.yaml_files import all_of, dump_yaml, examined, load_yaml_documents
 
 _MOST_DOCUMENTS = 64
 _OBJECTS = WithJsonSchema({"type": "array", "items": {"type": "object"}})

@@ -55,8 +55,8 @@ class SourceCheckpoint(Record):
     """The Hub commit the files come from, if any."""
     digest: str
     """sha256 over the names and digests of the files that decide what the model computes
-    (weights, config, tokenizer, chat template): see `merge_core.digests.model_digest`. With an
-    adapter it covers both."""
+    (weights, config, tokenizer, chat template): see `merge_core.files.digests.model_digest`. With
+    an adapter it covers both."""
     files: tuple[FileDigest, ...]
     adapter: SourceAdapter | None = None
     """What is added to the weights as they are read."""

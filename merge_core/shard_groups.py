@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from merge_core.digests import digest_of
 from merge_core.engine_version import ENGINE
+from merge_core.files.digests import digest_of
 from merge_core.plan import Plan, PlannedTensor, make_plan
 from merge_core.recipe import Recipe, parse_recipe
 from merge_core.records import Record, SourceCheckpoint

@@ -11,11 +11,11 @@ from pathlib import Path
 from merge_core.adapters import adapted, open_adapter
 from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
 from merge_core.checkpoint import Checkpoint, open_checkpoint, weights_used
-from merge_core.checkpoint_files import check_plain
 from merge_core.companion_files import code_names, companion_names
-from merge_core.digests import DigestMemo, digest_of, model_digest
-from merge_core.file_hashing import hash_files
-from merge_core.file_names import is_model_file
+from merge_core.files.digests import DigestMemo, digest_of, model_digest
+from merge_core.files.hashing import hash_files
+from merge_core.files.names import is_model_file
+from merge_core.files.untrusted import check_plain
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
 from merge_core.safetensors_header import KnownHeaders

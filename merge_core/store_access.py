@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.errors import HomeError, did_you_mean
+from merge_core.files.owners import group_named, user_named, way_to
+from merge_core.files.private import make_private_directory
+from merge_core.files.strict_yaml import load_yaml
 from merge_core.home_closing import close_entries
-from merge_core.ownership import group_named, user_named, way_to
-from merge_core.private_files import make_private_directory
-from merge_core.yaml_files import load_yaml
 
 _log = logging.getLogger("mergeflow.home")
 

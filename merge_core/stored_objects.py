@@ -15,19 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from merge_core.checkpoint_files import read_plain
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, OutputError, refused
+from merge_core.files.digests import DigestMemo
+from merge_core.files.private import make_private_directory, write_private
+from merge_core.files.read_only import make_read_only, make_removable
+from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
+from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable, some
 from merge_core.home import Home
 from merge_core.manifest import read_manifest, verify_manifest
 from merge_core.plan import Plan, merge_inputs, plan_key
-from merge_core.private_files import make_private_directory, write_private
 from merge_core.progress import Progress
-from merge_core.read_only import make_read_only, make_removable
 from merge_core.recipe import Recipe
 from merge_core.records import CheckpointManifest, MergeInput, SourceCheckpoint
-from merge_core.sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 
 _STORE, _OBJECTS, _PLANS = "store", "objects", "plans"
 _ID = re.compile("[0-9a-f]{64}")

@@ -15,7 +15,7 @@ from typing import Any
 from merge_core.ancestry import same_values
 from merge_core.checkpoint import Checkpoint
 from merge_core.config_sizes import Headers
-from merge_core.digests import fingerprint
+from merge_core.files.digests import fingerprint
 from merge_core.inputs import TensorInput, called
 from merge_core.layers import group_of, kinds_of
 from merge_core.reading import BlockReader

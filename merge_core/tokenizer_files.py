@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import read_json
-from merge_core.checkpoint_files import check_plain, read_plain
-from merge_core.digests import canonical_json, digest_of, sha256_file
 from merge_core.errors import CheckpointError
-from merge_core.file_names import SENTENCEPIECE_FILES
+from merge_core.files.digests import canonical_json, digest_of, sha256_file
+from merge_core.files.names import SENTENCEPIECE_FILES
+from merge_core.files.untrusted import check_plain, read_plain
 from merge_core.findings import Finding, counted, some
 
 TOKENIZER_FILES = (

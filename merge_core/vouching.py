@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.checkpoint_files import read_plain
-from merge_core.digests import DigestMemo, fingerprint
 from merge_core.errors import CheckpointError, refused, unreadable
-from merge_core.file_hashing import hash_files
+from merge_core.files.digests import DigestMemo, fingerprint
+from merge_core.files.hashing import hash_files
+from merge_core.files.present import files_present
+from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
+from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable, some
-from merge_core.present_files import files_present
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
 from merge_core.sources import adapter_files, model_files
 from merge_core.stored_objects import object_problems, stored_place
-from merge_core.sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 
 Part = SourceCheckpoint | SourceAdapter
 

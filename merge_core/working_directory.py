@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TextIO
 
 from merge_core.errors import OutputError
+from merge_core.files.read_only import make_removable
 from merge_core.progress import WAITS, Progress, ProgressEvent
-from merge_core.read_only import make_removable
 
 LOCK = "lock"
 JOURNAL = "journal"

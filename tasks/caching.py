@@ -17,7 +17,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
-from merge_core.checkpoint_files import is_file_name
+from merge_core.files.untrusted import is_file_name
 from merge_core.records import Record
 from tasks.record_storage import RecordStorage
 

@@ -17,16 +17,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.bounded_json import parse_json
 from merge_core.calibration import Measurement, measurements
-from merge_core.digests import DigestMemo, digest_of
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
+from merge_core.files.bounded_json import parse_json
+from merge_core.files.digests import DigestMemo, digest_of
+from merge_core.files.own_files import read_own
+from merge_core.files.present import files_present
+from merge_core.files.private import PRIVATE_DIRECTORY, make_private_directory
+from merge_core.files.read_only import make_read_only, make_removable
 from merge_core.home import Home
-from merge_core.own_files import read_own
-from merge_core.present_files import files_present
-from merge_core.private_files import PRIVATE_DIRECTORY, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
-from merge_core.read_only import make_read_only, make_removable
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source

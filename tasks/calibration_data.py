@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.calibration import Calibration
-from merge_core.digests import sha256_file
 from merge_core.errors import RecipeError
+from merge_core.files.digests import sha256_file
 
 _WHERE = "calibration.data"
 _MAX_BYTES = 1 << 30

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.private_files import open_private
+from merge_core.files.private import open_private
 from tasks.own_python import import_path, module_command
 
 _PR_SET_PDEATHSIG = 1

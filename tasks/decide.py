@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from merge_core.digests import digest_of
 from merge_core.errors import RecipeError, StepError, did_you_mean
+from merge_core.files.digests import digest_of
 from tasks.bootstrap import (
     Floats,
     improvement,

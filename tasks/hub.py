@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from merge_core.checkpoint import read_json, weight_map_in
 from merge_core.errors import CheckpointError, OutputError
-from merge_core.file_names import MODULES_NAME, is_model_file
+from merge_core.files.names import MODULES_NAME, is_model_file
 from merge_core.findings import printable
 from merge_core.preflight import CheckpointFacts
 from merge_core.progress import Progress, ProgressEvent

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from merge_core.errors import CheckpointError, StepError
-from merge_core.private_files import as_open_as
+from merge_core.files.private import as_open_as
 
 _PATIENCE = 3.0
 """Seconds that a connection may take. The Hub's client waits, and tries again, much longer."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from merge_core.bounded_json import parse_json
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, StepError
+from merge_core.files.bounded_json import parse_json
+from merge_core.files.digests import DigestMemo
 from merge_core.findings import printable
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import open_checkpoint
-from merge_core.digests import digest_of
 from merge_core.errors import CompatibilityError, StepError
 from merge_core.expansion import output_layers
+from merge_core.files.digests import digest_of
 from merge_core.findings import counted, some
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint

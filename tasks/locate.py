@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint, open_checkpoint
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError
+from merge_core.files.digests import DigestMemo
 from merge_core.findings import some
 from merge_core.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.digests import model_digest
+from merge_core.files.digests import model_digest
 from merge_core.home import Home
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.merge import merge

@@ -14,8 +14,8 @@ from typing import Any
 from prefect.filesystems import WritableFileSystem
 from pydantic import PrivateAttr
 
-from merge_core.own_files import NotOursError, read_own, set_aside
-from merge_core.private_files import write_private
+from merge_core.files.own_files import NotOursError, read_own, set_aside
+from merge_core.files.private import write_private
 from merge_core.records import Record
 from tasks.stored_records import MAX_BYTES, parse_record, stored_form
 

@@ -16,8 +16,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from merge_core.digests import DigestMemo
 from merge_core.errors import StepError
+from merge_core.files.digests import DigestMemo
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tasks.fallback import FallBackTo, holder_that_stays

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_core.file_names import TOKENIZER_FILES, is_model_file
+from merge_core.files.names import TOKENIZER_FILES, is_model_file
 from merge_core.records import SourceCheckpoint
 from merge_core.stored_objects import listed_files, stored_place
 from merge_core.text.plain import plain

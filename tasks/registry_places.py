@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from merge_core.errors import MergeflowError, StepError, one_line
-from merge_core.private_files import open_private, private_umask, write_private
+from merge_core.files.private import open_private, private_umask, write_private
 
 _DIRECTORY, _ARTIFACTS = "mlflow", "artifacts"
 _ADDRESSES = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from merge_core.digests import digest_of
+from merge_core.files.digests import digest_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain
 from tasks.odd_answers import counted

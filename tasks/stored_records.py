@@ -15,8 +15,8 @@ from prefect.serializers import JSONSerializer
 from prefect.utilities.importtools import to_qualified_name
 from pydantic import ValidationError
 
-from merge_core.bounded_json import parse_json
-from merge_core.own_files import NotOursError
+from merge_core.files.bounded_json import parse_json
+from merge_core.files.own_files import NotOursError
 from merge_core.records import Record
 
 R = TypeVar("R", bound=Record)

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from merge_core.digests import digest_of, sha256_file
 from merge_core.errors import RecipeError, did_you_mean
-from merge_core.rule_words import rule_in_words
-from merge_core.yaml_files import load_yaml
+from merge_core.files.digests import digest_of, sha256_file
+from merge_core.files.rule_words import rule_in_words
+from merge_core.files.strict_yaml import load_yaml
 from tasks.lm_eval_catalogue import lm_eval_catalogue
 from tasks.shipped_files import shipped
 from tasks.suite_files import data_files, read_own_tasks, task_metrics, unreachable_data

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from merge_core.errors import RecipeError
-from merge_core.yaml_files import BoundedLoader, load_safely, read_text
+from merge_core.files.strict_yaml import BoundedLoader, load_safely, read_text
 
 LOCAL_FORMATS = ("json", "csv", "text", "parquet", "arrow", "xml")
 """`dataset_path` values that name a file format, the data being files named beside it."""

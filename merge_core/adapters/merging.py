@@ -21,9 +21,9 @@ from merge_core.adapters.low_rank import Pair, core_space, cut
 from merge_core.adapters.records import AdapterManifest, ModuleRow
 from merge_core.adapters.writing import Factors, write_adapter
 from merge_core.checkpoint import Checkpoint
-from merge_core.digests import digest_of
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
+from merge_core.files.digests import digest_of
 from merge_core.findings import some
 from merge_core.inputs import FeedContext
 from merge_core.progress import Progress, Throttle

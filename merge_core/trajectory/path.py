@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 
 from merge_core.ancestry import measure_ancestry
-from merge_core.digests import digest_of
+from merge_core.files.digests import digest_of
 from merge_core.reading import BlockReader
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.sources import open_source

@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.digests import sha256_file
 from merge_core.dtypes import MERGEABLE
 from merge_core.errors import CompatibilityError
+from merge_core.files.digests import sha256_file
 from merge_core.inputs import TensorInput
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint

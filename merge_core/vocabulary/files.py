@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoint import read_json
-from merge_core.checkpoint_files import read_plain
-from merge_core.file_names import SENTENCEPIECE_FILES, TOKENIZER_FILES
+from merge_core.files.names import SENTENCEPIECE_FILES, TOKENIZER_FILES
+from merge_core.files.untrusted import read_plain
 from merge_core.vocabulary.union import Flags, MergedVocabulary, Vocabulary
 
 _OTHER_FORMS = (*SENTENCEPIECE_FILES, "tekken.json", "tokenizer.model.v3")

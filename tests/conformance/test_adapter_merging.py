@@ -18,7 +18,6 @@ from merge_core.adapters import open_adapter
 from merge_core.adapters.merging import merge_adapters
 from merge_core.adapters.records import AdapterManifest
 from merge_core.checkpoint import open_checkpoint
-from merge_core.digests import DigestMemo
 from merge_core.errors import (
     CheckpointError,
     CompatibilityError,
@@ -26,6 +25,7 @@ from merge_core.errors import (
     OutputError,
     RecipeError,
 )
+from merge_core.files.digests import DigestMemo
 from merge_core.methods import METHODS
 from merge_core.recipe import parse_recipe
 from merge_core.sources import describe_adapter, describe_source, open_source

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from merge_core.adapters import open_adapter
 from merge_core.compatibility import verify
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.inputs import FeedContext, TensorInput
 from merge_core.profile import profile_task_vectors
 from merge_core.reading import BlockReader

@@ -25,7 +25,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.methods import METHODS
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source

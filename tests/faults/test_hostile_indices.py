@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from merge_core.checkpoint import open_checkpoint
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError
+from merge_core.files.digests import DigestMemo
 from merge_core.reading import BlockReader
 from merge_core.safetensors_header import TensorEntry
 from merge_core.sources import describe_source

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from merge_core import execution
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, MergeflowError
+from merge_core.files.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.identifying import Unidentified
 from merge_core.layout import DEFAULT_SHARD_BYTES

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError, OutputError
 from merge_core.execution import execute
+from merge_core.files.digests import DigestMemo
+from merge_core.files.read_only import make_removable
 from merge_core.home import Home
 from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.plan import make_plan
-from merge_core.read_only import make_removable
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensor_work import Part, Work
@@ -32,11 +32,11 @@ RECIPE = {
 CHILD = """
 import sys
 from pathlib import Path
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.execution import execute
 from merge_core.home import Home
 from merge_core.plan import make_plan
-from merge_core.read_only import make_removable
+from merge_core.files.read_only import make_removable
 from merge_core.recipe import parse_recipe
 from merge_core.sources import describe_source
 import tests.faults.test_interrupted_merge as here

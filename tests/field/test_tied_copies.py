@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from flows import cli
 from merge_core.checkpoint import open_checkpoint
 from merge_core.compatibility import verify
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.plan import make_plan, plan_key
 from merge_core.preflight import facts_of, preflight
 from merge_core.recipe import parse_recipe

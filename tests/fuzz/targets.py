@@ -20,8 +20,8 @@ from typing import Any
 from merge_core.adapters import adapted, open_adapter
 from merge_core.checkpoint import open_checkpoint
 from merge_core.compatibility import verify
-from merge_core.digests import DigestMemo, canonical_json
 from merge_core.dtypes import ITEM_SIZES
+from merge_core.files.digests import DigestMemo, canonical_json
 from merge_core.plan import make_plan
 from merge_core.recipe import load_recipe, parse_recipe
 from merge_core.safetensors_header import TensorEntry, read_header

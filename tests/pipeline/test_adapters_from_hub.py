@@ -9,7 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.sources import open_source
 from merge_core.vouching import departures

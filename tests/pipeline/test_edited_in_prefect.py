@@ -27,8 +27,8 @@ from flows.automations import NOTIFICATION_BLOCK
 from flows.deployments import DIRECTORY, read_deployments
 from flows.prefect_session import PrefectSession
 from flows.stack_setup import create_work_pool, set_up
+from merge_core.files.strict_yaml import load_yaml
 from merge_core.home import Home
-from merge_core.yaml_files import load_yaml
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from flows.merge_from_form import merge_from_form
 from flows.prefect_session import PrefectSession
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
-from merge_core.yaml_files import load_yaml
+from merge_core.files.strict_yaml import load_yaml
 from tests.support.processes import wait_until
 
 ENDINGS = {

@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, StepError
+from merge_core.files.digests import DigestMemo
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source

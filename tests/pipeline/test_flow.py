@@ -26,8 +26,8 @@ from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
-from merge_core.digests import DigestMemo, fingerprint
 from merge_core.errors import CompatibilityError
+from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.home import Home
 from tasks.records import MergeOutcome
 from tasks.registry_client import default_tracking_uri, open_registry

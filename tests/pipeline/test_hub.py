@@ -11,8 +11,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, CompatibilityError, OutputError
+from merge_core.files.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.progress import ProgressEvent
 from merge_core.vouching import departures

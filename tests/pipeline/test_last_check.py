@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from merge_core.digests import DigestMemo, fingerprint
 from merge_core.errors import CheckpointError, MergeflowError, StepError
+from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.progress import ProgressEvent
 from merge_core.records import CheckpointManifest
 from tasks import registry_loader

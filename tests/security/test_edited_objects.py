@@ -307,8 +307,8 @@ def test_published_objects_are_read_only_and_older_ones_become_so(
 def test_a_broken_disk_is_no_reason_to_set_an_object_aside(
     merges: Merges, first: CheckpointManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from merge_core import digests
     from merge_core.errors import UnreadableError, unreadable
+    from merge_core.files import digests
 
     def failing(path: Path, listener: object = None) -> str:
         raise unreadable(path, OSError(5, "Input/output error"))

@@ -328,7 +328,7 @@ def test_show_says_which_home_and_why(project: Path, capfd: pytest.CaptureFixtur
 
 def _poisoned_memo(path: Path, project: Path) -> None:
     """It says of every input that its digest is one that the attacker chose."""
-    from merge_core.digests import fingerprint
+    from merge_core.files.digests import fingerprint
 
     with sqlite3.connect(path) as memo:
         memo.execute(

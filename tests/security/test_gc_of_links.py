@@ -356,7 +356,7 @@ IN_A_MOUNT = 'mount --bind "$1" "$2"; shift 2; exec "$@"'
 REMOVED_WITH_A_MOUNT = """
 import sys
 from pathlib import Path
-from merge_core.removal import mounted_below, remove_entry
+from merge_core.files.removal import mounted_below, remove_entry
 top = Path(sys.argv[1]).resolve()
 assert mounted_below(top / "object") and mounted_below(top) and not mounted_below(top / "other")
 try:
@@ -412,7 +412,7 @@ def test_what_is_mounted_in_the_store_is_left_alone(
 AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
-from merge_core.removal import move_entry, remove_entry
+from merge_core.files.removal import move_entry, remove_entry
 os.setgid(65534)
 os.setuid(65534)
 top = Path(sys.argv[1])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from merge_core.digests import DigestMemo, fingerprint, sha256_file
 from merge_core.errors import CheckpointError
+from merge_core.files.digests import DigestMemo, fingerprint, sha256_file
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.sources import describe_source
 from merge_core.stored_objects import object_problems
@@ -138,7 +138,7 @@ def test_a_change_within_the_same_tick_of_the_clock_is_seen(tmp_path: Path) -> N
 def test_a_file_whose_times_are_whole_seconds_is_not_remembered_in_the_second_of_its_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from merge_core import digests
+    from merge_core.files import digests
 
     real = os.stat
 

@@ -18,12 +18,12 @@ import yaml
 
 from flows import cli
 from flows.model_zoo import Zoo
-from merge_core import private_files
-from merge_core.digests import DigestMemo
 from merge_core.errors import HomeError
+from merge_core.files import private
+from merge_core.files.digests import DigestMemo
+from merge_core.files.private import as_open_as, private_umask
 from merge_core.home import Home
 from merge_core.merge import merge
-from merge_core.private_files import as_open_as, private_umask
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.other_user import (
@@ -276,7 +276,7 @@ def test_what_goes_into_a_shared_directory_is_as_open_as_that(
 ) -> None:
     """The Hub's cache may be shared by several users: their downloads must stay readable."""
     # The Prefect session of other tests may hold a private umask all the while.
-    monkeypatch.setattr(private_files, "_umasks", type(private_files._umasks)())
+    monkeypatch.setattr(private, "_umasks", type(private._umasks)())
     for mode, expected in ((0o755, 0o644), (0o775, 0o664), (0o700, 0o600), (0o777, 0o664)):
         shared = tmp_path / oct(mode)
         shared.mkdir()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.digests import model_digest
+from merge_core.files.digests import model_digest
 from merge_core.home import Home
 from merge_core.records import FileDigest
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError, CompatibilityError
+from merge_core.files.digests import DigestMemo
 from merge_core.home import Home
 from merge_core.sources import open_source
 from merge_core.vouching import departures

@@ -109,7 +109,7 @@ def test_an_average_hands_it_on_to_the_steps_that_it_shares() -> None:
 
 def test_errors_of_pipelines_name_the_field() -> None:
     from flows.pipeline import Pipeline
-    from merge_core.yaml_files import validated
+    from merge_core.files.strict_yaml import validated
 
     values = {
         "name": "n",

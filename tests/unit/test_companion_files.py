@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from merge_core.digests import DigestMemo
 from merge_core.errors import CheckpointError
+from merge_core.files.digests import DigestMemo
+from merge_core.files.read_only import make_removable
 from merge_core.home import Home
 from merge_core.manifest import read_manifest, verify_manifest
 from merge_core.merge import merge
-from merge_core.read_only import make_removable
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint, TakenOver
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama

@@ -13,7 +13,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import validate
 
 from flows.deployments import DIRECTORY, read_deployments
-from merge_core.yaml_files import load_yaml
+from merge_core.files.strict_yaml import load_yaml
 from tasks.checkpoint_saved import CheckpointSaved, event
 
 DEPLOYMENTS = {entry["name"]: entry for entry in read_deployments()}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from merge_core import digests
-from merge_core.digests import DigestMemo, fingerprint, sha256_file
-from merge_core.file_hashing import hash_files
+from merge_core.files import digests
+from merge_core.files.digests import DigestMemo, fingerprint, sha256_file
+from merge_core.files.hashing import hash_files
 from merge_core.progress import ProgressEvent
 
 

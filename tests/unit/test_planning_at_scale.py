@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.planning import MODELS, RECIPES, recipe_of, tensor_shapes, write_checkpoint
-from merge_core.bounded_json import parse_json
 from merge_core.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.explanation import has_filters
+from merge_core.files.bounded_json import parse_json
 from merge_core.layers import group_of, kind_of, kinds_of, layer_of
 from merge_core.layout import lay_out
 from merge_core.methods import method_named

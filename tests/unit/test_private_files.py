@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from merge_core.private_files import make_private_directory, write_private
+from merge_core.files.private import make_private_directory, write_private
 
 
 @pytest.fixture(params=[0o000, 0o002, 0o022, 0o077, 0o777], ids=oct)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from merge_core.computed import COPY
 from merge_core.errors import CompatibilityError, MergeflowError, RecipeError
 from merge_core.explanation import KEPT, Settings, explain
+from merge_core.files.strict_yaml import dump_yaml
 from merge_core.parameters import Scalar
 from merge_core.plan import Plan, make_plan, open_inputs
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.yaml_files import dump_yaml
 from tests.support.checkpoints import write_checkpoint
 from tests.support.recipe_strategies import LAYERS, NAMES, chains, recipes
 

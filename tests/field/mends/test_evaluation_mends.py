@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from flows.model_zoo import Zoo
-from merge_core.digests import DigestMemo
 from merge_core.errors import StepError
+from merge_core.files.digests import DigestMemo
 from merge_core.sources import describe_source
 from tasks.evaluate import evaluate_checkpoint
 from tasks.lm_eval_process import Problem, load_tasks

@@ -163,7 +163,7 @@ def a_device_that_is_not_there(here: Path) -> Iterator[Step]:
 
 
 def a_merge_without_its_measurements(here: Path) -> Iterator[Step]:
-    from merge_core.digests import DigestMemo
+    from merge_core.files.digests import DigestMemo
     from merge_core.home import Home
     from merge_core.merge import merge
     from merge_core.recipe import parse_recipe

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.parameters import Level, Parameter, resolve
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe

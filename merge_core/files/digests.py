@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.errors import unreadable
-from merge_core.file_names import is_model_file, is_named_file
-from merge_core.private_files import open_private
+from merge_core.files.names import is_model_file, is_named_file
+from merge_core.files.private import open_private
 from merge_core.records import FileDigest
 
 _CHUNK = 1 << 22

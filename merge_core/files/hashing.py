@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
-from merge_core.digests import DigestMemo
+from merge_core.files.digests import DigestMemo
 from merge_core.progress import Progress, SharedProgress, Throttle
 from merge_core.records import FileDigest
 from merge_core.runtime.threads import all_at_once

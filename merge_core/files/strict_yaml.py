@@ -17,8 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.files.rule_words import rule_in_words
 from merge_core.findings import printable
-from merge_core.rule_words import rule_in_words
 
 MAX_YAML_BYTES = 1 << 20
 _MAX_VALUES = 100_000

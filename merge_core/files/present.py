@@ -12,8 +12,8 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from merge_core.checkpoint_files import check_plain
 from merge_core.errors import CheckpointError, refused, unreadable
+from merge_core.files.untrusted import check_plain
 from merge_core.findings import printable
 
 _DEEPEST = 8

@@ -1,0 +1,7 @@
+"""Files as such: read strictly where strangers wrote them, written so that only their owner reads
+them, known by their digests.
+
+Public: `untrusted`, `bounded_json`, `strict_yaml` to read; `digests`, `hashing`, `sha256sums` to
+know a file again; `private`, `owners`, `read_only`, `removal` for who may do what with it. It
+knows nothing of models. It imports `runtime` and the foot of the library.
+"""
