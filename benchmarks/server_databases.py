@@ -32,7 +32,7 @@ import httpx
 from flows.prefect_session import server_environment
 from flows.stack import answers
 from flows.stack_config import StackConfig
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tests.support.database_servers import Servers, database_servers, missing_programs
 from tests.support.stack import free_port
 

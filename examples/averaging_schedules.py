@@ -21,7 +21,7 @@ from typing import Any
 
 from flows.model_zoo import Zoo, build_zoo
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

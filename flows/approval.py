@@ -30,7 +30,7 @@ from flows.run_log import log_to_prefect
 from flows.scores import Scores
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.approval import with_approval, without_question
 from tasks.champion import current_champion, holds_champion, serving_now

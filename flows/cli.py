@@ -81,7 +81,7 @@ def _options(
         refuse_settings_beside()
     if context.invoked_subcommand in _WITHOUT_REGISTRY:
         return
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from tasks.stack_record import find_registry
 
     home = Home.if_believed(make=False)

@@ -48,7 +48,7 @@ def merge(
     from flows.console import Terminal
     from merge_core.adapters.merging import Space, merge_adapters
     from merge_core.execution import refuse_existing
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.recipe import load_recipe
     from tasks.locate import fetch_adapters, local_checkpoint
 
@@ -104,7 +104,7 @@ def extract(
     from flows.console import Terminal
     from merge_core.adapters.extracting import ExtractOptions, extract_adapter
     from merge_core.execution import refuse_existing
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from tasks.locate import fetch_all
 
     terminal = Terminal(machine=as_json)

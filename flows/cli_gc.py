@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flows.console import Terminal
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.quarantine import Quarantined
     from tasks.retention import Tidied
     from tasks.store_contents import StoredItem
@@ -78,7 +78,7 @@ def gc(
     asked; while one does not answer, nothing is removed.
     """
     from flows.console import Terminal
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.quarantine import linked_directories, quarantined
     from tasks.retention import Tidied, survey, tidy
 

@@ -27,7 +27,7 @@ def show(as_json: AsJson = False) -> None:
     """Show the home that is used here, and whether it is believed. Exit code 2: it is not."""
     from flows.console import Terminal
     from merge_core.errors import MergeflowError
-    from merge_core.home_belief import believe, find_home
+    from merge_core.homes.belief import believe, find_home
 
     terminal, found = Terminal(machine=as_json), find_home()
     refusal: MergeflowError | None = None
@@ -50,7 +50,7 @@ def show(as_json: AsJson = False) -> None:
 def trust(path: HomePath) -> None:
     """Believe a home where it is found: you made it, or know what is in it."""
     from flows.console import Terminal
-    from merge_core.home_belief import trust_home
+    from merge_core.homes.belief import trust_home
 
     trust_home(path)
     Terminal().say(f"{path} is in the list of your homes now")
@@ -63,7 +63,7 @@ def create(path: HomePath = Path(".mergeflow")) -> None:
 
     from flows.console import Terminal
     from merge_core.errors import HomeError
-    from merge_core.home_belief import make_home
+    from merge_core.homes.belief import make_home
 
     if os.path.lexists(path):
         raise HomeError(
@@ -79,7 +79,7 @@ def create(path: HomePath = Path(".mergeflow")) -> None:
 def list_homes(as_json: AsJson = False) -> None:
     """List the homes that you made or said to trust."""
     from flows.console import Terminal
-    from merge_core.known_homes import known_homes, list_path
+    from merge_core.homes.known import known_homes, list_path
 
     terminal, known = Terminal(machine=as_json), known_homes()
     if as_json:
@@ -95,7 +95,7 @@ def forget(path: HomePath) -> None:
     """Take a home out of the list; nothing of it is removed."""
     from flows.console import Terminal
     from merge_core.errors import HomeError
-    from merge_core.known_homes import forget_home
+    from merge_core.homes.known import forget_home
 
     if not forget_home(path.absolute()):
         raise HomeError("this is not in the list", where=str(path), mend="see: mergeflow home list")
@@ -108,8 +108,8 @@ def _facts(path: Path) -> dict[str, Any]:
 
     from merge_core.errors import HomeError
     from merge_core.files.owners import group_named, user_named
-    from merge_core.known_homes import standing
-    from merge_core.store_access import PASSABLE
+    from merge_core.homes.known import standing
+    from merge_core.homes.store_access import PASSABLE
 
     try:
         status = path.stat()

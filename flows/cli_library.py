@@ -24,7 +24,7 @@ from flows.options import (
 
 if TYPE_CHECKING:
     from flows.console import Terminal
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.recipe import Recipe
     from merge_core.records import CheckpointManifest
     from merge_core.shard_groups import FanOut
@@ -80,7 +80,7 @@ def merge(
     from merge_core.compatibility import verify as examine
     from merge_core.execution import refuse_existing
     from merge_core.explanation import explain, has_filters, idle_filters
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
@@ -171,7 +171,7 @@ def profile(
     from flows.console import Terminal
     from flows.report_view import show_profile
     from merge_core.errors import RecipeError
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.profile import profile_task_vectors
     from merge_core.recipe import load_recipe
     from tasks.locate import fetch_all
@@ -250,7 +250,7 @@ def extract(
     """Write expert minus base as a directory of deltas."""
     from flows.console import Terminal
     from merge_core.execution import refuse_existing
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.task_vectors import extract_task_vector
     from tasks.locate import fetch_all
 
@@ -291,7 +291,7 @@ def apply(
     """Write base plus scale times a task vector as a checkpoint."""
     from flows.console import Terminal
     from merge_core.execution import refuse_existing
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.task_vectors import apply_task_vector
     from tasks.locate import fetch_all
 

@@ -62,7 +62,7 @@ def evaluate(
     """Score one checkpoint with lm-eval."""
     from flows.console import Terminal
     from flows.report_view import show_scores
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from tasks.evaluate import evaluate_checkpoint
     from tasks.locate import fetch_all
     from tasks.suite import load_suite
@@ -96,7 +96,7 @@ def lineage(
 ) -> None:
     """Show what a registered version was made of, with the digest of every ancestor."""
     from flows.console import Terminal
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from tasks.lineage import lineage as trace
     from tasks.lineage import lineage_mermaid, render_lineage
     from tasks.registry_client import default_tracking_uri
@@ -118,7 +118,7 @@ def env() -> None:
     from shlex import quote
 
     from flows.no_telemetry import NO_TELEMETRY
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from tasks.registry_client import default_tracking_uri
     from tasks.server_login import (
         CLIENT_VARIABLE,

@@ -100,7 +100,7 @@ def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckp
 
 def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, SourceCheckpoint] | None:
     """A recipe's checkpoints, if all are on this disk; else says so."""
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.tolerance import Tolerance
     from tasks.locate import locate_all, undigested
 

@@ -22,7 +22,7 @@ def session_for(config: Path, terminal: Terminal) -> Iterator[PrefectSession]:
     """
     from flows.prefect_session import prefect_session
     from merge_core.files.strict_yaml import load_yaml
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
 
     load_yaml(config)
     with prefect_session(Home.discover()) as prefect:

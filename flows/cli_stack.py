@@ -29,7 +29,7 @@ def up(
     """Start Prefect, MLflow, a worker and the deployments on this machine, until Ctrl-C."""
     from flows.console import Terminal
     from flows.stack_up import bring_up
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
 
     bring_up(Terminal(), Home.discover(), prefect_port, mlflow_port)
 
@@ -38,7 +38,7 @@ def status(as_json: AsJson = False) -> None:
     """Show the local stack: health, addresses, schedules, last runs. Exit code 1: not healthy."""
     from flows.console import Terminal
     from flows.stack_status import read_status, show_status
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
 
     terminal = Terminal(machine=as_json)
     found = read_status(Home.discover(make=False))
@@ -59,7 +59,7 @@ def schedule(
     """Switch a schedule on or off."""
     from flows.console import Terminal
     from flows.stack_schedules import switch_schedule
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
 
     if switch not in ("on", "off"):
         raise typer.BadParameter(f"'{switch}': say on or off")

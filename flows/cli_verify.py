@@ -42,7 +42,7 @@ def verify(
     from flows.console import Terminal
     from flows.report_view import show_compatibility
     from merge_core.compatibility import verify as examine
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.tolerance import Tolerance
     from tasks.locate import base_and_models, fetch_all
 
@@ -86,7 +86,7 @@ def _verify_loading(
 ) -> None:
     """Show what transformers says of a checkpoint. Exit code 2 when it is worse than the donor."""
     from merge_core.checkpoint import open_checkpoint
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.recipe import load_recipe
     from tasks.loading import check_loading, origins_of
     from tasks.locate import fetch_all

@@ -37,7 +37,7 @@ from rich.text import Text
 from merge_core.errors import MergeflowError, without_passwords
 from merge_core.files.private import open_private
 from merge_core.findings import Finding
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.progress import WAITS, Progress, ProgressEvent
 from merge_core.text.plain import plain, plain_json, plain_lines
 

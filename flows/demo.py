@@ -16,7 +16,7 @@ from flows.console import Terminal, seconds, shown_path
 from flows.model_zoo import build_zoo
 from flows.prefect_session import prefect_session
 from merge_core.files.private import as_open_as, private_umask
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.records import MergeOutcome
 from tasks.shipped_files import are_installed, example, shipped
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.files.private import write_private
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.text.plain import plain
 
 Fields = dict[str, Any]

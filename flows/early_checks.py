@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.pipeline import Register
 from merge_core.errors import RecipeError, did_you_mean
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.decide import PromotionRule
 from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri

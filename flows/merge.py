@@ -16,7 +16,7 @@ from flows.run_log import log_to_prefect
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.calibration import check_data
 from tasks.locate import base_and_models
 from tasks.records import MergeOutcome

@@ -27,7 +27,7 @@ from flows.form_fields import (
 from flows.pipeline import Evaluate, Execution, Pipeline, Register
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import validated
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipe import Recipe, load_recipe, parse_recipe
 from tasks.decide import PromotionRule

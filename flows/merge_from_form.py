@@ -25,7 +25,7 @@ from flows.run_log import log_to_prefect
 from flows.starting_directory import enter
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.text.plain import plain
 
 _LAST = (

@@ -27,7 +27,7 @@ from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.own_files import NotOursError, read_own, set_aside
 from merge_core.files.private import write_private
 from merge_core.findings import some
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.model_files import RECIPE_NAME
 from merge_core.plan import open_inputs
 from merge_core.profile import TaskVectorProfile, profile_key

@@ -26,7 +26,7 @@ from flows.form_fields import (
 )
 from flows.merge_form import FilledIn, recipe_of
 from merge_core.errors import RecipeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipe import parse_recipe
 from tasks.suite import shipped_suites

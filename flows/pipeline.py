@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from flows.sizes import read_size
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import SaidInLines, load_yaml, validated
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.recipe import Recipe, load_recipe, parse_recipe
 from tasks.calibration import check_data
 from tasks.decide import PromotionRule

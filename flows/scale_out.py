@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.shard_groups import FanOut
 
 if TYPE_CHECKING:

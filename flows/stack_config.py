@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from flows.request_origin import read_authority
 from merge_core.errors import MergeflowError
 from merge_core.files.strict_yaml import load_yaml, validated
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _NOT_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -28,7 +28,7 @@ _OPTIONS = {"sslmode", "host", "port", "user", "password"}
 
 
 class StoreConfig(BaseModel):
-    """Who may read the store; carried out by `merge_core.store_access`."""
+    """Who may read the store; carried out by `merge_core.homes.store_access`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.console import Terminal, shown_path
 from flows.sign_in_page import link
 from merge_core.files.private import write_private
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.server_login import Login, stack_login
 from tasks.stack_record import StackRecord
 

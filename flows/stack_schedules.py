@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from merge_core.errors import MergeflowError, did_you_mean
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.stack_record import running_stack
 
 

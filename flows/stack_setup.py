@@ -22,7 +22,7 @@ from flows.deployment_edits import GivenDeployments
 from flows.deployment_triggers import create_triggers
 from flows.deployments import WORK_POOL, create_deployment, read_deployments
 from flows.steps import ensure_gpu_limit
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 
 class Prepared(NamedTuple):

@@ -14,7 +14,7 @@ from flows.stack_config import read_stack_config
 from flows.stack_databases import only_one_on
 from flows.stack_links import show_links
 from flows.stack_ports import MLFLOW_PORT, PREFECT_PORT, listen
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.registry_memory import embedded_database
 from tasks.registry_places import follow_home
 from tasks.stack_record import StackRecord

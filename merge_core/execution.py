@@ -22,7 +22,8 @@ from merge_core.errors import (
 from merge_core.files.digests import DigestMemo, fingerprint, settle
 from merge_core.files.hashing import hash_files
 from merge_core.files.private import private_umask
-from merge_core.home import Home
+from merge_core.homes.home import Home
+from merge_core.homes.store_access import StoreAccess
 from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
 from merge_core.layout import index_json, index_name
 from merge_core.manifest import seal
@@ -36,7 +37,6 @@ from merge_core.shard_groups import input_files
 from merge_core.shard_hashing import ShardHasher
 from merge_core.shard_writer import output_error
 from merge_core.staging import Staging
-from merge_core.store_access import StoreAccess
 from merge_core.stored_objects import Store, Wanted
 
 

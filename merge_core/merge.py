@@ -10,7 +10,7 @@ from merge_core.compatibility import raise_for_errors, verify
 from merge_core.conducting import Workers
 from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.identifying import Unidentified, needs_digests
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.plan import make_plan

@@ -22,7 +22,7 @@ from merge_core.files.read_only import make_read_only, make_removable
 from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable, some
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.manifest import read_manifest, verify_manifest
 from merge_core.plan import Plan, merge_inputs, plan_key
 from merge_core.progress import Progress

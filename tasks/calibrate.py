@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from merge_core.calibration import Measurement
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import has_its_own_digest
 from tasks.caching import content_task

@@ -25,7 +25,7 @@ from merge_core.files.own_files import read_own
 from merge_core.files.present import files_present
 from merge_core.files.private import PRIVATE_DIRECTORY, make_private_directory
 from merge_core.files.read_only import make_read_only, make_removable
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint

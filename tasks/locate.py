@@ -17,7 +17,7 @@ from merge_core.compatibility import CompatibilityReport, raise_for_errors
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.findings import some
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe

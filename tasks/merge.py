@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.files.digests import model_digest
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.merge import merge
 from merge_core.recipe import Recipe

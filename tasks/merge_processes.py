@@ -11,7 +11,7 @@ from typing import Any
 
 from merge_core.errors import MergeflowError, StepError, error_from
 from merge_core.files.private import make_private_directory
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.runtime.processors import processors
 from merge_core.shard_groups import FanOut, MergeJob
 from tasks.child_process import kill_children, run_child

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.child_process import take_job
 from tasks.own_python import for_code_of_others
 from tasks.secret_variables import without_secrets

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core.errors import CheckpointError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.near_paths import nearest_directory, neighbours
 
 _NAME = r"[A-Za-z0-9][\w.-]*"

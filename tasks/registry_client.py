@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from merge_core.errors import SECRET_WORDS, MergeflowError, StepError, one_line
 from merge_core.files.private import open_private, private_umask
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.registry_database import create_database
 from tasks.registry_places import artifacts_beside, follow_home
 

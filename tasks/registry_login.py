@@ -16,7 +16,7 @@ from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestA
 from requests import PreparedRequest
 from requests.auth import AuthBase
 
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.server_login import stack_login
 from tasks.stack_record import running_stack
 

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from merge_core.tolerance import STRICT, Tolerance
 from tasks.caching import content_task

@@ -17,7 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from merge_core.errors import MergeflowError, OutputError, StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.quarantine import (
     Quarantined,
     delete,

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping
 
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 _NAMES = re.compile(
     r"^(PREFECT|MLFLOW|_MLFLOW|DATABRICKS|AWS|AZURE|ARM|GOOGLE|GCLOUD|GCP|PG|REDIS|SSH|GPG|GH|GITHUB"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from merge_core.errors import MergeflowError
 from merge_core.files.private import make_private_directory, write_private
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 SERVER_VARIABLE = "PREFECT_SERVER_API_AUTH_STRING"
 """Prefect's name for the login that its server asks for. A user's own value is taken as it is."""

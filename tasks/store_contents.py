@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from merge_core.files.removal import mounted_below
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.manifest import MANIFEST_NAME
 from merge_core.quarantine import Place, Quarantined, item_path, store_directory
 from merge_core.records import Record

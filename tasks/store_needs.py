@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from merge_core.errors import MergeflowError, OutputError, StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.averages import AverageRecord, averages_of
 from tasks.promotion import find_version
 from tasks.registry_client import Registry, is_server, mergeflow_experiments, open_registry

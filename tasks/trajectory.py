@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from merge_core.checkpoint import read_json
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
 from merge_core.sources import describe_source

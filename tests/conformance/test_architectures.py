@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.layers import group_of
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe

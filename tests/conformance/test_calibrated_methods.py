@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from merge_core.errors import RecipeError
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.methods.base import CHUNK
 from merge_core.methods.calibrated import pack_gram

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flows.model_zoo.tokenizer import train_tokenizer
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

@@ -17,7 +17,7 @@ import torch
 from merge_core import execution
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.identifying import Unidentified
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.manifest import SUMS_NAME

@@ -14,7 +14,7 @@ from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteErro
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
@@ -34,7 +34,7 @@ import sys
 from pathlib import Path
 from merge_core.files.digests import DigestMemo
 from merge_core.execution import execute
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.plan import make_plan
 from merge_core.files.read_only import make_removable
 from merge_core.recipe import parse_recipe

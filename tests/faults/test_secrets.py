@@ -20,7 +20,7 @@ from flows import cli
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 MARK = "canary7f3a91c2"
 """In every secret. Only letters and digits: quoting for an address leaves it as it is."""

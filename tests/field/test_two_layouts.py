@@ -18,7 +18,7 @@ from merge_core.checkpoint import open_checkpoint
 from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo, model_digest
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import FileDigest
 from merge_core.sources import describe_source, former_digest, hash_files, model_files
 from tasks.locate import Location, fetch, fetch_all

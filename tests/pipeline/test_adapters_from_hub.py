@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import constants
 
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.sources import open_source
 from merge_core.vouching import departures
 from tasks.locate import fetch, fetch_adapters, fetch_all, locate

@@ -26,7 +26,7 @@ from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
 from flows.scores import Scores
 from merge_core.errors import StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.decide import PromotionRule, decide
 from tasks.records import Decision, EvaluationReport
 from tasks.register import register_merge

@@ -23,7 +23,7 @@ from flows.averaging import Averaging
 from flows.endings import Ending, ending_of
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.lineage import lineage
 from tasks.records import MergeOutcome
 from tasks.registry_client import default_tracking_uri

@@ -21,7 +21,7 @@ from flows.prefect_session import PrefectSession
 from merge_core.calibration import Calibration, Measurement
 from merge_core.errors import CheckpointError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

@@ -28,7 +28,7 @@ from flows.deployments import DIRECTORY, read_deployments
 from flows.prefect_session import PrefectSession
 from flows.stack_setup import create_work_pool, set_up
 from merge_core.files.strict_yaml import load_yaml
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 pytestmark = pytest.mark.slow
 

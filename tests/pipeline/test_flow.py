@@ -28,7 +28,7 @@ from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
 from merge_core.errors import CompatibilityError
 from merge_core.files.digests import DigestMemo, fingerprint
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.records import MergeOutcome
 from tasks.registry_client import default_tracking_uri, open_registry
 from tests.support.edited_objects import flip, loosen, pointer, reseal, sha256

@@ -19,7 +19,7 @@ from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
 from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import CheckpointError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from tasks.child_process import ChildEnd, run_child
 from tasks.resolve import preflight_task

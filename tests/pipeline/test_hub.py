@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from merge_core.errors import CheckpointError, CompatibilityError, OutputError
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.progress import ProgressEvent
 from merge_core.vouching import departures
 from tasks.hub_answers import HubUnreachableError

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType
 
 from merge_core.errors import MergeflowError, StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.register import register_merge, register_task
 from tasks.registry_client import (
     RegistryUnreachableError,

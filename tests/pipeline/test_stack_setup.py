@@ -32,7 +32,7 @@ from flows.stack_setup import create_work_pool
 from flows.starting_directory import VARIABLE
 from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from merge_core.errors import CheckpointError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.trajectory.records import Trajectory
 from merge_core.trajectory.selection import Choice
 from tasks.hub_answers import HubUnreachableError

@@ -13,7 +13,7 @@ import pytest
 from flows.dask_cluster import DaskCluster
 from flows.prefect_session import PrefectSession
 from merge_core.errors import NonFiniteError, StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from tests.support.processes import wait_until
 from tests.support.scale_out_cases import (

@@ -9,7 +9,7 @@ import pytest
 
 from flows.prefect_session import PrefectSession
 from merge_core.errors import NonFiniteError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from tasks.merge_processes import Processes
 from tests.support.scale_out_cases import merge_as_configured, run_merge, sums, write_zoo

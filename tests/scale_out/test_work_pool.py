@@ -17,7 +17,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from flows.prefect_session import PrefectSession
 from flows.work_pool import WorkPool
 from merge_core.errors import NonFiniteError, StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from tests.support.scale_out_cases import (
     Killer,

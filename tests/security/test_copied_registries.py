@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks import registry_loader
 from tasks.lineage import lineage, render_lineage
 from tasks.records import Registration

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from merge_core.errors import HomeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tests.support.hostile_homes import EVIL, git, hostile_home, mend_of, run, snapshot
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from flows import cli
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.registry_client import ensure_experiment, open_registry
 from tasks.registry_memory import canonical, known_registries, note_registry, note_store_of
 from tasks.stack_record import StackRecord, write_record

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tests.support.merge_store import DAY, Store, clear_away, made_old, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from flows import cli
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import CheckpointManifest
 from tasks.averages import RegisteredAt
 from tasks.registry_client import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.quarantine import Quarantined, quarantined
 from tasks import retention
 from tasks.retention import retain, survey, tidy

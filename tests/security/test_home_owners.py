@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from merge_core.errors import HomeError
-from merge_core.home import Home
-from merge_core.home_belief import make_home
+from merge_core.homes.belief import make_home
+from merge_core.homes.home import Home
 from tests.support.hostile_homes import EVIL, hostile_home, run
 from tests.support.other_user import SERVING, STRANGER, as_user, in_user_namespace, needs_root
 

@@ -24,7 +24,7 @@ from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import MergeflowError, StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 _END = re.compile(rb'"type": ?"(COMPLETED|FAILED)"')
 

@@ -31,7 +31,7 @@ from flows.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError, StepError, error_from, error_values
 from merge_core.files.strict_yaml import dump_yaml, load_yaml_documents
 from merge_core.findings import Finding, printable, some
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.text.markdown import block, code, inline, mermaid_label, table
 from merge_core.text.plain import LONGEST, plain, plain_json, plain_log
 from tasks.approval import with_approval

@@ -24,7 +24,7 @@ from prefect.settings import (
 
 from flows.prefect_session import PrefectSession
 from flows.steps import run_step, run_together
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.caching import ContentKey
 from tasks.decide import PromotionRule, decide_task, decision_key
 from tasks.record_storage import RecordStorage

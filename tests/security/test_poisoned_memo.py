@@ -164,8 +164,8 @@ def test_a_file_whose_times_are_whole_seconds_is_not_remembered_in_the_second_of
 def test_a_digest_that_was_taken_while_merging_is_not_kept_for_a_file_that_was_written_to_since(
     merges: Merges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from merge_core.homes.store_access import StoreAccess
     from merge_core.staging import Staging
-    from merge_core.store_access import StoreAccess
 
     real = Staging.make_read_only
 

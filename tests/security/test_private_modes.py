@@ -22,7 +22,7 @@ from merge_core.errors import HomeError
 from merge_core.files import private
 from merge_core.files.digests import DigestMemo
 from merge_core.files.private import as_open_as, private_umask
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

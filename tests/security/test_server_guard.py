@@ -28,7 +28,7 @@ from websockets.sync.client import connect
 
 from flows.prefect_session import PrefectSession
 from merge_core.errors import StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.registry_client import open_registry
 from tasks.same_process import own_start_time
 from tasks.server_login import Login, home_login, password_file

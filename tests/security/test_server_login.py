@@ -19,7 +19,7 @@ import pytest
 from flows import cli
 from flows.stack_config import read_stack_config
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.checkpoint_saved import CheckpointSaved
 from tasks.child_process import run_child
 from tasks.model_process import model_environment
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 MAKE = """
 import os, sys
 from pathlib import Path
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.server_login import home_login
 os.umask(int(sys.argv[2], 8))
 print(home_login(Home(Path(sys.argv[1]))).text)

@@ -12,7 +12,7 @@ import pytest
 from flows.prefect_session import prefect_session
 from flows.settings_beside import refuse_settings_beside
 from merge_core.errors import HomeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 
 LOGGING = """version: 1
 formatters:

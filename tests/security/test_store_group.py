@@ -16,7 +16,7 @@ from flows import cli
 from flows.stack_config import read_stack_config
 from merge_core.errors import HomeError, MergeflowError
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint

@@ -33,7 +33,7 @@ from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession, server_environment
 from flows.steps import UNSTORED, answer_of, run_step
 from merge_core.errors import StepError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.profile import TaskVectorProfile
 from merge_core.records import CheckpointManifest, Record
 from merge_core.trajectory.records import RunCheckpoint

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from merge_core.execution import execute
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.plan import Plan, make_plan
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.files.digests import model_digest
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.records import FileDigest
 
 MANIFEST, SUMS = "mergeflow_manifest.json", "SHA256SUMS"

@@ -29,7 +29,7 @@ import tasks.calibration
 import tasks.locate
 from flows.cli import BAD_INPUT, run
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipe import load_recipe

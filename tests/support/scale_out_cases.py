@@ -17,7 +17,7 @@ from prefect import flow
 
 from flows import merge_steps
 from flows.pipeline import Pipeline
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint

@@ -8,7 +8,7 @@ from flows.averaging import Averaging
 from flows.form_fields import PromotionForm
 from flows.merge_form import MergeForm, pipeline_of
 from merge_core.errors import RecipeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.approval import with_approval, without_question
 from tasks.decide import PromotionRule, decide, decision_key
 from tasks.durations import read_duration, spell_duration

@@ -14,7 +14,7 @@ import yaml
 
 from flows import cli
 from flows.options import read_bytes
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tests.support.checkpoints import write_checkpoint
 
 HEAVY = ("prefect", "mlflow", "lm_eval", "transformers", "huggingface_hub", "matplotlib")

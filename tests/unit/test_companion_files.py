@@ -14,7 +14,7 @@ from flows.cli import app
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.manifest import read_manifest, verify_manifest
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe

@@ -14,7 +14,7 @@ from flows.form_fields import PromotionForm
 from flows.merge_form import METHOD_NAMES, MergeForm, pipeline_of
 from flows.merge_from_form import merge_from_form
 from merge_core.errors import RecipeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from tasks.decide import PromotionRule
 

@@ -14,7 +14,7 @@ from flows.deployments import read_deployments
 from flows.form_fields import AS_STORED
 from flows.method_forms import FORMS
 from merge_core.errors import RecipeError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipe import parse_recipe
 from tasks.suite import load_suite

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
 from merge_core.errors import CheckpointError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.hub_answers import HubAwayError, HubUnreachableError
 from tasks.locate import locate
 from tasks.near_paths import nearest_directory

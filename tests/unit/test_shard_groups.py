@@ -20,7 +20,7 @@ from merge_core.errors import (
     error_values,
 )
 from merge_core.group_worker import merge_group
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.plan import Plan, make_plan
 from merge_core.recipe import parse_recipe

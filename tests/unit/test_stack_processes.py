@@ -22,7 +22,7 @@ from flows.stack_processes import (
     members,
 )
 from merge_core.errors import MergeflowError
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.registry_memory import stack_server
 from tasks.same_process import is_same_process, own_start_time
 from tasks.stack_record import StackRecord, read_record, running_stack, write_record

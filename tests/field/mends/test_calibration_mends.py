@@ -16,7 +16,7 @@ import yaml
 from merge_core.calibration import Calibration, Measurement
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from merge_core.sources import describe_source
 from tasks.calibration import calibrate
 from tasks.calibration_process import measure

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tests.field.mends.situations import Situation, recipe, situations
 from tests.support.followed_mends import Advice, RefusedError, Shell, Step
 from tests.support.mends import ROOT

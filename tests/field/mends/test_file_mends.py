@@ -164,7 +164,7 @@ def a_device_that_is_not_there(here: Path) -> Iterator[Step]:
 
 def a_merge_without_its_measurements(here: Path) -> Iterator[Step]:
     from merge_core.files.digests import DigestMemo
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.merge import merge
     from merge_core.recipe import parse_recipe
     from merge_core.sources import describe_source
@@ -244,7 +244,7 @@ def a_beta_of_one(here: Path) -> Iterator[Step]:
 
 
 def a_thing_that_is_not_in_the_quarantine(here: Path) -> Iterator[Step]:
-    from merge_core.home import Home
+    from merge_core.homes.home import Home
     from merge_core.quarantine import find_quarantined, set_aside
 
     home = Home(here / "home")

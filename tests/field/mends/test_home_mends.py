@@ -116,7 +116,7 @@ def a_home_below_an_open_directory(here: Path) -> Iterator[Step]:
     (here / "shared/.mergeflow/cache").mkdir(parents=True)
     os.chdir(here / "shared")
     os.environ["MERGEFLOW_HOME"] = str(here / "shared/.mergeflow")
-    from merge_core.known_homes import note_home
+    from merge_core.homes.known import note_home
 
     note_home(here / "shared/.mergeflow")
     unnamed()

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from merge_core.files.digests import DigestMemo
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.locate import fetch, locate
 from tests.field.mends.situations import Situation, fine_tune, situations, tensors_of
 from tests.support.checkpoints import write_checkpoint

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from merge_core.calibration import Calibration
-from merge_core.home import Home
+from merge_core.homes.home import Home
 from tasks.calibration_data import data_file, draw_samples
 from tasks.decide import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore

@@ -30,9 +30,9 @@ from merge_core.files.owners import (
     way_to,
 )
 from merge_core.files.private import make_private_directory, write_private
-from merge_core.home_closing import close_home, closing_word, is_home
-from merge_core.known_homes import note_home, note_move, place_of, standing
-from merge_core.store_access import StoreAccess
+from merge_core.homes.closing import close_home, closing_word, is_home
+from merge_core.homes.known import note_home, note_move, place_of, standing
+from merge_core.homes.store_access import StoreAccess
 
 NAME = ".mergeflow"
 _log = logging.getLogger("mergeflow.home")

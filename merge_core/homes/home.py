@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from merge_core.errors import MergeflowError
-from merge_core.home_belief import believe, find_home
+from merge_core.homes.belief import believe, find_home
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Home:
         """`$MERGEFLOW_HOME`, else the nearest `.mergeflow` here or above, else `~/.mergeflow`.
 
         Looking upwards is what git does: every command inside a project finds the same data. What
-        is found is believed only if it is the user's (`merge_core.home_belief`).
+        is found is believed only if it is the user's (`merge_core.homes.belief`).
 
         Args:
             make: whether a missing home is made.

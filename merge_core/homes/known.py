@@ -25,7 +25,7 @@ from pathlib import Path
 from merge_core.errors import HomeError
 from merge_core.files.owners import user_named
 from merge_core.files.private import make_private_directory, write_private
-from merge_core.home_closing import IDENTITY
+from merge_core.homes.closing import IDENTITY
 
 _MOST_TOKENS = 32
 _MOST_BYTES = 1 << 20

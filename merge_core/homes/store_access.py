@@ -21,7 +21,7 @@ from merge_core.errors import HomeError, did_you_mean
 from merge_core.files.owners import group_named, user_named, way_to
 from merge_core.files.private import make_private_directory
 from merge_core.files.strict_yaml import load_yaml
-from merge_core.home_closing import close_entries
+from merge_core.homes.closing import close_entries
 
 _log = logging.getLogger("mergeflow.home")
 
