@@ -11,12 +11,12 @@ from rich.table import Table
 
 from flows.console import Terminal, add_row, literal
 from merge_core.computed_tensors import RecipeInputs
-from merge_core.dtypes import name_of
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.explanation import Explained, Ingredient, Settings, idle_filters
-from merge_core.layers import layer_of
 from merge_core.parameters import DEFAULT, Resolved
 from merge_core.recipe import Recipe
+from merge_core.tensors.dtypes import name_of
+from merge_core.tensors.names import layer_of
 
 
 class _Row(NamedTuple):

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from flows.console import Terminal, add_row, literal, size
 from merge_core.calibration import measurements
-from merge_core.dtypes import name_of
 from merge_core.parameters import Scalar
 from merge_core.plan import Plan, PlannedTensor
+from merge_core.tensors.dtypes import name_of
 
 
 def show_plan(terminal: Terminal, plan: Plan, *, tensors: bool) -> None:

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import MERGEABLE
-from merge_core.inputs import TensorInput, values_of
-from merge_core.reading import BlockReader
 from merge_core.runtime.threads import default_threads, ordered_map
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import MERGEABLE
+from merge_core.tensors.inputs import TensorInput, values_of
+from merge_core.tensors.safetensors_header import TensorEntry
 
 Floats: TypeAlias = "NDArray[np.float64]"
 Kinship = Literal["identical", "near", "far", "unrelated"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from merge_core.findings import Finding, printable, some
-from merge_core.wrapper_names import class_names, names_a_wrapper
+from merge_core.tensors.wrapper_names import class_names, names_a_wrapper
 
 _PLACE = "config.json: architectures"
 

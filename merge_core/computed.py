@@ -11,18 +11,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from merge_core.dtypes import name_of, torch_dtype
 from merge_core.errors import MergeflowError, NonFiniteError
-from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
 from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK, Block, Granularity, Kernel, Survey, TensorJob
 from merge_core.methods.post_steps import post_step_named
 from merge_core.parameters import Scalar
 from merge_core.progress import Stopped
-from merge_core.reading import BlockReader
-from merge_core.rounding import round_once
 from merge_core.runtime.lazy_torch import torch
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import name_of, torch_dtype
+from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.tensors.rounding import round_once
+from merge_core.tensors.safetensors_header import TensorEntry
 
 COPY = "copy"
 """In place of a method: values that cannot be averaged (integers, flags) and must be equal."""

@@ -15,11 +15,9 @@ from typing import Any
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import COPY, ComputedTensor
-from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.engine_version import ENGINE
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.expansion import Expansion, expand
-from merge_core.inputs import TensorInput, entries_of
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import post_step_named
 from merge_core.methods.random_bits import random_keys
@@ -27,7 +25,9 @@ from merge_core.model_config import result_config
 from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
-from merge_core.tensor_kinds import is_computed_buffer, kind_of_dtype
+from merge_core.tensors.dtypes import MERGEABLE, name_of
+from merge_core.tensors.inputs import TensorInput, entries_of
+from merge_core.tensors.kinds import is_computed_buffer, kind_of_dtype
 from merge_core.tied_copies import Copies
 from merge_core.vocabulary.merged import MergedTokenizer
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from merge_core.findings import Finding, some
-from merge_core.layers import layer_counts
 from merge_core.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
+from merge_core.tensors.names import layer_counts
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype code and shape of each tensor, by name."""

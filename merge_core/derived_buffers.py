@@ -11,9 +11,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.inputs import TensorInput
-from merge_core.layers import kind_of, stack_of
-from merge_core.tensor_kinds import is_derived_buffer
+from merge_core.tensors.inputs import TensorInput
+from merge_core.tensors.kinds import is_derived_buffer
+from merge_core.tensors.names import kind_of, stack_of
 
 
 def with_buffers_of(checkpoints: Mapping[str, Checkpoint], donor: str) -> dict[str, Checkpoint]:

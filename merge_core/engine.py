@@ -20,7 +20,6 @@ from merge_core.computed import Computing
 from merge_core.methods.base import CHUNK, Survey
 from merge_core.plan import Plan
 from merge_core.progress import Progress, Stopped, Throttle
-from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
 from merge_core.runtime.devices import compute_device, is_cpu
 from merge_core.runtime.gpu_memory import explained_shortage, give_back, spare_memory
@@ -32,6 +31,7 @@ from merge_core.runtime.torch_threads import OneThreadEach
 from merge_core.shard_writer import ShardWriter
 from merge_core.surveying import run_surveys
 from merge_core.tensor_work import Work, parts_of
+from merge_core.tensors.block_reader import BlockReader
 
 CPU_BLOCK = 4 * CHUNK
 """Elements of a block on the CPU: a few of them in float64 fit the cache."""

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import MERGEABLE
-from merge_core.layers import kinds_of
 from merge_core.methods.base import Method
 from merge_core.recipe import Recipe
-from merge_core.tensor_kinds import is_computed_buffer
+from merge_core.tensors.dtypes import MERGEABLE
+from merge_core.tensors.kinds import is_computed_buffer
+from merge_core.tensors.names import kinds_of
+from merge_core.tensors.wrapper_names import names_a_wrapper
 from merge_core.tied_copies import could_hold_copies
-from merge_core.wrapper_names import names_a_wrapper
 
 ENGINE = "6"
 """Raised when some plan would give other bytes."""

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import MERGEABLE
 from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.inputs import TensorInput
-from merge_core.layers import depths_of, stack_of
 from merge_core.likeness import check_alike, missing, named_sources
 from merge_core.modules import divided, prefixes
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Member, Part, Section
-from merge_core.safetensors_header import TensorEntry
 from merge_core.stacking import Stack, check_stack, ordinary_layers
-from merge_core.stacks import is_before_layers, is_in, layers_of, main_stack, moved
-from merge_core.tensor_filters import matches
+from merge_core.tensors.dtypes import MERGEABLE
+from merge_core.tensors.filters import matches
+from merge_core.tensors.inputs import TensorInput
+from merge_core.tensors.names import depths_of, stack_of
+from merge_core.tensors.safetensors_header import TensorEntry
+from merge_core.tensors.stacks import is_before_layers, is_in, layers_of, main_stack, moved
 
 _MANY = 5
 _Tensors = Mapping[str, TensorInput]

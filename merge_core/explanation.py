@@ -12,13 +12,13 @@ from typing import Any
 from merge_core.computed import COPY, ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.expansion import Expansion, expand
-from merge_core.layers import Group, group_of, layer_of
 from merge_core.methods.post_steps import post_step_named
 from merge_core.parameters import Level, Parameter, Resolved, tracer
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
 from merge_core.runtime.garbage import collection_paused
-from merge_core.tensor_filters import described, is_total, matcher, matches
+from merge_core.tensors.filters import described, is_total, matcher, matches
+from merge_core.tensors.names import Group, group_of, layer_of
 
 KEPT = "kept"
 """In place of a method: excluded, and taken over as it is."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import ITEM_SIZES, MERGEABLE
-from merge_core.inputs import entries_of
-from merge_core.reading import BlockReader
 from merge_core.runtime.threads import ordered_map
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import ITEM_SIZES, MERGEABLE
+from merge_core.tensors.inputs import entries_of
+from merge_core.tensors.safetensors_header import TensorEntry
 
 BLOCK = 1 << 18
 _PIECE = 1 << 22

@@ -11,8 +11,8 @@ from merge_core.ancestry import FAR_ABOVE, FAR_BELOW, Ancestry, same_weights
 from merge_core.checkpoint import Checkpoint
 from merge_core.declared_base import declared_bases, is_hub_id, names_checkpoint
 from merge_core.findings import Finding, counted, some
-from merge_core.reading import BlockReader
 from merge_core.records import SourceCheckpoint
+from merge_core.tensors.block_reader import BlockReader
 
 DWARFS = 3.0
 """Ratio of two task vectors' lengths from which the longer one drowns the shorter."""

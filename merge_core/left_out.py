@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from merge_core.tensor_filters import matcher
+from merge_core.tensors.filters import matcher
 
 _BLOCKS = (
     ("a block that predicts further tokens (MTP)", r"(^|\.)(mtp|nextn)|\.(eh_proj|enorm|hnorm)\."),

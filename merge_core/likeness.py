@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.errors import CompatibilityError
-from merge_core.inputs import TensorInput
+from merge_core.tensors.dtypes import MERGEABLE, name_of
+from merge_core.tensors.inputs import TensorInput
 
 Named = tuple[str, TensorInput]
 """The reference of a model and the tensor that it gives."""

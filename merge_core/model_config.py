@@ -10,9 +10,9 @@ from typing import Any
 from merge_core.checkpoint import Checkpoint
 from merge_core.class_comparison import with_class_of
 from merge_core.expansion import stack_in
-from merge_core.layers import layer_counts
 from merge_core.recipe import Recipe
 from merge_core.stacking import extra_blocks, ordinary_layers, stacked_config
+from merge_core.tensors.names import layer_counts
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _QUANTISATION_KEYS = ("quantization_config", "compression_config")

@@ -1,7 +1,7 @@
 """Parameters of merge methods: what may be written in a recipe, and its value for one tensor.
 
 A value is a number, a bool or a word; a list of numbers (a *gradient* over the layers); or a list
-of entries with a `value` and a filter (see `merge_core.tensor_filters`), of which the first whose
+of entries with a `value` and a filter (see `merge_core.tensors.filters`), of which the first whose
 filter fits the tensor counts. Resolution follows mergekit: the model's own parameters, then those
 of its slice, its module and the recipe, then the default.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.findings import printable
-from merge_core.tensor_filters import FILTER_KEYS, check_filter, described, matcher
+from merge_core.tensors.filters import FILTER_KEYS, check_filter, described, matcher
 
 Scalar = float | bool | str
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

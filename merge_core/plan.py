@@ -13,7 +13,6 @@ from merge_core.checkpoint import open_checkpoint
 from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.derived_buffers import with_buffers_of
-from merge_core.dtypes import name_of
 from merge_core.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.files.digests import digest_of
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
@@ -21,9 +20,10 @@ from merge_core.methods import external_code
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
-from merge_core.safetensors_header import KnownHeaders
 from merge_core.sources import open_source
 from merge_core.tensor_names import named_alike
+from merge_core.tensors.dtypes import name_of
+from merge_core.tensors.safetensors_header import KnownHeaders
 from merge_core.tied_copies import tied_copies, with_copies
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer

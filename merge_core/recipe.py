@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, WithJsonSchema, field_serializer, field_validator
 
 from merge_core.calibration import Calibration
-from merge_core.dtypes import code_of
 from merge_core.errors import RecipeError
 from merge_core.files.digests import digest_of
 from merge_core.files.strict_yaml import all_of, dump_yaml, examined, load_yaml_documents
@@ -36,6 +35,7 @@ from merge_core.recipe_parts import (
     section_of,
 )
 from merge_core.records import Record
+from merge_core.tensors.dtypes import code_of
 from merge_core.vocabulary.settings import BASE, UNION, TokenizerSettings
 
 _MOST_DOCUMENTS = 64

@@ -12,13 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merge_core.calibration import check_calibration
-from merge_core.dtypes import code_of
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import method_named
 from merge_core.methods.post_steps import post_step_named
 from merge_core.parameters import Level, Parameter, Scalar, resolve, setting_problems
 from merge_core.recipe_parts import Part
-from merge_core.tensor_filters import FILTER_KEYS, check_filter, is_total
+from merge_core.tensors.dtypes import code_of
+from merge_core.tensors.filters import FILTER_KEYS, check_filter, is_total
 from merge_core.vocabulary.chat_templates import check_chat_template
 from merge_core.vocabulary.settings import UNION
 

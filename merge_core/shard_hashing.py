@@ -17,12 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
-from merge_core.dtypes import ITEM_SIZES
 from merge_core.plan import Plan
 from merge_core.progress import Progress, Throttle
 from merge_core.runtime.processors import processors
 from merge_core.runtime.timings import Timings
 from merge_core.shard_writer import output_error
+from merge_core.tensors.dtypes import ITEM_SIZES
 
 _BLOCK = 1 << 20
 _BEHIND = 64 << 20

@@ -18,7 +18,7 @@ from merge_core.files.names import is_model_file
 from merge_core.files.untrusted import check_plain
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
-from merge_core.safetensors_header import KnownHeaders
+from merge_core.tensors.safetensors_header import KnownHeaders
 from merge_core.weight_files import is_weight_file
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from merge_core.inputs import TensorInput, values_of
-from merge_core.reading import BlockReader
 from merge_core.runtime.lazy_torch import torch
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.inputs import TensorInput, values_of
 
 BLOCK = 1 << 18
 BINS = 1 << 15

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from merge_core.checkpoint import Checkpoint
 from merge_core.findings import some
-from merge_core.inputs import called
-from merge_core.layers import kinds_of
+from merge_core.tensors.inputs import called
+from merge_core.tensors.names import kinds_of
 
 K = TypeVar("K")
 Renaming = tuple[tuple[str, str], ...]

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_core.computed import COPY, Computation, Computing
-from merge_core.dtypes import ITEM_SIZES, name_of
 from merge_core.errors import CompatibilityError
-from merge_core.inputs import entries_of
 from merge_core.methods.base import Survey
 from merge_core.plan import Plan, PlannedTensor
 from merge_core.progress import Stopped
-from merge_core.reading import BlockReader
 from merge_core.runtime.devices import compute_device
 from merge_core.runtime.gpu_memory import explained_shortage, give_back, is_shortage
 from merge_core.runtime.gpu_transfers import to_host
 from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.timings import Timings
 from merge_core.runtime.torch_threads import OneThreadEach
-from merge_core.safetensors_header import TensorEntry
 from merge_core.shard_writer import ShardWriter
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import ITEM_SIZES, name_of
+from merge_core.tensors.inputs import entries_of
+from merge_core.tensors.safetensors_header import TensorEntry
 
 PART = 1 << 24
 """Elements of a tensor that one worker takes at once, where the method allows parts."""

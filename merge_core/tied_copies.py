@@ -16,10 +16,10 @@ from merge_core.ancestry import same_values
 from merge_core.checkpoint import Checkpoint
 from merge_core.config_sizes import Headers
 from merge_core.files.digests import fingerprint
-from merge_core.inputs import TensorInput, called
-from merge_core.layers import group_of, kinds_of
-from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.inputs import TensorInput, called
+from merge_core.tensors.names import group_of, kinds_of
+from merge_core.tensors.safetensors_header import TensorEntry
 from merge_core.vocabulary.tables import is_indexed_by_token
 
 Copies = Mapping[str, str]

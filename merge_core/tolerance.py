@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from merge_core.layers import stack_of
 from merge_core.recipe import Recipe
 from merge_core.records import Record
-from merge_core.tensor_filters import matches
+from merge_core.tensors.filters import matches
+from merge_core.tensors.names import stack_of
 
 
 class Tolerance(Record):

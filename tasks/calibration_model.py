@@ -18,10 +18,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from merge_core.adapters import adapted, open_adapter
 from merge_core.checkpoint import Checkpoint, open_checkpoint
-from merge_core.dtypes import MERGEABLE
-from merge_core.inputs import TensorInput, values_of
-from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import MERGEABLE
+from merge_core.tensors.inputs import TensorInput, values_of
+from merge_core.tensors.safetensors_header import TensorEntry
 from tasks.model_process import Problem
 
 _NO_PARAMETERS = (r"\.attn\.(masked_)?bias$", r"rotary_emb\.inv_freq$")

@@ -20,7 +20,7 @@ from merge_core.files.digests import digest_of
 from merge_core.findings import counted, some
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint
-from merge_core.stacks import main_stack
+from merge_core.tensors.stacks import main_stack
 from tasks.child_process import run_child
 from tasks.model_process import OFFLINE, last_lines, model_environment
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge_core.layers import kind_of, layer_counts
+from merge_core.tensors.names import kind_of, layer_counts
 from tasks.model_process import do_job
 
 _PROBLEMS = ("missing", "unexpected", "mismatched")

@@ -17,7 +17,7 @@ from typing import Any
 from merge_core.adapters.variants import refuse_variants
 from merge_core.checkpoint import read_json
 from merge_core.errors import CheckpointError
-from merge_core.pattern_cost import most_steps
+from merge_core.tensors.regex_cost import most_steps
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -22,17 +22,17 @@ from merge_core.adapters.records import AdapterManifest, ModuleRow, RestRow
 from merge_core.adapters.writing import Factors, write_adapter
 from merge_core.checkpoint import Checkpoint
 from merge_core.compatibility import raise_for_errors, verify
-from merge_core.dtypes import MERGEABLE, code_of, torch_dtype
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
-from merge_core.inputs import FeedContext
-from merge_core.layers import group_of
 from merge_core.progress import Progress, Throttle
-from merge_core.reading import BlockReader
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.lazy_torch import torch
 from merge_core.sources import open_source
 from merge_core.tensor_names import named_as
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import MERGEABLE, code_of, torch_dtype
+from merge_core.tensors.inputs import FeedContext
+from merge_core.tensors.names import group_of
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import plain
 

@@ -15,9 +15,9 @@ from merge_core.adapters.config import (
     check_patterns,
     read_adapter_config,
 )
-from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.errors import CheckpointError
-from merge_core.safetensors_header import TensorEntry, read_header
+from merge_core.tensors.dtypes import MERGEABLE, name_of
+from merge_core.tensors.safetensors_header import TensorEntry, read_header
 
 PREFIX = "base_model.model."
 """PEFT's wrapper; after it comes the name of a module of the model that was adapted."""

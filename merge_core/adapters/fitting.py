@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from merge_core.adapters.files import Adapter, LoraPair
 from merge_core.adapters.misfits import not_in_base, not_saved, of_other_shape
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import MERGEABLE, name_of
 from merge_core.errors import CompatibilityError
-from merge_core.layers import group_of
-from merge_core.safetensors_header import TensorEntry
 from merge_core.tensor_names import MULTIMODAL, Renaming, prefixes_of, renamed
+from merge_core.tensors.dtypes import MERGEABLE, name_of
+from merge_core.tensors.names import group_of
+from merge_core.tensors.safetensors_header import TensorEntry
 
 TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 """Model types whose layers store weights as (in, out): transformers' Conv1D."""

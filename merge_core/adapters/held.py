@@ -12,13 +12,13 @@ from typing import TypeAlias
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import Computing
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
-from merge_core.inputs import Feed, FeedContext
 from merge_core.methods.base import CHUNK, Survey
-from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
 from merge_core.runtime.lazy_torch import torch
-from merge_core.safetensors_header import TensorEntry
 from merge_core.surveying import run_surveys
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.inputs import Feed, FeedContext
+from merge_core.tensors.safetensors_header import TensorEntry
 
 Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
 

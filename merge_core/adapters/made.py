@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from merge_core.adapters.fitting import Fit
 from merge_core.errors import NonFiniteError
-from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
 from merge_core.runtime.lazy_torch import torch
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.tensors.safetensors_header import TensorEntry
 
 _TILE = 1 << 18
 """Elements of a tile, about; it is made of whole rows."""

@@ -25,12 +25,12 @@ from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.files.digests import digest_of
 from merge_core.findings import some
-from merge_core.inputs import FeedContext
 from merge_core.progress import Progress, Throttle
-from merge_core.reading import BlockReader
 from merge_core.recipe import Recipe
 from merge_core.records import SourceAdapter
 from merge_core.runtime.lazy_torch import torch
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.inputs import FeedContext
 from merge_core.text.markdown import block, code, inline
 from merge_core.text.plain import plain
 

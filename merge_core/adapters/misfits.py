@@ -12,7 +12,7 @@ from merge_core.adapters.files import Adapter
 from merge_core.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.findings import some
-from merge_core.layers import group_of
+from merge_core.tensors.names import group_of
 
 _CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",

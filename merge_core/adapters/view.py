@@ -10,7 +10,7 @@ from merge_core.adapters.fitting import fit
 from merge_core.adapters.made import AdaptedTensor, ReplacedTensor
 from merge_core.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
-from merge_core.inputs import TensorInput, entries_of
+from merge_core.tensors.inputs import TensorInput, entries_of
 
 
 def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:

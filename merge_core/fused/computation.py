@@ -14,8 +14,8 @@ from merge_core.fused.formats import STORED
 from merge_core.fused.registry import fused_kernel
 from merge_core.fused.steps import Step, writing
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, requiring_finite
-from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.safetensors_header import TensorEntry
 
 _INPUTS = ("BF16", "F16", "F32")
 BLOCK = 1 << 17

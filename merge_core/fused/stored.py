@@ -9,13 +9,13 @@ from functools import partial
 
 import numpy as np
 
-from merge_core.dtypes import ITEM_SIZES
 from merge_core.fused.compiling import Array, Growing
 from merge_core.fused.formats import STORED, all_finite
 from merge_core.fused.steps import Program, Step, calling, reading
 from merge_core.methods.base import CHUNK
-from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import ITEM_SIZES
+from merge_core.tensors.safetensors_header import TensorEntry
 
 _RUN = 1 << 25
 """Bytes that are read between two looks at whether the merge is being given up."""

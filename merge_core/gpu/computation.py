@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from merge_core.computed import ComputedTensor
-from merge_core.dtypes import torch_dtype
 from merge_core.methods import method_named
 from merge_core.methods.base import TINY_SUM, Block
-from merge_core.reading import BlockReader
-from merge_core.rounding import round_once
 from merge_core.runtime.gpu_self_check import is_trusted, same_bits
 from merge_core.runtime.gpu_transfers import fill, to_host
 from merge_core.runtime.lazy_torch import torch
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import torch_dtype
+from merge_core.tensors.rounding import round_once
+from merge_core.tensors.safetensors_header import TensorEntry
 
 _INPUTS = ("BF16", "F16", "F32")
 _OUTPUTS = (*_INPUTS, "F64")

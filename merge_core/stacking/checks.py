@@ -12,11 +12,11 @@ from typing import Any
 
 from merge_core.errors import CompatibilityError
 from merge_core.findings import some
-from merge_core.inputs import TensorInput
-from merge_core.layers import stack_of
 from merge_core.stacking.places import at, places
 from merge_core.stacking.restack import Stack, depth_of, type_of, uncounted
 from merge_core.stacking.told import told
+from merge_core.tensors.inputs import TensorInput
+from merge_core.tensors.names import stack_of
 
 Names = frozenset[tuple[str, tuple[int, ...]]]
 """A layer's tensors: what follows the layer's number in their names, and their shapes."""

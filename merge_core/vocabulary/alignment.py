@@ -13,12 +13,12 @@ from types import MappingProxyType
 import numpy as np
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.dtypes import MERGEABLE
 from merge_core.errors import CompatibilityError
 from merge_core.files.digests import sha256_file
-from merge_core.inputs import TensorInput
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.tensors.dtypes import MERGEABLE
+from merge_core.tensors.inputs import TensorInput
 from merge_core.tokenizer_files import MEND, TOKENIZER_FILES, Tokenizer, read_tokenizer
 from merge_core.vocabulary.files import tokenizer_files
 from merge_core.vocabulary.merged import MergedTokenizer

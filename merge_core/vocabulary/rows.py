@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_core.inputs import Feed, FeedContext, TensorInput, entries_of
 from merge_core.methods.base import divided
 from merge_core.runtime.lazy_torch import torch
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.tensors.safetensors_header import TensorEntry
 
 Rows = NDArray[np.int64]
 ABSENT = -1

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from merge_core.checkpoint import Checkpoint
-from merge_core.layers import group_of, kinds_of, layer_of
+from merge_core.tensors.names import group_of, kinds_of, layer_of
 
 _POSITIONS = re.compile(r"(position|wpe|token_type|segment|patch)", re.I)
 _OTHER_NAMES = re.compile(r"(^|\.)(output|head|emb|proj_out)\.(weight|bias)$")

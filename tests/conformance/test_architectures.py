@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.homes.home import Home
-from merge_core.layers import group_of
 from merge_core.merge import merge
 from merge_core.recipe import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.tensors.names import group_of
 from tests.conformance import oracle
 from tests.support.tiny_architectures import ARCHITECTURES, save_family
 from tests.support.tiny_llama import described

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 
 from merge_core.computed import Computation, ComputedTensor, Computing
-from merge_core.dtypes import ITEM_SIZES
 from merge_core.fused.compiling import Bound
 from merge_core.fused.computation import FusedComputation
 from merge_core.fused.kernels import WeightedSum
@@ -24,8 +23,9 @@ from merge_core.fused.stored import StoredBlock, StoredTensor, Unusual
 from merge_core.fused.weighted_sums import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.methods import method_named
 from merge_core.methods.base import CHUNK
-from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry, read_header
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import ITEM_SIZES
+from merge_core.tensors.safetensors_header import TensorEntry, read_header
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 

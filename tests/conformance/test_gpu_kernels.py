@@ -27,9 +27,9 @@ from merge_core.gpu.computation import GpuComputation
 from merge_core.gpu.lane_sums import lanes_agree, lanes_by_kernel
 from merge_core.methods.base import CHUNK
 from merge_core.progress import Stopped
-from merge_core.reading import BlockReader
 from merge_core.runtime import gpu_self_check
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.safetensors_header import TensorEntry
 from tests.conformance.gpu_cases import RECIPES, write_zoo
 from tests.conformance.test_fused_kernels import CASES, VALUES, computed, normal, stored
 from tests.support.checkpoints import run_recipe

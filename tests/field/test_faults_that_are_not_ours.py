@@ -123,7 +123,7 @@ def test_what_is_ours_is_still_called_a_bug(
 def test_few_file_descriptors_are_made_more_up_to_what_is_allowed(tmp_path: Path) -> None:
     program = (
         "import resource, sys\n"
-        "from merge_core.reading import BlockReader\n"
+        "from merge_core.tensors.block_reader import BlockReader\n"
         "from pathlib import Path\n"
         "hard = int(sys.argv[2])\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))\n"

@@ -17,7 +17,7 @@ from merge_core.plan import make_plan
 from merge_core.preflight import facts_of, preflight
 from merge_core.recipe import parse_recipe
 from merge_core.tensor_names import new_names
-from merge_core.wrapper_names import unwrapped_names
+from merge_core.tensors.wrapper_names import unwrapped_names
 from tasks.evaluate import evaluate_checkpoint
 from tasks.suite import load_suite
 from tests.support.by_command import User, advised_line

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.errors import CompatibilityError
-from merge_core.stacks import main_stack
+from merge_core.tensors.stacks import main_stack
 from tests.support.checkpoints import run_recipe
 from tests.support.many_architectures import SETTINGS, make_model
 from tests.support.rearranged import logits, rearranged

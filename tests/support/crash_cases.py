@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from merge_core.errors import CheckpointError
-from merge_core.safetensors_header import read_header
+from merge_core.tensors.safetensors_header import read_header
 from tests.support.forked_commands import ForkedCommand, ForkServer, fork_server
 from tests.support.tiny_llama import fine_tuned, write_llama
 

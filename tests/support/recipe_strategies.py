@@ -10,7 +10,7 @@ from merge_core.methods import METHODS
 from merge_core.methods.base import Method
 from merge_core.methods.post_steps import POST_STEPS
 from merge_core.parameters import Parameter
-from merge_core.tensor_filters import GROUPS
+from merge_core.tensors.filters import GROUPS
 
 LAYERS = {"text": 4, "vision": 2}
 """Number of layers of each module of the checkpoints."""

@@ -15,14 +15,14 @@ from merge_core.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.explanation import has_filters
 from merge_core.files.bounded_json import parse_json
-from merge_core.layers import group_of, kind_of, kinds_of, layer_of
 from merge_core.layout import lay_out
 from merge_core.methods import method_named
 from merge_core.parameters import resolve, resolver
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
 from merge_core.runtime.garbage import collection_paused
-from merge_core.safetensors_header import KnownHeaders
+from merge_core.tensors.names import group_of, kind_of, kinds_of, layer_of
+from merge_core.tensors.safetensors_header import KnownHeaders
 
 
 def test_every_tensor_of_a_mixture_of_experts_is_planned_once_in_the_donors_order(

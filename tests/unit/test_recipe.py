@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import load_yaml
-from merge_core.layers import depths_of, layer_counts
 from merge_core.methods import METHODS
 from merge_core.parameters import gradient
 from merge_core.recipe import load_recipe, parse_recipe
+from merge_core.tensors.names import depths_of, layer_counts
 
 GOOD = """
 merge_method: ties

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from merge_core.rounding import round_once
+from merge_core.tensors.rounding import round_once
 
 DTYPES = (torch.bfloat16, torch.float16)
 

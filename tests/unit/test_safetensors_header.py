@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from merge_core.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError
-from merge_core.safetensors_header import MAX_HEADER_BYTES, read_header
+from merge_core.tensors.safetensors_header import MAX_HEADER_BYTES, read_header
 
 
 def file_with(path: Path, header: Any, data: bytes = b"") -> Path:

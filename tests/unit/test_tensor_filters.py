@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from merge_core.errors import RecipeError
-from merge_core.layers import group_of
-from merge_core.tensor_filters import check_filter, described, is_total, matches
+from merge_core.tensors.filters import check_filter, described, is_total, matches
+from merge_core.tensors.names import group_of
 
 UP = "model.layers.3.mlp.up_proj.weight"
 Q = "model.layers.13.self_attn.q_proj.weight"

@@ -17,7 +17,7 @@ from merge_core.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.safetensors_header import TensorEntry
 from merge_core.vocabulary.alignment import align_vocabularies
 from merge_core.vocabulary.merged import MergedTokenizer
 from merge_core.vocabulary.rows import GatheredRows

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from merge_core.inputs import FeedContext
-from merge_core.reading import BlockReader
-from merge_core.safetensors_header import TensorEntry, read_header
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.inputs import FeedContext
+from merge_core.tensors.safetensors_header import TensorEntry, read_header
 from merge_core.vocabulary.rows import GatheredRows, row_map
 
 HEIGHTS, WIDTH = (7, 11), 3

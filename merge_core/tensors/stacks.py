@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from merge_core.errors import RecipeError
-from merge_core.layers import group_of, layer_counts, stack_of
+from merge_core.tensors.names import group_of, layer_counts, stack_of
 
 _STACK = re.compile(r"(^|\.)(layers?|h|(res)?blocks?)$")
 

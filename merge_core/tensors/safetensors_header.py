@@ -18,10 +18,10 @@ from operator import attrgetter, itemgetter, sub
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merge_core.dtypes import ITEM_SIZES
 from merge_core.errors import CheckpointError
 from merge_core.files.bounded_json import parse_json
 from merge_core.files.untrusted import check_inside, open_plain
+from merge_core.tensors.dtypes import ITEM_SIZES
 
 MAX_HEADER_BYTES = 100 << 20
 """The reference implementation's own limit."""

@@ -13,12 +13,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import NonFiniteError
-from merge_core.reading import BlockReader
 from merge_core.runtime.gpu_transfers import fill
 from merge_core.runtime.lazy_torch import torch
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.block_reader import BlockReader
+from merge_core.tensors.dtypes import ITEM_SIZES, torch_dtype
+from merge_core.tensors.safetensors_header import TensorEntry
 
 _MEASURED = 1 << 18
 

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from merge_core.dtypes import ITEM_SIZES, torch_dtype
 from merge_core.errors import CheckpointError, unreadable
 from merge_core.files.untrusted import open_plain
 from merge_core.open_files import make_room
 from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.timings import Timings
-from merge_core.safetensors_header import TensorEntry
+from merge_core.tensors.dtypes import ITEM_SIZES, torch_dtype
+from merge_core.tensors.safetensors_header import TensorEntry
 
 
 class BlockReader:

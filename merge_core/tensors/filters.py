@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any, get_args
 
 from merge_core.errors import RecipeError, did_you_mean, one_line
-from merge_core.layers import Group, group_of
-from merge_core.pattern_cost import most_steps
+from merge_core.tensors.names import Group, group_of
+from merge_core.tensors.regex_cost import most_steps
 
 FILTER_KEYS = ("filter", "glob", "regex", "group")
 GROUPS: tuple[str, ...] = get_args(Group)

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Literal
 
-from merge_core.dtypes import MERGEABLE
+from merge_core.tensors.dtypes import MERGEABLE
 
 Kind = Literal["floating point", "integers", "flags", "8-bit floating point"]
 
