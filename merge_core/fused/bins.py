@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from merge_core.fused.compiling import Array, compiled, instruction
-from merge_core.fused.formats import magnitude_bits, widen, widened_vector
-from merge_core.fused.lazy_numba import types
-from merge_core.fused.vectors import in_every_lane, loaded, stored
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import magnitude_bits, widen, widened_vector
+from merge_core.jit.kernel import compiled, instruction
+from merge_core.jit.lazy_numba import types
+from merge_core.jit.simd import in_every_lane, loaded, stored
 
 LANES = 16
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from merge_core.fused.compiling import Array, compiled, instruction
-from merge_core.fused.lazy_numba import types
-from merge_core.fused.vectors import gathered, in_every_lane, loaded, stored
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.kernel import compiled, instruction
+from merge_core.jit.lazy_numba import types
+from merge_core.jit.simd import gathered, in_every_lane, loaded, stored
 from merge_core.methods.random_bits import BITS
 
 LANES = 8

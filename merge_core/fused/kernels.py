@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import magnitude_bits, widen
 from merge_core.fused.order_statistics import (
     EVIDENT,
     INFINITE,
@@ -24,7 +22,6 @@ from merge_core.fused.order_statistics import (
     find_cuts,
     least_magnitude,
 )
-from merge_core.fused.scratch import array_on_stack
 from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual, unusual
 from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps
@@ -34,6 +31,10 @@ from merge_core.fused.weighted_sums import (
     sum_of_two_powers,
     weighted_sum,
 )
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import magnitude_bits, widen
+from merge_core.jit.kernel import compiled
+from merge_core.jit.stack_arrays import array_on_stack
 from merge_core.methods.base import TINY_SUM
 from merge_core.methods.gram import GramKernel
 from merge_core.methods.sparsify import TINY_NORM

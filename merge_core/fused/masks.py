@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from merge_core.fused.compiling import chosen_by_type
-from merge_core.fused.formats import kept_if
-from merge_core.fused.lazy_numba import types
+from merge_core.jit.calling_convention import chosen_by_type
+from merge_core.jit.formats import kept_if
+from merge_core.jit.lazy_numba import types
 
 
 def kept(mask: Any, delta: float, i: int) -> float:

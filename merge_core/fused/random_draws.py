@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from merge_core.fused.compiling import Array
 from merge_core.fused.draws import draw_mask
 from merge_core.fused.kernels import Joining, restoring_factor
 from merge_core.fused.ranks import drawing_by_rank, limit_of
@@ -15,6 +14,7 @@ from merge_core.fused.remembered import RememberedMasks
 from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.fused.sums import norms_in_steps
+from merge_core.jit.calling_convention import Array
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from merge_core.fused.compiling import (
-    NOTHING,
-    Array,
-    Bound,
-    Growing,
-    Kernel,
-    compiled,
-    instruction,
-)
-from merge_core.fused.lazy_numba import types
+from merge_core.jit.calling_convention import NOTHING, Array
+from merge_core.jit.kernel import Bound, Growing, Kernel, compiled, instruction
+from merge_core.jit.lazy_numba import types
 
 _READ, _WRITE, _CALL, _CHECK = range(4)
 """Kinds of steps. The first two are also the places of the system's calls and of their times."""

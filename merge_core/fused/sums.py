@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import widen
-from merge_core.fused.scratch import array_on_stack
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import widen
+from merge_core.jit.kernel import compiled
+from merge_core.jit.stack_arrays import array_on_stack
 from merge_core.methods.base import LANES
 
 lanes_on_stack = array_on_stack("float64", LANES)

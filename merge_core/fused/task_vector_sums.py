@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import (
+from merge_core.fused.masks import kept
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import (
     inverse_of_power,
     kept_if,
     narrow,
@@ -19,7 +20,7 @@ from merge_core.fused.formats import (
     widen,
     with_sign_of,
 )
-from merge_core.fused.masks import kept
+from merge_core.jit.kernel import compiled
 from merge_core.methods.base import TINY_SUM
 
 

@@ -7,15 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import (
-    kept_if,
-    magnitude_bits,
-    narrow,
-    power_below,
-    widen,
-    with_sign_of,
-)
 from merge_core.fused.order_statistics import (
     ALL,
     INFINITE,
@@ -29,6 +20,16 @@ from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, unusual
 from merge_core.fused.sums import squares_in_steps
 from merge_core.fused.windows import count_above
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import (
+    kept_if,
+    magnitude_bits,
+    narrow,
+    power_below,
+    widen,
+    with_sign_of,
+)
+from merge_core.jit.kernel import compiled
 from merge_core.methods.base import CHUNK
 from merge_core.methods.sce import TINY, energy_shares
 from merge_core.methods.unordered import FEW, grid_factors, order_of

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from merge_core.fused.compiling import Array, compiled
-from merge_core.fused.formats import narrow, narrow_to_bfloat16, widen, widen_bfloat16
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import narrow, narrow_to_bfloat16, widen, widen_bfloat16
+from merge_core.jit.kernel import compiled
 
 
 @compiled

@@ -13,9 +13,10 @@ import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 
-from merge_core.fused.compiling import Array, compiled, instruction
-from merge_core.fused.lazy_numba import types
-from merge_core.fused.vectors import in_every_lane, loaded
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.kernel import compiled, instruction
+from merge_core.jit.lazy_numba import types
+from merge_core.jit.simd import in_every_lane, loaded
 
 WIDTH, WIDE = 16, 32
 """Patterns in a vector, and integers of 16 bits. `picked` needs room for one more than there are

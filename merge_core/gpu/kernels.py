@@ -137,7 +137,7 @@ def _store(out, broken, exact, place, inside, out_format: tl.constexpr):
 
 @triton.jit
 def _bfloat16(exact):
-    """Patterns as int16: see `merge_core.fused.formats`, whose operations these are."""
+    """Patterns as int16: see `merge_core.jit.formats`, whose operations these are."""
     bits = exact.to(tl.int64, bitcast=True)
     power = (bits & _EXPONENT).to(tl.float64, bitcast=True)
     power = tl.where(power > _SMALLEST, power, _SMALLEST)
@@ -150,7 +150,7 @@ def _bfloat16(exact):
 
 @triton.jit
 def _to_odd(exact):
-    """float32, rounded so that rounding it again errs nowhere: see `merge_core.fused.formats`."""
+    """float32, rounded so that rounding it again errs nowhere: see `merge_core.jit.formats`."""
     single = exact.to(tl.float32)
     loss = single.to(tl.float64).to(tl.int64, bitcast=True) - exact.to(tl.int64, bitcast=True)
     bits = single.to(tl.int32, bitcast=True)

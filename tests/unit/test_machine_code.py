@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from merge_core.fused import machine_code
-from merge_core.fused.compiling import Array, Kernel, compiled
 from merge_core.fused.weighted_sums import weighted_sum
+from merge_core.jit import code_cache
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.kernel import Kernel, compiled
 
 ADD = """
 import sys
@@ -90,17 +91,17 @@ def test_what_was_not_used_for_long_is_removed(tmp_path: Path) -> None:
 def test_what_was_edited_meanwhile_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_code, "_directory", lambda: tmp_path)
-    code = machine_code.MachineCode("entry", "d", b"code")
-    machine_code.write_kept("kernel", (), code)
-    assert machine_code.read_kept("kernel", ()) == code
-    monkeypatch.setattr(machine_code, "_sources_digest", lambda: "edited")
-    machine_code.write_kept("other", (), code)
-    assert machine_code.read_kept("other", ()) is None
+    monkeypatch.setattr(code_cache, "_directory", lambda: tmp_path)
+    code = code_cache.MachineCode("entry", "d", b"code")
+    code_cache.write_kept("kernel", (), code)
+    assert code_cache.read_kept("kernel", ()) == code
+    monkeypatch.setattr(code_cache, "_sources_digest", lambda: "edited")
+    code_cache.write_kept("other", (), code)
+    assert code_cache.read_kept("other", ()) is None
 
 
 def test_kernels_of_other_packages_are_not_kept() -> None:
-    directory = machine_code._directory()
+    directory = code_cache._directory()
     _result(1)
     assert directory is None or not list(directory.glob("test_machine_code*"))
 
@@ -113,9 +114,9 @@ def test_where_nothing_can_be_kept_every_process_compiles(tmp_path: Path) -> Non
 
 
 def test_another_processor_another_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine_code._directory.__wrapped__()
-    monkeypatch.setattr(machine_code, "processor", lambda: "another +avx999")
-    assert machine_code._directory.__wrapped__() != here
+    here = code_cache._directory.__wrapped__()
+    monkeypatch.setattr(code_cache, "processor", lambda: "another +avx999")
+    assert code_cache._directory.__wrapped__() != here
 
 
 @compiled

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from merge_core.fused import remembered
-from merge_core.fused.compiling import Array, Growing
 from merge_core.fused.draws import LANES, TOP, WIDE, draw_between, draw_mask
 from merge_core.fused.ranks import drawing_by_rank
 from merge_core.fused.remembered import RememberedMasks
 from merge_core.fused.steps import Program, take
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.kernel import Growing
 from merge_core.methods.random_bits import BITS, random_integers
 
 Floats = NDArray[np.float32]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merge_core.fused.compiling import Array, Growing, compiled
 from merge_core.fused.steps import Program, Step, calling, reading, take, writing
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.kernel import Growing, compiled
 
 COUNT, BLOCKS = 100, 7
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from merge_core.fused.compiling import Array, compiled, instruction
-from merge_core.fused.lazy_numba import types
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.kernel import compiled, instruction
+from merge_core.jit.lazy_numba import types
 
 STORED = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32, "F64": np.float64}
 """For each safetensors code the numpy dtype that stands for it here."""

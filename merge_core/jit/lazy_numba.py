@@ -1,6 +1,6 @@
 """numba's types, imported when a kernel is compiled: most processes only load what is kept.
 
-In modules of kernels: `from merge_core.fused.lazy_numba import types`, for use inside functions.
+In modules of kernels: `from merge_core.jit.lazy_numba import types`, for use inside functions.
 """
 
 from __future__ import annotations

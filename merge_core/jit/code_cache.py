@@ -25,6 +25,10 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
+ROOMS = ("jit", "methods", "fused")
+"""The rooms of the library that a kernel's code can come from, with all that is below them. What a
+kernel calls elsewhere would not be in the digest, so kernels are written in these rooms alone."""
+
 _UNUSED_SECONDS = 30 * 24 * 3600.0
 _engines: list[Any] = []
 """They own the code, and live as long as the process."""
@@ -90,6 +94,11 @@ def processor() -> str:
     return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
+def covers(module: str) -> bool:
+    """Whether the digest of the sources covers a module, so that its kernels may be kept."""
+    return module.startswith(tuple(f"merge_core.{room}." for room in ROOMS))
+
+
 def _file_name(name: str, kinds: object) -> str:
     return f"{name}-{hashlib.sha256(repr(kinds).encode()).hexdigest()[:16]}.kernel"
 
@@ -103,12 +112,12 @@ def _target() -> Any:
 
 def _sources_digest() -> str | None:
     """Of the files that kernels are made of, the methods' constants included; None without any."""
-    here = Path(__file__).parent
+    library = Path(__file__).parent.parent
     digest = hashlib.sha256()
     try:
-        paths = sorted([*here.glob("*.py"), *(here.parent / "methods").glob("*.py")])
+        paths = sorted(path for room in ROOMS for path in (library / room).rglob("*.py"))
         for path in paths:
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(str(path.relative_to(library)).encode() + path.read_bytes())
     except OSError:
         return None
     return digest.hexdigest() if paths else None

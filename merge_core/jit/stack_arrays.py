@@ -7,8 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from merge_core.fused.compiling import instruction
-from merge_core.fused.lazy_numba import types
+from merge_core.jit.kernel import instruction
+from merge_core.jit.lazy_numba import types
 
 _ITEM_BYTES = {"float64": 8, "int32": 4, "uint32": 4}
 

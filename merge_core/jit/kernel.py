@@ -21,20 +21,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from merge_core.fused.machine_code import load, read_kept, write_kept
+from merge_core.jit.calling_convention import NOTHING, REFUSED, Array, Kinds
+from merge_core.jit.code_cache import covers, load, read_kept, write_kept
 
-Array = NDArray[Any]
-"""A run of stored values, see `merge_core.fused.formats`."""
-
-Kinds = tuple[str, ...]
-"""The types of arguments: a numpy dtype's character for a number, the same after "[" for an array,
-"-" for None, and "(" and ")" around those of a tuple."""
-
-NOTHING = "-"
-REFUSED = 2
-"""What an entry gives for an array that is not contiguous or has not one dimension."""
 _ODD_ARRAY = "kernels take contiguous, aligned arrays of one dimension"
 _FORMATS = {"?": "?7x", "d": "d"} | {
     np.dtype(name).char: f"{code}{8 - np.dtype(name).itemsize}x"
@@ -154,7 +144,7 @@ class Kernel:
     @property
     def _numba_type_(self) -> Any:
         """What numba sees when one kernel calls another."""
-        from merge_core.fused.numba_compiler import dispatcher_type
+        from merge_core.jit.numba_compiler import dispatcher_type
 
         return dispatcher_type(self)
 
@@ -162,11 +152,11 @@ class Kernel:
         with _lock:
             if kinds in self._loaded:
                 return self._loaded[kinds]
-            # The digest that kept code goes by is that of this package alone.
-            is_ours = self.function.__module__.startswith(__package__ + ".")
+            # A kernel of a user's own is compiled anew in every process.
+            is_ours = covers(self.function.__module__)
             code = read_kept(self.name, kinds) if is_ours else None
             if code is None:
-                from merge_core.fused.numba_compiler import machine_code
+                from merge_core.jit.numba_compiler import machine_code
 
                 code = machine_code(self, kinds)
                 if is_ours:
@@ -198,13 +188,9 @@ class Instruction:
 
     @property
     def _numba_type_(self) -> Any:
-        from merge_core.fused.numba_compiler import instruction_type
+        from merge_core.jit.numba_compiler import instruction_type
 
         return instruction_type(self)
-
-
-VARIANTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
-"""Functions whose code depends on the types of their arguments, each with what chooses it."""
 
 
 def compiled(function: Callable[..., Any]) -> Kernel:
@@ -215,16 +201,6 @@ def compiled(function: Callable[..., Any]) -> Kernel:
 def instruction(generator: Callable[..., Any]) -> Callable[..., Any]:
     """Make a generator of LLVM instructions callable inside kernels."""
     return Instruction(generator)
-
-
-def chosen_by_type(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a function its code: the decorated one returns it, from the types of the arguments."""
-
-    def register(choose: Callable[..., Any]) -> Callable[..., Any]:
-        VARIANTS.append((stub, choose))
-        return choose
-
-    return register
 
 
 def _flatten(arguments: tuple[Any, ...], kinds: list[str], values: list[Any]) -> None:

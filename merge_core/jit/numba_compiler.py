@@ -18,8 +18,15 @@ from numba.core import types as numba_types
 from numba.core.registry import cpu_target
 from numba.np.numpy_support import as_dtype, from_dtype
 
-from merge_core.fused.compiling import NOTHING, REFUSED, VARIANTS, Instruction, Kernel, Kinds
-from merge_core.fused.machine_code import MachineCode
+from merge_core.jit.calling_convention import (
+    NOTHING,
+    REFUSED,
+    VARIANTS,
+    AnyKernel,
+    Generator,
+    Kinds,
+)
+from merge_core.jit.code_cache import MachineCode
 
 types: Any = numba_types
 _OPTIONS: dict[str, Any] = {
@@ -40,7 +47,7 @@ _PLAIN = 0x0001 | 0x0100
 """NPY_ARRAY_C_CONTIGUOUS and NPY_ARRAY_ALIGNED."""
 
 
-def machine_code(kernel: Kernel, kinds: Kinds) -> MachineCode:
+def machine_code(kernel: AnyKernel, kinds: Kinds) -> MachineCode:
     """Compile a kernel for arguments of these kinds."""
     signature = _types(iter(kinds))
     dispatcher = _dispatcher(kernel)
@@ -142,13 +149,13 @@ def _unpacked(packed: _Packed, kind: Any) -> Any:
 
 
 @cache
-def dispatcher_type(kernel: Kernel) -> Any:
+def dispatcher_type(kernel: AnyKernel) -> Any:
     """numba's type of a kernel that another one calls."""
     return types.Dispatcher(_dispatcher(kernel))
 
 
 @cache
-def instruction_type(instruction: Instruction) -> Any:
+def instruction_type(instruction: Generator) -> Any:
     """numba's type of a function that writes instructions."""
     intrinsic = numba.extending.intrinsic(instruction.generator)
     context = cpu_target.typing_context
@@ -157,7 +164,7 @@ def instruction_type(instruction: Instruction) -> Any:
 
 
 @cache
-def _dispatcher(kernel: Kernel) -> Any:
+def _dispatcher(kernel: AnyKernel) -> Any:
     _register_variants()
     return numba.njit(**_OPTIONS)(kernel.function)
 
