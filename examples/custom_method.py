@@ -16,9 +16,10 @@ import sys
 import torch
 
 from merge_core.methods import register
-from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up
+from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.methods.whole_model import WholeModelSums
 from merge_core.parameters import Parameter
+from merge_core.reductions.sums import add_up
 
 
 @register

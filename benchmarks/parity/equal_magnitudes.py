@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from merge_core.methods.base import CHUNK, Block, TensorJob  # noqa: E402
+from merge_core.methods.base import Block, TensorJob  # noqa: E402
 from merge_core.methods.task_arithmetic import Ties  # noqa: E402
+from merge_core.reductions.constants import CHUNK  # noqa: E402
 from tests.conformance.parity_cases import llama_config  # noqa: E402
 
 SIZE, VOCABULARY = 512, 2048

@@ -12,8 +12,9 @@ from typing import TypeAlias
 from merge_core.checkpoint import Checkpoint
 from merge_core.computed import Computing
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
-from merge_core.methods.base import CHUNK, Survey
+from merge_core.methods.base import Survey
 from merge_core.recipe import Recipe
+from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 from merge_core.surveying import run_surveys
 from merge_core.tensors.block_reader import BlockReader

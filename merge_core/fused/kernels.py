@@ -24,7 +24,6 @@ from merge_core.fused.order_statistics import (
 )
 from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual, unusual
-from merge_core.fused.sums import dot_in_steps, gram_of_two_in_steps
 from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
 from merge_core.fused.weighted_sums import (
     can_sum_in_float32,
@@ -35,10 +34,11 @@ from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import magnitude_bits, widen
 from merge_core.jit.kernel import compiled
 from merge_core.jit.stack_arrays import array_on_stack
-from merge_core.methods.base import TINY_SUM
 from merge_core.methods.gram import GramKernel
 from merge_core.methods.sparsify import TINY_NORM
 from merge_core.methods.unordered import FEW, grid_factors, order_of
+from merge_core.reductions.constants import TINY_SUM
+from merge_core.reductions.cpu import dot_in_steps, gram_of_two_in_steps
 
 _FEW_SHARES = 8
 

@@ -13,8 +13,8 @@ from merge_core.fused.ranks import drawing_by_rank, limit_of
 from merge_core.fused.remembered import RememberedMasks
 from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
-from merge_core.fused.sums import norms_in_steps
 from merge_core.jit.calling_convention import Array
+from merge_core.reductions.cpu import norms_in_steps
 
 
 @dataclass(frozen=True)

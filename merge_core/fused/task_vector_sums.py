@@ -21,7 +21,7 @@ from merge_core.jit.formats import (
     with_sign_of,
 )
 from merge_core.jit.kernel import compiled
-from merge_core.methods.base import TINY_SUM
+from merge_core.reductions.constants import TINY_SUM
 
 
 @compiled

@@ -18,7 +18,6 @@ from merge_core.fused.order_statistics import (
 from merge_core.fused.remembered import RememberedMasks
 from merge_core.fused.steps import Step, calling
 from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, unusual
-from merge_core.fused.sums import squares_in_steps
 from merge_core.fused.windows import count_above
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import (
@@ -30,9 +29,10 @@ from merge_core.jit.formats import (
     with_sign_of,
 )
 from merge_core.jit.kernel import compiled
-from merge_core.methods.base import CHUNK
 from merge_core.methods.sce import TINY, energy_shares
 from merge_core.methods.unordered import FEW, grid_factors, order_of
+from merge_core.reductions.constants import CHUNK
+from merge_core.reductions.cpu import squares_in_steps
 
 _TINY_VARIANCE = -1
 _NEVER = (1 << 62) - 1

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from merge_core.computed import ComputedTensor
 from merge_core.methods import method_named
-from merge_core.methods.base import TINY_SUM, Block
+from merge_core.methods.base import Block
+from merge_core.reductions import triton_lanes
+from merge_core.reductions.constants import TINY_SUM
 from merge_core.runtime.gpu_self_check import is_trusted, same_bits
 from merge_core.runtime.gpu_transfers import fill, to_host
 from merge_core.runtime.lazy_torch import torch
@@ -184,7 +186,7 @@ class Combining:
         count = stored.shape[1]
         merged = torch.empty(count, dtype=self._dtype, device=stored.device)
         broken = torch.zeros(1, dtype=torch.int32, device=stored.device)
-        kernels.launched(
+        triton_lanes.launched(
             getattr(kernels, self._formula.kernel)[kernels.programs(count)],
             _patterns(stored),
             self._numbers,

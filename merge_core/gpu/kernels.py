@@ -9,7 +9,6 @@ This module imports triton, which comes with the builds of torch for GPUs.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import triton
@@ -17,12 +16,9 @@ import triton.language as tl
 
 TILE = 1024
 """Elements that one program instance computes."""
-EXACT = {"enable_fp_fusion": False}
-"""How to compile, so that a product and a sum are rounded both."""
 FORMATS = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
 """What `stored` and `out` hold, by safetensors code."""
 
-_launching = threading.Lock()
 
 _BFLOAT16 = tl.constexpr(0)
 _FLOAT16 = tl.constexpr(1)
@@ -92,21 +88,6 @@ def task_vector_sum(
 
 
 @triton.jit
-def add_lanes(values, lanes, length, width: tl.constexpr):
-    """Add up steps of `length` values (float64) in interleaved lanes, one step in each program.
-
-    lanes: (programs, width), float64.
-    """
-    step = tl.program_id(0).to(tl.int64)
-    lane = tl.arange(0, width)
-    total = tl.zeros((width,), tl.float64)
-    for first in range(0, length, width):
-        place = first + lane
-        total += tl.load(values + step * length + place, mask=place < length, other=0.0)
-    tl.store(lanes + step * width + lane, total)
-
-
-@triton.jit
 def _widened(stored, place, inside, stored_format: tl.constexpr):
     """Stored values as float64: exact."""
     value = tl.load(stored + place, mask=inside, other=0)
@@ -161,9 +142,3 @@ def _to_odd(exact):
 def programs(count: int) -> tuple[Any, ...]:
     """The grid for so many elements."""
     return (triton.cdiv(count, TILE),)
-
-
-def launched(launch: Any, *arguments: Any, **constants: Any) -> None:
-    """Start a kernel that was given its grid. Triton's first launch is not for several threads."""
-    with _launching:
-        launch(*arguments, **constants, **EXACT)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
-from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, TensorJob, divided
+from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.parameters import Parameter, Scalar
+from merge_core.reductions.constants import TINY_SUM
+from merge_core.reductions.sums import divided
 from merge_core.runtime.lazy_torch import torch
 
 

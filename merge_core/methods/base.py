@@ -13,23 +13,15 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from merge_core.parameters import Parameter, Scalar
+from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 
-CHUNK = 1 << 16
-"""Elements in one step of a reduction; block sizes are multiples of it."""
-
-LANES = 256
-"""Interleaved partial sums of one step."""
-
 Granularity = Literal["elementwise", "statistics", "rowwise", "matrix"]
-
-TINY_SUM = 1e-8
-"""A sum of weights below this is 0: 0.1 + 0.2 - 0.3 is not, in floating point."""
 
 
 @dataclass(frozen=True)
@@ -206,45 +198,3 @@ class Method(ABC):
     def formula(cls) -> str:
         """The method's docstring."""
         return inspect.getdoc(cls) or ""
-
-
-class Sum:
-    """A float64 sum over a whole tensor, added up step by step in order.
-
-    step: elements of one step; blocks must start at multiples of it.
-    """
-
-    def __init__(self, step: int = CHUNK) -> None:
-        self.value = 0.0
-        self._step = step
-
-    def add(self, values: torch.Tensor) -> None:
-        """Add a block's values (float64), in the same order on every device."""
-        for total in _sums_of_steps(values, self._step):
-            self.value += total
-
-
-def _sums_of_steps(values: torch.Tensor, step: int) -> Iterable[float]:
-    if values.device.type != "cpu":
-        from merge_core.gpu.lane_sums import sums_of_steps
-
-        return sums_of_steps(values, step)
-    # LLVM's loader takes a tenth of a second to import: only where something is summed.
-    from merge_core.fused.sums import sum_in_lanes
-
-    starts = range(0, values.numel(), step)
-    return (float(sum_in_lanes(values[start : start + step].numpy())) for start in starts)
-
-
-def divided(values: torch.Tensor, by: float) -> torch.Tensor:
-    """values / by, rounded once on every device: given a number of the host's, a GPU multiplies
-    by its inverse."""
-    return values / torch.full((), by, dtype=values.dtype, device=values.device)
-
-
-def add_up(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum of equal-shaped tensors, in their order, as a new tensor."""
-    total = tensors[0].clone()
-    for tensor in tensors[1:]:
-        total += tensor
-    return total

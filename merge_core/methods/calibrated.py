@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
-from merge_core.methods.base import TINY_SUM, Block, Kernel, Method, Sum, TensorJob, add_up, divided
+from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.parameters import Parameter, Scalar
+from merge_core.reductions.constants import TINY_SUM
+from merge_core.reductions.sums import Sum, add_up, divided
 from merge_core.runtime.lazy_torch import torch
 
 _WEIGHT = Parameter("weight", "share of this model", 1.0, per_model=True, low=0)

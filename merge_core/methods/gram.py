@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_core.methods.base import CHUNK, Block, Kernel, Sum
+from merge_core.methods.base import Block, Kernel
+from merge_core.reductions.constants import CHUNK
+from merge_core.reductions.sums import Sum
 from merge_core.runtime.lazy_torch import torch
 
 Matrix = NDArray[np.float64]

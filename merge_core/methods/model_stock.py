@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from merge_core.methods.base import Block, Kernel, Method, TensorJob, add_up, divided
+from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.methods.gram import GramKernel, Matrix, norms
 from merge_core.parameters import Parameter
+from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
 
 _TINY = 1e-6

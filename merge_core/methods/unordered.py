@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.methods.base import add_up
+from merge_core.reductions.sums import add_up
 from merge_core.runtime.lazy_torch import torch
 
 FEW = 2

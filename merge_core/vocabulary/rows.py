@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from merge_core.methods.base import divided
+from merge_core.reductions.sums import divided
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
 from merge_core.tensors.safetensors_header import TensorEntry

@@ -16,11 +16,11 @@ from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.merge import merge
-from merge_core.methods.base import CHUNK
 from merge_core.methods.calibrated import pack_gram
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.reductions.constants import CHUNK
 from merge_core.sources import describe_source
 from tests.support.checkpoints import write_checkpoint
 

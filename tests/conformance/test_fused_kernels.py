@@ -22,7 +22,7 @@ from merge_core.fused.stored import StoredBlock, StoredTensor, Unusual
 from merge_core.fused.weighted_sums import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.jit.kernel import Bound
 from merge_core.methods import method_named
-from merge_core.methods.base import CHUNK
+from merge_core.reductions.constants import CHUNK
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES
 from merge_core.tensors.safetensors_header import TensorEntry, read_header

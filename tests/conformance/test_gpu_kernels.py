@@ -21,12 +21,12 @@ import torch
 
 from merge_core import engine, tensor_work
 from merge_core.computed import Computation, Computing
-from merge_core.fused.sums import sum_in_lanes
 from merge_core.gpu import computation
 from merge_core.gpu.computation import GpuComputation
-from merge_core.gpu.lane_sums import lanes_agree, lanes_by_kernel
-from merge_core.methods.base import CHUNK
 from merge_core.progress import Stopped
+from merge_core.reductions.constants import CHUNK
+from merge_core.reductions.cpu import sum_in_lanes
+from merge_core.reductions.gpu import lanes_agree, lanes_by_kernel
 from merge_core.runtime import gpu_self_check
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import TensorEntry

@@ -17,13 +17,13 @@ import torch
 from merge_core import engine, tensor_work
 from merge_core.computed import Computation
 from merge_core.errors import NonFiniteError, StepError
-from merge_core.fused.sums import sum_in_lanes
-from merge_core.gpu.lane_sums import sums_of_steps
 from merge_core.methods import METHODS
 from merge_core.methods.base import TensorJob
 from merge_core.methods.spherical import add_rows
 from merge_core.methods.whole_model import GlobalTrim
 from merge_core.records import SourceCheckpoint
+from merge_core.reductions.cpu import sum_in_lanes
+from merge_core.reductions.gpu import sums_of_steps
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import FeedContext
 from merge_core.tensors.safetensors_header import TensorEntry

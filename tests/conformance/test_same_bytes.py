@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from merge_core import tensor_work
 from merge_core.errors import NonFiniteError
-from merge_core.methods.base import CHUNK
 from merge_core.records import SourceCheckpoint
+from merge_core.reductions.constants import CHUNK
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
 TWO = [{"model": "a"}, {"model": "b"}]

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from merge_core.methods import METHODS
-from merge_core.methods.base import CHUNK, Block, TensorJob
+from merge_core.methods.base import Block, TensorJob
 from merge_core.parameters import Scalar
+from merge_core.reductions.constants import CHUNK
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from merge_core import engine, surveying, tensor_work
-from merge_core.gpu import computation, lane_sums
+from merge_core.gpu import computation
+from merge_core.reductions import gpu
 from merge_core.runtime import devices, gpu_transfers
 
 GPU = torch.device("meta")
@@ -117,7 +118,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Visits]:
     monkeypatch.setattr(engine, "is_cpu", lambda name: name != "cuda")
     monkeypatch.setattr(engine, "spare_memory", lambda device: 1 << 30)
     monkeypatch.setattr(gpu_transfers, "wait_for", lambda device: None)
-    for module in (computation, lane_sums):  # Triton takes none of these tensors
+    for module in (computation, gpu):  # Triton takes none of these tensors
         monkeypatch.setattr(module, "is_trusted", lambda *_: False)
     for module in (engine, tensor_work):
         monkeypatch.setattr(module, "give_back", lambda: None)

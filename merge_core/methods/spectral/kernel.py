@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from merge_core.methods.base import Block, Kernel, TensorJob, add_up, divided
+from merge_core.methods.base import Block, Kernel, TensorJob
 from merge_core.methods.spectral.algebra import is_matrix
+from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from merge_core.methods.base import Kernel, Method, TensorJob, add_up, divided
+from merge_core.methods.base import Kernel, Method, TensorJob
 from merge_core.methods.spectral.kernel import SpectralKernel
 from merge_core.methods.task_vector_sum import LAMBDA
 from merge_core.parameters import Parameter
+from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
 
 _DECAY_MEAN, _DECAY_SQUARE, _ADAM_EPS = 0.9, 0.999, 1e-8

@@ -12,7 +12,7 @@ from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import widen
 from merge_core.jit.kernel import compiled
 from merge_core.jit.stack_arrays import array_on_stack
-from merge_core.methods.base import LANES
+from merge_core.reductions.constants import LANES
 
 lanes_on_stack = array_on_stack("float64", LANES)
 

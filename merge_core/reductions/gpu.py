@@ -1,4 +1,4 @@
-"""Sums on a GPU in the order in which the CPU adds (`merge_core.fused.sums`): the same bits.
+"""Sums on a GPU in the order in which the CPU adds (`merge_core.reductions.cpu`): the same bits.
 
 A step of a sum is added up in 256 interleaved lanes, and the lanes in their order. The lanes of all
 steps of a block are added up at once: by a Triton kernel, or by plain additions of torch's. No
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.methods.base import LANES
+from merge_core.reductions.constants import LANES
 from merge_core.runtime.gpu_self_check import is_trusted, same_bits
 from merge_core.runtime.lazy_torch import torch
 
@@ -42,7 +42,9 @@ def lanes_by_torch(steps: torch.Tensor) -> torch.Tensor:
 
 def lanes_by_kernel(steps: torch.Tensor) -> torch.Tensor:
     """The same, in one launch."""
-    from merge_core.gpu import kernels  # Triton comes with a torch for GPUs, and is no dependency
+    from merge_core.reductions import (
+        triton_lanes as kernels,  # Triton comes with a torch for GPUs, and is no dependency
+    )
 
     lanes = steps.new_empty(steps.shape[0], LANES)
     if steps.numel():
