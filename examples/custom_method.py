@@ -17,8 +17,8 @@ import torch
 
 from merge_core.methods import register
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.methods.whole_model import WholeModelSums
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.surveys import WholeModelSums
 from merge_core.reductions.sums import add_up
 
 

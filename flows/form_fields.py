@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from flows.pipeline import NAME
 from merge_core.methods.base import Method
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
 from tasks.decide import PromotionRule
 from tasks.durations import DURATION
 from tasks.suite import shipped_suites

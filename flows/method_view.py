@@ -11,8 +11,8 @@ from rich.table import Table
 from flows.console import Terminal, add_row, literal
 from merge_core.files.strict_yaml import dump_yaml
 from merge_core.methods.base import Method
+from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.post_steps import PostStep
-from merge_core.parameters import Parameter, Scalar
 
 _EXAMPLE_NUMBER = 0.5
 """For parameters that have no default."""

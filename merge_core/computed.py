@@ -14,8 +14,8 @@ from typing import NamedTuple
 from merge_core.errors import MergeflowError, NonFiniteError
 from merge_core.methods import method_named
 from merge_core.methods.base import Block, Granularity, Kernel, Survey, TensorJob
+from merge_core.methods.parameter import Scalar
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Scalar
 from merge_core.progress import Stopped
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch

@@ -19,10 +19,11 @@ from merge_core.engine_version import ENGINE
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.expansion import Expansion, expand
 from merge_core.methods.base import Method
+from merge_core.methods.parameter import Parameter, Scalar
+from merge_core.methods.parts.random_bits import random_keys
 from merge_core.methods.post_steps import post_step_named
-from merge_core.methods.random_bits import random_keys
 from merge_core.model_config import result_config
-from merge_core.parameters import Level, Parameter, Scalar, resolve, resolver
+from merge_core.parameters import Level, resolve, resolver
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
 from merge_core.tensors.dtypes import MERGEABLE, name_of

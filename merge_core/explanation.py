@@ -12,8 +12,9 @@ from typing import Any
 from merge_core.computed import COPY, ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.expansion import Expansion, expand
+from merge_core.methods.parameter import Parameter
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Level, Parameter, Resolved, tracer
+from merge_core.parameters import Level, Resolved, tracer
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Part
 from merge_core.runtime.garbage import collection_paused

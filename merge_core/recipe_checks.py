@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from merge_core.calibration import check_calibration
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import method_named
+from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Level, Parameter, Scalar, resolve, setting_problems
+from merge_core.parameters import Level, resolve, setting_problems
 from merge_core.recipe_parts import Part
 from merge_core.tensors.dtypes import code_of
 from merge_core.tensors.filters import FILTER_KEYS, check_filter, is_total

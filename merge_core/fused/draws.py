@@ -1,4 +1,4 @@
-"""The random numbers of `methods.random_bits` in compiled loops: a vector of them at a time.
+"""The random numbers of `methods.parts.random_bits` in compiled loops: a vector of them at a time.
 
 LLVM vectorises the loop by itself, but with vectors of 256 bits, and a product for what is only a
 step: it takes twice as long. So the vectors are written out; processors without such long ones get
@@ -16,7 +16,7 @@ from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import compiled, instruction
 from merge_core.jit.lazy_numba import types
 from merge_core.jit.simd import gathered, in_every_lane, loaded, stored
-from merge_core.methods.random_bits import BITS
+from merge_core.methods.parts.random_bits import BITS
 
 LANES = 8
 """Numbers that are drawn at a time."""

@@ -34,9 +34,9 @@ from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import magnitude_bits, widen
 from merge_core.jit.kernel import compiled
 from merge_core.jit.stack_arrays import array_on_stack
-from merge_core.methods.gram import GramKernel
-from merge_core.methods.sparsify import TINY_NORM
-from merge_core.methods.unordered import FEW, grid_factors, order_of
+from merge_core.methods.parts.gram import GramKernel
+from merge_core.methods.parts.sparsify import TINY_NORM
+from merge_core.methods.parts.unordered import FEW, grid_factors, order_of
 from merge_core.reductions.constants import TINY_SUM
 from merge_core.reductions.cpu import dot_in_steps, gram_of_two_in_steps
 

@@ -19,7 +19,7 @@ from merge_core.fused.windows import count_above, count_equal
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import widen
 from merge_core.jit.kernel import Growing, compiled
-from merge_core.methods.random_bits import BITS
+from merge_core.methods.parts.random_bits import BITS
 
 _OCTAVES = 8
 """Powers of two below a row's largest magnitude that are divided into bins of their own."""

@@ -10,10 +10,10 @@ from merge_core.fused.stored import FusedKernel
 from merge_core.fused.variance import SelectByVariance
 from merge_core.methods import method_named
 from merge_core.methods.base import TensorJob
-from merge_core.methods.gram import GramKernel
-from merge_core.methods.sparsify import kept_count
-from merge_core.methods.task_vector_sum import rescale_kind
-from merge_core.methods.whole_model import is_global
+from merge_core.methods.parts.gram import GramKernel
+from merge_core.methods.parts.sparsify import kept_count
+from merge_core.methods.parts.surveys import is_global
+from merge_core.methods.parts.task_vector_sum import rescale_kind
 from merge_core.reductions.constants import CHUNK
 
 _Builder = Callable[[TensorJob], FusedKernel | None]

@@ -1,4 +1,5 @@
-"""The compiled loops of the task-arithmetic family; see `methods.task_vector_sum` for the meaning.
+"""The compiled loops of the task-arithmetic family; see `methods.parts.task_vector_sum` for the
+meaning.
 
 `masks` are of one kind for all models (`merge_core.fused.masks`). An argument that may be None
 turns its step off when the kernel is compiled.
@@ -66,8 +67,8 @@ def sum_agreeing(
     """As `sum_all`, over the entries whose sign is elected, divided by their `shares`.
 
     powers: not None if every sum of shares is a power of two: then no division is needed.
-    grids: `methods.unordered.grid_factors` for more than two models, whose sums then do not depend
-        on the order of the models.
+    grids: `methods.parts.unordered.grid_factors` for more than two models, whose sums then do not
+    depend on the order of the models.
     """
     for i in range(out.size):
         origin = widen(base[i])

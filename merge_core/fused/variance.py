@@ -29,8 +29,8 @@ from merge_core.jit.formats import (
     with_sign_of,
 )
 from merge_core.jit.kernel import compiled
+from merge_core.methods.parts.unordered import FEW, grid_factors, order_of
 from merge_core.methods.sce import TINY, energy_shares
-from merge_core.methods.unordered import FEW, grid_factors, order_of
 from merge_core.reductions.constants import CHUNK
 from merge_core.reductions.cpu import squares_in_steps
 
@@ -90,7 +90,7 @@ class SelectByVariance(FusedKernel):
 
 
 def _grids(models: Sequence[Array]) -> tuple[float, float, float] | None:
-    """See `methods.unordered`; None for models whose sums have no order."""
+    """See `methods.parts.unordered`; None for models whose sums have no order."""
     return grid_factors(len(models)) if len(models) > FEW else None
 
 

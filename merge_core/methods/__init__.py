@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import external
 from merge_core.methods.arcee_fusion import ArceeFusion
-from merge_core.methods.averaging import Linear, Passthrough
 from merge_core.methods.base import Method
+from merge_core.methods.breadcrumbs_della import Breadcrumbs, BreadcrumbsTies, Della, DellaLinear
 from merge_core.methods.calibrated import Fisher, LmCocktail, RegMean
 from merge_core.methods.data_free import (
     ConsensusTaskArithmetic,
@@ -17,10 +17,10 @@ from merge_core.methods.data_free import (
     MetaGpt,
     NormalizedTaskArithmetic,
 )
-from merge_core.methods.deltas import ApplyTaskVector, ExtractTaskVector
+from merge_core.methods.internal import ApplyTaskVector, ExtractTaskVector
+from merge_core.methods.linear import Linear, Passthrough
 from merge_core.methods.model_stock import ModelStock
-from merge_core.methods.outliers import Breadcrumbs, BreadcrumbsTies, Della, DellaLinear
-from merge_core.methods.overlap import NearSwap, Ram, RamPlus
+from merge_core.methods.nearswap_ram import NearSwap, Ram, RamPlus
 from merge_core.methods.pcb import Pcb
 from merge_core.methods.sce import Sce
 from merge_core.methods.spectral import IsoC, IsoCts, Knots, Star, TsvM, Wudi

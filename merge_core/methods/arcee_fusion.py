@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.methods.order_statistics import OrderStatistics
+from merge_core.methods.parts.quantiles import OrderStatistics
 from merge_core.runtime.lazy_torch import torch
 
 _LEAST = 1e-8

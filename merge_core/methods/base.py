@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from merge_core.parameters import Parameter, Scalar
+from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.parameters import Parameter, Scalar
+from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.reductions.constants import TINY_SUM
 from merge_core.reductions.sums import Sum, add_up, divided
 from merge_core.runtime.lazy_torch import torch

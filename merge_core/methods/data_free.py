@@ -6,16 +6,16 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from merge_core.methods.base import Block, Kernel, Method, Survey, TensorJob
-from merge_core.methods.task_vector_sum import LAMBDA, WEIGHT
-from merge_core.methods.unordered import vote
-from merge_core.methods.whole_model import (
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.surveys import (
     GLOBAL,
     WholeModelSums,
     global_norms,
     is_global,
     scope_parameter,
 )
-from merge_core.parameters import Parameter
+from merge_core.methods.parts.task_vector_sum import LAMBDA, WEIGHT
+from merge_core.methods.parts.unordered import vote
 from merge_core.reductions.sums import Sum, add_up
 from merge_core.runtime.lazy_torch import torch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import combinations
 
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.methods.gram import GramKernel, Matrix, norms
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.gram import GramKernel, Matrix, norms
 from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
 

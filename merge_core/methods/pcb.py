@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.methods.order_statistics import OrderStatistics
-from merge_core.methods.task_vector_sum import LAMBDA
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.quantiles import OrderStatistics
+from merge_core.methods.parts.task_vector_sum import LAMBDA
 from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
 

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods.base import Block, TensorJob
+from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.spectral.algebra import PARALLEL, frobenius, is_matrix, singular_triples
-from merge_core.parameters import Parameter, Scalar
 from merge_core.runtime.lazy_torch import torch
 
 

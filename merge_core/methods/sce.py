@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.methods.selection import LargestEntries
-from merge_core.methods.task_vector_sum import INT8_MASK
-from merge_core.methods.unordered import order_of, unordered_sum, vote
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.task_vector_sum import INT8_MASK
+from merge_core.methods.parts.top_k import LargestEntries
+from merge_core.methods.parts.unordered import order_of, unordered_sum, vote
 from merge_core.reductions.sums import Sum, divided
 from merge_core.runtime.lazy_torch import torch
 

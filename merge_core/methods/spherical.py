@@ -12,8 +12,8 @@ import numpy as np
 
 from merge_core.errors import MergeflowError, RecipeError
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.methods.gram import GramKernel, Matrix, norms
-from merge_core.parameters import Parameter, Scalar
+from merge_core.methods.parameter import Parameter, Scalar
+from merge_core.methods.parts.gram import GramKernel, Matrix, norms
 from merge_core.reductions.constants import TINY_SUM
 from merge_core.runtime.lazy_torch import torch
 

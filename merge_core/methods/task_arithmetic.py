@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_core.methods.base import Kernel, Method, Survey, TensorJob
-from merge_core.methods.sparsify import KeepAll, KeepLargest, KeepRandom, Sparsifier
-from merge_core.methods.task_vector_sum import (
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.sparsify import KeepAll, KeepLargest, KeepRandom, Sparsifier
+from merge_core.methods.parts.surveys import TENSOR, GlobalTrim, is_global, scope_parameter
+from merge_core.methods.parts.task_vector_sum import (
     DENSITY,
     ELECTION,
     INT8_MASK,
@@ -17,8 +19,6 @@ from merge_core.methods.task_vector_sum import (
     normalize_parameter,
     rescale_kind,
 )
-from merge_core.methods.whole_model import TENSOR, GlobalTrim, is_global, scope_parameter
-from merge_core.parameters import Parameter
 
 
 class TaskArithmetic(Method):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_core.methods.order_statistics import OrderStatistics
+from merge_core.methods.parts.quantiles import OrderStatistics
 from merge_core.reductions.constants import CHUNK
 from tests.conformance import oracle_competition as oracle
 from tests.conformance.nasty import (

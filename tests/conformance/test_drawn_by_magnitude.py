@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.errors import RecipeError
-from merge_core.methods.random_bits import BITS, random_integers, random_key
+from merge_core.methods.parts.random_bits import BITS, random_integers, random_key
 from tests.conformance import oracle
 from tests.conformance import oracle_task_vectors as vectors
 from tests.conformance.nasty import NAMES, Zoo, assert_equals_oracle, entry, merge_nasty, values

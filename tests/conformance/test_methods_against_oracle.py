@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core.methods.random_bits import keep_mask, random_key
+from merge_core.methods.parts.random_bits import keep_mask, random_key
 from tests.conformance import oracle
 from tests.conformance.nasty import (
     NAMES,

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from merge_core.errors import RecipeError
 from merge_core.methods.base import TensorJob
+from merge_core.methods.parameter import Scalar
 from merge_core.methods.post_steps import POST_STEPS, post_step_named
-from merge_core.parameters import Scalar
 from merge_core.tensors.names import layer_of
 from tests.conformance import oracle_spectral as oracle
 from tests.conformance.nasty import (

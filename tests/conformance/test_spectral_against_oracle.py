@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core.methods.random_bits import keep_mask
+from merge_core.methods.parts.random_bits import keep_mask
 from tests.conformance import oracle_spectral as oracle
 from tests.conformance.nasty import (
     Models,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from merge_core.methods import METHODS
+from merge_core.methods.parameter import Scalar
 from merge_core.methods.spectral.algebra import polar_factor, singular_triples
-from merge_core.parameters import Scalar
 from tests.conformance.oracle import Array
 from tests.conformance.oracle_spectral import is_matrix, wudi_objective
 from tests.conformance.test_spectral_against_oracle import (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from merge_core.methods import METHODS
 from merge_core.methods.base import Block, TensorJob
-from merge_core.parameters import Scalar
+from merge_core.methods.parameter import Scalar
 from merge_core.reductions.constants import CHUNK
 
 Array = NDArray[np.float64]

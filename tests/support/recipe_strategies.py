@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from merge_core.methods import METHODS
 from merge_core.methods.base import Method
+from merge_core.methods.parameter import Parameter
 from merge_core.methods.post_steps import POST_STEPS
-from merge_core.parameters import Parameter
 from merge_core.tensors.filters import GROUPS
 
 LAYERS = {"text": 4, "vision": 2}

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from merge_core.errors import RecipeError
 from merge_core.methods import method_named, register
-from merge_core.methods.averaging import Linear
 from merge_core.methods.base import Method
+from merge_core.methods.linear import Linear
 from tests.support.tiny_llama import base_weights, write_llama
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "custom_method.py"

@@ -17,7 +17,7 @@ from merge_core.fused.remembered import RememberedMasks
 from merge_core.fused.steps import Program, take
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import Growing
-from merge_core.methods.random_bits import BITS, random_integers
+from merge_core.methods.parts.random_bits import BITS, random_integers
 
 Floats = NDArray[np.float32]
 KEY, START = 0xFEDCBA9876543210, 12_345

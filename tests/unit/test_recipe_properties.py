@@ -16,7 +16,7 @@ from merge_core.computed import COPY
 from merge_core.errors import CompatibilityError, MergeflowError, RecipeError
 from merge_core.explanation import KEPT, Settings, explain
 from merge_core.files.strict_yaml import dump_yaml
-from merge_core.parameters import Scalar
+from merge_core.methods.parameter import Scalar
 from merge_core.plan import Plan, make_plan, open_inputs
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

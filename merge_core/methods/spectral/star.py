@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from merge_core.methods.base import Kernel, Method, TensorJob
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.task_vector_sum import LAMBDA
 from merge_core.methods.spectral.algebra import singular_triples
 from merge_core.methods.spectral.kernel import SpectralKernel
-from merge_core.methods.task_vector_sum import LAMBDA
-from merge_core.parameters import Parameter
 from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
 

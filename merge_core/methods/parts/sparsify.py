@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-from merge_core.methods.random_bits import BITS, keep_mask, random_integers
-from merge_core.methods.selection import LargestEntries
+from merge_core.methods.parts.random_bits import BITS, keep_mask, random_integers
+from merge_core.methods.parts.top_k import LargestEntries
 from merge_core.reductions.sums import Sum
 from merge_core.runtime.lazy_torch import torch
 

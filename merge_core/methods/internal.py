@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
 from merge_core.runtime.lazy_torch import torch
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from merge_core.errors import RecipeError
 from merge_core.methods.base import Block, Probe, Survey, TensorJob
-from merge_core.methods.selection import AboveThreshold, ThresholdSearch, magnitude_bits
-from merge_core.methods.sparsify import KeepAll, Sparsifier, kept_count
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.sparsify import KeepAll, Sparsifier, kept_count
+from merge_core.methods.parts.top_k import AboveThreshold, ThresholdSearch, magnitude_bits
 from merge_core.reductions.sums import Sum
 from merge_core.runtime.lazy_torch import torch
 

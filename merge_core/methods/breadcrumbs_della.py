@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from merge_core.errors import RecipeError
 from merge_core.methods.base import Kernel, Method, TensorJob
-from merge_core.methods.sparsify import KeepAll, KeepBand, KeepByRank, KeepRandom, Sparsifier
-from merge_core.methods.task_vector_sum import (
+from merge_core.methods.parameter import Parameter, Scalar
+from merge_core.methods.parts.sparsify import KeepAll, KeepBand, KeepByRank, KeepRandom, Sparsifier
+from merge_core.methods.parts.task_vector_sum import (
     DENSITY,
     ELECTION,
     WEIGHT,
@@ -15,7 +16,6 @@ from merge_core.methods.task_vector_sum import (
     common_parameters,
     rescale_kind,
 )
-from merge_core.parameters import Parameter, Scalar
 
 _GAMMA = Parameter(
     "gamma", "share of the largest entries that is dropped", 0.01, per_model=True, low=0, high=1

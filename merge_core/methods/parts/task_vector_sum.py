@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from merge_core.methods.base import Block, Kernel, TensorJob
-from merge_core.methods.sparsify import KeepAll, Rescale, Sparsifier
-from merge_core.methods.unordered import FEW, Parts, order_of
-from merge_core.parameters import Parameter
+from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.sparsify import KeepAll, Rescale, Sparsifier
+from merge_core.methods.parts.unordered import FEW, Parts, order_of
 from merge_core.reductions.constants import CHUNK, TINY_SUM
 from merge_core.reductions.sums import add_up, divided
 from merge_core.runtime.lazy_torch import torch
