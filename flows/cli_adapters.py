@@ -11,7 +11,7 @@ from flows.options import AsJson, OutDirectory, RecipeFile
 
 if TYPE_CHECKING:
     from flows.console import Terminal
-    from merge_core.adapters.records import AdapterManifest
+    from merge_core.operations.adapters.records import AdapterManifest
 
 _MOST_ROWS = 12
 
@@ -46,9 +46,9 @@ def merge(
 ) -> None:
     """Merge the adapters that a recipe lists as its models into one adapter."""
     from flows.console import Terminal
-    from merge_core.adapters.merging import Space, merge_adapters
     from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
+    from merge_core.operations.adapters.merge import Space, merge_adapters
     from merge_core.recipe import load_recipe
     from tasks.locate import fetch_adapters, local_checkpoint
 
@@ -102,9 +102,9 @@ def extract(
 ) -> None:
     """Write what a fine-tune learned as a LoRA adapter, by truncated SVD."""
     from flows.console import Terminal
-    from merge_core.adapters.extracting import ExtractOptions, extract_adapter
     from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
+    from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
     from tasks.locate import fetch_all
 
     terminal = Terminal(machine=as_json)

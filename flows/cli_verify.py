@@ -85,7 +85,7 @@ def _verify_loading(
     terminal: Terminal, directory: Path, recipe: Path | None, as_json: bool
 ) -> None:
     """Show what transformers says of a checkpoint. Exit code 2 when it is worse than the donor."""
-    from merge_core.checkpoint import open_checkpoint
+    from merge_core.checkpoints.checkpoint import open_checkpoint
     from merge_core.homes.home import Home
     from merge_core.recipe import load_recipe
     from tasks.loading import check_loading, origins_of

@@ -3,7 +3,7 @@ not take, names that only a training wrapper uses, modules whose weights are apa
 
 from __future__ import annotations
 
-from merge_core.companion_files import weights_of_modules
+from merge_core.checkpoints.companion_files import weights_of_modules
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.kinship import Subject
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from merge_core.adapters.beside import beside_weights
 from merge_core.adapters.told_base import other_base
 from merge_core.alone_findings import alone_findings
 from merge_core.ancestry import Ancestry, measure_ancestry
+from merge_core.checkpoints.adapters.beside import beside_weights
+from merge_core.checkpoints.model_card import declared_bases
+from merge_core.checkpoints.sources import open_source
+from merge_core.checkpoints.tensor_names import named_as
 from merge_core.class_comparison import architecture_of
-from merge_core.declared_base import declared_bases
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
 from merge_core.files.digests import digest_of
 from merge_core.findings import Finding, Severity, counted, some
@@ -30,8 +32,6 @@ from merge_core.progress import Progress, Throttle
 from merge_core.prompt_files import compare_prompting, read_prompting
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
-from merge_core.sources import open_source
-from merge_core.tensor_names import named_as
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.tied_copies import tied_copies

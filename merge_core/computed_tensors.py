@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.computed import COPY, ComputedTensor
 from merge_core.engine_version import ENGINE
 from merge_core.errors import CompatibilityError, RecipeError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.kinds import is_derived_buffer
 from merge_core.tensors.names import kind_of, stack_of

@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.likeness import check_alike, missing, named_sources
 from merge_core.modules import divided, prefixes

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.runtime.threads import ordered_map
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES, MERGEABLE

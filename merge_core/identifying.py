@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from merge_core.checkpoints.sources import adapter_files, model_files
 from merge_core.engine import Follower
 from merge_core.errors import CheckpointError, unreadable
 from merge_core.files.digests import as_text, digest_of, fingerprint, lasting
@@ -20,7 +21,6 @@ from merge_core.plan import Plan, identified
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import SourceAdapter, SourceCheckpoint
-from merge_core.sources import adapter_files, model_files
 
 Sources = Mapping[str, SourceCheckpoint]
 Identify = Callable[[Progress], Sources]

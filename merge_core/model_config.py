@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.class_comparison import with_class_of
 from merge_core.expansion import stack_in
 from merge_core.recipe import Recipe

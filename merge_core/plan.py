@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
+from merge_core.checkpoints.sources import open_source
+from merge_core.checkpoints.tensor_names import named_alike
 from merge_core.computed import ComputedTensor
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.derived_buffers import with_buffers_of
@@ -20,8 +22,6 @@ from merge_core.methods import external_code
 from merge_core.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
-from merge_core.sources import open_source
-from merge_core.tensor_names import named_alike
 from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.safetensors_header import KnownHeaders
 from merge_core.tied_copies import tied_copies, with_copies

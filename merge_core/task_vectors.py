@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from merge_core.checkpoint import open_checkpoint, read_json
+from merge_core.checkpoints.checkpoint import open_checkpoint, read_json
+from merge_core.checkpoints.sources import describe_source
 from merge_core.compatibility import raise_for_errors, verify
 from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.execution import execute
@@ -21,7 +22,6 @@ from merge_core.progress import Progress
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import ModelEntry
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.sources import describe_source
 
 DESCRIPTION_NAME = "task_vector.json"
 

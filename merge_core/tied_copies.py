@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from merge_core.ancestry import same_values
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.config_sizes import Headers
 from merge_core.files.digests import fingerprint
 from merge_core.tensors.block_reader import BlockReader

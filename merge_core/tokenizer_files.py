@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoint import read_json
+from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import canonical_json, digest_of, sha256_file
 from merge_core.files.names import SENTENCEPIECE_FILES

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from merge_core.checkpoints.sources import adapter_files, model_files
 from merge_core.errors import CheckpointError, refused, unreadable
 from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.files.hashing import hash_files
@@ -18,7 +19,6 @@ from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable, some
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
-from merge_core.sources import adapter_files, model_files
 from merge_core.stored_objects import object_problems, stored_place
 
 Part = SourceCheckpoint | SourceAdapter

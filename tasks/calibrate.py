@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from merge_core.calibration import Measurement
+from merge_core.checkpoints.sources import has_its_own_digest
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import has_its_own_digest
 from tasks.caching import content_task
 from tasks.calibration import calibrate
 from tasks.progress import prefect_progress

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.calibration import Measurement, measurements
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.files.bounded_json import parse_json
 from merge_core.files.digests import DigestMemo, digest_of
@@ -29,7 +30,6 @@ from merge_core.homes.home import Home
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipe import Recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import describe_source
 from merge_core.stored_objects import Store
 from tasks.calibration_data import data_digest, data_file, draw_samples
 from tasks.child_process import ChildEnd, run_child

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from merge_core.adapters import adapted, open_adapter
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoints.adapters import adapted, open_adapter
+from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput, values_of

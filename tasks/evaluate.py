@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.alone_findings import how_to_unwrap
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory

@@ -15,14 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_core.checkpoint import read_json, weight_map_in
-from merge_core.errors import CheckpointError, OutputError
-from merge_core.files.names import MODULES_NAME, is_model_file
-from merge_core.findings import printable
-from merge_core.preflight import CheckpointFacts
-from merge_core.progress import Progress, ProgressEvent
-from merge_core.records import Record, SourceAdapter, SourceCheckpoint
-from merge_core.weight_files import (
+from merge_core.checkpoints.checkpoint import read_json, weight_map_in
+from merge_core.checkpoints.weight_files import (
     ADAPTER_WEIGHTS,
     INDEX_SUFFIX,
     is_weight_file,
@@ -30,6 +24,12 @@ from merge_core.weight_files import (
     stem_of,
     used_files,
 )
+from merge_core.errors import CheckpointError, OutputError
+from merge_core.files.names import MODULES_NAME, is_model_file
+from merge_core.findings import printable
+from merge_core.preflight import CheckpointFacts
+from merge_core.progress import Progress, ProgressEvent
+from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from tasks.hub_answers import explained, hub_address, hub_cache
 from tasks.references import HubReference
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CompatibilityError, StepError
 from merge_core.expansion import output_layers
 from merge_core.files.digests import digest_of

@@ -139,7 +139,7 @@ def _worse(
 
 
 def _depth(directory: Path) -> int:
-    from merge_core.checkpoint import open_checkpoint
+    from merge_core.checkpoints.checkpoint import open_checkpoint
 
     return max(layer_counts(open_checkpoint(directory).tensors).values(), default=1)
 

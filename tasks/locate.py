@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoints.sources import (
+    describe_adapter,
+    describe_source,
+    former_digest,
+    with_adapter,
+)
 from merge_core.compatibility import CompatibilityReport, raise_for_errors
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
@@ -23,12 +29,6 @@ from merge_core.progress import Progress, SharedProgress
 from merge_core.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.runtime.threads import all_at_once
-from merge_core.sources import (
-    describe_adapter,
-    describe_source,
-    former_digest,
-    with_adapter,
-)
 from merge_core.stored_objects import object_problems, stored_place
 from merge_core.tied_copies import presumed_copies
 from merge_core.tolerance import STRICT, Tolerance

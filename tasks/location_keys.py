@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from merge_core.checkpoints.sources import has_its_own_digest, model_files
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import digest_of, model_digest
 from merge_core.records import SourceAdapter, SourceCheckpoint
-from merge_core.sources import has_its_own_digest, model_files
 from tasks.hub import check_download
 from tasks.locate import Location
 

@@ -12,13 +12,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from merge_core.checkpoint import read_json
+from merge_core.checkpoints.checkpoint import read_json
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import describe_source
 from merge_core.trajectory.finding import (
     checkpoints_in,
     matches,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from merge_core.adapters.config import read_adapter_config
-from merge_core.declared_base import is_hub_id, names_checkpoint
+from merge_core.checkpoints.adapters.config import read_adapter_config
+from merge_core.checkpoints.model_card import is_hub_id, names_checkpoint
 from merge_core.findings import Finding, printable
 from merge_core.kinship import Subject
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.trajectory.records import LeftAlone, RunCheckpoint
 from merge_core.trajectory.trainer_state import STATE_NAME, read_trainer_state

@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Sequence
 
 from merge_core.ancestry import measure_ancestry
+from merge_core.checkpoints.sources import open_source
 from merge_core.files.digests import digest_of
 from merge_core.records import Record, SourceCheckpoint
-from merge_core.sources import open_source
 from merge_core.tensors.block_reader import BlockReader
 
 VERSION = 1

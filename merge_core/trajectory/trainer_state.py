@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoint import read_json
+from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
 
 STATE_NAME = "trainer_state.json"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.files.digests import sha256_file
 from merge_core.recipe import Recipe

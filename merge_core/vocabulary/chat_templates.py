@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from merge_core.checkpoint import read_json
+from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.prompt_files import read_prompting
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.tensors.names import group_of, kinds_of, layer_of
 
 _POSITIONS = re.compile(r"(position|wpe|token_type|segment|patch)", re.I)

@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from flows.model_zoo import Zoo
+from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
-from merge_core.sources import describe_source
 from tests.support.processes import wait_until
 from tests.support.stack import RunningStack, ending
 from tests.support.training_run import LEDGER, write_slowly

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from merge_core.adapters.extracting import ExtractOptions, extract_adapter
+from merge_core.checkpoints.sources import open_source
 from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.sources import open_source
+from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
 from tests.conformance.test_adapters import MODULES, Q, applied, dense, read_all
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint

@@ -14,10 +14,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_core.adapters import open_adapter
-from merge_core.adapters.merging import merge_adapters
-from merge_core.adapters.records import AdapterManifest
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.adapters import open_adapter
+from merge_core.checkpoints.checkpoint import open_checkpoint
+from merge_core.checkpoints.sources import describe_adapter, describe_source, open_source
 from merge_core.errors import (
     CheckpointError,
     CompatibilityError,
@@ -27,8 +26,9 @@ from merge_core.errors import (
 )
 from merge_core.files.digests import DigestMemo
 from merge_core.methods import METHODS
+from merge_core.operations.adapters.merge import merge_adapters
+from merge_core.operations.adapters.records import AdapterManifest
 from merge_core.recipe import parse_recipe
-from merge_core.sources import describe_adapter, describe_source, open_source
 from tests.conformance.test_adapters import applied, read_all
 from tests.support.adapters import Factors, random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint

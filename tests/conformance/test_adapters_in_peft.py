@@ -11,12 +11,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from merge_core.adapters.extracting import ExtractOptions, extract_adapter
-from merge_core.adapters.merging import merge_adapters
+from merge_core.checkpoints.sources import describe_adapter, describe_source, open_source
 from merge_core.files.digests import DigestMemo
+from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
+from merge_core.operations.adapters.merge import merge_adapters
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import describe_adapter, describe_source, open_source
 from tests.conformance.test_adapters import applied, read_all
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import RecipeError
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
@@ -21,7 +22,6 @@ from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.reductions.constants import CHUNK
-from merge_core.sources import describe_source
 from tests.support.checkpoints import write_checkpoint
 
 Array = NDArray[np.float64]

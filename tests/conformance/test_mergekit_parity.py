@@ -25,10 +25,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
 from merge_core.methods import METHODS
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import describe_source
 from tests.conformance.parity_cases import CASES, HALF, MODELS, SINGLE, write_parity_checkpoints
 from tests.support.checkpoints import run_recipe
 

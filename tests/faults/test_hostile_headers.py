@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError
 from tests.support.hostile_files import opened_apart, put, sound, tensor, weights
 

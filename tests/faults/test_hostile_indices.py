@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
-from merge_core.sources import describe_source
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import TensorEntry
 from tests.support.hostile_files import FIRST, INDEX, SECOND, opened_apart, put, sharded, sound

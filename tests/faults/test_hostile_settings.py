@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flows.pipeline import load_pipeline
-from merge_core.adapters import open_adapter
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.adapters import open_adapter
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.prompt_files import read_prompting
 from merge_core.recipe import load_recipe, parse_recipe

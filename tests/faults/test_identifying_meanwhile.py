@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from merge_core import execution
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
@@ -25,7 +26,6 @@ from merge_core.merge import merge
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipe import Recipe, parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.sources import describe_source
 from tests.support.checkpoints import write_checkpoint
 
 NAMES = ("base", "a", "b")

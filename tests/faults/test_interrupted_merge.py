@@ -38,7 +38,7 @@ from merge_core.homes.home import Home
 from merge_core.plan import make_plan
 from merge_core.files.read_only import make_removable
 from merge_core.recipe import parse_recipe
-from merge_core.sources import describe_source
+from merge_core.checkpoints.sources import describe_source
 import tests.faults.test_interrupted_merge as here
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 zoo = {name: describe_source(name, root / name, DigestMemo(None)) for name in ("base", "a", "b")}

@@ -30,7 +30,7 @@ CONDUCTOR = """
 import sys
 from pathlib import Path
 from merge_core.files.digests import DigestMemo
-from merge_core.sources import describe_source
+from merge_core.checkpoints.sources import describe_source
 from tasks.merge_processes import Processes
 from tests.support.scale_out_cases import run_merge
 root, *models = sys.argv[1:]

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from flows.cli import run
+from merge_core.checkpoints.sources import describe_adapter, describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
-from merge_core.sources import describe_adapter, describe_source
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
 ROOT = Path(__file__).parents[2]

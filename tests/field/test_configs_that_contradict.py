@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.compatibility import verify
 from merge_core.preflight import CheckpointFacts, check_alone, facts_of
 from tests.support.many_architectures import SETTINGS, make_model

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from merge_core.checkpoints.tensor_names import new_names
 from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError
 from merge_core.plan import make_plan
 from merge_core.preflight import facts_of, preflight
 from merge_core.recipe import parse_recipe
-from merge_core.tensor_names import new_names
 from merge_core.tensors.wrapper_names import unwrapped_names
 from tasks.evaluate import evaluate_checkpoint
 from tasks.suite import load_suite
@@ -173,7 +173,7 @@ def test_a_prefix_that_cannot_be_mapped_is_named(user: User) -> None:
 
 
 def test_before_a_download_names_are_mapped_alike(user: User) -> None:
-    from merge_core.checkpoint import open_checkpoint
+    from merge_core.checkpoints.checkpoint import open_checkpoint
 
     rename(user.directory / "one", "pretrained_model.")
     facts = [facts_of(name, open_checkpoint(user.directory / name)) for name in ("base", "one")]

@@ -17,13 +17,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from merge_core.adapters import adapted, open_adapter
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.adapters import adapted, open_adapter
+from merge_core.checkpoints.checkpoint import open_checkpoint
+from merge_core.checkpoints.sources import describe_source
 from merge_core.compatibility import verify
 from merge_core.files.digests import DigestMemo, canonical_json
 from merge_core.plan import make_plan
 from merge_core.recipe import load_recipe, parse_recipe
-from merge_core.sources import describe_source
 from merge_core.tensors.dtypes import ITEM_SIZES
 from merge_core.tensors.safetensors_header import TensorEntry, read_header
 from merge_core.tolerance import Tolerance

@@ -15,10 +15,10 @@ from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.pipeline import load_pipeline
 from flows.prefect_session import PrefectSession
-from merge_core.adapters.extracting import ExtractOptions, extract_adapter
+from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.sources import describe_adapter, describe_source, with_adapter
+from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
 from tasks.records import MergeOutcome
 
 pytestmark = pytest.mark.slow

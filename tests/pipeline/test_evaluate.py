@@ -14,11 +14,11 @@ import pytest
 import torch
 import yaml
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import describe_source
 from tasks.document_values import WORST_BITS
 from tasks.evaluate import evaluate_checkpoint, evaluation_key
 from tasks.lm_eval_process import Problem, load_tasks

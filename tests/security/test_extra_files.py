@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows import cli
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.manifest import read_manifest, verify_manifest
 from merge_core.records import CheckpointManifest
-from merge_core.sources import describe_source
 from tests.support.edited_objects import SUMS, contents, loosen, reseal
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.plan import make_plan
 from merge_core.recipe import Recipe, parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.sources import describe_source
 
 
 def write_checkpoint(

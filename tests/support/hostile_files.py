@@ -67,7 +67,7 @@ class Outcome:
 _OPENER = """
 import json, resource, sys, time
 from pathlib import Path
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import MergeflowError
 limit = int(sys.argv[2]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.records import CheckpointManifest, MergeInput, SourceCheckpoint
-from merge_core.sources import describe_source
 from tasks.records import Decision, EvaluationReport, TaskComparison, TaskScore
 from tasks.registry_client import open_registry
 

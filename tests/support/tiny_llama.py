@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
 from merge_core.records import SourceCheckpoint
-from merge_core.sources import describe_source
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

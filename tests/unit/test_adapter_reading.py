@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from merge_core.adapters import Adapter, open_adapter
-from merge_core.adapters.fitting import fit
-from merge_core.checkpoint import Checkpoint, open_checkpoint
+from merge_core.checkpoints.adapters import Adapter, open_adapter
+from merge_core.checkpoints.adapters.fitting import fit
+from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint

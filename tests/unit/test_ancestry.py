@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from merge_core.ancestry import Ancestry, measure_ancestry, same_weights
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.tensors.block_reader import BlockReader
 from tests.support.checkpoints import write_checkpoint
 from tests.support.tiny_llama import base_weights, fine_tuned

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.compatibility import (
     CompatibilityReport,
     raise_for_errors,

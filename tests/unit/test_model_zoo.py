@@ -20,7 +20,7 @@ from flows.model_zoo.optimizer import orthogonal
 from flows.model_zoo.settings import DEMO, TINY
 from flows.model_zoo.training import quiet_and_reproducible
 from flows.model_zoo.zoo import is_whole
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import OutputError
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.planning import MODELS, RECIPES, recipe_of, tensor_shapes, write_checkpoint
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.explanation import has_filters
 from merge_core.files.bounded_json import parse_json

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError
 from merge_core.tensors.safetensors_header import MAX_HEADER_BYTES, read_header
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import RecipeError
 from merge_core.files.digests import DigestMemo
-from merge_core.sources import describe_source
 from merge_core.trajectory.finding import checkpoints_in, step_of, why_unfinished
 from merge_core.trajectory.path import measure_path
 from merge_core.trajectory.records import RunCheckpoint

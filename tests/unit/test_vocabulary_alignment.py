@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from merge_core.checkpoint import open_checkpoint
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.recipe import parse_recipe
 from merge_core.records import SourceCheckpoint

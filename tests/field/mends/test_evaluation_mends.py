@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from flows.model_zoo import Zoo
+from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
-from merge_core.sources import describe_source
 from tasks.evaluate import evaluate_checkpoint
 from tasks.lm_eval_process import Problem, load_tasks
 from tasks.suite import load_suite

@@ -163,11 +163,11 @@ def a_device_that_is_not_there(here: Path) -> Iterator[Step]:
 
 
 def a_merge_without_its_measurements(here: Path) -> Iterator[Step]:
+    from merge_core.checkpoints.sources import describe_source
     from merge_core.files.digests import DigestMemo
     from merge_core.homes.home import Home
     from merge_core.merge import merge
     from merge_core.recipe import parse_recipe
-    from merge_core.sources import describe_source
 
     (here / "x.jsonl").write_text('{"text": "one"}\n' * 4)
     models = [{"model": name} for name in "ab"]
@@ -228,7 +228,7 @@ def a_pattern_that_is_none(here: Path) -> Iterator[Step]:
 
 
 def a_file_that_went_away(here: Path) -> Iterator[Step]:
-    from merge_core.checkpoint import read_json
+    from merge_core.checkpoints.checkpoint import read_json
 
     kept = (here / "a/config.json").rename(here / "kept")
     yield (read_json, here / "a/config.json")

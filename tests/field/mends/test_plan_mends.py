@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
+from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
 from merge_core.methods.parameter import Parameter
 from merge_core.parameters import Level, resolve
 from merge_core.plan import make_plan
 from merge_core.recipe import parse_recipe
-from merge_core.sources import describe_source
 from tests.field.mends.situations import (
     Situation,
     config,

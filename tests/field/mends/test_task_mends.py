@@ -294,8 +294,8 @@ def a_server_that_is_away(here: Path) -> Iterator[Step]:
 
 
 def an_evaluation_with_an_adapter(here: Path) -> Iterator[Step]:
+    from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
     from merge_core.files.digests import DigestMemo
-    from merge_core.sources import describe_adapter, describe_source, with_adapter
     from tasks.evaluate import evaluate_checkpoint
     from tests.support.adapters import random_factors, write_adapter
 

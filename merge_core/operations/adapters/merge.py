@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import yaml
 
-from merge_core.adapters.files import Adapter, LoraPair, open_adapter
-from merge_core.adapters.fitting import fit
-from merge_core.adapters.held import merge_held
-from merge_core.adapters.low_rank import Pair, core_space, cut
-from merge_core.adapters.records import AdapterManifest, ModuleRow
-from merge_core.adapters.writing import Factors, write_adapter
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.adapters.files import Adapter, LoraPair, open_adapter
+from merge_core.checkpoints.adapters.fitting import fit
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.files.digests import digest_of
 from merge_core.findings import some
+from merge_core.operations.adapters.in_memory import merge_held
+from merge_core.operations.adapters.low_rank import Pair, core_space, cut
+from merge_core.operations.adapters.records import AdapterManifest, ModuleRow
+from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.progress import Progress, Throttle
 from merge_core.recipe import Recipe
 from merge_core.records import SourceAdapter

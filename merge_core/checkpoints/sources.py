@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merge_core.adapters import adapted, open_adapter
-from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from merge_core.checkpoint import Checkpoint, open_checkpoint, weights_used
-from merge_core.companion_files import code_names, companion_names
+from merge_core.checkpoints.adapters import adapted, open_adapter
+from merge_core.checkpoints.adapters.config import CONFIG_NAME, WEIGHTS_NAME
+from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint, weights_used
+from merge_core.checkpoints.companion_files import code_names, companion_names
+from merge_core.checkpoints.weight_files import is_weight_file
 from merge_core.files.digests import DigestMemo, digest_of, model_digest
 from merge_core.files.hashing import hash_files
 from merge_core.files.names import is_model_file
@@ -19,7 +20,6 @@ from merge_core.files.untrusted import check_plain
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
 from merge_core.tensors.safetensors_header import KnownHeaders
-from merge_core.weight_files import is_weight_file
 
 
 def describe_source(
@@ -33,7 +33,7 @@ def describe_source(
     """Check a checkpoint's headers and identify it by the content of its model files.
 
     Raises:
-        CheckpointError: see `merge_core.checkpoint.open_checkpoint`.
+        CheckpointError: see `merge_core.checkpoints.checkpoint.open_checkpoint`.
     """
     directory = directory.absolute()
     open_checkpoint(directory)
@@ -58,7 +58,7 @@ def describe_adapter(
     """Check a LoRA adapter's settings and headers and identify it by its content.
 
     Raises:
-        CheckpointError: see `merge_core.adapters.open_adapter`.
+        CheckpointError: see `merge_core.checkpoints.adapters.open_adapter`.
     """
     directory = directory.absolute()
     open_adapter(directory)

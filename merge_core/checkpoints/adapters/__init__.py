@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from merge_core.adapters.config import AdapterConfig
-from merge_core.adapters.files import Adapter, LoraPair, open_adapter
-from merge_core.adapters.view import adapted
+from merge_core.checkpoints.adapters.apply import adapted
+from merge_core.checkpoints.adapters.config import AdapterConfig
+from merge_core.checkpoints.adapters.files import Adapter, LoraPair, open_adapter
 
 __all__ = ["Adapter", "AdapterConfig", "LoraPair", "adapted", "open_adapter"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merge_core.adapters.config import CONFIG_NAME, WEIGHTS_NAME
+from merge_core.checkpoints.adapters.config import CONFIG_NAME, WEIGHTS_NAME
 from merge_core.findings import Finding
 
 

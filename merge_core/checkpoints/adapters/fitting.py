@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from merge_core.adapters.files import Adapter, LoraPair
-from merge_core.adapters.misfits import not_in_base, not_saved, of_other_shape
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.adapters.files import Adapter, LoraPair
+from merge_core.checkpoints.adapters.misfits import not_in_base, not_saved, of_other_shape
+from merge_core.checkpoints.checkpoint import Checkpoint
+from merge_core.checkpoints.tensor_names import MULTIMODAL, Renaming, prefixes_of, renamed
 from merge_core.errors import CompatibilityError
-from merge_core.tensor_names import MULTIMODAL, Renaming, prefixes_of, renamed
 from merge_core.tensors.dtypes import MERGEABLE, name_of
 from merge_core.tensors.names import group_of
 from merge_core.tensors.safetensors_header import TensorEntry

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.adapters.variants import refuse_variants
-from merge_core.checkpoint import read_json
+from merge_core.checkpoints.adapters.variants import refuse_variants
+from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
 from merge_core.tensors.regex_cost import most_steps
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from merge_core.adapters.files import Adapter
-from merge_core.adapters.fitting import fit
-from merge_core.adapters.made import AdaptedTensor, ReplacedTensor
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.adapters.files import Adapter
+from merge_core.checkpoints.adapters.fitting import fit
+from merge_core.checkpoints.adapters.tensors import AdaptedTensor, ReplacedTensor
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.tensors.inputs import TensorInput, entries_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.computed import Computing
 from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.methods.base import Survey

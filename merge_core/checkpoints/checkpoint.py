@@ -12,6 +12,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from merge_core.checkpoints.weight_files import (
+    INDEX_SUFFIX,
+    MODEL_STEM,
+    SUFFIX,
+    refuse_doubtful,
+    stem_of,
+    unnamed_files,
+    used_files,
+)
 from merge_core.errors import CheckpointError, one_line, unreadable
 from merge_core.files.bounded_json import parse_json
 from merge_core.files.untrusted import is_file_name, read_beginning, read_plain
@@ -21,15 +30,6 @@ from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry, read_header
 from merge_core.tensors.wrapper_names import unwrapped_names, words_taken
-from merge_core.weight_files import (
-    INDEX_SUFFIX,
-    MODEL_STEM,
-    SUFFIX,
-    refuse_doubtful,
-    stem_of,
-    unnamed_files,
-    used_files,
-)
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_JSON_BYTES = 100 << 20

@@ -11,24 +11,24 @@ from typing import Any
 
 import yaml
 
-from merge_core.adapters.fitting import (
+from merge_core.checkpoints.adapters.fitting import (
     TRANSPOSED_MODELS,
     TRANSPOSED_MODULES,
     is_vocabulary,
     ties_head,
 )
-from merge_core.adapters.low_rank import cut
-from merge_core.adapters.records import AdapterManifest, ModuleRow, RestRow
-from merge_core.adapters.writing import Factors, write_adapter
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.checkpoint import Checkpoint
+from merge_core.checkpoints.sources import open_source
+from merge_core.checkpoints.tensor_names import named_as
 from merge_core.compatibility import raise_for_errors, verify
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
+from merge_core.operations.adapters.low_rank import cut
+from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, RestRow
+from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.progress import Progress, Throttle
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.lazy_torch import torch
-from merge_core.sources import open_source
-from merge_core.tensor_names import named_as
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE, code_of, torch_dtype
 from merge_core.tensors.inputs import FeedContext

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from merge_core.adapters.config import (
+from merge_core.checkpoints.adapters.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     AdapterConfig,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.adapters.files import Adapter
-from merge_core.checkpoint import Checkpoint
+from merge_core.checkpoints.adapters.files import Adapter
+from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.findings import some
 from merge_core.tensors.names import group_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from merge_core.adapters.fitting import Fit
+from merge_core.checkpoints.adapters.fitting import Fit
 from merge_core.errors import NonFiniteError
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
