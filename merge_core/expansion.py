@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merge_core.checkpoints.checkpoint import Checkpoint
+from merge_core.configs.stacking import Stack, check_stack, ordinary_layers
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.likeness import check_alike, missing, named_sources
 from merge_core.modules import divided, prefixes
 from merge_core.recipe import Recipe
 from merge_core.recipe_parts import Member, Part, Section
-from merge_core.stacking import Stack, check_stack, ordinary_layers
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.filters import matches
 from merge_core.tensors.inputs import TensorInput

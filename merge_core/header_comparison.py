@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from merge_core.config_sizes import Headers
+from merge_core.configs.sizes import Headers
 from merge_core.findings import Finding, counted, some
 from merge_core.left_out import block_of, exclude_line
 from merge_core.tensors.dtypes import DTYPE_NAMES

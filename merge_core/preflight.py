@@ -12,10 +12,10 @@ from typing import Any
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.tensor_names import new_names, of_one_type, prefix_words
 from merge_core.class_comparison import class_findings, wrapper_findings
-from merge_core.config_sizes import Headers, size_findings
+from merge_core.configs.rotary import rope_of
+from merge_core.configs.sizes import Headers, size_findings
 from merge_core.findings import Finding, counted, printable, some
 from merge_core.header_comparison import compare_headers, exclude_to_fit, fit_together
-from merge_core.rope import rope_of
 from merge_core.tensors.dtypes import DTYPE_NAMES
 from merge_core.tensors.kinds import is_packed
 from merge_core.tensors.names import group_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from merge_core.ancestry import same_values
 from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.config_sizes import Headers
+from merge_core.configs.sizes import Headers
 from merge_core.files.digests import fingerprint
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import TensorInput, called

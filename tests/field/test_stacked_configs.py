@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from merge_core.configs.stacking import Stack, stacked_config
 from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.stacking import Stack, stacked_config
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
 

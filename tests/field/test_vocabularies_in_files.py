@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from merge_core.compatibility import verify
-from merge_core.rope import rope_of
+from merge_core.configs.rotary import rope_of
 from merge_core.tokenizer_files import read_tokenizer
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from merge_core.stacking.checks import check_stack
-from merge_core.stacking.places import extra_blocks, ordinary_layers
-from merge_core.stacking.restack import Stack, stacked_config
+from merge_core.configs.stacking.checks import check_stack
+from merge_core.configs.stacking.places import extra_blocks, ordinary_layers
+from merge_core.configs.stacking.restack import Stack, stacked_config
 
 __all__ = ["Stack", "check_stack", "extra_blocks", "ordinary_layers", "stacked_config"]

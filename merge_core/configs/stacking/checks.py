@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from merge_core.configs.stacking.places import at, places
+from merge_core.configs.stacking.restack import Stack, depth_of, type_of, uncounted
+from merge_core.configs.stacking.told import told
 from merge_core.errors import CompatibilityError
 from merge_core.findings import some
-from merge_core.stacking.places import at, places
-from merge_core.stacking.restack import Stack, depth_of, type_of, uncounted
-from merge_core.stacking.told import told
 from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.names import stack_of
 

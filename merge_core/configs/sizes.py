@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from merge_core.configs.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
 from merge_core.findings import Finding, some
-from merge_core.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
 from merge_core.tensors.names import layer_counts
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from merge_core.stacking.places import ALL_COUNTS
-from merge_core.stacking.rules import (
+from merge_core.configs.stacking.places import ALL_COUNTS
+from merge_core.configs.stacking.rules import (
     BY_NUMBER,
     LAYER_TYPES,
     RULES,

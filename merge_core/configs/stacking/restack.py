@@ -8,11 +8,16 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from merge_core.configs.stacking.places import Place, at, count_of, places
+from merge_core.configs.stacking.rules import RULES, Kinds
+from merge_core.configs.stacking.told import (
+    computes_with_number,
+    is_index_list,
+    not_understood,
+    told,
+)
 from merge_core.errors import CompatibilityError
 from merge_core.findings import printable, some
-from merge_core.stacking.places import Place, at, count_of, places
-from merge_core.stacking.rules import RULES, Kinds
-from merge_core.stacking.told import computes_with_number, is_index_list, not_understood, told
 
 Layer = tuple[str, int]
 """A layer of the result: the reference it comes from and its number there."""
