@@ -28,7 +28,7 @@ import torch
 from merge_core.engine import run_plan
 from merge_core.gpu.computation import Combining, Formula
 from merge_core.plan import make_plan
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.staging import Staging
 

@@ -14,7 +14,7 @@ from flows.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
 from merge_core.findings import some
 from merge_core.homes.home import Home
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.stored_objects import Store
 from merge_core.text.plain import plain_log

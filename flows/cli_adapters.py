@@ -49,7 +49,8 @@ def merge(
     from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
-    from merge_core.recipe import load_recipe
+    from merge_core.recipes.checks import warnings_of
+    from merge_core.recipes.loading import load_recipe
     from tasks.locate import fetch_adapters, local_checkpoint
 
     if space not in ("auto", "concat", "core"):
@@ -59,7 +60,7 @@ def merge(
     refuse_existing(out)
     home, beside = Home.if_believed(), recipe.absolute().parent
     started = time.monotonic()
-    for warning in loaded.warnings():
+    for warning in warnings_of(loaded):
         terminal.warn(warning)
     with terminal.progress() as progress:
         names = [name for name in loaded.direct_references() if name != loaded.base_model]

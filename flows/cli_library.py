@@ -25,7 +25,7 @@ from flows.options import (
 if TYPE_CHECKING:
     from flows.console import Terminal
     from merge_core.homes.home import Home
-    from merge_core.recipe import Recipe
+    from merge_core.recipes.recipe import Recipe
     from merge_core.records import CheckpointManifest
     from merge_core.shard_groups import FanOut
 
@@ -75,7 +75,6 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.console import Terminal, seconds
-    from merge_core.calibration import measurements
     from merge_core.compatibility import raise_for_errors
     from merge_core.compatibility import verify as examine
     from merge_core.execution import refuse_existing
@@ -84,6 +83,8 @@ def merge(
     from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
     from merge_core.plan import open_inputs
+    from merge_core.recipes.checks import warnings_of
+    from merge_core.recipes.measurements import measurements
     from merge_core.runtime.timings import Timings
     from merge_core.tolerance import Tolerance
     from tasks.calibration import calibrate_all, check_data
@@ -98,7 +99,7 @@ def merge(
     home, beside = Home.if_believed(), recipe.absolute().parent
     check_data(loaded, beside)
     started = time.monotonic()
-    for warning in loaded.warnings():
+    for warning in warnings_of(loaded):
         terminal.warn(warning)
     with terminal.progress() as progress:
         tolerance = Tolerance.of(loaded)
@@ -173,7 +174,7 @@ def profile(
     from merge_core.errors import RecipeError
     from merge_core.homes.home import Home
     from merge_core.profile import profile_task_vectors
-    from merge_core.recipe import load_recipe
+    from merge_core.recipes.loading import load_recipe
     from tasks.locate import fetch_all
 
     terminal = Terminal(machine=as_json)

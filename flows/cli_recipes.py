@@ -11,7 +11,7 @@ from flows.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_bytes
 
 if TYPE_CHECKING:
     from flows.console import Terminal
-    from merge_core.recipe import Recipe
+    from merge_core.recipes.recipe import Recipe
     from merge_core.records import SourceCheckpoint
 
 
@@ -33,6 +33,7 @@ def plan(
     from merge_core.explanation import explain as explained
     from merge_core.explanation import has_filters, idle_filters
     from merge_core.plan import make_plan, open_inputs
+    from merge_core.recipes.checks import warnings_of
 
     terminal = Terminal(machine=as_json)
     loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
@@ -41,7 +42,7 @@ def plan(
         return
     _examine(terminal, loaded, sources)
     made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
-    for warning in loaded.warnings():
+    for warning in warnings_of(loaded):
         terminal.warn(warning)
     if has_filters(loaded):
         inputs = open_inputs(loaded, sources)
@@ -66,7 +67,7 @@ def explain(
     from flows.explain_view import chosen, explained_json, show_settings, show_tensors
     from merge_core.explanation import explain as explained
     from merge_core.plan import open_inputs
-    from merge_core.recipe import load_recipe
+    from merge_core.recipes.loading import load_recipe
 
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)

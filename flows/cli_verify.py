@@ -43,6 +43,7 @@ def verify(
     from flows.report_view import show_compatibility
     from merge_core.compatibility import verify as examine
     from merge_core.homes.home import Home
+    from merge_core.recipes.checks import warnings_of
     from merge_core.tolerance import Tolerance
     from tasks.locate import base_and_models, fetch_all
 
@@ -71,7 +72,7 @@ def verify(
             threads=threads,
             progress=progress,
         )
-    for warning in loaded.warnings():
+    for warning in warnings_of(loaded):
         terminal.warn(warning)
     if as_json:
         terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
@@ -87,7 +88,7 @@ def _verify_loading(
     """Show what transformers says of a checkpoint. Exit code 2 when it is worse than the donor."""
     from merge_core.checkpoints.checkpoint import open_checkpoint
     from merge_core.homes.home import Home
-    from merge_core.recipe import load_recipe
+    from merge_core.recipes.loading import load_recipe
     from tasks.loading import check_loading, origins_of
     from tasks.locate import fetch_all
 

@@ -12,6 +12,7 @@ from flows.steps import run_step
 from merge_core.explanation import explain, idle_filters
 from merge_core.homes.home import Home
 from merge_core.plan import make_plan, open_inputs
+from merge_core.recipes.checks import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.tolerance import Tolerance
@@ -36,7 +37,7 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
     uri = pipeline.register_as.tracking_uri or ""
     arguments = (recipe.references(), home.path, beside, uri, Tolerance.of(recipe))
     locations = run_step(preflight_task, *arguments, subject="headers").locations
-    warnings = recipe.warnings()
+    warnings = warnings_of(recipe)
     remote = [location.reference for location in locations if location.is_remote]
     if remote:
         said = f"{len(locations)} checkpoints fit; to be downloaded: {', '.join(remote)}"

@@ -13,8 +13,8 @@ from flows.console import Terminal, add_row, literal
 from merge_core.computed_tensors import RecipeInputs
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.explanation import Explained, Ingredient, Settings, idle_filters
-from merge_core.parameters import DEFAULT, Resolved
-from merge_core.recipe import Recipe
+from merge_core.recipes.parameters import DEFAULT, Resolved
+from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.names import layer_of
 

@@ -29,7 +29,8 @@ from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import validated
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
-from merge_core.recipe import Recipe, load_recipe, parse_recipe
+from merge_core.recipes.loading import load_recipe, parse_recipe
+from merge_core.recipes.recipe import Recipe
 from tasks.decide import PromotionRule
 from tasks.references import expand_variables
 

@@ -19,7 +19,6 @@ from flows.scale_out import fan_out_of
 from flows.scores import Scores
 from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
-from merge_core.calibration import measurements
 from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
 from merge_core.errors import StepError
 from merge_core.explanation import explain, idle_filters
@@ -33,7 +32,9 @@ from merge_core.plan import open_inputs
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.quarantine import count_as_new
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.loading import parse_recipe
+from merge_core.recipes.measurements import measurements
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.stored_objects import Store, Wanted
@@ -124,7 +125,7 @@ def verify(
         subject=f"{len(models)} models",
     )
     # What the recipe says is not part of the report's key: it changes with every weight.
-    warnings = pipeline.recipe.warnings()
+    warnings = warnings_of(pipeline.recipe)
     if report.ok:
         sources = {source.reference: source for source in (*([base] if base else []), *models)}
         inputs = open_inputs(pipeline.recipe, sources)

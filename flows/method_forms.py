@@ -28,7 +28,7 @@ from flows.merge_form import FilledIn, recipe_of
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from tasks.suite import shipped_suites
 
 _WHERE = (

@@ -10,7 +10,7 @@ import typer
 from flows.sizes import read_size
 
 if TYPE_CHECKING:
-    from merge_core.recipe import Recipe
+    from merge_core.recipes.recipe import Recipe
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe file: YAML in mergekit's notation.")
@@ -51,7 +51,7 @@ def read_recipe(file: Path, *, allow_unrelated: bool = False, strict: bool = Fal
     Raises:
         RecipeError: it means nothing, or `strict` and it holds parameters without effect.
     """
-    from merge_core.recipe import load_recipe
+    from merge_core.recipes.loading import load_recipe
 
     recipe = load_recipe(file)
     if strict:

@@ -16,7 +16,8 @@ from flows.sizes import read_size
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import SaidInLines, load_yaml, validated
 from merge_core.homes.home import Home
-from merge_core.recipe import Recipe, load_recipe, parse_recipe
+from merge_core.recipes.loading import load_recipe, parse_recipe
+from merge_core.recipes.recipe import Recipe
 from tasks.calibration import check_data
 from tasks.decide import PromotionRule
 from tasks.references import expand_variables, parse_reference

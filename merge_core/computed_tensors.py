@@ -23,9 +23,9 @@ from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.parts.random_bits import random_keys
 from merge_core.methods.post_steps import post_step_named
 from merge_core.model_config import result_config
-from merge_core.parameters import Level, resolve, resolver
-from merge_core.recipe import Recipe
-from merge_core.recipe_parts import Part
+from merge_core.recipes.parameters import Level, resolve, resolver
+from merge_core.recipes.parts import Part
+from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE, name_of
 from merge_core.tensors.inputs import TensorInput, entries_of
 from merge_core.tensors.kinds import is_computed_buffer, kind_of_dtype

@@ -20,7 +20,7 @@ from merge_core.computed import Computing
 from merge_core.methods.base import Survey
 from merge_core.plan import Plan
 from merge_core.progress import Progress, Stopped, Throttle
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.devices import compute_device, is_cpu
 from merge_core.runtime.gpu_memory import explained_shortage, give_back, spare_memory

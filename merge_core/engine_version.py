@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.methods.base import Method
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.kinds import is_computed_buffer
 from merge_core.tensors.names import kinds_of

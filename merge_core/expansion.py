@@ -19,8 +19,8 @@ from merge_core.configs.stacking import Stack, check_stack, ordinary_layers
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.likeness import check_alike, missing, named_sources
 from merge_core.modules import divided, prefixes
-from merge_core.recipe import Recipe
-from merge_core.recipe_parts import Member, Part, Section
+from merge_core.recipes.parts import Member, Part, Section
+from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.filters import matches
 from merge_core.tensors.inputs import TensorInput

@@ -14,9 +14,9 @@ from merge_core.computed_tensors import RecipeInputs, compute_tensors
 from merge_core.expansion import Expansion, expand
 from merge_core.methods.parameter import Parameter
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Level, Resolved, tracer
-from merge_core.recipe import Recipe
-from merge_core.recipe_parts import Part
+from merge_core.recipes.parameters import Level, Resolved, tracer
+from merge_core.recipes.parts import Part
+from merge_core.recipes.recipe import Recipe
 from merge_core.runtime.garbage import collection_paused
 from merge_core.tensors.filters import described, is_total, matcher, matches
 from merge_core.tensors.names import Group, group_of, layer_of

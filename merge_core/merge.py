@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.calibration import measurements
 from merge_core.compatibility import raise_for_errors, verify
 from merge_core.conducting import Workers
 from merge_core.errors import RecipeError
@@ -15,7 +14,8 @@ from merge_core.identifying import Unidentified, needs_digests
 from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.plan import make_plan
 from merge_core.progress import Progress
-from merge_core.recipe import Recipe
+from merge_core.recipes.measurements import measurements
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.timings import Timings
 from merge_core.shard_groups import FanOut, MergeOrder

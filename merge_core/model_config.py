@@ -11,7 +11,7 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.class_comparison import with_class_of
 from merge_core.configs.stacking import extra_blocks, ordinary_layers, stacked_config
 from merge_core.expansion import stack_in
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.names import layer_counts
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")

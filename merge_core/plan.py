@@ -19,7 +19,7 @@ from merge_core.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.files.digests import digest_of
 from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.methods import external_code
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
 from merge_core.tensors.dtypes import name_of

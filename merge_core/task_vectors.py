@@ -19,8 +19,8 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.plan import make_plan
 from merge_core.progress import Progress
-from merge_core.recipe import Recipe
-from merge_core.recipe_parts import ModelEntry
+from merge_core.recipes.parts import ModelEntry
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 
 DESCRIPTION_NAME = "task_vector.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record
 from merge_core.tensors.filters import matches
 from merge_core.tensors.names import stack_of

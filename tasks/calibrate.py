@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merge_core.calibration import Measurement
 from merge_core.checkpoints.sources import has_its_own_digest
 from merge_core.homes.home import Home
+from merge_core.recipes.measurements import Measurement
 from merge_core.records import SourceCheckpoint
 from tasks.caching import content_task
 from tasks.calibration import calibrate

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.calibration import Measurement, measurements
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.files.bounded_json import parse_json
@@ -28,7 +27,8 @@ from merge_core.files.private import PRIVATE_DIRECTORY, make_private_directory
 from merge_core.files.read_only import make_read_only, make_removable
 from merge_core.homes.home import Home
 from merge_core.progress import Progress, ProgressEvent
-from merge_core.recipe import Recipe
+from merge_core.recipes.measurements import Measurement, measurements
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.stored_objects import Store
 from tasks.calibration_data import data_digest, data_file, draw_samples

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.calibration import Calibration
 from merge_core.errors import RecipeError
 from merge_core.files.digests import sha256_file
+from merge_core.recipes.parts import Calibration
 
 _WHERE = "calibration.data"
 _MAX_BYTES = 1 << 30

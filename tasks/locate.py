@@ -26,7 +26,7 @@ from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.runtime.threads import all_at_once
 from merge_core.stored_objects import object_problems, stored_place

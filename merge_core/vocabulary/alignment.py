@@ -15,7 +15,8 @@ import numpy as np
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.files.digests import sha256_file
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
+from merge_core.recipes.tokenizer import UNION, TokenizerSettings
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput
@@ -24,7 +25,6 @@ from merge_core.vocabulary.files import tokenizer_files
 from merge_core.vocabulary.merged import MergedTokenizer
 from merge_core.vocabulary.row_sources import RowSources
 from merge_core.vocabulary.rows import ABSENT, GatheredRows, Rows, row_map
-from merge_core.vocabulary.settings import UNION, TokenizerSettings
 from merge_core.vocabulary.tables import Tables, vocabulary_tables
 from merge_core.vocabulary.union import (
     Difference,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.recipes.tokenizer import ModelToken, RowSource, TokenizerSettings, ZeroRow
 from merge_core.vocabulary.rows import ABSENT, Rows
-from merge_core.vocabulary.settings import ModelToken, RowSource, TokenizerSettings, ZeroRow
 from merge_core.vocabulary.union import MergedVocabulary, Vocabulary
 
 

@@ -28,7 +28,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.methods import METHODS
 from merge_core.operations.adapters.merge import merge_adapters
 from merge_core.operations.adapters.records import AdapterManifest
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from tests.conformance.test_adapters import applied, read_all
 from tests.support.adapters import Factors, random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint

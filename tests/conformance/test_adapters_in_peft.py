@@ -15,7 +15,7 @@ from merge_core.checkpoints.sources import describe_adapter, describe_source, op
 from merge_core.files.digests import DigestMemo
 from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
 from merge_core.operations.adapters.merge import merge_adapters
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.conformance.test_adapters import applied, read_all
 

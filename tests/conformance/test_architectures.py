@@ -21,7 +21,7 @@ from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.homes.home import Home
 from merge_core.merge import merge
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.tensors.names import group_of
 from tests.conformance import oracle

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from merge_core.errors import RecipeError
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.conformance.nasty import Zoo
 from tests.support.checkpoints import run_recipe

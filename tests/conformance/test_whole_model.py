@@ -14,7 +14,7 @@ import torch
 from merge_core.computed import Computing
 from merge_core.errors import NonFiniteError, RecipeError
 from merge_core.plan import make_plan
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.reductions.constants import CHUNK
 from merge_core.surveying import run_surveys
 from merge_core.tensors.block_reader import BlockReader

@@ -14,7 +14,7 @@ from merge_core.checkpoints.adapters import open_adapter
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.prompt_files import read_prompting
-from merge_core.recipe import load_recipe, parse_recipe
+from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.tokenizer_files import read_tokenizer
 from tasks.suite import load_suite
 from tests.support.adapters import random_factors, write_adapter

@@ -24,7 +24,8 @@ from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.manifest import SUMS_NAME
 from merge_core.merge import merge
 from merge_core.progress import Progress, ProgressEvent
-from merge_core.recipe import Recipe, parse_recipe
+from merge_core.recipes.loading import parse_recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint
 

@@ -17,7 +17,7 @@ from merge_core.files.read_only import make_removable
 from merge_core.homes.home import Home
 from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.plan import make_plan
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensor_work import Part, Work
 from tests.support.checkpoints import run_recipe, write_checkpoint
@@ -37,7 +37,7 @@ from merge_core.execution import execute
 from merge_core.homes.home import Home
 from merge_core.plan import make_plan
 from merge_core.files.read_only import make_removable
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.checkpoints.sources import describe_source
 import tests.faults.test_interrupted_merge as here
 root, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.errors import CompatibilityError
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from flows import cli
 from merge_core.errors import CompatibilityError
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from tasks import loading_process
 from tasks.loading import LayerOrigins, LoadingReport, check_loading, origins_of, raise_for_loading
 from tests.support.checkpoints import run_recipe

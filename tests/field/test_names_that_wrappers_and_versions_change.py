@@ -16,7 +16,7 @@ from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError
 from merge_core.plan import make_plan
 from merge_core.preflight import facts_of, preflight
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.tensors.wrapper_names import unwrapped_names
 from tasks.evaluate import evaluate_checkpoint
 from tasks.suite import load_suite

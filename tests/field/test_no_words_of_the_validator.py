@@ -21,7 +21,7 @@ from merge_core.errors import MergeflowError
 from merge_core.files.rule_words import PATTERNS, rule_in_words
 from merge_core.files.strict_yaml import validated
 from merge_core.homes.home import Home
-from merge_core.recipe import load_recipe
+from merge_core.recipes.loading import load_recipe
 from tasks.decide import PromotionRule
 from tasks.suite import Suite, load_suite
 

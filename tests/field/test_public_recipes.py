@@ -12,7 +12,9 @@ import pytest
 
 from flows import cli
 from merge_core.errors import CheckpointError, RecipeError
-from merge_core.recipe import Recipe, load_recipe, parse_recipe
+from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.loading import load_recipe, parse_recipe
+from merge_core.recipes.recipe import Recipe
 from tasks.references import parse_reference
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
@@ -253,7 +255,7 @@ def test_a_form_is_the_recipe_that_it_means(form: str) -> None:
     text, plain = SAME[form]
     read, meant = parse_recipe(text), parse_recipe(plain)
     assert read.digest == meant.digest
-    assert read.warnings() == meant.warnings()
+    assert warnings_of(read) == warnings_of(meant)
     assert parse_recipe(read.to_yaml()).digest == read.digest
 
 
@@ -261,13 +263,13 @@ def test_a_form_is_the_recipe_that_it_means(form: str) -> None:
 def test_what_has_no_effect_is_one_warning_that_names_all(form: str) -> None:
     text, names = WITHOUT_EFFECT[form]
     recipe = parse_recipe(text)
-    (warning,) = [each for each in recipe.warnings() if "no effect here; delete it" in each]
+    (warning,) = [each for each in warnings_of(recipe) if "no effect here; delete it" in each]
     listed = warning.partition(": ")[0].split(", ")
     assert sorted(listed) == sorted(names)
     with pytest.raises(RecipeError, match="no effect here; delete it"):
         recipe.refuse_idle_settings("recipe.yaml")
-    assert parse_recipe(recipe.to_yaml()).warnings() == [
-        each for each in recipe.warnings() if each != warning
+    assert warnings_of(parse_recipe(recipe.to_yaml())) == [
+        each for each in warnings_of(recipe) if each != warning
     ]
 
 
@@ -311,7 +313,7 @@ def test_one_warning_speaks_of_all_documents() -> None:
     both = FIRST_OF_TWO.replace("tokenizer_source: union", "parameters: {t: 1}").replace(
         "{t: 0.5}", "{t: 0.5, lambda: 1}"
     )
-    (warning,) = parse_recipe(both).warnings()
+    (warning,) = warnings_of(parse_recipe(both))
     assert "recipe first: parameters.t, parameters.lambda: each has no effect" in warning
 
 

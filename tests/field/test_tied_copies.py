@@ -17,7 +17,7 @@ from merge_core.compatibility import verify
 from merge_core.files.digests import DigestMemo
 from merge_core.plan import make_plan, plan_key
 from merge_core.preflight import facts_of, preflight
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tied_copies import presumed_copies, tied_copies
 from tests.support.checkpoints import run_recipe

@@ -23,7 +23,8 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.compatibility import verify
 from merge_core.files.digests import DigestMemo, canonical_json
 from merge_core.plan import make_plan
-from merge_core.recipe import load_recipe, parse_recipe
+from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.tensors.dtypes import ITEM_SIZES
 from merge_core.tensors.safetensors_header import TensorEntry, read_header
 from merge_core.tolerance import Tolerance
@@ -277,7 +278,7 @@ class Recipes(Target):
 
     def read(self) -> None:
         recipe = load_recipe(self.path)
-        recipe.warnings()
+        warnings_of(recipe)
         again = parse_recipe(recipe.to_yaml())
         assert again.digest == recipe.digest
         assert again.references() == recipe.references()

@@ -18,13 +18,14 @@ from flows import cli, merge_steps
 from flows.model_zoo import Zoo
 from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
-from merge_core.calibration import Calibration, Measurement
 from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
 from merge_core.errors import CheckpointError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.merge import merge
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
+from merge_core.recipes.measurements import Measurement
+from merge_core.recipes.parts import Calibration
 from merge_core.records import SourceCheckpoint
 from tasks.calibration import calibrate, calibrate_all
 from tasks.calibration_data import draw_samples

@@ -142,7 +142,7 @@ FORMS = {
 def made(zoo: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A merge that was written to a directory of the user's."""
     from merge_core.merge import merge
-    from merge_core.recipe import parse_recipe
+    from merge_core.recipes.loading import parse_recipe
 
     root = tmp_path_factory.mktemp("made")
     recipe = parse_recipe({"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]})

@@ -18,7 +18,7 @@ from merge_core.errors import HomeError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.merge import merge
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tests.support.other_user import (
     SERVING,

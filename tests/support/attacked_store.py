@@ -17,7 +17,7 @@ import torch
 from merge_core.execution import execute
 from merge_core.homes.home import Home
 from merge_core.plan import Plan, make_plan
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint
 from tests.support.edited_objects import contents

@@ -32,7 +32,7 @@ from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.progress import Progress, ProgressEvent
-from merge_core.recipe import load_recipe
+from merge_core.recipes.loading import load_recipe
 from tests.support.traces import Trace
 
 _OPERATIONS = ("open", "os.", "shutil.")

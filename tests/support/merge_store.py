@@ -10,7 +10,7 @@ from pathlib import Path
 
 from merge_core.homes.home import Home
 from merge_core.merge import merge
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.trajectory.records import RunCheckpoint
 from tasks.averages import AverageRecord, RegisteredAt, keep_average

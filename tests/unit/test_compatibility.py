@@ -22,7 +22,7 @@ from merge_core.findings import Finding
 from merge_core.header_comparison import compare_headers
 from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import ProgressEvent
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tolerance import Tolerance
 from tests.support.tiny_llama import (

@@ -16,7 +16,7 @@ from flows.method_forms import FORMS
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from tasks.suite import load_suite
 
 ENTRIES = {entry["name"]: entry for entry in read_deployments()}

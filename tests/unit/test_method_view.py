@@ -12,7 +12,7 @@ from flows.method_view import minimal_recipe
 from merge_core.errors import RecipeError
 from merge_core.methods import METHODS
 from merge_core.methods.post_steps import POST_STEPS
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

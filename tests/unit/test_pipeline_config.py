@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from flows.pipeline import Pipeline, check_places, load_pipeline
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError
-from merge_core.recipe import load_recipe
+from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.loading import load_recipe
 
 RECIPE: dict[str, Any] = {
     "merge_method": "task_arithmetic",
@@ -171,4 +172,4 @@ def test_shipped_pipelines_are_sound(path: Path) -> None:
     "path", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_shipped_recipes_are_sound(path: Path) -> None:
-    assert load_recipe(path).warnings() == []
+    assert warnings_of(load_recipe(path)) == []

@@ -17,9 +17,9 @@ from merge_core.explanation import has_filters
 from merge_core.files.bounded_json import parse_json
 from merge_core.layout import lay_out
 from merge_core.methods import method_named
-from merge_core.parameters import resolve, resolver
 from merge_core.plan import make_plan
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
+from merge_core.recipes.parameters import resolve, resolver
 from merge_core.runtime.garbage import collection_paused
 from merge_core.tensors.names import group_of, kind_of, kinds_of, layer_of
 from merge_core.tensors.safetensors_header import KnownHeaders

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import load_yaml
 from merge_core.methods import METHODS
-from merge_core.parameters import gradient
-from merge_core.recipe import load_recipe, parse_recipe
+from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.loading import load_recipe, parse_recipe
+from merge_core.recipes.parameters import gradient
 from merge_core.tensors.names import depths_of, layer_counts
 
 GOOD = """
@@ -40,7 +41,7 @@ def test_a_recipe_of_mergekit_is_read() -> None:
     assert recipe.references() == ["org/base", "org/code@main", "./prose"]
     assert recipe.stored_dtype == "BF16"
     assert recipe.donor == "org/base"
-    assert recipe.warnings() == []
+    assert warnings_of(recipe) == []
 
 
 def test_references_may_be_written_as_mergekit_writes_them_in_full() -> None:
@@ -337,12 +338,12 @@ def test_numbers_are_numbers_however_they_are_written(text: str) -> None:
 def test_scales_above_one_and_crowds_are_warned_of() -> None:
     models = [{"model": f"m{i}", "parameters": {"weight": 0.2}} for i in range(5)]
     crowd = parse_recipe(bad(models=models))
-    assert ["5 models" in warning for warning in crowd.warnings()] == [True]
+    assert ["5 models" in warning for warning in warnings_of(crowd)] == [True]
     steep = parse_recipe(
         bad(models=[{"model": "a", "parameters": {"weight": [0.5, 2.5]}}], parameters={"lambda": 3})
     )
-    assert ["models[0].parameters.weight is 2.5" in w for w in steep.warnings()] == [True, False]
-    assert "parameters.lambda is 3" in steep.warnings()[1]
+    assert ["models[0].parameters.weight is 2.5" in w for w in warnings_of(steep)] == [True, False]
+    assert "parameters.lambda is 3" in warnings_of(steep)[1]
 
 
 def test_the_digest_is_of_the_meaning() -> None:

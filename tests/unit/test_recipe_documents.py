@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from merge_core.errors import RecipeError
-from merge_core.recipe import load_recipe, parse_recipe
+from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.loading import load_recipe, parse_recipe
 
 CHAIN = """
 name: soup
@@ -87,7 +88,7 @@ def test_the_digest_covers_the_earlier_recipes() -> None:
 
 def test_warnings_name_the_recipe_they_are_about() -> None:
     recipe = parse_recipe(CHAIN.replace("weight: 0.5", "weight: 1.5"))
-    assert recipe.warnings() == [
+    assert warnings_of(recipe) == [
         "recipe expert: parameters.weight is 1.5: a scale above 1 often leaves the loss basin"
     ]
 

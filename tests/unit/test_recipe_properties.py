@@ -18,7 +18,7 @@ from merge_core.explanation import KEPT, Settings, explain
 from merge_core.files.strict_yaml import dump_yaml
 from merge_core.methods.parameter import Scalar
 from merge_core.plan import Plan, make_plan, open_inputs
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint
 from tests.support.recipe_strategies import LAYERS, NAMES, chains, recipes

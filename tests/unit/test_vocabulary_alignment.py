@@ -15,7 +15,7 @@ import torch
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
-from merge_core.recipe import parse_recipe
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.safetensors_header import TensorEntry
 from merge_core.vocabulary.alignment import align_vocabularies

@@ -12,12 +12,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from merge_core.errors import RecipeError
-from merge_core.recipe import parse_recipe
-from merge_core.vocabulary.chat_templates import (
-    CHAT_TEMPLATES,
-    chat_template_for,
-    write_chat_template,
-)
+from merge_core.recipes.chat_templates import CHAT_TEMPLATES
+from merge_core.recipes.loading import parse_recipe
+from merge_core.vocabulary.chat_templates import chat_template_for, write_chat_template
 from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import base_weights, write_llama
 

@@ -26,7 +26,7 @@ from merge_core.operations.adapters.low_rank import Pair, core_space, cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow
 from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.progress import Progress, Throttle
-from merge_core.recipe import Recipe
+from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceAdapter
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.block_reader import BlockReader

@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
-from merge_core.calibration import Calibration, Measurement
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
+from merge_core.recipes.measurements import Measurement
+from merge_core.recipes.parts import Calibration
 from tasks.calibration import calibrate
 from tasks.calibration_process import measure
 from tasks.model_process import Problem

@@ -167,7 +167,7 @@ def a_merge_without_its_measurements(here: Path) -> Iterator[Step]:
     from merge_core.files.digests import DigestMemo
     from merge_core.homes.home import Home
     from merge_core.merge import merge
-    from merge_core.recipe import parse_recipe
+    from merge_core.recipes.loading import parse_recipe
 
     (here / "x.jsonl").write_text('{"text": "one"}\n' * 4)
     models = [{"model": name} for name in "ab"]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from merge_core.calibration import Calibration
 from merge_core.homes.home import Home
+from merge_core.recipes.parts import Calibration
 from tasks.calibration_data import data_file, draw_samples
 from tasks.decide import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
 
 from merge_core.errors import did_you_mean
-from merge_core.parameters import Level
+from merge_core.recipes.parameters import Level
 from merge_core.records import Record
 
 
@@ -194,3 +194,20 @@ def _slice_part(where: str, each: Slice, base: str | None, levels: tuple[Level, 
         ),
         (Level(f"{where}.parameters", each.parameters), *levels),
     )
+
+
+class Calibration(Record):
+    """The `calibration:` block of a recipe: a few samples of text, and how they are read."""
+
+    data: str = Field(min_length=1)
+    """A JSONL file; a path starts from the recipe's own directory."""
+    field: str = Field(default="text", min_length=1)
+    """The key of a line's text. A line with `prompt` and `completion` needs none."""
+    samples: int = Field(default=64, ge=1, le=1 << 20)
+    """How many lines are drawn."""
+    max_length: int = Field(default=256, ge=2, le=1 << 20)
+    """Tokens of a sample; the rest of it is cut off."""
+    batch_size: int = Field(default=4, ge=1, le=1 << 12)
+    """Samples that go through a model at once. Squared gradients are taken one sample at a time."""
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    """Of the draw."""

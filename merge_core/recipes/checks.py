@@ -5,26 +5,33 @@ Every problem is one error that names its YAML path and what would be right.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from merge_core.errors import RecipeError
+from merge_core.recipes.measurements import measurements
+
+if TYPE_CHECKING:
+    from merge_core.recipes.recipe import Recipe
+
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from merge_core.calibration import check_calibration
-from merge_core.errors import RecipeError, did_you_mean
+from merge_core.errors import did_you_mean
 from merge_core.methods import method_named
 from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.post_steps import post_step_named
-from merge_core.parameters import Level, resolve, setting_problems
-from merge_core.recipe_parts import Part
+from merge_core.recipes.chat_templates import check_chat_template
+from merge_core.recipes.parameters import Level, resolve, setting_problems
+from merge_core.recipes.parts import Part
+from merge_core.recipes.tokenizer import UNION
 from merge_core.tensors.dtypes import code_of
 from merge_core.tensors.filters import FILTER_KEYS, check_filter, is_total
-from merge_core.vocabulary.chat_templates import check_chat_template
-from merge_core.vocabulary.settings import UNION
 
 if TYPE_CHECKING:
-    from merge_core.recipe import Recipe
+    from merge_core.recipes.recipe import Recipe
 
 _MANY_MODELS = 4
 _NAME = re.compile(r"[\w.-]+")
@@ -118,7 +125,14 @@ def check_name(recipe: Recipe, names: Sequence[str | None], index: int) -> None:
 
 
 def warnings_of(recipe: Recipe) -> list[str]:
-    """What is allowed but often a mistake, in words."""
+    """What is allowed but often a mistake, in words, of a recipe and of those that it uses."""
+    earlier = [
+        f"recipe {each.name}: {text}" for each in recipe.recipes for text in _own_warnings(each)
+    ]
+    return [*recipe.idle_settings(), *earlier, *_own_warnings(recipe)]
+
+
+def _own_warnings(recipe: Recipe) -> list[str]:
     found = []
     crowd = max(len(recipe.inputs(part)) for part in recipe.parts)
     # Means of many checkpoints of one run are the rule, and nothing in them is summed up.
@@ -419,3 +433,44 @@ def _scales(recipe: Recipe) -> list[tuple[str, float]]:
         for name in sorted(names)
         for number in _largest_number(each.level.get(name))
     ]
+
+
+def check_calibration(recipe: Recipe) -> None:
+    """Refuse a calibration that nothing uses, or a method that lacks one.
+
+    Raises:
+        RecipeError: what is wrong with it.
+    """
+    method = recipe.method
+    if method.statistics is None:
+        if recipe.calibration is not None:
+            raise RecipeError(
+                f"{method.name} uses no data", where="calibration", mend="remove the block"
+            )
+    elif recipe.calibration is None:
+        raise RecipeError(
+            f"{method.name} measures the models on data, and none is named",
+            where="calibration",
+            mend='add calibration: {data: FILE.jsonl}, with a line {"text": ...} for each sample',
+        )
+    else:
+        _check_measurable(recipe)
+    needed = measurements(recipe)
+    if recipe.vocabulary is not None and any(m.statistic == "fisher" for m in needed.values()):
+        raise RecipeError(
+            "what fisher measures belongs to the models' own tokens, which this rearranges",
+            where="tokenizer" if recipe.tokenizer else "tokenizer_source",
+            mend="remove it: models of one vocabulary need it not, and others cannot be merged"
+            " by fisher",
+        )
+
+
+def _check_measurable(recipe: Recipe) -> None:
+    for reference in recipe.input_references():
+        if recipe.recipe_named(reference):
+            raise RecipeError(
+                f"'{reference}' is another recipe's result, which is on no disk and cannot be"
+                f" measured for {recipe.merge_method}",
+                where="models",
+                mend="merge it first, and name the checkpoint",
+            )

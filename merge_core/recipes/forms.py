@@ -18,8 +18,8 @@ from merge_core.methods import METHODS, find_method
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter
 from merge_core.methods.post_steps import POST_STEPS
-from merge_core.parameters import canonical_setting
-from merge_core.recipe_parts import ModelEntry, Module, Slice, SliceSource
+from merge_core.recipes.parameters import canonical_setting
+from merge_core.recipes.parts import ModelEntry, Module, Slice, SliceSource
 
 _FOR_PEOPLE = frozenset(
     (
