@@ -29,13 +29,13 @@ from merge_core.kinship import (
 )
 from merge_core.preflight import facts_of, in_order, preflight
 from merge_core.progress import Progress, Throttle
-from merge_core.prompt_files import compare_prompting, read_prompting
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.tied_copies import tied_copies
-from merge_core.tokenizer_files import (
+from merge_core.tokenizers.prompting import compare_prompting, read_prompting
+from merge_core.tokenizers.tokenizer import (
     TOKENIZER_FILES,
     Tokenizer,
     compare_tokenizers,

@@ -24,7 +24,7 @@ from merge_core.plan import Plan
 from merge_core.records import SourceCheckpoint, TakenOver
 from merge_core.text.markdown import block, code, inline
 from merge_core.text.plain import plain
-from merge_core.vocabulary.chat_templates import chat_template_for, write_chat_template
+from merge_core.tokenizers.chat_template_files import chat_template_for, write_chat_template
 
 RECIPE_NAME = "mergeflow_recipe.yaml"
 

@@ -20,7 +20,7 @@ from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import TensorInput, called
 from merge_core.tensors.names import group_of, kinds_of
 from merge_core.tensors.safetensors_header import TensorEntry
-from merge_core.vocabulary.tables import is_indexed_by_token
+from merge_core.tokenizers.embeddings import is_indexed_by_token
 
 Copies = Mapping[str, str]
 """For each copy the tensor that it is a copy of."""

@@ -13,9 +13,9 @@ from flows.pipeline import load_pipeline
 from merge_core.checkpoints.adapters import open_adapter
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
-from merge_core.prompt_files import read_prompting
 from merge_core.recipes.loading import load_recipe, parse_recipe
-from merge_core.tokenizer_files import read_tokenizer
+from merge_core.tokenizers.prompting import read_prompting
+from merge_core.tokenizers.tokenizer import read_tokenizer
 from tasks.suite import load_suite
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.hostile_files import put, sound

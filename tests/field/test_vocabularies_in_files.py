@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 
 from merge_core.compatibility import verify
 from merge_core.configs.rotary import rope_of
-from merge_core.tokenizer_files import read_tokenizer
+from merge_core.tokenizers.tokenizer import read_tokenizer
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 
 ODD = ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e")

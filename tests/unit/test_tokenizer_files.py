@@ -12,7 +12,7 @@ import pytest
 
 from merge_core.errors import CheckpointError
 from merge_core.findings import Finding
-from merge_core.tokenizer_files import Tokenizer, compare_tokenizers, read_tokenizer
+from merge_core.tokenizers.tokenizer import Tokenizer, compare_tokenizers, read_tokenizer
 from tests.support.tiny_llama import tokenizer_json
 
 Write = Callable[..., Tokenizer | None]

@@ -18,10 +18,10 @@ from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.safetensors_header import TensorEntry
-from merge_core.vocabulary.alignment import align_vocabularies
-from merge_core.vocabulary.merged import MergedTokenizer
-from merge_core.vocabulary.rows import GatheredRows
-from merge_core.vocabulary.tables import vocabulary_tables
+from merge_core.tokenizers.alignment import align_vocabularies
+from merge_core.tokenizers.embeddings import vocabulary_tables
+from merge_core.tokenizers.merged import MergedTokenizer
+from merge_core.tokenizers.rows import GatheredRows
 from tests.support.tiny_llama import base_weights, described, tokenizer_json, write_llama
 
 TABLES = ("lm_head.weight", "model.embed_tokens.weight")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from merge_core.errors import RecipeError
 from merge_core.recipes.chat_templates import CHAT_TEMPLATES
 from merge_core.recipes.loading import parse_recipe
-from merge_core.vocabulary.chat_templates import chat_template_for, write_chat_template
+from merge_core.tokenizers.chat_template_files import chat_template_for, write_chat_template
 from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import base_weights, write_llama
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import FeedContext
 from merge_core.tensors.safetensors_header import TensorEntry, read_header
-from merge_core.vocabulary.rows import GatheredRows, row_map
+from merge_core.tokenizers.rows import GatheredRows, row_map
 
 HEIGHTS, WIDTH = (7, 11), 3
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.recipes.tokenizer import TokenizerSettings
-from merge_core.tokenizer_files import Tokenizer
-from merge_core.vocabulary.row_sources import RowSources
-from merge_core.vocabulary.union import (
+from merge_core.tokenizers.row_sources import RowSources
+from merge_core.tokenizers.tokenizer import Tokenizer
+from merge_core.tokenizers.union import (
     PLAIN,
     MergedVocabulary,
     Vocabulary,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.recipes.tokenizer import ModelToken, RowSource, TokenizerSettings, ZeroRow
-from merge_core.vocabulary.rows import ABSENT, Rows
-from merge_core.vocabulary.union import MergedVocabulary, Vocabulary
+from merge_core.tokenizers.rows import ABSENT, Rows
+from merge_core.tokenizers.union import MergedVocabulary, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from merge_core.checkpoints.checkpoint import read_json
-from merge_core.prompt_files import read_prompting
 from merge_core.recipes.chat_templates import AUTO, CHAT_TEMPLATES
+from merge_core.tokenizers.prompting import read_prompting
 
 
 def chat_template_for(choice: str, directories: Sequence[Path]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 from merge_core.checkpoints.checkpoint import read_json
 from merge_core.files.names import SENTENCEPIECE_FILES, TOKENIZER_FILES
 from merge_core.files.untrusted import read_plain
-from merge_core.vocabulary.union import Flags, MergedVocabulary, Vocabulary
+from merge_core.tokenizers.union import Flags, MergedVocabulary, Vocabulary
 
 _OTHER_FORMS = (*SENTENCEPIECE_FILES, "tekken.json", "tokenizer.model.v3")
 _MAX_BYTES = 256 << 20

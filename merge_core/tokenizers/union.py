@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from merge_core.errors import CheckpointError
 from merge_core.findings import counted, some
-from merge_core.tokenizer_files import Tokenizer
+from merge_core.tokenizers.tokenizer import Tokenizer
 
 Flags = Mapping[str, bool]
 PLAIN: Flags = {
