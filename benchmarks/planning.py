@@ -27,14 +27,14 @@ from pathlib import Path
 
 import yaml
 
-from merge_core.compatibility import verify
 from merge_core.explanation import explain, idle_filters
 from merge_core.layout import index_json, index_name, lay_out
 from merge_core.plan import make_plan, open_inputs
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.tolerance import Tolerance
+from merge_core.verification.tolerance import Tolerance
+from merge_core.verification.verify import verify
 
 LIMIT_SECONDS = 3.0
 HIDDEN, INNER, VOCABULARY = 1024, 512, 32_000

@@ -75,8 +75,6 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.console import Terminal, seconds
-    from merge_core.compatibility import raise_for_errors
-    from merge_core.compatibility import verify as examine
     from merge_core.execution import refuse_existing
     from merge_core.explanation import explain, has_filters, idle_filters
     from merge_core.homes.home import Home
@@ -86,7 +84,9 @@ def merge(
     from merge_core.recipes.checks import warnings_of
     from merge_core.recipes.measurements import measurements
     from merge_core.runtime.timings import Timings
-    from merge_core.tolerance import Tolerance
+    from merge_core.verification.tolerance import Tolerance
+    from merge_core.verification.verify import raise_for_errors
+    from merge_core.verification.verify import verify as examine
     from tasks.calibration import calibrate_all, check_data
     from tasks.locate import base_and_models, find_all
 

@@ -88,8 +88,8 @@ def explain(
 
 def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckpoint]) -> None:
     """Warn of, or refuse, what the merge would."""
-    from merge_core.compatibility import raise_for_errors, verify
-    from merge_core.tolerance import Tolerance
+    from merge_core.verification.tolerance import Tolerance
+    from merge_core.verification.verify import raise_for_errors, verify
     from tasks.locate import base_and_models
 
     base, models = base_and_models(recipe, sources)
@@ -102,7 +102,7 @@ def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckp
 def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, SourceCheckpoint] | None:
     """A recipe's checkpoints, if all are on this disk; else says so."""
     from merge_core.homes.home import Home
-    from merge_core.tolerance import Tolerance
+    from merge_core.verification.tolerance import Tolerance
     from tasks.locate import locate_all, undigested
 
     preflight = locate_all(

@@ -41,10 +41,10 @@ def verify(
     """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
     from flows.console import Terminal
     from flows.report_view import show_compatibility
-    from merge_core.compatibility import verify as examine
     from merge_core.homes.home import Home
     from merge_core.recipes.checks import warnings_of
-    from merge_core.tolerance import Tolerance
+    from merge_core.verification.tolerance import Tolerance
+    from merge_core.verification.verify import verify as examine
     from tasks.locate import base_and_models, fetch_all
 
     terminal = Terminal(machine=as_json)

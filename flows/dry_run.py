@@ -15,7 +15,7 @@ from merge_core.plan import make_plan, open_inputs
 from merge_core.recipes.checks import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
-from merge_core.tolerance import Tolerance
+from merge_core.verification.tolerance import Tolerance
 from tasks.calibration import check_data
 from tasks.locate import undigested
 from tasks.references import expand_variables

@@ -19,7 +19,6 @@ from flows.scale_out import fan_out_of
 from flows.scores import Scores
 from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
-from merge_core.compatibility import CompatibilityReport, raise_for_errors, verify_key
 from merge_core.errors import StepError
 from merge_core.explanation import explain, idle_filters
 from merge_core.files.digests import DigestMemo, model_digest
@@ -39,7 +38,8 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.stored_objects import Store, Wanted
 from merge_core.text.plain import plain_log
-from merge_core.tolerance import Tolerance
+from merge_core.verification.tolerance import Tolerance
+from merge_core.verification.verify import CompatibilityReport, raise_for_errors, verify_key
 from merge_core.vouching import departures
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key

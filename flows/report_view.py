@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import Terminal, add_row, cell
-from merge_core.compatibility import CompatibilityReport
 from merge_core.profile import Section, TaskVectorProfile
+from merge_core.verification.verify import CompatibilityReport
 from tasks.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.reference_names import distinct_names

@@ -29,8 +29,8 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE, name_of
 from merge_core.tensors.inputs import TensorInput, entries_of
 from merge_core.tensors.kinds import is_computed_buffer, kind_of_dtype
-from merge_core.tied_copies import Copies
 from merge_core.tokenizers.merged import MergedTokenizer
+from merge_core.verification.tied_copies import Copies
 
 MOST_READINGS = 256
 """Most checkpoints that one tensor may be read from, counting each time that recipes used by name

@@ -17,7 +17,7 @@ from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.kinds import is_computed_buffer
 from merge_core.tensors.names import kinds_of
 from merge_core.tensors.wrapper_names import names_a_wrapper
-from merge_core.tied_copies import could_hold_copies
+from merge_core.verification.tied_copies import could_hold_copies
 
 ENGINE = "6"
 """Raised when some plan would give other bytes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.compatibility import raise_for_errors, verify
 from merge_core.conducting import Workers
 from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
@@ -19,7 +18,8 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.timings import Timings
 from merge_core.shard_groups import FanOut, MergeOrder
-from merge_core.tolerance import Tolerance
+from merge_core.verification.tolerance import Tolerance
+from merge_core.verification.verify import raise_for_errors, verify
 
 
 def merge(

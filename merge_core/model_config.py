@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.class_comparison import with_class_of
 from merge_core.configs.stacking import extra_blocks, ordinary_layers, stacked_config
 from merge_core.expansion import stack_in
 from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.names import layer_counts
+from merge_core.verification.class_comparison import with_class_of
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _QUANTISATION_KEYS = ("quantization_config", "compression_config")

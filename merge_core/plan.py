@@ -24,9 +24,9 @@ from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
 from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.safetensors_header import KnownHeaders
-from merge_core.tied_copies import tied_copies, with_copies
 from merge_core.tokenizers.alignment import align_vocabularies
 from merge_core.tokenizers.merged import MergedTokenizer
+from merge_core.verification.tied_copies import tied_copies, with_copies
 
 STACKING = "2"
 """Raised when the same slices would give another config; in the digest of plans with slices."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from merge_core.checkpoints.checkpoint import open_checkpoint, read_json
 from merge_core.checkpoints.sources import describe_source
-from merge_core.compatibility import raise_for_errors, verify
 from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
@@ -22,6 +21,7 @@ from merge_core.progress import Progress
 from merge_core.recipes.parts import ModelEntry
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.verification.verify import raise_for_errors, verify
 
 DESCRIPTION_NAME = "task_vector.json"
 

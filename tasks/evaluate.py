@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from merge_core.alone_findings import how_to_unwrap
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
+from merge_core.verification.alone_findings import how_to_unwrap
 from merge_core.vouching import confirm
 from tasks.caching import content_task
 from tasks.child_process import run_child

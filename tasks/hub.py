@@ -27,9 +27,9 @@ from merge_core.checkpoints.weight_files import (
 from merge_core.errors import CheckpointError, OutputError
 from merge_core.files.names import MODULES_NAME, is_model_file
 from merge_core.findings import printable
-from merge_core.preflight import CheckpointFacts
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.verification.headers import CheckpointFacts
 from tasks.hub_answers import explained, hub_address, hub_cache
 from tasks.references import HubReference
 

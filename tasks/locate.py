@@ -19,19 +19,19 @@ from merge_core.checkpoints.sources import (
     former_digest,
     with_adapter,
 )
-from merge_core.compatibility import CompatibilityReport, raise_for_errors
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.findings import some
 from merge_core.homes.home import Home
-from merge_core.preflight import CheckpointFacts, facts_of, preflight
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.runtime.threads import all_at_once
 from merge_core.stored_objects import object_problems, stored_place
-from merge_core.tied_copies import presumed_copies
-from merge_core.tolerance import STRICT, Tolerance
+from merge_core.verification.headers import CheckpointFacts, facts_of, preflight
+from merge_core.verification.tied_copies import presumed_copies
+from merge_core.verification.tolerance import STRICT, Tolerance
+from merge_core.verification.verify import CompatibilityReport, raise_for_errors
 from tasks.hub import (
     HubListing,
     check_download,

@@ -24,7 +24,11 @@ R = TypeVar("R", bound=Record)
 MAX_BYTES = 128 << 20
 """An evaluation of a million documents takes 100 MB; everything else is small."""
 
-FORMER_NAMES: dict[str, str] = {}
+FORMER_NAMES: dict[str, str] = {
+    "merge_core.compatibility.CompatibilityReport": (
+        "merge_core.verification.verify.CompatibilityReport"
+    ),
+}
 """Module and name that a record's class had when earlier versions stored it, to its present one."""
 
 _SERIALIZER = JSONSerializer().model_dump()

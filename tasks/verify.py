@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.compatibility import CompatibilityReport, verify
 from merge_core.records import SourceCheckpoint
-from merge_core.tolerance import STRICT, Tolerance
+from merge_core.verification.tolerance import STRICT, Tolerance
+from merge_core.verification.verify import CompatibilityReport, verify
 from tasks.caching import content_task
 from tasks.progress import prefect_progress
 
@@ -38,7 +38,7 @@ def verify_task(
 ) -> CompatibilityReport:
     """The compatibility report of base and models; its errors are in it, not raised.
 
-    `key` is `merge_core.compatibility.verify_key` of the same arguments.
+    `key` is `merge_core.verification.verify.verify_key` of the same arguments.
     """
     return verify(
         base,

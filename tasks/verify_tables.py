@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from merge_core.compatibility import CheckpointRow, CompatibilityReport
 from merge_core.findings import Finding, Severity, counted
 from merge_core.profile import Section, TaskVectorProfile
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
+from merge_core.verification.verify import CheckpointRow, CompatibilityReport
 from tasks.reference_names import distinct_names
 
 _HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Good to know"}

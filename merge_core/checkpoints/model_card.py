@@ -1,6 +1,6 @@
 """Which base a checkpoint says it was trained from: `base_model` in its model card's front matter.
 
-A claim, not a proof; `merge_core.ancestry` measures.
+A claim, not a proof; `merge_core.verification.ancestry` measures.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from merge_core.ancestry import measure_ancestry
 from merge_core.checkpoints.sources import open_source
 from merge_core.files.digests import digest_of
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.tensors.block_reader import BlockReader
+from merge_core.verification.ancestry import measure_ancestry
 
 VERSION = 1
 """Raised when the same checkpoints would give another report; part of `path_key`."""

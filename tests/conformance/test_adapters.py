@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from merge_core.checkpoints.adapters import open_adapter
 from merge_core.checkpoints.sources import describe_adapter, open_source, with_adapter
-from merge_core.compatibility import verify
 from merge_core.files.digests import DigestMemo
 from merge_core.profile import profile_task_vectors
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import FeedContext, TensorInput
+from merge_core.verification.verify import verify
 from tests.support.adapters import Factors, random_factors, write_adapter
 from tests.support.checkpoints import run_recipe, write_checkpoint
 from tests.support.tiny_llama import SHAPES, base_weights, fine_tuned, write_llama

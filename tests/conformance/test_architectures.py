@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.tensors.names import group_of
+from merge_core.verification.verify import verify
 from tests.conformance import oracle
 from tests.support.tiny_architectures import ARCHITECTURES, save_family
 from tests.support.tiny_llama import described

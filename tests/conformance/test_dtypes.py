@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.records import SourceCheckpoint
+from merge_core.verification.verify import verify
 from tests.support.checkpoints import run_recipe, write_checkpoint
 from tests.support.tiny_llama import described
 

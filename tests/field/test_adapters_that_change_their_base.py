@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from merge_core.checkpoints.adapters import open_adapter
 from merge_core.checkpoints.sources import describe_adapter, with_adapter
-from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.files.digests import DigestMemo
+from merge_core.verification.verify import verify
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import described

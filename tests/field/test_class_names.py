@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from merge_core.class_comparison import with_class_of
+from merge_core.verification.class_comparison import with_class_of
 from tests.support.by_command import User
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

@@ -10,8 +10,8 @@ import pytest
 
 from flows import cli
 from merge_core.checkpoints.checkpoint import open_checkpoint
-from merge_core.compatibility import verify
-from merge_core.preflight import CheckpointFacts, check_alone, facts_of
+from merge_core.verification.headers import CheckpointFacts, check_alone, facts_of
+from merge_core.verification.verify import verify
 from tests.support.many_architectures import SETTINGS, make_model
 from tests.support.tiny_architectures import ARCHITECTURES
 from tests.support.tiny_llama import described

@@ -110,10 +110,10 @@ def test_rows_that_differ_are_resized_as_advised(user: User) -> None:
 
 
 def test_an_adapter_of_another_base_is_told(user: User) -> None:
-    from merge_core.adapters.told_base import other_base
     from merge_core.checkpoints.sources import describe_adapter, open_source, with_adapter
     from merge_core.files.digests import DigestMemo
-    from merge_core.kinship import Subject
+    from merge_core.verification.kinship import Subject
+    from merge_core.verification.told_base import other_base
     from tests.support.tiny_llama import described
 
     factors = random_factors({"model.layers.0.self_attn.q_proj": (16, 16)}, 2)

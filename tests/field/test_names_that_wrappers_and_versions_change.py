@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merge_core.checkpoints.tensor_names import new_names
-from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError
 from merge_core.plan import make_plan
-from merge_core.preflight import facts_of, preflight
 from merge_core.recipes.loading import parse_recipe
 from merge_core.tensors.wrapper_names import unwrapped_names
+from merge_core.verification.headers import facts_of, preflight
+from merge_core.verification.verify import verify
 from tasks.evaluate import evaluate_checkpoint
 from tasks.suite import load_suite
 from tests.support.by_command import User, advised_line

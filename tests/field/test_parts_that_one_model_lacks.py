@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merge_core.left_out import block_of, exclude_line
+from merge_core.verification.left_out import block_of, exclude_line
 from tests.support.by_command import User, advised_line
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

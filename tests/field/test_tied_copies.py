@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from flows import cli
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
-from merge_core.compatibility import verify
 from merge_core.files.digests import DigestMemo
 from merge_core.plan import make_plan, plan_key
-from merge_core.preflight import facts_of, preflight
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.tied_copies import presumed_copies, tied_copies
+from merge_core.verification.headers import facts_of, preflight
+from merge_core.verification.tied_copies import presumed_copies, tied_copies
+from merge_core.verification.verify import verify
 from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 

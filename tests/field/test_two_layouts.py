@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from flows import cli
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source, former_digest, hash_files, model_files
-from merge_core.compatibility import verify
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.homes.home import Home
 from merge_core.records import FileDigest
+from merge_core.verification.verify import verify
 from tasks.locate import Location, fetch, fetch_all
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub

@@ -11,7 +11,7 @@ import pytest
 from flows import cli
 from merge_core.manifest import read_manifest
 from merge_core.recipes.loading import parse_recipe
-from merge_core.tolerance import Tolerance
+from merge_core.verification.tolerance import Tolerance
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
 AVERAGE = "merge_method: linear\nmodels: [{model: ./one}, {model: ./stranger}]\n"

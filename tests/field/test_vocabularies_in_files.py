@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-from merge_core.compatibility import verify
 from merge_core.configs.rotary import rope_of
 from merge_core.tokenizers.tokenizer import read_tokenizer
+from merge_core.verification.verify import verify
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 
 ODD = ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e")

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from flows import cli
-from merge_core.compatibility import CompatibilityReport, verify
 from merge_core.errors import CompatibilityError
 from merge_core.tensors.kinds import is_packed
+from merge_core.verification.verify import CompatibilityReport, verify
 from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 

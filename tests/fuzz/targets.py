@@ -20,14 +20,14 @@ from typing import Any
 from merge_core.checkpoints.adapters import adapted, open_adapter
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
-from merge_core.compatibility import verify
 from merge_core.files.digests import DigestMemo, canonical_json
 from merge_core.plan import make_plan
 from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.tensors.dtypes import ITEM_SIZES
 from merge_core.tensors.safetensors_header import TensorEntry, read_header
-from merge_core.tolerance import Tolerance
+from merge_core.verification.tolerance import Tolerance
+from merge_core.verification.verify import verify
 from tests.fuzz.mutations import as_json, as_yaml, damaged, safetensors, scrambled
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core.ancestry import Ancestry, measure_ancestry, same_weights
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.tensors.block_reader import BlockReader
+from merge_core.verification.ancestry import Ancestry, measure_ancestry, same_weights
 from tests.support.checkpoints import write_checkpoint
 from tests.support.tiny_llama import base_weights, fine_tuned
 

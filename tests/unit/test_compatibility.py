@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
-from merge_core.compatibility import (
+from merge_core.errors import CompatibilityError
+from merge_core.findings import Finding
+from merge_core.progress import ProgressEvent
+from merge_core.recipes.loading import parse_recipe
+from merge_core.records import SourceCheckpoint
+from merge_core.verification.header_comparison import compare_headers
+from merge_core.verification.headers import CheckpointFacts, facts_of, preflight
+from merge_core.verification.tolerance import Tolerance
+from merge_core.verification.verify import (
     CompatibilityReport,
     raise_for_errors,
     verify,
     verify_key,
 )
-from merge_core.errors import CompatibilityError
-from merge_core.findings import Finding
-from merge_core.header_comparison import compare_headers
-from merge_core.preflight import CheckpointFacts, facts_of, preflight
-from merge_core.progress import ProgressEvent
-from merge_core.recipes.loading import parse_recipe
-from merge_core.records import SourceCheckpoint
-from merge_core.tolerance import Tolerance
 from tests.support.tiny_llama import (
     CONFIG,
     base_weights,

@@ -20,7 +20,6 @@ from merge_core.checkpoints.adapters.fitting import (
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.sources import open_source
 from merge_core.checkpoints.tensor_names import named_as
-from merge_core.compatibility import raise_for_errors, verify
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.execution import refuse_existing
 from merge_core.operations.adapters.low_rank import cut
@@ -35,6 +34,7 @@ from merge_core.tensors.inputs import FeedContext
 from merge_core.tensors.names import group_of
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import plain
+from merge_core.verification.verify import raise_for_errors, verify
 
 _WEIGHT = ".weight"
 _INNER_MODELS = {"gpt2": "transformer.", "bloom": "transformer."}

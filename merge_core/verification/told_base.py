@@ -5,7 +5,7 @@ from __future__ import annotations
 from merge_core.checkpoints.adapters.config import read_adapter_config
 from merge_core.checkpoints.model_card import is_hub_id, names_checkpoint
 from merge_core.findings import Finding, printable
-from merge_core.kinship import Subject
+from merge_core.verification.kinship import Subject
 
 
 def other_base(subject: Subject) -> list[Finding]:

@@ -11,12 +11,12 @@ from collections import Counter
 
 from merge_core.configs.sizes import Headers
 from merge_core.findings import Finding, counted, some
-from merge_core.left_out import block_of, exclude_line
 from merge_core.tensors.dtypes import DTYPE_NAMES
 from merge_core.tensors.kinds import is_derived_buffer, is_packed, kind_of_dtype
 from merge_core.tensors.names import group_of, stack_of
 from merge_core.text.plain import plain
-from merge_core.tolerance import STRICT, Tolerance
+from merge_core.verification.left_out import block_of, exclude_line
+from merge_core.verification.tolerance import STRICT, Tolerance
 
 
 def compare_headers(

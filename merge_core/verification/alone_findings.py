@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from merge_core.checkpoints.companion_files import weights_of_modules
 from merge_core.findings import Finding, counted, printable, some
-from merge_core.kinship import Subject
+from merge_core.verification.kinship import Subject
 
 
 def alone_findings(subject: Subject, *, is_donor: bool) -> list[Finding]:

@@ -1,6 +1,6 @@
 """Compares checkpoints by config and tensor headers alone, so that it also works before a download.
 
-What only the weights can tell (ancestry, NaN) is in `merge_core.compatibility`.
+What only the weights can tell (ancestry, NaN) is in `merge_core.verification.verify`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.tensor_names import new_names, of_one_type, prefix_words
-from merge_core.class_comparison import class_findings, wrapper_findings
 from merge_core.configs.rotary import rope_of
 from merge_core.configs.sizes import Headers, size_findings
 from merge_core.findings import Finding, counted, printable, some
-from merge_core.header_comparison import compare_headers, exclude_to_fit, fit_together
 from merge_core.tensors.dtypes import DTYPE_NAMES
 from merge_core.tensors.kinds import is_packed
 from merge_core.tensors.names import group_of
 from merge_core.tensors.wrapper_names import unwrapped_names
-from merge_core.tolerance import STRICT, Tolerance
+from merge_core.verification.class_comparison import class_findings, wrapper_findings
+from merge_core.verification.header_comparison import compare_headers, exclude_to_fit, fit_together
+from merge_core.verification.tolerance import STRICT, Tolerance
 
 _QUANTISATION = ("quantization_config", "compression_config")
 _TIES = "tie_word_embeddings"
@@ -51,7 +51,7 @@ class CheckpointFacts:
     config: Mapping[str, Any]
     copies: frozenset[str] = frozenset()
     """Tensors that hold what another of the same checkpoint holds, in every checkpoint that has
-    them: to lack them is no difference (`merge_core.tied_copies`)."""
+    them: to lack them is no difference (`merge_core.verification.tied_copies`)."""
 
     @property
     def own_headers(self) -> Headers:

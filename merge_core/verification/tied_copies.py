@@ -12,7 +12,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from merge_core.ancestry import same_values
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.configs.sizes import Headers
 from merge_core.files.digests import fingerprint
@@ -21,6 +20,7 @@ from merge_core.tensors.inputs import TensorInput, called
 from merge_core.tensors.names import group_of, kinds_of
 from merge_core.tensors.safetensors_header import TensorEntry
 from merge_core.tokenizers.embeddings import is_indexed_by_token
+from merge_core.verification.ancestry import same_values
 
 Copies = Mapping[str, str]
 """For each copy the tensor that it is a copy of."""

@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from merge_core.ancestry import FAR_ABOVE, FAR_BELOW, Ancestry, same_weights
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.model_card import declared_bases, is_hub_id, names_checkpoint
 from merge_core.findings import Finding, counted, some
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.block_reader import BlockReader
+from merge_core.verification.ancestry import FAR_ABOVE, FAR_BELOW, Ancestry, same_weights
 
 DWARFS = 3.0
 """Ratio of two task vectors' lengths from which the longer one drowns the shorter."""

@@ -8,32 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from merge_core.adapters.told_base import other_base
-from merge_core.alone_findings import alone_findings
-from merge_core.ancestry import Ancestry, measure_ancestry
 from merge_core.checkpoints.adapters.beside import beside_weights
 from merge_core.checkpoints.model_card import declared_bases
 from merge_core.checkpoints.sources import open_source
 from merge_core.checkpoints.tensor_names import named_as
-from merge_core.class_comparison import architecture_of
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError
 from merge_core.files.digests import digest_of
 from merge_core.findings import Finding, Severity, counted, some
-from merge_core.finite import find_non_finite, scanned_bytes
-from merge_core.kinship import (
-    Subject,
-    ancestry_findings,
-    declaration_findings,
-    length_findings,
-    twin_findings,
-)
-from merge_core.preflight import facts_of, in_order, preflight
 from merge_core.progress import Progress, Throttle
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry
-from merge_core.tied_copies import tied_copies
 from merge_core.tokenizers.prompting import compare_prompting, read_prompting
 from merge_core.tokenizers.tokenizer import (
     TOKENIZER_FILES,
@@ -41,7 +27,21 @@ from merge_core.tokenizers.tokenizer import (
     compare_tokenizers,
     read_tokenizer,
 )
-from merge_core.tolerance import STRICT, Tolerance
+from merge_core.verification.alone_findings import alone_findings
+from merge_core.verification.ancestry import Ancestry, measure_ancestry
+from merge_core.verification.class_comparison import architecture_of
+from merge_core.verification.headers import facts_of, in_order, preflight
+from merge_core.verification.kinship import (
+    Subject,
+    ancestry_findings,
+    declaration_findings,
+    length_findings,
+    twin_findings,
+)
+from merge_core.verification.non_finite import find_non_finite, scanned_bytes
+from merge_core.verification.tied_copies import tied_copies
+from merge_core.verification.told_base import other_base
+from merge_core.verification.tolerance import STRICT, Tolerance
 
 VERSION = 4
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
