@@ -27,9 +27,9 @@ from pathlib import Path
 
 import yaml
 
-from merge_core.explanation import explain, idle_filters
-from merge_core.layout import index_json, index_name, lay_out
-from merge_core.plan import make_plan, open_inputs
+from merge_core.planning.explain import explain, idle_filters
+from merge_core.planning.layout import index_json, index_name, lay_out
+from merge_core.planning.plan import make_plan, open_inputs
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint

@@ -76,11 +76,11 @@ def merge(
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.console import Terminal, seconds
     from merge_core.execution import refuse_existing
-    from merge_core.explanation import explain, has_filters, idle_filters
     from merge_core.homes.home import Home
     from merge_core.identifying import Unidentified, needs_digests
     from merge_core.merge import merge as run_merge
-    from merge_core.plan import open_inputs
+    from merge_core.planning.explain import explain, has_filters, idle_filters
+    from merge_core.planning.plan import open_inputs
     from merge_core.recipes.checks import warnings_of
     from merge_core.recipes.measurements import measurements
     from merge_core.runtime.timings import Timings

@@ -30,9 +30,9 @@ def plan(
     """Show what a merge would do, or why it would be refused, without reading whole weights."""
     from flows.console import Terminal
     from flows.plan_view import plan_json, show_plan
-    from merge_core.explanation import explain as explained
-    from merge_core.explanation import has_filters, idle_filters
-    from merge_core.plan import make_plan, open_inputs
+    from merge_core.planning.explain import explain as explained
+    from merge_core.planning.explain import has_filters, idle_filters
+    from merge_core.planning.plan import make_plan, open_inputs
     from merge_core.recipes.checks import warnings_of
 
     terminal = Terminal(machine=as_json)
@@ -65,8 +65,8 @@ def explain(
     """Show what every parameter of a tensor is, and which line of the recipe says so."""
     from flows.console import Terminal
     from flows.explain_view import chosen, explained_json, show_settings, show_tensors
-    from merge_core.explanation import explain as explained
-    from merge_core.plan import open_inputs
+    from merge_core.planning.explain import explain as explained
+    from merge_core.planning.plan import open_inputs
     from merge_core.recipes.loading import load_recipe
 
     terminal = Terminal(machine=as_json)

@@ -9,9 +9,9 @@ from flows.console import size
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from flows.steps import run_step
-from merge_core.explanation import explain, idle_filters
 from merge_core.homes.home import Home
-from merge_core.plan import make_plan, open_inputs
+from merge_core.planning.explain import explain, idle_filters
+from merge_core.planning.plan import make_plan, open_inputs
 from merge_core.recipes.checks import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST

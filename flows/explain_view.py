@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from flows.console import Terminal, add_row, literal
-from merge_core.computed_tensors import RecipeInputs
 from merge_core.errors import RecipeError, did_you_mean
-from merge_core.explanation import Explained, Ingredient, Settings, idle_filters
+from merge_core.planning.explain import Explained, Ingredient, Settings, idle_filters
+from merge_core.planning.merged_tensors import RecipeInputs
 from merge_core.recipes.parameters import DEFAULT, Resolved
 from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import name_of

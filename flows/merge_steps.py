@@ -20,14 +20,14 @@ from flows.scores import Scores
 from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import StepError
-from merge_core.explanation import explain, idle_filters
 from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.own_files import NotOursError, read_own, set_aside
 from merge_core.files.private import write_private
 from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.model_files import RECIPE_NAME
-from merge_core.plan import open_inputs
+from merge_core.planning.explain import explain, idle_filters
+from merge_core.planning.plan import open_inputs
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.quarantine import count_as_new

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.console import Terminal, add_row, literal, size
 from merge_core.methods.parameter import Scalar
-from merge_core.plan import Plan, PlannedTensor
+from merge_core.planning.plan import Plan, PlannedTensor
 from merge_core.recipes.measurements import measurements
 from merge_core.tensors.dtypes import name_of
 

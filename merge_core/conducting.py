@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from merge_core.engine import survey_plan
 from merge_core.errors import StepError
 from merge_core.journal import boot_id
-from merge_core.plan import Plan
+from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Throttle
 from merge_core.runtime.devices import is_cpu
 from merge_core.shard_groups import (

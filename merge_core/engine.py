@@ -16,9 +16,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol
 
-from merge_core.computed import Computing
 from merge_core.methods.base import Survey
-from merge_core.plan import Plan
+from merge_core.planning.merged_tensor import Computing
+from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK

@@ -25,10 +25,10 @@ from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.homes.store_access import StoreAccess
 from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
-from merge_core.layout import index_json, index_name
 from merge_core.manifest import seal
 from merge_core.model_files import write_model_files
-from merge_core.plan import Plan
+from merge_core.planning.layout import index_json, index_name
+from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.runtime.threads import default_threads

@@ -23,7 +23,7 @@ from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import sha256_file
 from merge_core.journal import Journal, boot_id, vouched_for
 from merge_core.methods.base import Survey
-from merge_core.plan import Plan
+from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.shard_groups import MergeJob, layout_digest, library_versions, read_job

@@ -17,7 +17,7 @@ from merge_core.checkpoints.sources import adapter_files, model_files
 from merge_core.engine import Follower
 from merge_core.errors import CheckpointError, unreadable
 from merge_core.files.digests import as_text, digest_of, fingerprint, lasting
-from merge_core.plan import Plan, identified
+from merge_core.planning.plan import Plan, identified
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceAdapter, SourceCheckpoint

@@ -19,7 +19,7 @@ from merge_core.files.present import files_present
 from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums, sums_text
 from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable
-from merge_core.plan import Plan
+from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, FileDigest, TakenOver
 

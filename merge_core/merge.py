@@ -10,8 +10,8 @@ from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
 from merge_core.homes.home import Home
 from merge_core.identifying import Unidentified, needs_digests
-from merge_core.layout import DEFAULT_SHARD_BYTES
-from merge_core.plan import make_plan
+from merge_core.planning.layout import DEFAULT_SHARD_BYTES
+from merge_core.planning.plan import make_plan
 from merge_core.progress import Progress
 from merge_core.recipes.measurements import measurements
 from merge_core.recipes.recipe import Recipe

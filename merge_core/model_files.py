@@ -19,8 +19,8 @@ from merge_core.checkpoints.companion_files import (
     left_behind,
 )
 from merge_core.files.names import GENERATION_NAME, MODULES_NAME, TOKENIZER_FILES
-from merge_core.model_config import DIFFUSERS_KEY, config_text, merged_config
-from merge_core.plan import Plan
+from merge_core.planning.model_config import DIFFUSERS_KEY, config_text, merged_config
+from merge_core.planning.plan import Plan
 from merge_core.records import SourceCheckpoint, TakenOver
 from merge_core.text.markdown import block, code, inline
 from merge_core.text.plain import plain

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from merge_core.engine_version import ENGINE
 from merge_core.files.digests import digest_of
-from merge_core.plan import Plan, PlannedTensor, make_plan
+from merge_core.planning.engine_version import ENGINE
+from merge_core.planning.plan import Plan, PlannedTensor, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint

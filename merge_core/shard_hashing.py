@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
-from merge_core.plan import Plan
+from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Throttle
 from merge_core.runtime.processors import processors
 from merge_core.runtime.timings import Timings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from merge_core.errors import OutputError
 from merge_core.journal import Journal
-from merge_core.plan import Plan
+from merge_core.planning.plan import Plan
 from merge_core.working_directory import CHECKPOINT
 from merge_core.write_back import begin_write_back
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from merge_core.computed import Computation, ComputedTensor, Computing
 from merge_core.methods import method_named
 from merge_core.methods.base import Survey
+from merge_core.planning.merged_tensor import Computation, ComputedTensor, Computing
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.runtime.gpu_memory import explained_shortage
 from merge_core.runtime.gpu_transfers import own_queue

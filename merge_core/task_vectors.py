@@ -16,7 +16,7 @@ from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.progress import Progress
 from merge_core.recipes.parts import ModelEntry
 from merge_core.recipes.recipe import Recipe

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from merge_core.computed import COPY, Computation, Computing
 from merge_core.errors import CompatibilityError
 from merge_core.methods.base import Survey
-from merge_core.plan import Plan, PlannedTensor
+from merge_core.planning.merged_tensor import COPY, Computation, Computing
+from merge_core.planning.plan import Plan, PlannedTensor
 from merge_core.progress import Stopped
 from merge_core.runtime.devices import compute_device
 from merge_core.runtime.gpu_memory import explained_shortage, give_back, is_shortage

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from merge_core.computed_tensors import WHOLE_MODEL
 from merge_core.methods.calibrated import pack_gram
+from merge_core.planning.merged_tensors import WHOLE_MODEL
 from tasks.calibration_model import LoadedModel, TokenizedSample
 from tasks.model_process import Problem
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CompatibilityError, StepError
-from merge_core.expansion import output_layers
 from merge_core.files.digests import digest_of
 from merge_core.findings import counted, some
+from merge_core.planning.expansion import output_layers
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.tensors.stacks import main_stack

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from merge_core.files.digests import model_digest
 from merge_core.homes.home import Home
-from merge_core.layout import DEFAULT_SHARD_BYTES
 from merge_core.merge import merge
+from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.shard_groups import FanOut

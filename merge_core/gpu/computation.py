@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from merge_core.computed import ComputedTensor
 from merge_core.methods import method_named
 from merge_core.methods.base import Block
+from merge_core.planning.merged_tensor import ComputedTensor
 from merge_core.reductions import triton_lanes
 from merge_core.reductions.constants import TINY_SUM
 from merge_core.runtime.gpu_self_check import is_trusted, same_bits

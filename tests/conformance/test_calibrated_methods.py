@@ -18,7 +18,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.methods.calibrated import pack_gram
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.reductions.constants import CHUNK

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merge_core.computed import Computation, ComputedTensor, Computing
 from merge_core.fused.computation import FusedComputation
 from merge_core.fused.kernels import WeightedSum
 from merge_core.fused.order_statistics import find_cuts
@@ -22,6 +21,7 @@ from merge_core.fused.stored import StoredBlock, StoredTensor, Unusual
 from merge_core.fused.weighted_sums import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.jit.kernel import Bound
 from merge_core.methods import method_named
+from merge_core.planning.merged_tensor import Computation, ComputedTensor, Computing
 from merge_core.reductions.constants import CHUNK
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES

@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from merge_core import engine, tensor_work
-from merge_core.computed import Computation, Computing
 from merge_core.gpu import computation
 from merge_core.gpu.computation import GpuComputation
+from merge_core.planning.merged_tensor import Computation, Computing
 from merge_core.progress import Stopped
 from merge_core.reductions.constants import CHUNK
 from merge_core.reductions.cpu import sum_in_lanes

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from merge_core import engine, tensor_work
-from merge_core.computed import Computation
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.methods import METHODS
 from merge_core.methods.base import TensorJob
 from merge_core.methods.parts.surveys import GlobalTrim
 from merge_core.methods.spherical import add_rows
+from merge_core.planning.merged_tensor import Computation
 from merge_core.records import SourceCheckpoint
 from merge_core.reductions.cpu import sum_in_lanes
 from merge_core.reductions.gpu import sums_of_steps

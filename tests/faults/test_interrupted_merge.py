@@ -16,7 +16,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable
 from merge_core.homes.home import Home
 from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensor_work import Part, Work
@@ -35,7 +35,7 @@ from pathlib import Path
 from merge_core.files.digests import DigestMemo
 from merge_core.execution import execute
 from merge_core.homes.home import Home
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.files.read_only import make_removable
 from merge_core.recipes.loading import parse_recipe
 from merge_core.checkpoints.sources import describe_source

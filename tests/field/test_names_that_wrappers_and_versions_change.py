@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from merge_core.checkpoints.tensor_names import new_names
 from merge_core.errors import CheckpointError
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.tensors.wrapper_names import unwrapped_names
 from merge_core.verification.headers import facts_of, preflight

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core.engine_version import Peculiarities, engine_of
 from merge_core.methods import METHODS
 from merge_core.methods.parts.unordered import FEW, Parts, unordered_sum, vote
+from merge_core.planning.engine_version import Peculiarities, engine_of
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint

@@ -14,7 +14,7 @@ from flows import cli
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
-from merge_core.plan import make_plan, plan_key
+from merge_core.planning.plan import make_plan, plan_key
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.verification.headers import facts_of, preflight

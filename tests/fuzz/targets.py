@@ -21,7 +21,7 @@ from merge_core.checkpoints.adapters import adapted, open_adapter
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo, canonical_json
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.tensors.dtypes import ITEM_SIZES

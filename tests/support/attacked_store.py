@@ -16,7 +16,7 @@ import torch
 
 from merge_core.execution import execute
 from merge_core.homes.home import Home
-from merge_core.plan import Plan, make_plan
+from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint

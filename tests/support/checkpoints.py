@@ -13,7 +13,7 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint

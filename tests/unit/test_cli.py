@@ -176,7 +176,7 @@ def test_a_bug_is_one_line_with_the_traceback_in_a_log(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("merge_core.plan.make_plan", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("merge_core.planning.plan.make_plan", lambda *_, **__: 1 / 0)
     assert cli.run(["plan", str(recipe)]) == 1
     error = capsys.readouterr().err
     assert "this is a bug" in error

@@ -13,11 +13,11 @@ import pytest
 from benchmarks.planning import MODELS, RECIPES, recipe_of, tensor_shapes, write_checkpoint
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
-from merge_core.explanation import has_filters
 from merge_core.files.bounded_json import parse_json
-from merge_core.layout import lay_out
 from merge_core.methods import method_named
-from merge_core.plan import make_plan
+from merge_core.planning.explain import has_filters
+from merge_core.planning.layout import lay_out
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.parameters import resolve, resolver
 from merge_core.runtime.garbage import collection_paused

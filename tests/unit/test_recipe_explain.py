@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from flows.cli import run
-from merge_core.explanation import Explained, explain, idle_filters
-from merge_core.plan import make_plan, open_inputs
+from merge_core.planning.explain import Explained, explain, idle_filters
+from merge_core.planning.plan import make_plan, open_inputs
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from merge_core.configs.stacking import stacked_config
 from merge_core.errors import CompatibilityError, MergeflowError, RecipeError
-from merge_core.expansion import stack_in
+from merge_core.planning.expansion import stack_in
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe, write_checkpoint

@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from merge_core.computed import COPY
 from merge_core.errors import CompatibilityError, MergeflowError, RecipeError
-from merge_core.explanation import KEPT, Settings, explain
 from merge_core.files.strict_yaml import dump_yaml
 from merge_core.methods.parameter import Scalar
-from merge_core.plan import Plan, make_plan, open_inputs
+from merge_core.planning.explain import KEPT, Settings, explain
+from merge_core.planning.merged_tensor import COPY
+from merge_core.planning.plan import Plan, make_plan, open_inputs
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint

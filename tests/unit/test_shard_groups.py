@@ -22,7 +22,7 @@ from merge_core.errors import (
 from merge_core.group_worker import merge_group
 from merge_core.homes.home import Home
 from merge_core.merge import merge
-from merge_core.plan import Plan, make_plan
+from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.shard_groups import FanOut, MergeJob, cut_into_groups, read_job, write_job

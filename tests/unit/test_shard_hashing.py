@@ -17,7 +17,7 @@ import torch
 
 from merge_core import shard_hashing
 from merge_core.errors import OutputError
-from merge_core.plan import Plan, make_plan
+from merge_core.planning.plan import Plan, make_plan
 from merge_core.progress import ProgressEvent
 from merge_core.recipes.loading import parse_recipe
 from merge_core.runtime.processors import processors

@@ -13,7 +13,7 @@ import yaml
 from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
 from merge_core.methods.parameter import Parameter
-from merge_core.plan import make_plan
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.parameters import Level, resolve
 from tests.field.mends.situations import (

@@ -9,7 +9,7 @@ from typing import Any
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.configs.stacking import extra_blocks, ordinary_layers, stacked_config
-from merge_core.expansion import stack_in
+from merge_core.planning.expansion import stack_in
 from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.names import layer_counts
 from merge_core.verification.class_comparison import with_class_of

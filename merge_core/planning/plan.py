@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import open_source
 from merge_core.checkpoints.tensor_names import named_alike
-from merge_core.computed import ComputedTensor
-from merge_core.computed_tensors import RecipeInputs, compute_tensors
-from merge_core.derived_buffers import with_buffers_of
-from merge_core.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.files.digests import digest_of
-from merge_core.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
 from merge_core.methods import external_code
+from merge_core.planning.derived_buffers import with_buffers_of
+from merge_core.planning.engine_version import ENGINE, Peculiarities, engine_of
+from merge_core.planning.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
+from merge_core.planning.merged_tensor import ComputedTensor
+from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
@@ -67,7 +67,7 @@ class Plan:
     copy_code: bool = False
     """Whether the donor's own code goes with the result."""
     engine: str = ENGINE
-    """The version of the engine that its bytes belong to (`merge_core.engine_version`)."""
+    """The version of the engine that its bytes belong to (`merge_core.planning.engine_version`)."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The donor's config with the layers of the result; empty where the donor has none."""
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from merge_core.computed import COPY, ComputedTensor
-from merge_core.computed_tensors import RecipeInputs, compute_tensors
-from merge_core.expansion import Expansion, expand
 from merge_core.methods.parameter import Parameter
 from merge_core.methods.post_steps import post_step_named
+from merge_core.planning.expansion import Expansion, expand
+from merge_core.planning.merged_tensor import COPY, ComputedTensor
+from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
 from merge_core.recipes.parameters import Level, Resolved, tracer
 from merge_core.recipes.parts import Part
 from merge_core.recipes.recipe import Recipe

@@ -14,15 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.computed import COPY, ComputedTensor
-from merge_core.engine_version import ENGINE
 from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.expansion import Expansion, expand
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.parts.random_bits import random_keys
 from merge_core.methods.post_steps import post_step_named
-from merge_core.model_config import result_config
+from merge_core.planning.engine_version import ENGINE
+from merge_core.planning.expansion import Expansion, expand
+from merge_core.planning.merged_tensor import COPY, ComputedTensor
+from merge_core.planning.model_config import result_config
 from merge_core.recipes.parameters import Level, resolve, resolver
 from merge_core.recipes.parts import Part
 from merge_core.recipes.recipe import Recipe

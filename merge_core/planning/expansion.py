@@ -17,8 +17,8 @@ from typing import NamedTuple
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.configs.stacking import Stack, check_stack, ordinary_layers
 from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.likeness import check_alike, missing, named_sources
-from merge_core.modules import divided, prefixes
+from merge_core.planning.likeness import check_alike, missing, named_sources
+from merge_core.planning.modules import divided, prefixes
 from merge_core.recipes.parts import Member, Part, Section
 from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE
