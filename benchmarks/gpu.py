@@ -27,10 +27,10 @@ import torch
 
 from merge_core.engine import run_plan
 from merge_core.gpu.computation import Combining, Formula
+from merge_core.output.staging import Staging
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.staging import Staging
 
 COUNT = 1 << 26
 """Elements of what is copied and computed in memory."""

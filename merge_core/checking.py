@@ -11,7 +11,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable
-from merge_core.manifest import MANIFEST_NAME, read_manifest, verify_manifest, verify_sums
+from merge_core.output.manifest import MANIFEST_NAME, read_manifest, verify_manifest, verify_sums
 from merge_core.progress import Progress
 from merge_core.records import Record
 from merge_core.stored_objects import (

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 
 from merge_core.engine import survey_plan
 from merge_core.errors import StepError
-from merge_core.journal import boot_id
+from merge_core.output.journal import boot_id
+from merge_core.output.shard_writer import output_error
+from merge_core.output.staging import Staging
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Throttle
 from merge_core.runtime.devices import is_cpu
@@ -24,8 +26,6 @@ from merge_core.shard_groups import (
     library_versions,
     write_job,
 )
-from merge_core.shard_writer import output_error
-from merge_core.staging import Staging
 
 _GROUPS_FOR_EACH_WORKER = 4
 """So that the last ones to finish do not leave the others waiting for long."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from merge_core.methods.base import Survey
+from merge_core.output.shard_writer import ShardWriter
 from merge_core.planning.merged_tensor import Computing
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Stopped, Throttle
@@ -29,7 +30,6 @@ from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.processors import processors
 from merge_core.runtime.timings import Timings
 from merge_core.runtime.torch_threads import OneThreadEach
-from merge_core.shard_writer import ShardWriter
 from merge_core.surveying import run_surveys
 from merge_core.tensor_work import Work, parts_of
 from merge_core.tensors.block_reader import BlockReader

@@ -25,8 +25,11 @@ from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.homes.store_access import StoreAccess
 from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
-from merge_core.manifest import seal
-from merge_core.model_files import write_model_files
+from merge_core.output.manifest import seal
+from merge_core.output.model_files import write_model_files
+from merge_core.output.shard_hasher import ShardHasher
+from merge_core.output.shard_writer import output_error
+from merge_core.output.staging import Staging
 from merge_core.planning.layout import index_json, index_name
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, SharedProgress
@@ -34,9 +37,6 @@ from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoi
 from merge_core.runtime.threads import default_threads
 from merge_core.runtime.timings import Timings
 from merge_core.shard_groups import input_files
-from merge_core.shard_hashing import ShardHasher
-from merge_core.shard_writer import output_error
-from merge_core.staging import Staging
 from merge_core.stored_objects import Store, Wanted
 
 

@@ -21,15 +21,15 @@ from types import TracebackType
 from merge_core.engine import run_plan
 from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import sha256_file
-from merge_core.journal import Journal, boot_id, vouched_for
 from merge_core.methods.base import Survey
+from merge_core.output.journal import Journal, boot_id, vouched_for
+from merge_core.output.shard_writer import ShardWriter, output_error
+from merge_core.output.working_directory import GROUPS, JOURNAL
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.shard_groups import MergeJob, layout_digest, library_versions, read_job
-from merge_core.shard_writer import ShardWriter, output_error
 from merge_core.surveying import adopted_surveys
-from merge_core.working_directory import GROUPS, JOURNAL
 
 _PATIENCE = 60.0
 """Seconds after which a worker that holds a group and finishes nothing is not waited for."""

@@ -24,8 +24,8 @@ from merge_core.errors import OutputError
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.files.removal import move_entry, remove_entry
 from merge_core.homes.home import Home
+from merge_core.output.working_directory import LOCK, read_plain
 from merge_core.records import Record
-from merge_core.working_directory import LOCK, read_plain
 
 Place = Literal["objects", "staging"]
 

@@ -17,12 +17,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from merge_core.files.digests import digest_of
+from merge_core.output.working_directory import JOB, open_afresh, read_plain
 from merge_core.planning.engine_version import ENGINE
 from merge_core.planning.plan import Plan, PlannedTensor, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint
-from merge_core.working_directory import JOB, open_afresh, read_plain
 
 _DECIDING_LIBRARIES = ("mergeflow", "torch", "numpy", "numba")
 """Those whose version may decide a bit of the result."""
@@ -98,7 +98,7 @@ class MergeJob(Record):
     layout: str
     """Digest of what planning made of the inputs' headers."""
     attempt: str
-    """Names the preallocated files (merge_core.staging)."""
+    """Names the preallocated files (merge_core.output.staging)."""
     boot: str
     """Boot id of the machine that the merge began on."""
     order: MergeOrder

@@ -23,7 +23,7 @@ from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable, some
 from merge_core.homes.home import Home
-from merge_core.manifest import read_manifest, verify_manifest
+from merge_core.output.manifest import read_manifest, verify_manifest
 from merge_core.planning.plan import Plan, merge_inputs, plan_key
 from merge_core.progress import Progress
 from merge_core.recipes.recipe import Recipe

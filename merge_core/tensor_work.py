@@ -11,6 +11,7 @@ from typing import Any
 
 from merge_core.errors import CompatibilityError
 from merge_core.methods.base import Survey
+from merge_core.output.shard_writer import ShardWriter
 from merge_core.planning.merged_tensor import COPY, Computation, Computing
 from merge_core.planning.plan import Plan, PlannedTensor
 from merge_core.progress import Stopped
@@ -20,7 +21,6 @@ from merge_core.runtime.gpu_transfers import to_host
 from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.timings import Timings
 from merge_core.runtime.torch_threads import OneThreadEach
-from merge_core.shard_writer import ShardWriter
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES, name_of
 from merge_core.tensors.inputs import entries_of

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from merge_core.errors import MergeflowError, OutputError, did_you_mean
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
+from merge_core.output.working_directory import read_plain
 from merge_core.records import Record
-from merge_core.working_directory import read_plain
 from tasks.averages import averages_of
 from tasks.registry_client import Registry, is_server, strip_credentials
 from tasks.stack_record import running_stack

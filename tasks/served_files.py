@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from merge_core.errors import StepError
-from merge_core.manifest import MANIFEST_NAME, SUMS_NAME
-from merge_core.model_files import RECIPE_NAME
+from merge_core.output.manifest import MANIFEST_NAME, SUMS_NAME
+from merge_core.output.model_files import RECIPE_NAME
 from tasks.served import Files
 
 _LARGEST = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
-from merge_core.working_directory import read_plain
+from merge_core.output.working_directory import read_plain
 from tasks.server_login import CLIENT_VARIABLE, stack_login
 
 

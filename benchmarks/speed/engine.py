@@ -16,11 +16,11 @@ from pathlib import Path
 
 import merge_core.fused.computation  # noqa: F401 - imported when first used
 from merge_core.engine import run_plan
+from merge_core.output.staging import Staging
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import load_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.runtime.timings import Timings
-from merge_core.staging import Staging
 
 
 class UnflushedStaging(Staging):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from merge_core.fused.steps import Program, reading, take, writing
-from merge_core.write_back import begin_write_back
+from merge_core.output.write_back import begin_write_back
 
 BLOCK = 1 << 18
 """Bytes: 2**17 elements of 16 bits, the engine's own block."""

@@ -20,8 +20,8 @@ from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.identifying import Unidentified
-from merge_core.manifest import SUMS_NAME
 from merge_core.merge import merge
+from merge_core.output.manifest import SUMS_NAME
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipes.loading import parse_recipe

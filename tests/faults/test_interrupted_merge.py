@@ -15,7 +15,7 @@ from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable
 from merge_core.homes.home import Home
-from merge_core.manifest import SUMS_NAME, read_manifest, verify_manifest
+from merge_core.output.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
@@ -106,7 +106,7 @@ def test_a_resumed_merge_computes_only_what_is_not_in_the_journal(
 def test_a_merge_killed_while_publishing_can_be_resumed_by_any_user(
     zoo: dict[str, SourceCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from merge_core import staging
+    from merge_core.output import staging
 
     plan, home = make_plan(parse_recipe(RECIPE), zoo), Home(tmp_path / "home")
     real = staging._fsync

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from merge_core import working_directory
+from merge_core.output import working_directory
+from merge_core.output.working_directory import hold, remove
 from merge_core.progress import ProgressEvent
-from merge_core.working_directory import hold, remove
 from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums
 from tests.support.forked_commands import ForkServer, Signalled
 
@@ -22,7 +22,7 @@ OUT = Case("linear", 10 * TENSOR_BYTES)
 TAKES_TURNS = """
 import os, sys, time
 from pathlib import Path
-from merge_core import working_directory
+from merge_core.output import working_directory
 working_directory._LOOK_EVERY = 0.001
 directory, end, turns = Path(sys.argv[1]), time.monotonic() + 1.5, 0
 while time.monotonic() < end:

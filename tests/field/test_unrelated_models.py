@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from merge_core.manifest import read_manifest
+from merge_core.output.manifest import read_manifest
 from merge_core.recipes.loading import parse_recipe
 from merge_core.verification.tolerance import Tolerance
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama

@@ -16,7 +16,7 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.manifest import read_manifest, verify_manifest
+from merge_core.output.manifest import read_manifest, verify_manifest
 from merge_core.records import CheckpointManifest
 from tests.support.edited_objects import SUMS, contents, loosen, reseal
 

@@ -165,7 +165,7 @@ def test_a_digest_that_was_taken_while_merging_is_not_kept_for_a_file_that_was_w
     merges: Merges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from merge_core.homes.store_access import StoreAccess
-    from merge_core.staging import Staging
+    from merge_core.output.staging import Staging
 
     real = Staging.make_read_only
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merge_core import group_worker, journal
+from merge_core import group_worker
 from merge_core.errors import (
     CheckpointError,
     MergeflowError,
@@ -22,11 +22,12 @@ from merge_core.errors import (
 from merge_core.group_worker import merge_group
 from merge_core.homes.home import Home
 from merge_core.merge import merge
+from merge_core.output import journal
+from merge_core.output.working_directory import GROUPS, JOB
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.shard_groups import FanOut, MergeJob, cut_into_groups, read_job, write_job
-from merge_core.working_directory import GROUPS, JOB
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scale_out_cases import sums
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core import shard_hashing
 from merge_core.errors import OutputError
+from merge_core.output import shard_hasher
+from merge_core.output.shard_hasher import ShardHasher
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.progress import ProgressEvent
 from merge_core.recipes.loading import parse_recipe
 from merge_core.runtime.processors import processors
 from merge_core.runtime.timings import Timings
-from merge_core.shard_hashing import ShardHasher
 from tests.support.checkpoints import write_checkpoint
 
 
@@ -114,8 +114,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert opened.wait(20)
         return hashlib.sha256()
 
-    monkeypatch.setattr(shard_hashing, "hashlib", SimpleNamespace(sha256=sha256))
-    monkeypatch.setattr(shard_hashing, "_BEHIND", 100_000)
+    monkeypatch.setattr(shard_hasher, "hashlib", SimpleNamespace(sha256=sha256))
+    monkeypatch.setattr(shard_hasher, "_BEHIND", 100_000)
     yield opened
     opened.set()
 
@@ -159,7 +159,7 @@ def test_one_worker_always_goes_on(gate: threading.Event, plan: Plan, directory:
 def test_nobody_waits_where_processors_are_free(
     gate: threading.Event, plan: Plan, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_hashing, "processors", lambda: 5)
+    monkeypatch.setattr(shard_hasher, "processors", lambda: 5)
     with ShardHasher(plan, directory, 2, Timings()) as hasher:
         hasher.finished(range(len(plan.tensors)))
         went_on = pacing(hasher, 3)

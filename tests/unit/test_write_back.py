@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from merge_core import write_back
-from merge_core.write_back import begin_write_back
+from merge_core.output import write_back
+from merge_core.output.write_back import begin_write_back
 
 
 @pytest.fixture(autouse=True)

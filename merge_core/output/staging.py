@@ -28,11 +28,9 @@ from merge_core.files.digests import fingerprint
 from merge_core.files.private import make_private_directory
 from merge_core.files.read_only import make_read_only
 from merge_core.homes.store_access import StoreAccess
-from merge_core.journal import Journal, attempt_of, vouched_for
-from merge_core.planning.plan import Plan
-from merge_core.progress import Progress
-from merge_core.shard_writer import ShardWriter, output_error
-from merge_core.working_directory import (
+from merge_core.output.journal import Journal, attempt_of, vouched_for
+from merge_core.output.shard_writer import ShardWriter, output_error
+from merge_core.output.working_directory import (
     CHECKPOINT,
     GROUPS,
     JOURNAL,
@@ -40,6 +38,8 @@ from merge_core.working_directory import (
     remove,
     remove_entry,
 )
+from merge_core.planning.plan import Plan
+from merge_core.progress import Progress
 
 _SLACK_BYTES = 32 << 20
 

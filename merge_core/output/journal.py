@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from merge_core.working_directory import open_afresh, read_plain
+from merge_core.output.working_directory import open_afresh, read_plain
 
 _SYNC = "sync"
 

@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 
 from merge_core.errors import OutputError
-from merge_core.journal import Journal
+from merge_core.output.journal import Journal
+from merge_core.output.working_directory import CHECKPOINT
+from merge_core.output.write_back import begin_write_back
 from merge_core.planning.plan import Plan
-from merge_core.working_directory import CHECKPOINT
-from merge_core.write_back import begin_write_back
 
 _SYNC_EVERY_BYTES = 1 << 30
 

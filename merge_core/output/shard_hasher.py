@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
+from merge_core.output.shard_writer import output_error
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Throttle
 from merge_core.runtime.processors import processors
 from merge_core.runtime.timings import Timings
-from merge_core.shard_writer import output_error
 from merge_core.tensors.dtypes import ITEM_SIZES
 
 _BLOCK = 1 << 20
