@@ -74,8 +74,8 @@ def run_plan(
         block_elements: elements of a block, rounded up to a multiple of `CHUNK`.
         only: indices of the tensors to compute; by default all.
         surveys: what `survey_plan` found of this plan; by default it is called first.
-        fused: use fused kernels where there are some (`merge_core.fused`, `merge_core.gpu`); the
-            bytes are the same.
+        fused: use fused kernels where there are some (`merge_core.kernels.cpu`,
+            `merge_core.kernels.gpu`); the bytes are the same.
         timings: where to add what was spent.
         follower: told what is written, and asked how fast to go on.
 

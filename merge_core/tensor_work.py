@@ -117,8 +117,8 @@ class Work:
     def _fused(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a fused kernel; False when the tensor needs its method's own."""
         # LLVM's loader takes a tenth of a second to import, and not every merge can use it.
-        from merge_core.fused.computation import FusedComputation
-        from merge_core.fused.stored import Unusual
+        from merge_core.kernels.cpu.computation import FusedComputation
+        from merge_core.kernels.cpu.stored_tensor import Unusual
 
         try:
             computation = FusedComputation.of(tensor.computed, self.reader, self.block, self.check)
@@ -149,7 +149,7 @@ class Work:
 
     def _by_kernel(self, tensor: PlannedTensor, part: Part) -> bool:
         """Try a kernel of the GPU; False when the tensor needs its method's own."""
-        from merge_core.gpu.computation import GpuComputation
+        from merge_core.kernels.gpu.computation import GpuComputation
 
         device = compute_device(self.device)
         computation = GpuComputation.of(

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import merge_core.fused.computation  # noqa: F401 - imported when first used
+import merge_core.kernels.cpu.computation  # noqa: F401 - imported when first used
 from merge_core.engine import run_plan
 from merge_core.output.staging import Staging
 from merge_core.planning.plan import make_plan

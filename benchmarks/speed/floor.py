@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from merge_core.fused.steps import Program, reading, take, writing
+from merge_core.kernels.cpu.program import Program, reading, take, writing
 from merge_core.output.write_back import begin_write_back
 
 BLOCK = 1 << 18

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 
-ROOMS = ("jit", "reductions", "methods", "fused")
+ROOMS = ("jit", "reductions", "methods", "kernels")
 """The rooms of the library that a kernel's code can come from, with all that is below them. What a
 kernel calls elsewhere would not be in the digest, so kernels are written in these rooms alone."""
 

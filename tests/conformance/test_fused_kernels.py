@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merge_core.fused.computation import FusedComputation
-from merge_core.fused.kernels import WeightedSum
-from merge_core.fused.order_statistics import find_cuts
-from merge_core.fused.stored import StoredBlock, StoredTensor, Unusual
-from merge_core.fused.weighted_sums import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.jit.kernel import Bound
+from merge_core.kernels.cpu.computation import FusedComputation
+from merge_core.kernels.cpu.families import WeightedSum
+from merge_core.kernels.cpu.stored_tensor import StoredBlock, StoredTensor, Unusual
+from merge_core.kernels.cpu.thresholds import find_cuts
+from merge_core.kernels.cpu.weighted_sum import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.methods import method_named
 from merge_core.planning.merged_tensor import Computation, ComputedTensor, Computing
 from merge_core.reductions.constants import CHUNK
@@ -201,7 +201,7 @@ def test_exact_cuts_where_the_sample_misleads(tmp_path: Path) -> None:
     order = values.abs().argsort(descending=True, stable=True)
     with BlockReader() as reader:
         tensor = StoredTensor(reader, entries[0], entries[1:], 1 << 16, lambda: None)
-        from merge_core.fused.kernels import Differences
+        from merge_core.kernels.cpu.families import Differences
 
         for count in (1, 63, 64, 65, 1000, (1 << 20) - 1):
             [cut] = find_cuts(tensor, [(Differences(0), count)])

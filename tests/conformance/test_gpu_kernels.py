@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from merge_core import engine, tensor_work
-from merge_core.gpu import computation
-from merge_core.gpu.computation import GpuComputation
+from merge_core.kernels.gpu import computation
+from merge_core.kernels.gpu.computation import GpuComputation
 from merge_core.planning.merged_tensor import Computation, Computing
 from merge_core.progress import Stopped
 from merge_core.reductions.constants import CHUNK
@@ -178,7 +178,7 @@ from itertools import product
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from merge_core.gpu import kernels
+from merge_core.kernels.gpu import triton_kernels as kernels
 
 POINTERS = {0: "*i16", 1: "*fp16", 2: "*fp32", 3: "*fp64"}
 count = 0

@@ -16,7 +16,7 @@ import torch
 
 from merge_core.engine import run_plan
 from merge_core.errors import CheckpointError, OutputError
-from merge_core.fused.computation import BLOCK
+from merge_core.kernels.cpu.computation import BLOCK
 from merge_core.output.staging import Staging
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from merge_core import engine, surveying, tensor_work
-from merge_core.gpu import computation
+from merge_core.kernels.gpu import computation
 from merge_core.reductions import gpu
 from merge_core.runtime import devices, gpu_transfers
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from merge_core.fused.weighted_sums import weighted_sum
 from merge_core.jit import code_cache
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import Kernel, compiled
+from merge_core.kernels.cpu.weighted_sum import weighted_sum
 
 ADD = """
 import sys
 import numpy as np
-from merge_core.fused.weighted_sums import weighted_sum
+from merge_core.kernels.cpu.weighted_sum import weighted_sum
 ones, out = np.ones(100, np.float32), np.empty(100, np.float32)
 weighted_sum((ones, ones), (1.0, 2.0), None, out)
 assert (out == 3.0).all()

@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from merge_core.fused import remembered
-from merge_core.fused.draws import LANES, TOP, WIDE, draw_between, draw_mask
-from merge_core.fused.ranks import drawing_by_rank
-from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.steps import Program, take
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import Growing
+from merge_core.kernels.cpu import mask_bits
+from merge_core.kernels.cpu.mask_bits import RememberedMasks
+from merge_core.kernels.cpu.program import Program, take
+from merge_core.kernels.cpu.random_numbers import LANES, TOP, WIDE, draw_between, draw_mask
+from merge_core.kernels.cpu.rank_drop import drawing_by_rank
 from merge_core.methods.parts.random_bits import BITS, random_integers
 
 Floats = NDArray[np.float32]
@@ -183,11 +183,11 @@ def test_masks_come_back_as_they_were(block: int) -> None:
     masks = [np.zeros(block, np.uint8), np.zeros(block, np.uint8)]
     numel = 3 * block - 5
     kept = [np.random.default_rng(k).integers(0, 2, numel).astype(np.uint8) for k in range(2)]
-    remembered = RememberedMasks(2, numel, block)
+    mask_bits = RememberedMasks(2, numel, block)
     for first in range(0, numel, block):
         parts = [whole[first : first + block].copy() for whole in kept]
-        take(remembered.put(Growing(first, 0), parts), first)
-    steps = remembered.get(Growing(0, block), masks)
+        take(mask_bits.put(Growing(first, 0), parts), first)
+    steps = mask_bits.get(Growing(0, block), masks)
     assert steps is not None
     program = Program(steps, 0, block)
     for number in range(2):
@@ -195,13 +195,13 @@ def test_masks_come_back_as_they_were(block: int) -> None:
         for whole, mask in zip(kept, masks, strict=True):
             assert (mask == whole[number * block :][:block]).all()
     last = [np.full(block - 5, 7, np.uint8) for _ in range(2)]
-    take(remembered.get(Growing(2 * block, 0), last) or [], 2 * block)
+    take(mask_bits.get(Growing(2 * block, 0), last) or [], 2 * block)
     assert all((k[2 * block :] == mask).all() for k, mask in zip(kept, last, strict=True))
 
 
 def test_masks_are_remembered_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "_room", remembered._Room())
-    monkeypatch.setattr(remembered, "MOST", 64)
+    monkeypatch.setattr(mask_bits, "_room", mask_bits._Room())
+    monkeypatch.setattr(mask_bits, "MOST", 64)
     masks = [np.ones(16, np.uint8)] * 2
     first, second = RememberedMasks(2, 20, 16), RememberedMasks(1, 20, 16)
     assert first.get(Growing(0, 0), masks) is not None

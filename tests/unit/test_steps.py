@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merge_core.fused.steps import Program, Step, calling, reading, take, writing
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import Growing, compiled
+from merge_core.kernels.cpu.program import Program, Step, calling, reading, take, writing
 
 COUNT, BLOCKS = 100, 7
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from merge_core.fused.windows import (
+from merge_core.kernels.cpu.windows import (
     WIDE,
     WIDTH,
     count_above,

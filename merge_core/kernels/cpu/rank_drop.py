@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.bins import count_bins, extremes, write_bins, write_patterns
-from merge_core.fused.draws import TOP, draw_between, number
-from merge_core.fused.steps import Step, calling
-from merge_core.fused.windows import count_above, count_equal
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import widen
 from merge_core.jit.kernel import Growing, compiled
+from merge_core.kernels.cpu.program import Step, calling
+from merge_core.kernels.cpu.random_numbers import TOP, draw_between, number
+from merge_core.kernels.cpu.rank_bins import count_bins, extremes, write_bins, write_patterns
+from merge_core.kernels.cpu.windows import count_above, count_equal
 from merge_core.methods.parts.random_bits import BITS
 
 _OCTAVES = 8

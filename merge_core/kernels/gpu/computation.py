@@ -29,7 +29,7 @@ _TRIED = (1, 4096, 5000)
 
 @dataclass(frozen=True)
 class Formula:
-    """What a kernel of `merge_core.gpu.kernels` is told besides the values.
+    """What a kernel of `merge_core.kernels.gpu.triton_kernels` is told besides the values.
 
     kernel: its name.
     numbers: as it expects them.
@@ -181,13 +181,13 @@ class Combining:
             stored: (inputs, count), contiguous, on the device.
         """
         # Triton comes with a torch for GPUs, and is no dependency.
-        from merge_core.gpu import kernels
+        from merge_core.kernels.gpu import triton_kernels
 
         count = stored.shape[1]
         merged = torch.empty(count, dtype=self._dtype, device=stored.device)
         broken = torch.zeros(1, dtype=torch.int32, device=stored.device)
         triton_lanes.launched(
-            getattr(kernels, self._formula.kernel)[kernels.programs(count)],
+            getattr(triton_kernels, self._formula.kernel)[triton_kernels.programs(count)],
             _patterns(stored),
             self._numbers,
             _patterns(merged),
@@ -195,9 +195,9 @@ class Combining:
             count,
             models=self._formula.models,
             divided=self._formula.divided,
-            stored_format=kernels.FORMATS[self._codes[0]],
-            out_format=kernels.FORMATS[self._codes[1]],
-            tile=kernels.TILE,
+            stored_format=triton_kernels.FORMATS[self._codes[0]],
+            out_format=triton_kernels.FORMATS[self._codes[1]],
+            tile=triton_kernels.TILE,
         )
         return merged, broken
 

@@ -7,18 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.order_statistics import (
-    ALL,
-    INFINITE,
-    Cut,
-    Window,
-    count_in_windows,
-    find_share,
-)
-from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.steps import Step, calling
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, unusual
-from merge_core.fused.windows import count_above
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import (
     kept_if,
@@ -29,6 +17,18 @@ from merge_core.jit.formats import (
     with_sign_of,
 )
 from merge_core.jit.kernel import compiled
+from merge_core.kernels.cpu.mask_bits import RememberedMasks
+from merge_core.kernels.cpu.program import Step, calling
+from merge_core.kernels.cpu.stored_tensor import FusedKernel, StoredBlock, StoredTensor, unusual
+from merge_core.kernels.cpu.thresholds import (
+    ALL,
+    INFINITE,
+    Cut,
+    Window,
+    count_in_windows,
+    find_share,
+)
+from merge_core.kernels.cpu.windows import count_above
 from merge_core.methods.parts.unordered import FEW, grid_factors, order_of
 from merge_core.methods.sce import TINY, energy_shares
 from merge_core.reductions.constants import CHUNK

@@ -11,7 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.order_statistics import (
+from merge_core.jit.calling_convention import Array
+from merge_core.jit.formats import magnitude_bits, widen
+from merge_core.jit.kernel import compiled
+from merge_core.jit.stack_arrays import array_on_stack
+from merge_core.kernels.cpu.program import Step, calling
+from merge_core.kernels.cpu.stored_tensor import (
+    FusedKernel,
+    StoredBlock,
+    StoredTensor,
+    Unusual,
+    unusual,
+)
+from merge_core.kernels.cpu.task_vector_loops import sum_agreeing, sum_all
+from merge_core.kernels.cpu.thresholds import (
     EVIDENT,
     INFINITE,
     TILE,
@@ -22,18 +35,11 @@ from merge_core.fused.order_statistics import (
     find_cuts,
     least_magnitude,
 )
-from merge_core.fused.steps import Step, calling
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual, unusual
-from merge_core.fused.task_vector_sums import sum_agreeing, sum_all
-from merge_core.fused.weighted_sums import (
+from merge_core.kernels.cpu.weighted_sum import (
     can_sum_in_float32,
     sum_of_two_powers,
     weighted_sum,
 )
-from merge_core.jit.calling_convention import Array
-from merge_core.jit.formats import magnitude_bits, widen
-from merge_core.jit.kernel import compiled
-from merge_core.jit.stack_arrays import array_on_stack
 from merge_core.methods.parts.gram import GramKernel
 from merge_core.methods.parts.sparsify import TINY_NORM
 from merge_core.methods.parts.unordered import FEW, grid_factors, order_of

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from merge_core.fused.steps import Step, calling
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import Growing, Kernel, compiled
+from merge_core.kernels.cpu.program import Step, calling
 
 _GATHER = np.uint64(0x0102040810204080)
 _COPIES = np.uint64(0x0101010101010101)

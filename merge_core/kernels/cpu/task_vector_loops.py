@@ -1,8 +1,8 @@
 """The compiled loops of the task-arithmetic family; see `methods.parts.task_vector_sum` for the
 meaning.
 
-`masks` are of one kind for all models (`merge_core.fused.masks`). An argument that may be None
-turns its step off when the kernel is compiled.
+`masks` are of one kind for all models (`merge_core.kernels.cpu.masks`). An argument that may be
+None turns its step off when the kernel is compiled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from merge_core.fused.masks import kept
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import (
     inverse_of_power,
@@ -22,6 +21,7 @@ from merge_core.jit.formats import (
     with_sign_of,
 )
 from merge_core.jit.kernel import compiled
+from merge_core.kernels.cpu.masks import kept
 from merge_core.reductions.constants import TINY_SUM
 
 

@@ -1,8 +1,8 @@
 """Triton kernels: from stored patterns to stored patterns, each value computed as on the CPU.
 
-float64 arithmetic in the order of `merge_core.fused`, rounded once. They must be launched without
-contraction into fused multiply-adds (`launched`). Numbers come as an array of float64, since Triton
-takes a number of Python's as float32. Patterns of bfloat16 come and go as int16.
+float64 arithmetic in the order of `merge_core.kernels.cpu`, rounded once. They must be launched
+without contraction into fused multiply-adds (`launched`). Numbers come as an array of float64,
+since Triton takes a number of Python's as float32. Patterns of bfloat16 come and go as int16.
 
 This module imports triton, which comes with the builds of torch for GPUs.
 """

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from merge_core.fused.kernels import Band, Bands, Combination, Joining, TaskVectors, WeightedSum
-from merge_core.fused.random_draws import Draw, RandomDraws
-from merge_core.fused.stored import FusedKernel
-from merge_core.fused.variance import SelectByVariance
+from merge_core.kernels.cpu.families import (
+    Band,
+    Bands,
+    Combination,
+    Joining,
+    TaskVectors,
+    WeightedSum,
+)
+from merge_core.kernels.cpu.random_drop import Draw, RandomDraws
+from merge_core.kernels.cpu.sce import SelectByVariance
+from merge_core.kernels.cpu.stored_tensor import FusedKernel
 from merge_core.methods import method_named
 from merge_core.methods.base import TensorJob
 from merge_core.methods.parts.gram import GramKernel

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from merge_core.fused.draws import draw_mask
-from merge_core.fused.kernels import Joining, restoring_factor
-from merge_core.fused.ranks import drawing_by_rank, limit_of
-from merge_core.fused.remembered import RememberedMasks
-from merge_core.fused.steps import Step, calling
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.jit.calling_convention import Array
+from merge_core.kernels.cpu.families import Joining, restoring_factor
+from merge_core.kernels.cpu.mask_bits import RememberedMasks
+from merge_core.kernels.cpu.program import Step, calling
+from merge_core.kernels.cpu.random_numbers import draw_mask
+from merge_core.kernels.cpu.rank_drop import drawing_by_rank, limit_of
+from merge_core.kernels.cpu.stored_tensor import FusedKernel, StoredBlock, StoredTensor, Unusual
 from merge_core.reductions.cpu import norms_in_steps
 
 

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from merge_core.fused.steps import Step, take
-from merge_core.fused.stored import StoredBlock, StoredTensor
-from merge_core.fused.windows import WIDTH, count_above, pick
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import compiled
 from merge_core.jit.stack_arrays import array_on_stack
+from merge_core.kernels.cpu.program import Step, take
+from merge_core.kernels.cpu.stored_tensor import StoredBlock, StoredTensor
+from merge_core.kernels.cpu.windows import WIDTH, count_above, pick
 
 _ALL_PATTERNS = 1 << 31
 _RUNS, _RUN = 64, 1024

@@ -9,10 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from merge_core.fused.registry import fused_kernel
-from merge_core.fused.steps import Step, writing
-from merge_core.fused.stored import FusedKernel, StoredBlock, StoredTensor, requiring_finite
 from merge_core.jit.formats import STORED
+from merge_core.kernels.cpu.program import Step, writing
+from merge_core.kernels.cpu.registry import fused_kernel
+from merge_core.kernels.cpu.stored_tensor import (
+    FusedKernel,
+    StoredBlock,
+    StoredTensor,
+    requiring_finite,
+)
 from merge_core.planning.merged_tensor import ComputedTensor
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import TensorEntry

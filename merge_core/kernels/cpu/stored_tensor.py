@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from merge_core.fused.steps import Program, Step, calling, reading
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import STORED, all_finite
 from merge_core.jit.kernel import Growing
+from merge_core.kernels.cpu.program import Program, Step, calling, reading
 from merge_core.reductions.constants import CHUNK
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES
