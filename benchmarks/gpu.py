@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from merge_core.engine import run_plan
+from merge_core.engine.run import run_plan
 from merge_core.kernels.gpu.computation import Combining, Formula
 from merge_core.output.staging import Staging
 from merge_core.planning.plan import make_plan

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from merge_core.engine import survey_plan
+from merge_core.engine.run import survey_plan
 from merge_core.errors import StepError
 from merge_core.output.journal import boot_id
 from merge_core.output.shard_writer import output_error
@@ -35,7 +35,7 @@ _LOOK_EVERY = 0.5
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """How a process computes; as for `merge_core.engine.run_plan`."""
+    """How a process computes; as for `merge_core.engine.run.run_plan`."""
 
     device: str
     threads: int | None

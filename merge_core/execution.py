@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.conducting import ComputeSettings, Workers, conduct
-from merge_core.engine import Follower, run_plan
+from merge_core.engine.run import Follower, run_plan
 from merge_core.errors import (
     CheckpointError,
     MergeflowError,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from merge_core.checkpoints.sources import adapter_files, model_files
-from merge_core.engine import Follower
+from merge_core.engine.run import Follower
 from merge_core.errors import CheckpointError, unreadable
 from merge_core.files.digests import as_text, digest_of, fingerprint, lasting
 from merge_core.planning.plan import Plan, identified

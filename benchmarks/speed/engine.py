@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import merge_core.kernels.cpu.computation  # noqa: F401 - imported when first used
-from merge_core.engine import run_plan
+from merge_core.engine.run import run_plan
 from merge_core.output.staging import Staging
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import load_recipe

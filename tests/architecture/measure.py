@@ -20,7 +20,7 @@ class Room:
     """A package of the ladder: a directory in one of the three packages, or the package itself.
 
     Attributes:
-        name: dotted, such as `merge_core.engine`.
+        name: dotted, such as `merge_core.engine.run`.
         level: 0 for a room that imports no other; else one more than the highest that it imports.
         files: Python files in it and below it, those of smaller rooms in it included.
         statements: of these files, as `statements` counts them.

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core import engine, tensor_work
+from merge_core.engine import run, worker
 from merge_core.kernels.gpu import computation
 from merge_core.kernels.gpu.computation import GpuComputation
 from merge_core.planning.merged_tensor import Computation, Computing
@@ -105,9 +105,9 @@ def test_a_whole_merge_goes_by_the_kernels(
 ) -> None:
     zoo = write_zoo(tmp_path, torch.bfloat16)
     expected = run_recipe(RECIPES[method], zoo, tmp_path / "cpu", device="cpu")
-    monkeypatch.setattr(engine, "is_cpu", lambda name: name != "cuda")
-    monkeypatch.setattr(engine, "spare_memory", lambda device: 0)
-    for module in (engine, tensor_work):
+    monkeypatch.setattr(run, "is_cpu", lambda name: name != "cuda")
+    monkeypatch.setattr(run, "spare_memory", lambda device: 0)
+    for module in (run, worker):
         monkeypatch.setattr(module, "compute_device", lambda name: DEVICE)
     monkeypatch.setattr(gpu_self_check, "_found", {})
     general: list[str] = []

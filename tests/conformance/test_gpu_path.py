@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core import engine, tensor_work
+from merge_core.engine import run, worker
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.methods import METHODS
 from merge_core.methods.base import TensorJob
@@ -122,7 +122,7 @@ def test_inputs_stay_on_the_gpu_between_passes_where_they_fit(
     assert once["layers.0.long.weight"] == 2 * 140_001
     reads.clear()
     # One block of the base and of two models, and nothing else.
-    monkeypatch.setattr(engine, "spare_memory", lambda device: 3 * 2 * 65536)
+    monkeypatch.setattr(run, "spare_memory", lambda device: 3 * 2 * 65536)
     options = {"device": "cuda", "threads": 1, "block_elements": 1}
     some = run_recipe(RECIPES["ties"], models, tmp_path / "some", **options)
     assert 2 * once["layers.0.long.weight"] < reads["layers.0.long.weight"]
@@ -206,7 +206,7 @@ def test_a_gpu_that_is_short_of_memory_merges_without_keeping_inputs(
 
     monkeypatch.setattr(FeedContext, "may_keep", scarce)
     given_back: list[bool] = []
-    monkeypatch.setattr(tensor_work, "give_back", lambda: given_back.append(short[-1]() is None))
+    monkeypatch.setattr(worker, "give_back", lambda: given_back.append(short[-1]() is None))
     options = {"device": "cuda", "threads": 1}
     on_gpu = run_recipe(RECIPES["ties"], models, tmp_path / "gpu", **options)
     assert len(given_back) == len(short) > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core import tensor_work
+from merge_core.engine import worker
 from merge_core.errors import NonFiniteError
 from merge_core.records import SourceCheckpoint
 from merge_core.reductions.constants import CHUNK
@@ -107,7 +107,7 @@ def test_a_tensor_computed_in_parts_has_the_same_bytes(
         "parameters": parameters,
     }
     whole = run_recipe(recipe, zoo, tmp_path / "whole")
-    monkeypatch.setattr(tensor_work, "PART", CHUNK)
+    monkeypatch.setattr(worker, "PART", CHUNK)
     parts = run_recipe(recipe, zoo, tmp_path / "parts", threads=4)
     assert parts.object_id == whole.object_id
 
@@ -119,7 +119,7 @@ def test_infinity_in_a_later_part_of_a_tensor_is_told(
     sound = write_checkpoint(tmp_path / "sound", {"layers.0.weight": values})
     values[2 * CHUNK + 5] = torch.inf
     broken = write_checkpoint(tmp_path / "broken", {"layers.0.weight": values})
-    monkeypatch.setattr(tensor_work, "PART", CHUNK)
+    monkeypatch.setattr(worker, "PART", CHUNK)
     recipe = {"merge_method": "linear", "models": [{"model": "sound"}, {"model": "broken"}]}
     with pytest.raises(NonFiniteError, match=r"layers\.0\.weight holds NaN or infinity"):
         run_recipe(recipe, {"sound": sound, "broken": broken}, tmp_path / "out")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from merge_core.engine.surveys import run_surveys
 from merge_core.errors import NonFiniteError, RecipeError
 from merge_core.planning.merged_tensor import Computing
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.reductions.constants import CHUNK
-from merge_core.surveying import run_surveys
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import TensorEntry
 from tests.conformance import oracle

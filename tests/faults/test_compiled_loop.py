@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from merge_core.engine import run_plan
+from merge_core.engine.run import run_plan
 from merge_core.errors import CheckpointError, OutputError
 from merge_core.kernels.cpu.computation import BLOCK
 from merge_core.output.staging import Staging

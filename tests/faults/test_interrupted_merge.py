@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from merge_core.engine.worker import Part, Work
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError, OutputError
 from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
@@ -19,7 +20,6 @@ from merge_core.output.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.tensor_work import Part, Work
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
 RECIPE = {

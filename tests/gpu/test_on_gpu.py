@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core import tensor_work
+from merge_core.engine import worker
 from merge_core.records import SourceCheckpoint
 from merge_core.reductions import gpu
 from merge_core.runtime import gpu_self_check
@@ -94,7 +94,7 @@ def test_torch_alone_gives_the_bytes_of_the_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     by_kernels = run_recipe(RECIPES[method], models, tmp_path / "kernels", device="cuda")
-    monkeypatch.setattr(tensor_work.Work, "_by_kernel", lambda self, tensor, part: False)
+    monkeypatch.setattr(worker.Work, "_by_kernel", lambda self, tensor, part: False)
     monkeypatch.setattr(gpu, "is_trusted", lambda *_: False)
     by_torch = run_recipe(RECIPES[method], models, tmp_path / "torch", device="cuda")
     assert by_torch.object_id == by_kernels.object_id

@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from merge_core import engine, surveying, tensor_work
+from merge_core.engine import run, surveys, worker
 from merge_core.kernels.gpu import computation
 from merge_core.reductions import gpu
 from merge_core.runtime import devices, gpu_transfers
@@ -109,17 +109,17 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Visits]:
     """Makes `device="cuda"` mean the device that is none, for merges in this process."""
     monkeypatch.setattr(Visits, "count", 0)
     compute_device = devices.compute_device
-    for module in (engine, tensor_work):
+    for module in (run, worker):
         monkeypatch.setattr(
             module, "compute_device", lambda name: GPU if name == "cuda" else compute_device(name)
         )
-    for module in (engine, surveying):
+    for module in (run, surveys):
         monkeypatch.setattr(module, "own_queue", queue)
-    monkeypatch.setattr(engine, "is_cpu", lambda name: name != "cuda")
-    monkeypatch.setattr(engine, "spare_memory", lambda device: 1 << 30)
+    monkeypatch.setattr(run, "is_cpu", lambda name: name != "cuda")
+    monkeypatch.setattr(run, "spare_memory", lambda device: 1 << 30)
     monkeypatch.setattr(gpu_transfers, "wait_for", lambda device: None)
     for module in (computation, gpu):  # Triton takes none of these tensors
         monkeypatch.setattr(module, "is_trusted", lambda *_: False)
-    for module in (engine, tensor_work):
+    for module in (run, worker):
         monkeypatch.setattr(module, "give_back", lambda: None)
     return Visits

@@ -10,13 +10,13 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from merge_core.checkpoints.checkpoint import Checkpoint
+from merge_core.engine.surveys import run_surveys
 from merge_core.methods.base import Survey
 from merge_core.planning.merged_tensor import Computing
 from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
 from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
-from merge_core.surveying import run_surveys
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import Feed, FeedContext
 from merge_core.tensors.safetensors_header import TensorEntry

@@ -16,6 +16,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol
 
+from merge_core.engine.surveys import run_surveys
+from merge_core.engine.worker import Work, parts_of
 from merge_core.methods.base import Survey
 from merge_core.output.shard_writer import ShardWriter
 from merge_core.planning.merged_tensor import Computing
@@ -30,8 +32,6 @@ from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.processors import processors
 from merge_core.runtime.timings import Timings
 from merge_core.runtime.torch_threads import OneThreadEach
-from merge_core.surveying import run_surveys
-from merge_core.tensor_work import Work, parts_of
 from merge_core.tensors.block_reader import BlockReader
 
 CPU_BLOCK = 4 * CHUNK
