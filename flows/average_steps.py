@@ -16,7 +16,7 @@ from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
-from merge_core.stored_objects import Store
+from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
 from merge_core.trajectory.path import PathReport, path_key
 from merge_core.trajectory.records import Trajectory

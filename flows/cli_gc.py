@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from flows.console import Terminal
     from merge_core.homes.home import Home
-    from merge_core.quarantine import Quarantined
+    from merge_core.store.quarantine import Quarantined
     from tasks.retention import Tidied
     from tasks.store_contents import StoredItem
 
@@ -79,7 +79,7 @@ def gc(
     """
     from flows.console import Terminal
     from merge_core.homes.home import Home
-    from merge_core.quarantine import linked_directories, quarantined
+    from merge_core.store.quarantine import linked_directories, quarantined
     from tasks.retention import Tidied, survey, tidy
 
     terminal, home = Terminal(machine=as_json), Home.discover(make=False)
@@ -119,7 +119,7 @@ def gc(
 
 
 def _change(terminal: Terminal, home: Home, restore: str, forgotten: str) -> None:
-    from merge_core.quarantine import find_quarantined, one_at_a_time, put_back
+    from merge_core.store.quarantine import find_quarantined, one_at_a_time, put_back
     from tasks.registry_memory import forget_registry
 
     if forgotten:

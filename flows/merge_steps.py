@@ -30,17 +30,17 @@ from merge_core.planning.explain import explain, idle_filters
 from merge_core.planning.plan import open_inputs
 from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
-from merge_core.quarantine import count_as_new
 from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.measurements import measurements
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
-from merge_core.stored_objects import Store, Wanted
+from merge_core.store.objects import Store, Wanted
+from merge_core.store.quarantine import count_as_new
+from merge_core.store.vouching import departures
 from merge_core.text.plain import plain_log
 from merge_core.verification.tolerance import Tolerance
 from merge_core.verification.verify import CompatibilityReport, raise_for_errors, verify_key
-from merge_core.vouching import departures
 from tasks.calibrate import calibrate_task
 from tasks.calibration import calibration_key
 from tasks.decide import decide_task, decision_key

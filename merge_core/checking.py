@@ -14,7 +14,7 @@ from merge_core.findings import printable
 from merge_core.output.manifest import MANIFEST_NAME, read_manifest, verify_manifest, verify_sums
 from merge_core.progress import Progress
 from merge_core.records import Record
-from merge_core.stored_objects import (
+from merge_core.store.objects import (
     is_object_id,
     object_id_of,
     object_problems,

@@ -37,7 +37,7 @@ from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoi
 from merge_core.runtime.threads import default_threads
 from merge_core.runtime.timings import Timings
 from merge_core.shard_groups import input_files
-from merge_core.stored_objects import Store, Wanted
+from merge_core.store.objects import Store, Wanted
 
 
 def execute(

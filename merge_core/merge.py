@@ -56,7 +56,7 @@ def merge(
         unidentified: `sources` as they were seen, which are then without digests: these are
             learned while this process merges into `out`, or before where they have to be known.
         record: without `out`, what was said before to be the result: it is found again if the
-            store agrees (`merge_core.stored_objects`).
+            store agrees (`merge_core.store.objects`).
         statistics: what `tasks.calibration` measured of each model, for methods that use data.
 
     Raises:

@@ -30,7 +30,7 @@ from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipes.measurements import Measurement, measurements
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.stored_objects import Store
+from merge_core.store.objects import Store
 from tasks.calibration_data import data_digest, data_file, draw_samples
 from tasks.child_process import ChildEnd, run_child
 from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind

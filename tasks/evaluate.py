@@ -17,8 +17,8 @@ from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
+from merge_core.store.vouching import confirm
 from merge_core.verification.alone_findings import how_to_unwrap
-from merge_core.vouching import confirm
 from tasks.caching import content_task
 from tasks.child_process import run_child
 from tasks.evaluation_faults import cannot_begin, no_result

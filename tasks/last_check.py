@@ -22,7 +22,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.findings import printable
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
-from merge_core.vouching import confirm
+from merge_core.store.vouching import confirm
 from tasks.registry_client import TAG, Registry
 from tasks.registry_loader import CheckpointUnavailableError, check_files
 from tasks.registry_models import RECORD, describe, write_description

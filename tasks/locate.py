@@ -27,7 +27,7 @@ from merge_core.progress import Progress, SharedProgress
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.runtime.threads import all_at_once
-from merge_core.stored_objects import object_problems, stored_place
+from merge_core.store.objects import object_problems, stored_place
 from merge_core.verification.headers import CheckpointFacts, facts_of, preflight
 from merge_core.verification.tied_copies import presumed_copies
 from merge_core.verification.tolerance import STRICT, Tolerance

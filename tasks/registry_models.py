@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_core.files.names import TOKENIZER_FILES, is_model_file
 from merge_core.records import SourceCheckpoint
-from merge_core.stored_objects import listed_files, stored_place
+from merge_core.store.objects import listed_files, stored_place
 from merge_core.text.plain import plain
 from tasks.registry_client import TAG, Registry, mergeflow_experiments
 from tasks.registry_loader import files_beside

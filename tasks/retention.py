@@ -18,7 +18,8 @@ from prefect.cache_policies import NO_CACHE
 
 from merge_core.errors import MergeflowError, OutputError, StepError
 from merge_core.homes.home import Home
-from merge_core.quarantine import (
+from merge_core.records import Record
+from merge_core.store.quarantine import (
     Quarantined,
     delete,
     is_back,
@@ -27,7 +28,6 @@ from merge_core.quarantine import (
     quarantined,
     set_aside,
 )
-from merge_core.records import Record
 from tasks.averages import averages_of, forget_averages
 from tasks.registry_client import TAG, Registry, RegistryUnreachableError, open_registry
 from tasks.registry_models import find_logged_model

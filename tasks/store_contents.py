@@ -21,8 +21,8 @@ from merge_core.files.removal import mounted_below
 from merge_core.homes.home import Home
 from merge_core.output.manifest import MANIFEST_NAME
 from merge_core.output.working_directory import LOCK, holds_only_ours, read_plain
-from merge_core.quarantine import Place, Quarantined, item_path, store_directory
 from merge_core.records import Record
+from merge_core.store.quarantine import Place, Quarantined, item_path, store_directory
 from tasks.store_needs import Labels, Needs
 
 Kind = Literal["checkpoint", "unfinished merge", "link", "file"]

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from merge_core.checkpoints.sources import open_source
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.vouching import departures
+from merge_core.store.vouching import departures
 from tasks.locate import fetch, fetch_adapters, fetch_all, locate
 from tasks.location_keys import location_key
 from tests.support.adapters import random_factors, write_adapter

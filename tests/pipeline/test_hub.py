@@ -15,7 +15,7 @@ from merge_core.errors import CheckpointError, CompatibilityError, OutputError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import ProgressEvent
-from merge_core.vouching import departures
+from merge_core.store.vouching import departures
 from tasks.hub_answers import HubUnreachableError
 from tasks.locate import fetch, fetch_all, locate, locate_all
 from tasks.location_keys import location_key

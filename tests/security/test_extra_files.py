@@ -267,7 +267,7 @@ def test_a_recipe_that_names_an_edited_object_is_refused(
 def test_an_unlisted_file_that_decides_what_a_model_is_counts_as_a_change_in_any_directory(
     zoo: dict[str, Any], tmp_path: Path
 ) -> None:
-    from merge_core.vouching import confirm, departures
+    from merge_core.store.vouching import confirm, departures
 
     place = shutil.copytree(zoo["a"].directory, tmp_path / "mine")
     source, memo = describe_source("mine", place, DigestMemo(None)), DigestMemo(None)

@@ -513,7 +513,7 @@ def test_a_run_of_averages_asks_every_registry_as_well(store: Store, elsewhere: 
 
 
 def test_what_a_run_has_found_in_the_store_counts_as_new(store: Store) -> None:
-    from merge_core.quarantine import count_as_new
+    from merge_core.store.quarantine import count_as_new
 
     found = store.merged(1, age=9 * DAY)
     count_as_new(store.home, Path(found.path))

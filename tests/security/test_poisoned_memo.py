@@ -15,8 +15,8 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo, fingerprint, sha256_file
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.stored_objects import object_problems
-from merge_core.vouching import confirm
+from merge_core.store.objects import object_problems
+from merge_core.store.vouching import confirm
 from tests.support.edited_objects import contents, flip, loosen
 
 if TYPE_CHECKING:

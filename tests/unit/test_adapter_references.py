@@ -10,7 +10,7 @@ from merge_core.checkpoints.sources import open_source
 from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.vouching import departures
+from merge_core.store.vouching import departures
 from tasks.evaluate import evaluate_checkpoint
 from tasks.locate import (
     fetch,

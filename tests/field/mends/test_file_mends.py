@@ -245,7 +245,7 @@ def a_beta_of_one(here: Path) -> Iterator[Step]:
 
 def a_thing_that_is_not_in_the_quarantine(here: Path) -> Iterator[Step]:
     from merge_core.homes.home import Home
-    from merge_core.quarantine import find_quarantined, set_aside
+    from merge_core.store.quarantine import find_quarantined, set_aside
 
     home = Home(here / "home")
     (home.path / "store/objects/x").mkdir(parents=True)

@@ -19,7 +19,7 @@ from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable, some
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
-from merge_core.stored_objects import object_problems, stored_place
+from merge_core.store.objects import object_problems, stored_place
 
 Part = SourceCheckpoint | SourceAdapter
 
@@ -74,7 +74,7 @@ def departures(
     """One sentence for each thing in which a checkpoint on disk is not as its record says.
 
     In a directory of the user's own, other files than those that decide what the model computes may
-    come and go. In a store nothing may (`merge_core.stored_objects`).
+    come and go. In a store nothing may (`merge_core.store.objects`).
 
     Args:
         afresh: read every byte, whatever the memo says.
