@@ -24,10 +24,10 @@ from flows.options import (
 
 if TYPE_CHECKING:
     from flows.console import Terminal
+    from merge_core.distributed.job import FanOut
     from merge_core.homes.home import Home
     from merge_core.recipes.recipe import Recipe
     from merge_core.records import CheckpointManifest
-    from merge_core.shard_groups import FanOut
 
 task_vector_app = typer.Typer(
     help="Task vectors as files: what a fine-tune learned, apart from its base.",

@@ -14,10 +14,10 @@ from prefect.futures import as_completed
 from prefect.states import Completed
 
 from flows.steps import UNSTORED, call_flow, end_with
+from merge_core.distributed.job import FanOut, MergeJob
+from merge_core.distributed.worker import GroupResult, merge_group
 from merge_core.errors import MergeflowError, StepError, one_line
-from merge_core.group_worker import GroupResult, merge_group
 from merge_core.runtime.processors import processors
-from merge_core.shard_groups import FanOut, MergeJob
 
 LOCAL = "local"
 _MOST_LOCAL_WORKERS = 8

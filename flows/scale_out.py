@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from merge_core.distributed.job import FanOut
 from merge_core.homes.home import Home
-from merge_core.shard_groups import FanOut
 
 if TYPE_CHECKING:
     from flows.pipeline import ScaleOut

@@ -10,10 +10,10 @@ from prefect.states import Completed, Failed
 
 from flows.run_log import log_to_prefect
 from flows.steps import UNSTORED, device_slot
+from merge_core.distributed.job import read_job
+from merge_core.distributed.worker import merge_group
 from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
-from merge_core.group_worker import merge_group
-from merge_core.shard_groups import read_job
 
 
 @flow(name="merge-shard-group", **UNSTORED)

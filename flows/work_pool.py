@@ -18,9 +18,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
 from flows.shard_group import merge_shard_group
+from merge_core.distributed.job import FanOut, MergeJob
+from merge_core.distributed.worker import is_finished, is_held, workers_seen
 from merge_core.errors import MergeflowError, StepError, did_you_mean, error_kind
-from merge_core.group_worker import is_finished, is_held, workers_seen
-from merge_core.shard_groups import FanOut, MergeJob
 from merge_core.text.plain import plain_log
 
 _log = plain_log("mergeflow")

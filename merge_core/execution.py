@@ -9,7 +9,8 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from merge_core.conducting import ComputeSettings, Workers, conduct
+from merge_core.distributed.coordinator import ComputeSettings, Workers, conduct
+from merge_core.distributed.job import input_files
 from merge_core.engine.run import Follower, run_plan
 from merge_core.errors import (
     CheckpointError,
@@ -36,7 +37,6 @@ from merge_core.progress import Progress, SharedProgress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.runtime.threads import default_threads
 from merge_core.runtime.timings import Timings
-from merge_core.shard_groups import input_files
 from merge_core.store.objects import Store, Wanted
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.conducting import Workers
+from merge_core.distributed.coordinator import Workers
+from merge_core.distributed.job import FanOut, MergeOrder
 from merge_core.errors import RecipeError
 from merge_core.execution import execute, refuse_existing
 from merge_core.homes.home import Home
@@ -17,7 +18,6 @@ from merge_core.recipes.measurements import measurements
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.timings import Timings
-from merge_core.shard_groups import FanOut, MergeOrder
 from merge_core.verification.tolerance import Tolerance
 from merge_core.verification.verify import raise_for_errors, verify
 

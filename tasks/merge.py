@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from merge_core.distributed.job import FanOut
 from merge_core.files.digests import model_digest
 from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.shard_groups import FanOut
 from tasks.caching import content_task
 from tasks.progress import prefect_progress
 

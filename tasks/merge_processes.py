@@ -9,11 +9,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.errors import MergeflowError, StepError, error_from
 from merge_core.files.private import make_private_directory
 from merge_core.homes.home import Home
 from merge_core.runtime.processors import processors
-from merge_core.shard_groups import FanOut, MergeJob
 from tasks.child_process import kill_children, run_child
 from tasks.model_process import last_lines
 from tasks.secret_variables import without_secrets

@@ -14,9 +14,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from merge_core.distributed.job import read_job
+from merge_core.distributed.worker import is_finished, merge_group
 from merge_core.errors import MergeflowError, StepError, error_values, one_line
-from merge_core.group_worker import is_finished, merge_group
-from merge_core.shard_groups import read_job
 from tasks.child_process import take_job
 from tasks.model_process import Send
 

@@ -5,7 +5,7 @@ the same plan takes it over and computes only what the journals do not vouch for
 
     lock                     held by the one process that conducts the merge
     journal                  what that process finished, or took over
-    job.json                 for workers: what to merge (merge_core.shard_groups)
+    job.json                 for workers: what to merge (merge_core.distributed.job)
     groups/<attempt>/        locks and journals of the workers
     checkpoint/              what will be published
 

@@ -17,11 +17,11 @@ from prefect import flow
 
 from flows import merge_steps
 from flows.pipeline import Pipeline
+from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.shard_groups import FanOut, MergeJob
 from tests.support.checkpoints import write_checkpoint
 
 TENSORS = 48

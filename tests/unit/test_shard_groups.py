@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from merge_core import group_worker
+from merge_core.distributed import worker
+from merge_core.distributed.job import FanOut, MergeJob, cut_into_groups, read_job, write_job
+from merge_core.distributed.worker import merge_group
 from merge_core.errors import (
     CheckpointError,
     MergeflowError,
@@ -19,7 +21,6 @@ from merge_core.errors import (
     error_from,
     error_values,
 )
-from merge_core.group_worker import merge_group
 from merge_core.homes.home import Home
 from merge_core.merge import merge
 from merge_core.output import journal
@@ -27,7 +28,6 @@ from merge_core.output.working_directory import GROUPS, JOB
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.shard_groups import FanOut, MergeJob, cut_into_groups, read_job, write_job
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scale_out_cases import sums
 
@@ -168,20 +168,20 @@ def test_what_a_dead_worker_on_another_machine_did_not_sync_is_vouched_for_by_it
 
     def on_another_machine(directory: Path, job: MergeJob, number: int) -> None:
         with monkeypatch.context() as patch:
-            for module in (journal, group_worker):
+            for module in (journal, worker):
                 patch.setattr(module, "boot_id", lambda: "another machine")
             merge_group(directory, job.attempt, number)
             (left,) = (directory / GROUPS / job.attempt).glob(f"{number}-*.journal")
             left.write_text(left.read_text().replace("sync\n", ""))
-            assert group_worker.is_finished(directory, job, number)
-        assert not group_worker.is_finished(directory, job, number)
+            assert worker.is_finished(directory, job, number)
+        assert not worker.is_finished(directory, job, number)
         with monkeypatch.context() as patch:
-            for module in (journal, group_worker):
+            for module in (journal, worker):
                 patch.setattr(module, "boot_id", lambda: "another machine")
             result = merge_group(directory, job.attempt, number)
             assert result is not None
             computed.append(result.computed)
-        assert group_worker.is_finished(directory, job, number)
+        assert worker.is_finished(directory, job, number)
 
     run(zoo, tmp_path / "out", Here(on_another_machine))
     assert set(computed) == {0}
@@ -214,7 +214,7 @@ def test_a_worker_with_another_version_of_a_library_refuses(
     def other_torch(directory: Path, job: MergeJob, number: int) -> None:
         versions = job.versions | {"torch": "1.13.1"}
         write_job(directory, job.model_copy(update={"versions": versions}))
-        group_worker._joined.cache_clear()
+        worker._joined.cache_clear()
         merge_group(directory, job.attempt, number)
 
     with pytest.raises(StepError, match=r"the merge began with 1\.13\.1; only the same versions"):
@@ -226,7 +226,7 @@ def test_a_worker_refuses_inputs_with_other_headers(
 ) -> None:
     def other_headers(directory: Path, job: MergeJob, number: int) -> None:
         write_job(directory, job.model_copy(update={"layout": "0" * 64}))
-        group_worker._joined.cache_clear()
+        worker._joined.cache_clear()
         merge_group(directory, job.attempt, number)
 
     with pytest.raises(CheckpointError, match="headers give another plan"):

@@ -7,15 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from merge_core.engine.run import survey_plan
-from merge_core.errors import StepError
-from merge_core.output.journal import boot_id
-from merge_core.output.shard_writer import output_error
-from merge_core.output.staging import Staging
-from merge_core.planning.plan import Plan
-from merge_core.progress import Progress, Throttle
-from merge_core.runtime.devices import is_cpu
-from merge_core.shard_groups import (
+from merge_core.distributed.job import (
     FanOut,
     MergeJob,
     MergeOrder,
@@ -26,6 +18,14 @@ from merge_core.shard_groups import (
     library_versions,
     write_job,
 )
+from merge_core.engine.run import survey_plan
+from merge_core.errors import StepError
+from merge_core.output.journal import boot_id
+from merge_core.output.shard_writer import output_error
+from merge_core.output.staging import Staging
+from merge_core.planning.plan import Plan
+from merge_core.progress import Progress, Throttle
+from merge_core.runtime.devices import is_cpu
 
 _GROUPS_FOR_EACH_WORKER = 4
 """So that the last ones to finish do not leave the others waiting for long."""

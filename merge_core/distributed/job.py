@@ -2,7 +2,8 @@
 
 The process that conducts a merge writes the job into the working directory: what to merge, how the
 plan is cut, what the surveys found. A worker needs the directory's path, the attempt and the number
-of a group (`merge_core.group_worker`). How workers come to know these is a `FanOut`'s business.
+of a group (`merge_core.distributed.worker`). How workers come to know these is a `FanOut`'s
+business.
 """
 
 from __future__ import annotations

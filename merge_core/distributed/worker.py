@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
+from merge_core.distributed.job import MergeJob, layout_digest, library_versions, read_job
 from merge_core.engine.run import run_plan
 from merge_core.engine.surveys import adopted_surveys
 from merge_core.errors import CheckpointError, StepError
@@ -29,7 +30,6 @@ from merge_core.output.working_directory import GROUPS, JOURNAL
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
-from merge_core.shard_groups import MergeJob, layout_digest, library_versions, read_job
 
 _PATIENCE = 60.0
 """Seconds after which a worker that holds a group and finishes nothing is not waited for."""
