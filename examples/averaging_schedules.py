@@ -23,10 +23,10 @@ from flows.model_zoo import Zoo, build_zoo
 from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
+from merge_core.operations.trajectory.schedules import schedule_weights
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
-from merge_core.trajectory.schedules import schedule_weights
 from tasks.greedy_soup import Soup, greedy_soup
 
 DOMAIN = "prose"

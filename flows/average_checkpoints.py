@@ -24,9 +24,9 @@ from flows.steps import UNSTORED
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
+from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
-from merge_core.trajectory.records import Trajectory
 from merge_core.verification.verify import CompatibilityReport
 from tasks.averages import AverageRecord
 from tasks.records import MergeOutcome

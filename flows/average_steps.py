@@ -14,12 +14,12 @@ from flows.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
 from merge_core.findings import some
 from merge_core.homes.home import Home
+from merge_core.operations.trajectory.path import PathReport, path_key
+from merge_core.operations.trajectory.records import Trajectory
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
-from merge_core.trajectory.path import PathReport, path_key
-from merge_core.trajectory.records import Trajectory
 from tasks.averages import (
     AverageRecord,
     RegisteredAt,

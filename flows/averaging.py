@@ -23,10 +23,10 @@ from flows.pipeline import (
 from merge_core.files.digests import digest_of
 from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.homes.home import Home
+from merge_core.operations.trajectory.schedules import Decay, Schedule, schedule_weights
+from merge_core.operations.trajectory.select import Choice
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
-from merge_core.trajectory.schedules import Decay, Schedule, schedule_weights
-from merge_core.trajectory.selection import Choice
 from tasks.decide import AFTERWARDS, PromotionRule
 from tasks.references import expand_variables, parse_plain
 from tasks.suite import Suite, load_suite, suite_digest

@@ -46,9 +46,9 @@ def merge(
 ) -> None:
     """Merge the adapters that a recipe lists as its models into one adapter."""
     from flows.console import Terminal
-    from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
+    from merge_core.operations.execute import refuse_existing
     from merge_core.recipes.checks import warnings_of
     from merge_core.recipes.loading import load_recipe
     from tasks.locate import fetch_adapters, local_checkpoint
@@ -103,9 +103,9 @@ def extract(
 ) -> None:
     """Write what a fine-tune learned as a LoRA adapter, by truncated SVD."""
     from flows.console import Terminal
-    from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
+    from merge_core.operations.execute import refuse_existing
     from tasks.locate import fetch_all
 
     terminal = Terminal(machine=as_json)

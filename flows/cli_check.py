@@ -30,8 +30,8 @@ def check(
     when something does not hold.
     """
     from flows.console import Terminal, shown_path
-    from merge_core.checking import check_directory
     from merge_core.findings import counted
+    from merge_core.operations.check import check_directory
 
     terminal = Terminal(machine=as_json)
     with terminal.progress() as progress:

@@ -75,10 +75,10 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.console import Terminal, seconds
-    from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
-    from merge_core.identifying import Unidentified, needs_digests
-    from merge_core.merge import merge as run_merge
+    from merge_core.operations.deferred_digests import Unidentified, needs_digests
+    from merge_core.operations.execute import refuse_existing
+    from merge_core.operations.merge import merge as run_merge
     from merge_core.planning.explain import explain, has_filters, idle_filters
     from merge_core.planning.plan import open_inputs
     from merge_core.recipes.checks import warnings_of
@@ -173,7 +173,7 @@ def profile(
     from flows.report_view import show_profile
     from merge_core.errors import RecipeError
     from merge_core.homes.home import Home
-    from merge_core.profile import profile_task_vectors
+    from merge_core.operations.profile import profile_task_vectors
     from merge_core.recipes.loading import load_recipe
     from tasks.locate import fetch_all
 
@@ -250,9 +250,9 @@ def extract(
 ) -> None:
     """Write expert minus base as a directory of deltas."""
     from flows.console import Terminal
-    from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
-    from merge_core.task_vectors import extract_task_vector
+    from merge_core.operations.execute import refuse_existing
+    from merge_core.operations.task_vectors import extract_task_vector
     from tasks.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
@@ -291,9 +291,9 @@ def apply(
 ) -> None:
     """Write base plus scale times a task vector as a checkpoint."""
     from flows.console import Terminal
-    from merge_core.execution import refuse_existing
     from merge_core.homes.home import Home
-    from merge_core.task_vectors import apply_task_vector
+    from merge_core.operations.execute import refuse_existing
+    from merge_core.operations.task_vectors import apply_task_vector
     from tasks.locate import fetch_all
 
     terminal = Terminal(machine=as_json)

@@ -25,10 +25,10 @@ from merge_core.files.own_files import NotOursError, read_own, set_aside
 from merge_core.files.private import write_private
 from merge_core.findings import some
 from merge_core.homes.home import Home
+from merge_core.operations.profile import TaskVectorProfile, profile_key
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.planning.explain import explain, idle_filters
 from merge_core.planning.plan import open_inputs
-from merge_core.profile import TaskVectorProfile, profile_key
 from merge_core.progress import SharedProgress
 from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import parse_recipe

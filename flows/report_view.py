@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import Terminal, add_row, cell
-from merge_core.profile import Section, TaskVectorProfile
+from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.odd_answers import odd_answers
 from tasks.records import EvaluationReport

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from merge_core.operations.trajectory.path import PathReport
+from merge_core.operations.trajectory.records import Trajectory
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
-from merge_core.trajectory.path import PathReport
-from merge_core.trajectory.records import Trajectory
 from tasks.greedy_soup import Soup
 
 

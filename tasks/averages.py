@@ -17,8 +17,8 @@ from merge_core.files.digests import digest_of
 from merge_core.files.own_files import NotOursError, read_own
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
+from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
-from merge_core.trajectory.records import RunCheckpoint
 from tasks.promotion import find_version
 from tasks.registry_client import open_registry
 

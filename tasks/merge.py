@@ -1,4 +1,6 @@
-"""The merge step: `merge_core.merge` into the content-addressed store, as a cached Prefect task."""
+"""The merge step: `merge_core.operations.merge` into the content-addressed store, as a cached
+Prefect task.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 from merge_core.distributed.job import FanOut
 from merge_core.files.digests import model_digest
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.profile import TaskVectorProfile, profile_task_vectors
+from merge_core.operations.profile import TaskVectorProfile, profile_task_vectors
 from merge_core.records import SourceCheckpoint
 from tasks.caching import content_task
 from tasks.progress import prefect_progress
@@ -34,7 +34,7 @@ def profile_task(
 ) -> TaskVectorProfile:
     """The profile of each model's difference from the base.
 
-    `key` is `merge_core.profile.profile_key` of the same arguments.
+    `key` is `merge_core.operations.profile.profile_key` of the same arguments.
     """
     return profile_task_vectors(
         base, models, densities=densities, progress=prefect_progress("profile")

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from merge_core.profile import Section, TaskVectorProfile
+from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.tensors.names import stack_of
 from merge_core.text.plain import plain
 from tasks.reference_names import distinct_names

@@ -28,6 +28,8 @@ FORMER_NAMES: dict[str, str] = {
     "merge_core.compatibility.CompatibilityReport": (
         "merge_core.verification.verify.CompatibilityReport"
     ),
+    "merge_core.profile.TaskVectorProfile": "merge_core.operations.profile.TaskVectorProfile",
+    "merge_core.trajectory.path.PathReport": "merge_core.operations.trajectory.path.PathReport",
 }
 """Module and name that a record's class had when earlier versions stored it, to its present one."""
 

@@ -17,19 +17,23 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.progress import Progress
-from merge_core.records import SourceCheckpoint
-from merge_core.trajectory.finding import (
+from merge_core.operations.trajectory.find import (
     checkpoints_in,
     matches,
     one_for_each_step,
     step_of,
     why_unfinished,
 )
-from merge_core.trajectory.path import PathReport, measure_path
-from merge_core.trajectory.records import LeftAlone, RunCheckpoint, Trajectory
-from merge_core.trajectory.selection import Choice, choose
-from merge_core.trajectory.trainer_state import STATE_NAME, TrainerState, read_trainer_state
+from merge_core.operations.trajectory.path import PathReport, measure_path
+from merge_core.operations.trajectory.records import LeftAlone, RunCheckpoint, Trajectory
+from merge_core.operations.trajectory.select import Choice, choose
+from merge_core.operations.trajectory.trainer_state import (
+    STATE_NAME,
+    TrainerState,
+    read_trainer_state,
+)
+from merge_core.progress import Progress
+from merge_core.records import SourceCheckpoint
 from tasks.caching import content_task
 from tasks.hub import (
     HubListing,

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 
 from merge_core.findings import Finding, Severity, counted
-from merge_core.profile import Section, TaskVectorProfile
+from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.verify import CheckpointRow, CompatibilityReport

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from merge_core.checkpoints.adapters import open_adapter
 from merge_core.checkpoints.sources import describe_adapter, open_source, with_adapter
 from merge_core.files.digests import DigestMemo
-from merge_core.profile import profile_task_vectors
+from merge_core.operations.profile import profile_task_vectors
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import FeedContext, TensorInput

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.tensors.names import group_of

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import RecipeError
-from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.merge import merge
 from merge_core.methods.calibrated import pack_gram
+from merge_core.operations.execute import execute
+from merge_core.operations.merge import merge
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint

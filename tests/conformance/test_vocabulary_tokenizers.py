@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from flows.model_zoo.tokenizer import train_tokenizer
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import run_recipe

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from merge_core import execution
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.identifying import Unidentified
-from merge_core.merge import merge
+from merge_core.operations import execute
+from merge_core.operations.deferred_digests import Unidentified
+from merge_core.operations.merge import merge
 from merge_core.output.manifest import SUMS_NAME
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.progress import Progress, ProgressEvent
@@ -214,13 +214,13 @@ def test_a_config_that_changes_while_it_is_copied_is_told(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = root / "base" / "config.json"
-    writing = execution.write_model_files
+    writing = execute.write_model_files
 
     def write(*arguments: Any) -> Any:
         config.write_text(json.dumps({"model_type": "llama", "new": True}))
         return writing(*arguments)
 
-    monkeypatch.setattr(execution, "write_model_files", write)
+    monkeypatch.setattr(execute, "write_model_files", write)
     for out, identify in (("one", None), ("two", partial(identified, root))):
         with pytest.raises(CheckpointError, match="changed"):
             run(root, out, identify=identify)

@@ -12,10 +12,10 @@ import torch
 
 from merge_core.engine.worker import Part, Work
 from merge_core.errors import CheckpointError, CompatibilityError, NonFiniteError, OutputError
-from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable
 from merge_core.homes.home import Home
+from merge_core.operations.execute import execute
 from merge_core.output.manifest import SUMS_NAME, read_manifest, verify_manifest
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
@@ -33,7 +33,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from merge_core.files.digests import DigestMemo
-from merge_core.execution import execute
+from merge_core.operations.execute import execute
 from merge_core.homes.home import Home
 from merge_core.planning.plan import make_plan
 from merge_core.files.read_only import make_removable

@@ -22,7 +22,7 @@ from merge_core.checkpoints.sources import describe_adapter, describe_source, wi
 from merge_core.errors import CheckpointError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.measurements import Measurement
 from merge_core.recipes.parts import Calibration

@@ -12,7 +12,7 @@ import pytest
 from flows import cli
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
-from merge_core.trajectory.records import RunCheckpoint
+from merge_core.operations.trajectory.records import RunCheckpoint
 from tasks.averages import RegisteredAt, averages_of, is_registered
 from tasks.registry_client import open_registry
 from tasks.retention import remove, retain, retire_versions, survey

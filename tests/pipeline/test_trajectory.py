@@ -12,8 +12,8 @@ from huggingface_hub import constants
 
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
-from merge_core.trajectory.records import Trajectory
-from merge_core.trajectory.selection import Choice
+from merge_core.operations.trajectory.records import Trajectory
+from merge_core.operations.trajectory.select import Choice
 from tasks.hub_answers import HubUnreachableError
 from tasks.trajectory import TrainingRun, find_trajectory
 from tests.support.checkpoints import write_checkpoint

@@ -141,7 +141,7 @@ FORMS = {
 @pytest.fixture(scope="module")
 def made(zoo: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A merge that was written to a directory of the user's."""
-    from merge_core.merge import merge
+    from merge_core.operations.merge import merge
     from merge_core.recipes.loading import parse_recipe
 
     root = tmp_path_factory.mktemp("made")

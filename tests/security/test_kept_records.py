@@ -19,8 +19,8 @@ from flows.prefect_session import PrefectSession
 from flows.steps import run_step
 from merge_core.files.own_files import NotOursError
 from merge_core.homes.home import Home
+from merge_core.operations.trajectory.path import PathReport
 from merge_core.records import Record, SourceCheckpoint
-from merge_core.trajectory.path import PathReport
 from tasks import stored_records
 from tasks.calibrate import calibrate_task
 from tasks.decide import decide_task

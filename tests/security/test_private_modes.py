@@ -23,7 +23,7 @@ from merge_core.files import private
 from merge_core.files.digests import DigestMemo
 from merge_core.files.private import as_open_as, private_umask
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tests.support.other_user import (

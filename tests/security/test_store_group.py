@@ -17,7 +17,7 @@ from flows.stack_config import read_stack_config
 from merge_core.errors import HomeError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tests.support.other_user import (

@@ -34,9 +34,9 @@ from flows.prefect_session import PrefectSession, server_environment
 from flows.steps import UNSTORED, answer_of, run_step
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from merge_core.profile import TaskVectorProfile
+from merge_core.operations.profile import TaskVectorProfile
+from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
-from merge_core.trajectory.records import RunCheckpoint
 from tasks.averages import AverageRecord, averages_of, keep_average
 from tasks.caching import ContentKey, content_task
 from tasks.locate import Location

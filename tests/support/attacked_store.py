@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from merge_core.execution import execute
 from merge_core.homes.home import Home
+from merge_core.operations.execute import execute
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from merge_core.checkpoints.sources import describe_source
-from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
+from merge_core.operations.execute import execute
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe

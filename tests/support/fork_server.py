@@ -30,7 +30,7 @@ import tasks.locate
 from flows.cli import BAD_INPUT, run
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipes.loading import load_recipe
 from tests.support.traces import Trace

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
+from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.trajectory.records import RunCheckpoint
 from tasks.averages import AverageRecord, RegisteredAt, keep_average
 from tasks.promotion import ensure_registered_model
 from tasks.records import Registration

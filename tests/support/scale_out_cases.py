@@ -19,7 +19,7 @@ from flows import merge_steps
 from flows.pipeline import Pipeline
 from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint

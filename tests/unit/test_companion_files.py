@@ -15,7 +15,7 @@ from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.output.manifest import read_manifest, verify_manifest
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint, TakenOver

@@ -10,18 +10,18 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from merge_core import profile as profile_module
 from merge_core.errors import CompatibilityError, NonFiniteError, RecipeError
-from merge_core.profile import (
+from merge_core.operations import profile as profile_module
+from merge_core.operations.profile import (
     QUANTILES,
     Section,
     TaskVectorProfile,
     profile_key,
     profile_task_vectors,
 )
+from merge_core.operations.profile_sums import BINS, bin_values
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
-from merge_core.task_vector_sums import BINS, bin_values
 from tests.support.checkpoints import write_checkpoint
 
 Weights = dict[str, torch.Tensor]

@@ -22,7 +22,7 @@ from merge_core.errors import (
     error_values,
 )
 from merge_core.homes.home import Home
-from merge_core.merge import merge
+from merge_core.operations.merge import merge
 from merge_core.output import journal
 from merge_core.output.working_directory import GROUPS, JOB
 from merge_core.planning.plan import Plan, make_plan

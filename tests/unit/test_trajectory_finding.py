@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import RecipeError
 from merge_core.files.digests import DigestMemo
-from merge_core.trajectory.finding import checkpoints_in, step_of, why_unfinished
-from merge_core.trajectory.path import measure_path
-from merge_core.trajectory.records import RunCheckpoint
-from merge_core.trajectory.selection import Choice, choose
-from merge_core.trajectory.trainer_state import TrainerState, read_trainer_state
+from merge_core.operations.trajectory.find import checkpoints_in, step_of, why_unfinished
+from merge_core.operations.trajectory.path import measure_path
+from merge_core.operations.trajectory.records import RunCheckpoint
+from merge_core.operations.trajectory.select import Choice, choose
+from merge_core.operations.trajectory.trainer_state import TrainerState, read_trainer_state
 from tests.support.checkpoints import write_checkpoint
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from merge_core.errors import RecipeError
-from merge_core.trajectory.schedules import schedule_weights
+from merge_core.operations.trajectory.schedules import schedule_weights
 
 
 def trajectory(count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from merge_core.profile import QUANTILES, Section, TaskVectorProfile, profile_key
+from merge_core.operations.profile import QUANTILES, Section, TaskVectorProfile, profile_key
 from merge_core.verification.verify import verify, verify_key
 from tasks.profile import profile_task
 from tasks.profile_plot import profile_figure_png

@@ -21,10 +21,10 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.sources import open_source
 from merge_core.checkpoints.tensor_names import named_as
 from merge_core.errors import CompatibilityError, RecipeError
-from merge_core.execution import refuse_existing
 from merge_core.operations.adapters.low_rank import cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, RestRow
 from merge_core.operations.adapters.write import Factors, write_adapter
+from merge_core.operations.execute import refuse_existing
 from merge_core.progress import Progress, Throttle
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.lazy_torch import torch

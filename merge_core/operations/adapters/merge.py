@@ -18,13 +18,13 @@ from merge_core.checkpoints.adapters.files import Adapter, LoraPair, open_adapte
 from merge_core.checkpoints.adapters.fitting import fit
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
-from merge_core.execution import refuse_existing
 from merge_core.files.digests import digest_of
 from merge_core.findings import some
 from merge_core.operations.adapters.in_memory import merge_held
 from merge_core.operations.adapters.low_rank import Pair, core_space, cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow
 from merge_core.operations.adapters.write import Factors, write_adapter
+from merge_core.operations.execute import refuse_existing
 from merge_core.progress import Progress, Throttle
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceAdapter

@@ -19,11 +19,11 @@ from typing import Any
 from merge_core.checkpoints.adapters.config import CONFIG_NAME, WEIGHTS_NAME, matches
 from merge_core.checkpoints.adapters.files import PREFIX, open_adapter
 from merge_core.errors import NonFiniteError, OutputError
-from merge_core.execution import placed, refuse_existing
 from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.hashing import hash_files
 from merge_core.files.sha256sums import SUMS_NAME, sums_text
 from merge_core.operations.adapters.records import AdapterManifest
+from merge_core.operations.execute import placed, refuse_existing
 from merge_core.planning.layout import lay_out
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.dtypes import code_of_torch, name_of, torch_dtype

@@ -166,7 +166,7 @@ def a_merge_without_its_measurements(here: Path) -> Iterator[Step]:
     from merge_core.checkpoints.sources import describe_source
     from merge_core.files.digests import DigestMemo
     from merge_core.homes.home import Home
-    from merge_core.merge import merge
+    from merge_core.operations.merge import merge
     from merge_core.recipes.loading import parse_recipe
 
     (here / "x.jsonl").write_text('{"text": "one"}\n' * 4)
@@ -221,7 +221,7 @@ def packed_8_bit_weights(here: Path) -> Iterator[Step]:
 
 
 def a_pattern_that_is_none(here: Path) -> Iterator[Step]:
-    from merge_core.trajectory.finding import checkpoints_in
+    from merge_core.operations.trajectory.find import checkpoints_in
 
     yield (checkpoints_in, here, "step{step}-{step}")
     yield (checkpoints_in, here, "step{step}-*")
@@ -237,7 +237,7 @@ def a_file_that_went_away(here: Path) -> Iterator[Step]:
 
 
 def a_beta_of_one(here: Path) -> Iterator[Step]:
-    from merge_core.trajectory.schedules import ema_weights
+    from merge_core.operations.trajectory.schedules import ema_weights
 
     yield (ema_weights, 3, 1.0)
     yield (ema_weights, 3, 0.9)

@@ -8,9 +8,9 @@ from pathlib import Path
 from merge_core.distributed.coordinator import Workers
 from merge_core.distributed.job import FanOut, MergeOrder
 from merge_core.errors import RecipeError
-from merge_core.execution import execute, refuse_existing
 from merge_core.homes.home import Home
-from merge_core.identifying import Unidentified, needs_digests
+from merge_core.operations.deferred_digests import Unidentified, needs_digests
+from merge_core.operations.execute import execute, refuse_existing
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.planning.plan import make_plan
 from merge_core.progress import Progress

@@ -13,9 +13,9 @@ from pathlib import Path
 from merge_core.checkpoints.checkpoint import open_checkpoint, read_json
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, CompatibilityError
-from merge_core.execution import execute
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
+from merge_core.operations.execute import execute
 from merge_core.planning.plan import make_plan
 from merge_core.progress import Progress
 from merge_core.recipes.parts import ModelEntry

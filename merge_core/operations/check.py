@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 from merge_core.errors import CheckpointError, refused
-from merge_core.execution import placed
 from merge_core.files.digests import DigestMemo
 from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable
+from merge_core.operations.execute import placed
 from merge_core.output.manifest import MANIFEST_NAME, read_manifest, verify_manifest, verify_sums
 from merge_core.progress import Progress
 from merge_core.records import Record

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError
-from merge_core.trajectory.records import LeftAlone, RunCheckpoint
-from merge_core.trajectory.trainer_state import STATE_NAME, read_trainer_state
+from merge_core.operations.trajectory.records import LeftAlone, RunCheckpoint
+from merge_core.operations.trajectory.trainer_state import STATE_NAME, read_trainer_state
 
 STEP = "{step}"
 _NAMED = re.compile(r"(?:checkpoint|step|iter(?:ation)?)[-_]?(\d+)", re.IGNORECASE)

@@ -25,7 +25,12 @@ from merge_core.files.hashing import hash_files
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.homes.store_access import StoreAccess
-from merge_core.identifying import FollowedBy, Identifying, Unidentified, changed_meanwhile
+from merge_core.operations.deferred_digests import (
+    FollowedBy,
+    Identifying,
+    Unidentified,
+    changed_meanwhile,
+)
 from merge_core.output.manifest import seal
 from merge_core.output.model_files import write_model_files
 from merge_core.output.shard_hasher import ShardHasher

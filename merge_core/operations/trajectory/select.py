@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from merge_core.trajectory.records import LeftAlone, RunCheckpoint
+from merge_core.operations.trajectory.records import LeftAlone, RunCheckpoint
 
 
 class Choice(BaseModel):

@@ -16,10 +16,10 @@ from merge_core.checkpoints.sources import open_source
 from merge_core.checkpoints.tensor_names import named_alike
 from merge_core.errors import CompatibilityError, NonFiniteError, RecipeError
 from merge_core.files.digests import digest_of
+from merge_core.operations.profile_sums import Floats, Integers, Sums, bin_values, sum_run
 from merge_core.progress import Progress, Throttle
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads, ordered_map
-from merge_core.task_vector_sums import Floats, Integers, Sums, bin_values, sum_run
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput, entries_of
