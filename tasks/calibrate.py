@@ -8,7 +8,7 @@ from merge_core.checkpoints.sources import has_its_own_digest
 from merge_core.homes.home import Home
 from merge_core.recipes.measurements import Measurement
 from merge_core.records import SourceCheckpoint
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.calibration import calibrate
 from tasks.progress import prefect_progress
 

@@ -18,7 +18,7 @@ from tasks.bootstrap import (
     pair,
     resampled_improvements,
 )
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.durations import DURATION
 from tasks.reasons import gain_reason, task_reason
 from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict

@@ -19,7 +19,7 @@ from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
 from merge_core.store.vouching import confirm
 from merge_core.verification.alone_findings import how_to_unwrap
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.child_process import run_child
 from tasks.evaluation_faults import cannot_begin, no_result
 from tasks.hub_answers import hub_cache

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.loading import LayerOrigins, LoadingReport, check_loading
 
 

@@ -14,7 +14,7 @@ from merge_core.operations.merge import merge
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
 
 

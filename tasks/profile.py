@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from merge_core.operations.profile import TaskVectorProfile, profile_task_vectors
 from merge_core.records import SourceCheckpoint
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
 
 

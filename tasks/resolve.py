@@ -14,7 +14,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from merge_core.verification.tolerance import STRICT, Tolerance
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.hub_answers import HubAwayError, HubUnreachableError
 from tasks.locate import Location, Preflight, fetch, locate_all
 from tasks.location_keys import is_of_location

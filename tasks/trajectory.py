@@ -34,7 +34,7 @@ from merge_core.operations.trajectory.trainer_state import (
 )
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.hub import (
     HubListing,
     list_repository,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from merge_core.records import SourceCheckpoint
 from merge_core.verification.tolerance import STRICT, Tolerance
 from merge_core.verification.verify import CompatibilityReport, verify
-from tasks.caching import content_task
+from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
 
 

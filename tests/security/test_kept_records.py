@@ -21,7 +21,8 @@ from merge_core.files.own_files import NotOursError
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.path import PathReport
 from merge_core.records import Record, SourceCheckpoint
-from tasks import stored_records
+from tasks.caching import stored_records
+from tasks.caching.stored_records import parse_record, stored_form
 from tasks.calibrate import calibrate_task
 from tasks.decide import decide_task
 from tasks.locate import Location
@@ -29,7 +30,6 @@ from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.records import EvaluationReport
 from tasks.resolve import resolve_task
-from tasks.stored_records import parse_record, stored_form
 from tasks.trajectory import path_task
 from tasks.verify import verify_task
 from tests.support.former_records import FORMER, STEPS, former, policy

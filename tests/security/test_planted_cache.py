@@ -25,11 +25,11 @@ from prefect.settings import (
 from flows.prefect_session import PrefectSession
 from flows.steps import run_step, run_together
 from merge_core.homes.home import Home
-from tasks.caching import ContentKey
+from tasks.caching.content_task import ContentKey
+from tasks.caching.record_storage import RecordStorage
+from tasks.caching.stored_records import stored_form
 from tasks.decide import PromotionRule, decide_task, decision_key
-from tasks.record_storage import RecordStorage
 from tasks.records import Decision, EvaluationReport, TaskScore
-from tasks.stored_records import stored_form
 from tests.support.planted_results import RUN_CODE, WRONG, Attack, Stored, noted
 from tests.support.recorded_steps import recorded_steps
 

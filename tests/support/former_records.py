@@ -7,13 +7,13 @@ from typing import Any
 
 from prefect import Task
 
-from tasks.caching import ContentKey
+from tasks.caching.content_task import ContentKey
+from tasks.caching.stored_records import parse_record
 from tasks.decide import decide_task
 from tasks.evaluate import evaluate_task
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.resolve import resolve_task
-from tasks.stored_records import parse_record
 from tasks.verify import verify_task
 
 FORMER = Path(__file__).parent.parent / "security" / "former_home"

@@ -19,7 +19,7 @@ from prefect.settings import get_current_settings
 
 from merge_core.files.untrusted import is_file_name
 from merge_core.records import Record
-from tasks.record_storage import RecordStorage
+from tasks.caching.record_storage import RecordStorage
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Record)

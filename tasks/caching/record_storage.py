@@ -17,7 +17,7 @@ from pydantic import PrivateAttr
 from merge_core.files.own_files import NotOursError, read_own, set_aside
 from merge_core.files.private import write_private
 from merge_core.records import Record
-from tasks.stored_records import MAX_BYTES, parse_record, stored_form
+from tasks.caching.stored_records import MAX_BYTES, parse_record, stored_form
 
 _log = logging.getLogger("mergeflow.cache")
 
