@@ -34,11 +34,11 @@ from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.approval import with_approval, without_question
 from tasks.champion import current_champion, holds_champion, serving_now
-from tasks.durations import read_duration, spell_duration
 from tasks.records import Approval, Decision
 from tasks.registry_client import default_tracking_uri
 from tasks.report_tables import decision_markdown, question_markdown
 from tasks.roles import MERGE, Baseline, Roles
+from tasks.units import read_duration, spell_duration
 
 APPROVAL_FLOW = "approve"
 QUESTION_TAGS = ("mergeflow", "approval")

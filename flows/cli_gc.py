@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.options import AsJson
-from tasks.durations import read_duration
+from tasks.units import read_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,8 @@ from flows.pipeline import NAME
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter
 from tasks.decide import PromotionRule
-from tasks.durations import DURATION
 from tasks.suite import shipped_suites
+from tasks.units import DURATION
 
 Schema = dict[str, Any]
 

@@ -17,7 +17,6 @@ from flows.artifacts import as_graph, publish_links, publish_report, with_warnin
 from flows.pipeline import Pipeline
 from flows.scale_out import fan_out_of
 from flows.scores import Scores
-from flows.sizes import read_size
 from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo, model_digest
@@ -61,6 +60,7 @@ from tasks.report_tables import decision_markdown, serving_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.roles import MERGE, Roles
 from tasks.suite import Suite
+from tasks.units import read_size
 from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown
 

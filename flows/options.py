@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.sizes import read_size
+from tasks.units import read_size
 
 if TYPE_CHECKING:
     from merge_core.recipes.recipe import Recipe

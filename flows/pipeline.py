@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flows.sizes import read_size
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import SaidInLines, load_yaml, validated
 from merge_core.homes.home import Home
@@ -23,6 +22,7 @@ from tasks.decide import PromotionRule
 from tasks.references import expand_variables, parse_reference
 from tasks.registry_client import strip_credentials
 from tasks.suite import load_suite
+from tasks.units import read_size
 
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 _DASK = r"^(local|(tcp|tls|ucx|wss?)://.+)$"

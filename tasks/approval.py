@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tasks.durations import spell_duration
 from tasks.records import Approval, Decision
 from tasks.roles import MERGE, Roles
+from tasks.units import spell_duration
 
 
 def with_approval(

@@ -19,9 +19,9 @@ from tasks.bootstrap import (
     resampled_improvements,
 )
 from tasks.caching.content_task import content_task
-from tasks.durations import DURATION
 from tasks.reasons import gain_reason, task_reason
 from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict
+from tasks.units import DURATION
 
 SMALLEST_BASELINE = 0.01
 """A baseline score nearer to zero than this counts as this when a gain is taken relative to it."""

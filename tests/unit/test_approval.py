@@ -11,9 +11,9 @@ from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from tasks.approval import with_approval, without_question
 from tasks.decide import PromotionRule, decide, decision_key
-from tasks.durations import read_duration, spell_duration
 from tasks.records import Approval, Decision
 from tasks.registry_runs import approval_tags
+from tasks.units import read_duration, spell_duration
 from tests.unit.test_decide import bits_task, report
 
 BASE, MERGED = report("base", bits_task("code", 0)), report("merged", bits_task("code", -0.2))
