@@ -25,8 +25,8 @@ from flows import (
     cli_stack,
 )
 from merge_core.errors import MergeflowError, StepError
-from tasks.own_python import guard_this_process
-from tasks.shipped_files import example
+from tasks.processes.own_python import guard_this_process
+from tasks.processes.shipped_files import example
 
 _WITHOUT_REGISTRY = {"home", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.options import AsJson
-from tasks.shipped_files import example
+from tasks.processes.shipped_files import example
 
 if TYPE_CHECKING:
     from flows.average_steps import NothingNew

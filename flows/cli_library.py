@@ -320,7 +320,7 @@ def _processes(count: int | None, home: Home) -> FanOut | None:
     """Child processes that compute, if any were asked for."""
     if count is None:
         return None
-    from tasks.merge_processes import Processes
+    from tasks.processes.merge import Processes
 
     return Processes(count, home.logs)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.options import AsJson, Device, Strict, TrackingUri
-from tasks.shipped_files import example
+from tasks.processes.shipped_files import example
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -17,8 +17,8 @@ from flows.model_zoo import build_zoo
 from flows.prefect_session import prefect_session
 from merge_core.files.private import as_open_as, private_umask
 from merge_core.homes.home import Home
+from tasks.processes.shipped_files import are_installed, example, shipped
 from tasks.records import MergeOutcome
-from tasks.shipped_files import are_installed, example, shipped
 
 _PIPELINES = shipped("configs") / "pipelines"
 _GOOD, _BAD = _PIPELINES / "zoo-good.yaml", _PIPELINES / "zoo-bad.yaml"

@@ -33,7 +33,7 @@ from flows.deployment_fields import (
 )
 from merge_core.files.strict_yaml import load_yaml
 from merge_core.text.plain import plain
-from tasks.shipped_files import shipped
+from tasks.processes.shipped_files import shipped
 
 DIRECTORY = shipped("deployments")
 WORK_POOL = "mergeflow"

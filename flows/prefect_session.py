@@ -31,7 +31,7 @@ from merge_core.files.private import (
     private_umask,
 )
 from merge_core.homes.home import Home
-from tasks.own_python import import_path, module_command
+from tasks.processes.own_python import import_path, module_command
 from tasks.server_login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
 from tasks.stack_record import running_stack
 

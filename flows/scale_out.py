@@ -15,7 +15,7 @@ def fan_out_of(chosen: ScaleOut, home: Home) -> FanOut | None:
     """The workers that were chosen; None for this process itself."""
     # Each brings libraries that the others do without.
     if chosen.processes is not None:
-        from tasks.merge_processes import Processes
+        from tasks.processes.merge import Processes
 
         return Processes(chosen.processes, home.logs)
     if chosen.work_pool is not None:

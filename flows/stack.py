@@ -35,9 +35,9 @@ from flows.stack_processes import (
 from merge_core.errors import MergeflowError, StepError
 from merge_core.files.private import PRIVATE_UMASK, make_private_directory, open_private
 from merge_core.homes.home import Home
-from tasks.own_python import module_command
+from tasks.processes.own_python import module_command
+from tasks.processes.secret_variables import stack_variables
 from tasks.same_process import own_start_time
-from tasks.secret_variables import stack_variables
 from tasks.server_login import (
     CLIENT_VARIABLE,
     SERVER_VARIABLE,

@@ -23,8 +23,8 @@ from merge_core.errors import StepError
 from merge_core.runtime.threads import all_at_once
 from merge_core.text.plain import plain, plain_log
 from tasks.caching.content_task import ContentKey
-from tasks.child_process import kill_children
-from tasks.model_process import resolved_device_kind
+from tasks.processes.child import kill_children
+from tasks.processes.model import resolved_device_kind
 
 R = TypeVar("R")
 

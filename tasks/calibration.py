@@ -32,8 +32,8 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.store.objects import Store
 from tasks.calibration_data import data_digest, data_file, draw_samples
-from tasks.child_process import ChildEnd, run_child
-from tasks.model_process import OFFLINE, last_lines, model_environment, resolved_device_kind
+from tasks.processes.child import ChildEnd, run_child
+from tasks.processes.model import OFFLINE, last_lines, model_environment, resolved_device_kind
 
 VERSION = 1
 """Raised when the same measurement would give other numbers; part of every key."""

@@ -22,7 +22,7 @@ from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput, values_of
 from merge_core.tensors.safetensors_header import TensorEntry
-from tasks.model_process import Problem
+from tasks.processes.model import Problem
 
 _NO_PARAMETERS = (r"\.attn\.(masked_)?bias$", r"rotary_emb\.inv_freq$")
 """Constants that old versions of transformers wrote beside the weights."""

@@ -10,7 +10,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from tasks.model_process import Problem, Send, do_job, torch_device
+from tasks.processes.model import Problem, Send, do_job, torch_device
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ from merge_core.records import SourceCheckpoint
 from merge_core.store.vouching import confirm
 from merge_core.verification.alone_findings import how_to_unwrap
 from tasks.caching.content_task import content_task
-from tasks.child_process import run_child
 from tasks.evaluation_faults import cannot_begin, no_result
 from tasks.hub_answers import hub_cache
-from tasks.model_process import OFFLINE, model_environment, resolved_device_kind
+from tasks.processes.child import run_child
+from tasks.processes.model import OFFLINE, model_environment, resolved_device_kind
+from tasks.processes.secret_variables import HUB_TOKENS
 from tasks.records import EvaluationReport, TaskScore
-from tasks.secret_variables import HUB_TOKENS
 from tasks.suite import Suite, is_self_contained, suite_digest, task_directories
 
 

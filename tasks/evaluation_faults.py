@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.errors import StepError
-from tasks.child_process import ChildEnd
-from tasks.model_process import last_lines
+from tasks.processes.child import ChildEnd
+from tasks.processes.model import last_lines
 
 _LESS_MEMORY = "lower settings.batch_size or settings.max_length in the suite"
 _MORE_ROOM = "free space there, and inodes (`df -h`, `df -i`), then run the same command again"

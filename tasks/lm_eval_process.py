@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks.model_process import Problem, Send, do_job, torch_device
+from tasks.processes.model import Problem, Send, do_job, torch_device
 
 _MEANS = ("mean", "nanmean", "bits_per_byte", "weighted_perplexity", "perplexity")
 """lm-eval's ways of combining documents that a sum of values over a sum of weights can express."""

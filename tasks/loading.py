@@ -21,8 +21,8 @@ from merge_core.planning.expansion import output_layers
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.tensors.stacks import main_stack
-from tasks.child_process import run_child
-from tasks.model_process import OFFLINE, last_lines, model_environment
+from tasks.processes.child import run_child
+from tasks.processes.model import OFFLINE, last_lines, model_environment
 
 _MINUTES = 10.0
 VERSION = 1

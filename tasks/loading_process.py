@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.tensors.names import kind_of, layer_counts
-from tasks.model_process import do_job
+from tasks.processes.model import do_job
 
 _PROBLEMS = ("missing", "unexpected", "mismatched")
 _NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "layer_index", "training"})

@@ -12,7 +12,7 @@ import pytest
 
 from merge_core.errors import StepError
 from merge_core.records import SourceCheckpoint
-from tasks.merge_processes import Processes
+from tasks.processes.merge import Processes
 from tests.support.processes import is_alive, wait_until
 from tests.support.scale_out_cases import (
     Killer,
@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from merge_core.files.digests import DigestMemo
 from merge_core.checkpoints.sources import describe_source
-from tasks.merge_processes import Processes
+from tasks.processes.merge import Processes
 from tests.support.scale_out_cases import run_merge
 root, *models = sys.argv[1:]
 zoo = {model: describe_source(model, Path(model), DigestMemo(None)) for model in models}
@@ -71,7 +71,7 @@ def test_processes_that_die_again_and_again_end_in_an_error_that_names_the_log(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'tasks.merge_worker' in sys.orig_argv:\n"
+        "if 'tasks.processes.merge_worker' in sys.orig_argv:\n"
         "    print('out of luck', flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
     )

@@ -142,7 +142,7 @@ def test_a_model_with_code_of_its_own_is_not_loaded_to_be_measured(
     recipe: Path, tmp_path: Path
 ) -> None:
     from tasks.calibration_model import load_model, load_tokenizer
-    from tasks.model_process import Problem
+    from tasks.processes.model import Problem
 
     config = json.loads((tmp_path / "base" / "tokenizer_config.json").read_text())
     config["auto_map"] = {"AutoTokenizer": ["own.Tokenizer", None]}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shipped_files import shipped
+from tasks.processes.shipped_files import shipped
 from tests.support.installation import ROOT, Installation, plain_environment
 
 OURS = ("mergeflow", "flows", "tasks", "merge_core")

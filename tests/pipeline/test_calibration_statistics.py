@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from merge_core.methods.calibrated import gram_matrix, inputs_axis
 from tasks.calibration_process import measure
-from tasks.model_process import Problem
+from tasks.processes.model import Problem
 from tests.support import tiny_architectures as tiny
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.calibration import SAMPLES, job_of, letters, save_model

@@ -21,7 +21,7 @@ from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
-from tasks.child_process import ChildEnd, run_child
+from tasks.processes.child import ChildEnd, run_child
 from tasks.resolve import preflight_task
 from tests.support.hub_server import Hub, serve_hub
 from tests.support.recorded_steps import recorded_steps

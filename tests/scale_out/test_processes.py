@@ -11,7 +11,7 @@ from flows.prefect_session import PrefectSession
 from merge_core.errors import NonFiniteError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
-from tasks.merge_processes import Processes
+from tasks.processes.merge import Processes
 from tests.support.scale_out_cases import merge_as_configured, run_merge, sums, write_zoo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

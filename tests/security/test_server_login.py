@@ -21,10 +21,10 @@ from flows.stack_config import read_stack_config
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from tasks.checkpoint_saved import CheckpointSaved
-from tasks.child_process import run_child
-from tasks.model_process import model_environment
+from tasks.processes.child import run_child
+from tasks.processes.model import model_environment
+from tasks.processes.secret_variables import HUB_TOKENS
 from tasks.same_process import own_start_time
-from tasks.secret_variables import HUB_TOKENS
 from tasks.server_login import (
     SERVER_VARIABLE,
     Login,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mergeflow.own_packages import hidden
-from tasks.own_python import for_code_of_others, import_path
+from tasks.processes.own_python import for_code_of_others, import_path
 from tests.support.outside import Outside, obeyed
 from tests.support.stack import PROGRAM
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tasks.child_process import take_job
+from tasks.processes.child import take_job
 
 if __name__ == "__main__":
     _, send = take_job()

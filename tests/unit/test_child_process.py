@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.child_process import run_child
+from tasks.processes.child import run_child
 from tests.support.processes import is_alive, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import os, subprocess, sys, time
-from tasks.child_process import take_job
+from tasks.processes.child import take_job
 
 job, send = take_job()
 print("noise on standard output")
@@ -137,7 +137,7 @@ def test_a_child_dies_with_a_parent_that_is_killed(run, tmp_path):
     program = f"""
     import os
     from pathlib import Path
-    from tasks.child_process import run_child
+    from tasks.processes.child import run_child
     environment = dict(os.environ, PYTHONPATH={str(tmp_path)!r})
     pids = []
     def note(message):

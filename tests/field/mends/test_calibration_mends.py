@@ -21,7 +21,7 @@ from merge_core.recipes.measurements import Measurement
 from merge_core.recipes.parts import Calibration
 from tasks.calibration import calibrate
 from tasks.calibration_process import measure
-from tasks.model_process import Problem
+from tasks.processes.model import Problem
 from tests.field.mends.situations import Situation, rewrite, situations
 from tests.support import tiny_architectures as tiny
 from tests.support.calibration import SAMPLES, job_of, save_model

@@ -10,7 +10,7 @@ import contextlib
 import shlex
 from pathlib import Path
 
-from tasks.own_python import ROOT
+from tasks.processes.own_python import ROOT
 
 _INSTALLED = ROOT / "mergeflow"
 

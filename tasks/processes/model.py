@@ -1,7 +1,7 @@
 """What processes that load a model share, on both sides: environment, device, the last words.
 
-Such a process is started by `tasks.child_process.run_child`, sends {"done", "total"} while it works
-and then {"result"} or {"problem"}.
+Such a process is started by `tasks.processes.child.run_child`, sends {"done", "total"} while it
+works and then {"result"} or {"problem"}.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.homes.home import Home
-from tasks.child_process import take_job
-from tasks.own_python import for_code_of_others
-from tasks.secret_variables import without_secrets
+from tasks.processes.child import take_job
+from tasks.processes.own_python import for_code_of_others
+from tasks.processes.secret_variables import without_secrets
 
 Send = Callable[[dict[str, Any]], None]
 

@@ -1,4 +1,5 @@
-"""A process that merges groups: `python -m tasks.merge_worker`, started by `tasks.merge_processes`.
+"""A process that merges groups: `python -m tasks.processes.merge_worker`, started by
+`tasks.processes.merge`.
 
 It takes any group that nobody holds, until all are finished: so the groups of a worker that died,
 whose locks the kernel frees, are taken by those that live. Messages: {"group"} before each group,
@@ -17,8 +18,8 @@ from typing import Any
 from merge_core.distributed.job import read_job
 from merge_core.distributed.worker import is_finished, merge_group
 from merge_core.errors import MergeflowError, StepError, error_values, one_line
-from tasks.child_process import take_job
-from tasks.model_process import Send
+from tasks.processes.child import take_job
+from tasks.processes.model import Send
 
 _POLL = 0.05
 

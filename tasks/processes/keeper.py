@@ -1,6 +1,6 @@
 """Stands between this program and a child that runs other people's code; leaves nothing of it.
 
-Run as `python -m tasks.child_keeper SENDER PARENT MODULE` by `tasks.child_process` alone. The
+Run as `python -m tasks.processes.keeper SENDER PARENT MODULE` by `tasks.processes.child` alone. The
 keeper starts `python -m MODULE SENDER KEEPER` and waits. Whatever the child starts, in whatever
 session or process group, becomes the keeper's when its own parent ends: the keeper is a sub-reaper.
 Once the child has ended, or the keeper is told to stop, it kills all of them and ends as the child
@@ -19,7 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tasks.own_python import module_command
+from tasks.processes.own_python import module_command
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 

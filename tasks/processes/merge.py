@@ -14,9 +14,9 @@ from merge_core.errors import MergeflowError, StepError, error_from
 from merge_core.files.private import make_private_directory
 from merge_core.homes.home import Home
 from merge_core.runtime.processors import processors
-from tasks.child_process import kill_children, run_child
-from tasks.model_process import last_lines
-from tasks.secret_variables import without_secrets
+from tasks.processes.child import kill_children, run_child
+from tasks.processes.model import last_lines
+from tasks.processes.secret_variables import without_secrets
 
 _MOST_DEATHS = 3
 """A group at which this many workers have died is not tried again."""
@@ -78,7 +78,7 @@ class _Crew:
         while not self._stopped:
             messages = _Messages()
             end = run_child(
-                "tasks.merge_worker",
+                "tasks.processes.merge_worker",
                 self._job | {"slot": slot},
                 log=log,
                 timeout=math.inf,

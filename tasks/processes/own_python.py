@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 """The directory that holds our packages: a checkout, or the environment's site-packages."""
 
 _VARIABLE = "PYTHONSAFEPATH"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.files.private import open_private
-from tasks.own_python import import_path, module_command
+from tasks.processes.own_python import import_path, module_command
 
 _PR_SET_PDEATHSIG = 1
 _KEEPER_SECONDS = 20.0
@@ -57,9 +57,10 @@ def run_child(
     """Run `python -P -m module` on a job until it ends or `timeout` seconds have passed.
 
     `environment` replaces this process's. The child and everything that it started are gone when
-    this returns or raises, whatever sessions they made for themselves (`tasks.child_keeper`; that
-    holds on Linux, elsewhere for the child's own process group). They end too when this process
-    dies, by SIGKILL included (on Linux at once; elsewhere as soon as the child runs any python).
+    this returns or raises, whatever sessions they made for themselves (`tasks.processes.keeper`;
+    that holds on Linux, elsewhere for the child's own process group). They end too when this
+    process dies, by SIGKILL included (on Linux at once; elsewhere as soon as the child runs any
+    python).
     """
     started = time.monotonic()
     receiver, sender = os.pipe()
@@ -67,7 +68,7 @@ def run_child(
         log.unlink(missing_ok=True)
         with os.fdopen(open_private(log), "wb") as output:
             child = subprocess.Popen(
-                module_command("tasks.child_keeper", str(sender), str(os.getpid()), module),
+                module_command("tasks.processes.keeper", str(sender), str(os.getpid()), module),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
