@@ -82,7 +82,7 @@ def _options(
     if context.invoked_subcommand in _WITHOUT_REGISTRY:
         return
     from merge_core.homes.home import Home
-    from tasks.stack_record import find_registry
+    from tasks.servers.stack_record import find_registry
 
     home = Home.if_believed(make=False)
     if home.is_believed:

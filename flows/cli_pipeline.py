@@ -120,14 +120,14 @@ def env() -> None:
     from flows.no_telemetry import NO_TELEMETRY
     from merge_core.homes.home import Home
     from tasks.registry_client import default_tracking_uri
-    from tasks.server_login import (
+    from tasks.servers.login import (
         CLIENT_VARIABLE,
         SERVER_VARIABLE,
         home_login,
         stack_login,
         stack_login_file,
     )
-    from tasks.stack_record import running_stack
+    from tasks.servers.stack_record import running_stack
 
     home = Home.discover(make=False)
     settings = {

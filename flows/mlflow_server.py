@@ -14,7 +14,7 @@ from flows import sign_in_page
 from flows.request_origin import LOOPBACK, AllowedHosts
 from flows.server_guard import App, Application, ServerGuard
 from flows.serving import allowed_hosts, required, serve, servers_beside
-from tasks.server_login import Login
+from tasks.servers.login import Login
 
 _PAGE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"

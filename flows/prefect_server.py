@@ -12,7 +12,7 @@ import base64
 from flows.named_runs import NamedRuns
 from flows.server_guard import App, Application, ServerGuard
 from flows.serving import allowed_hosts, required, serve, servers_beside
-from tasks.server_login import SERVER_VARIABLE, Login
+from tasks.servers.login import SERVER_VARIABLE, Login
 
 _PAGE_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline';"

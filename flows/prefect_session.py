@@ -32,8 +32,8 @@ from merge_core.files.private import (
 )
 from merge_core.homes.home import Home
 from tasks.processes.own_python import import_path, module_command
-from tasks.server_login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
-from tasks.stack_record import running_stack
+from tasks.servers.login import CLIENT_VARIABLE, SERVER_VARIABLE, login_for_servers
+from tasks.servers.stack_record import running_stack
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 8.0

@@ -16,7 +16,7 @@ from typing import Any
 
 from flows import sign_in_page
 from flows.request_origin import AllowedHosts
-from tasks.server_login import Login
+from tasks.servers.login import Login
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

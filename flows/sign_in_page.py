@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from tasks.server_login import Login
+from tasks.servers.login import Login
 
 PATH = "/sign-in"
 START = f"{PATH}/start"

@@ -37,15 +37,15 @@ from merge_core.files.private import PRIVATE_UMASK, make_private_directory, open
 from merge_core.homes.home import Home
 from tasks.processes.own_python import module_command
 from tasks.processes.secret_variables import stack_variables
-from tasks.same_process import own_start_time
-from tasks.server_login import (
+from tasks.servers.login import (
     CLIENT_VARIABLE,
     SERVER_VARIABLE,
     forget_login,
     keep_login,
     login_for_servers,
 )
-from tasks.stack_record import StackRecord, read_record, remove_record, write_record
+from tasks.servers.same_process import own_start_time
+from tasks.servers.stack_record import StackRecord, read_record, remove_record, write_record
 
 WORKER_NAME = "local"
 """Of the only worker; several are `local-1`, `local-2`, ..."""

@@ -12,8 +12,8 @@ from flows.console import Terminal, shown_path
 from flows.sign_in_page import link
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
-from tasks.server_login import Login, stack_login
-from tasks.stack_record import StackRecord
+from tasks.servers.login import Login, stack_login
+from tasks.servers.stack_record import StackRecord
 
 
 def write_links(home: Home, record: StackRecord, login: Login) -> None:

@@ -6,7 +6,7 @@ import os
 
 from merge_core.errors import MergeflowError, did_you_mean
 from merge_core.homes.home import Home
-from tasks.stack_record import running_stack
+from tasks.servers.stack_record import running_stack
 
 
 def switch_schedule(home: Home, name: str, *, active: bool) -> str:

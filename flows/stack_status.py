@@ -14,7 +14,7 @@ from flows.console import Terminal, add_row, cell, seconds, shown_path
 from flows.stack import answers
 from flows.stack_links import show_links
 from merge_core.homes.home import Home
-from tasks.stack_record import StackRecord, running_stack
+from tasks.servers.stack_record import StackRecord, running_stack
 
 _RUNS = 8
 

@@ -17,7 +17,7 @@ from flows.stack_ports import MLFLOW_PORT, PREFECT_PORT, listen
 from merge_core.homes.home import Home
 from tasks.registry_memory import embedded_database
 from tasks.registry_places import follow_home
-from tasks.stack_record import StackRecord
+from tasks.servers.stack_record import StackRecord
 
 _LOOK_EVERY = 1.0
 _LOOK_FOR_RUNS_EVERY, _LOOK_FOR_RUNS = 5.0, 180.0

@@ -17,8 +17,8 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from merge_core.homes.home import Home
-from tasks.server_login import stack_login
-from tasks.stack_record import running_stack
+from tasks.servers.login import stack_login
+from tasks.servers.stack_record import running_stack
 
 _NAME = "mergeflow"
 

@@ -25,7 +25,7 @@ from merge_core.output.working_directory import read_plain
 from merge_core.records import Record
 from tasks.averages import averages_of
 from tasks.registry_client import Registry, is_server, strip_credentials
-from tasks.stack_record import running_stack
+from tasks.servers.stack_record import running_stack
 
 EMBEDDED = "embedded"
 """Address of the SQLite database in the home itself, wherever the home is moved to."""

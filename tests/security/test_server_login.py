@@ -24,8 +24,7 @@ from tasks.checkpoint_saved import CheckpointSaved
 from tasks.processes.child import run_child
 from tasks.processes.model import model_environment
 from tasks.processes.secret_variables import HUB_TOKENS
-from tasks.same_process import own_start_time
-from tasks.server_login import (
+from tasks.servers.login import (
     SERVER_VARIABLE,
     Login,
     forget_login,
@@ -36,14 +35,15 @@ from tasks.server_login import (
     stack_login,
     stack_login_file,
 )
-from tasks.stack_record import StackRecord, write_record
+from tasks.servers.same_process import own_start_time
+from tasks.servers.stack_record import StackRecord, write_record
 
 ROOT = Path(__file__).parents[2]
 MAKE = """
 import os, sys
 from pathlib import Path
 from merge_core.homes.home import Home
-from tasks.server_login import home_login
+from tasks.servers.login import home_login
 os.umask(int(sys.argv[2], 8))
 print(home_login(Home(Path(sys.argv[1]))).text)
 """

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.stack import answers
-from tasks.server_login import Login
+from tasks.servers.login import Login
 from tests.support.processes import wait_until
 
 

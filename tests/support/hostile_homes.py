@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from flows import cli
-from tasks.same_process import own_start_time
+from tasks.servers.same_process import own_start_time
 
 EVIL = "http://evil.example:4200"
 

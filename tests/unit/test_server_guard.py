@@ -14,7 +14,7 @@ import pytest
 
 from flows.request_origin import AllowedHosts, read_authority
 from flows.server_guard import Application, Message, Receive, Scope, Send, ServerGuard
-from tasks.server_login import Login
+from tasks.servers.login import Login
 
 LOGIN = Login("mergeflow:a-password")
 BASIC = "Basic " + base64.b64encode(LOGIN.text.encode()).decode()

@@ -15,8 +15,8 @@ from flows.stack_databases import only_one_on
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
 from tasks.registry_client import default_tracking_uri
-from tasks.same_process import own_start_time
-from tasks.stack_record import StackRecord, find_registry, write_record
+from tasks.servers.same_process import own_start_time
+from tasks.servers.stack_record import StackRecord, find_registry, write_record
 
 DATABASES = """
 prefect_database: postgresql://me:${PG_PASSWORD}@db.example:5433/prefect?sslmode=require

@@ -207,7 +207,7 @@ def a_schedule_without_a_server(here: Path) -> Iterator[Step]:
 
 
 def a_login_that_is_none(here: Path) -> Iterator[Step]:
-    from tasks.server_login import home_login, password_file
+    from tasks.servers.login import home_login, password_file
 
     home = home_of(here)
     password_file(home).write_text("NAME:\n")
@@ -217,7 +217,7 @@ def a_login_that_is_none(here: Path) -> Iterator[Step]:
 
 
 def a_login_that_cannot_be_kept(here: Path) -> Iterator[Step]:
-    from tasks.server_login import home_login, password_file
+    from tasks.servers.login import home_login, password_file
 
     home = home_of(here)
     password_file(home).mkdir()

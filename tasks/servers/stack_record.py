@@ -11,7 +11,7 @@ from pathlib import Path
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
 from merge_core.output.working_directory import read_plain
-from tasks.server_login import CLIENT_VARIABLE, stack_login
+from tasks.servers.login import CLIENT_VARIABLE, stack_login
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def running_stack(home: Home) -> StackRecord | None:
     record = read_record(home)
     if record is None:
         return None
-    from tasks.same_process import is_same_process
+    from tasks.servers.same_process import is_same_process
 
     return record if is_same_process(record.pid, record.started) else None
 
