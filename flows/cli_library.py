@@ -87,7 +87,7 @@ def merge(
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import raise_for_errors
     from merge_core.verification.verify import verify as examine
-    from tasks.calibration import calibrate_all, check_data
+    from tasks.calibration.measure import calibrate_all, check_data
     from tasks.locate import base_and_models, find_all
 
     shard_bytes = read_bytes(shard_size)

@@ -16,7 +16,7 @@ from merge_core.recipes.checks import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.tolerance import Tolerance
-from tasks.calibration import check_data
+from tasks.calibration.measure import check_data
 from tasks.locate import undigested
 from tasks.references import expand_variables
 from tasks.resolve import preflight_task

@@ -17,7 +17,7 @@ from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
-from tasks.calibration import check_data
+from tasks.calibration.measure import check_data
 from tasks.locate import base_and_models
 from tasks.records import MergeOutcome
 from tasks.references import expand_variables

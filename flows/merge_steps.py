@@ -41,7 +41,7 @@ from merge_core.text.plain import plain_log
 from merge_core.verification.tolerance import Tolerance
 from merge_core.verification.verify import CompatibilityReport, raise_for_errors, verify_key
 from tasks.calibrate import calibrate_task
-from tasks.calibration import calibration_key
+from tasks.calibration.measure import calibration_key
 from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage

@@ -17,7 +17,7 @@ from merge_core.files.strict_yaml import SaidInLines, load_yaml, validated
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
-from tasks.calibration import check_data
+from tasks.calibration.measure import check_data
 from tasks.decide import PromotionRule
 from tasks.references import expand_variables, parse_reference
 from tasks.registry_client import strip_credentials

@@ -1,4 +1,6 @@
-"""The calibration step: `tasks.calibration.calibrate` of one model, as a cached Prefect task."""
+"""The calibration step: `tasks.calibration.measure.calibrate` of one model, as a cached Prefect
+task.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from merge_core.homes.home import Home
 from merge_core.recipes.measurements import Measurement
 from merge_core.records import SourceCheckpoint
 from tasks.caching.content_task import content_task
-from tasks.calibration import calibrate
+from tasks.calibration.measure import calibrate
 from tasks.progress import prefect_progress
 
 

@@ -57,7 +57,8 @@ def merge(
             learned while this process merges into `out`, or before where they have to be known.
         record: without `out`, what was said before to be the result: it is found again if the
             store agrees (`merge_core.store.objects`).
-        statistics: what `tasks.calibration` measured of each model, for methods that use data.
+        statistics: what `tasks.calibration.measure` measured of each model, for methods that use
+            data.
 
     Raises:
         RecipeError: the method uses data, and a model was not measured.
@@ -82,7 +83,8 @@ def merge(
             raise RecipeError(
                 f"{recipe.merge_method} needs measurements of '{reference}', and there are none",
                 where="calibration",
-                mend="take them with tasks.calibration.calibrate, as `mergeflow merge` does",
+                mend="take them with tasks.calibration.measure.calibrate, as `mergeflow merge`"
+                " does",
             )
     plan = make_plan(
         recipe, sources, shard_bytes=shard_bytes, statistics=statistics, copy_code=copy_code

@@ -1,7 +1,7 @@
 """Calibration: what a recipe says about the data that some methods measure its models on.
 
-Measuring runs the models, so it happens outside the engine (`tasks.calibration`); here is only what
-has to be measured of which checkpoint.
+Measuring runs the models, so it happens outside the engine (`tasks.calibration.measure`); here is
+only what has to be measured of which checkpoint.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_code_that_is_asked_for_by_name_is_copied_and_still_not_run(
 def test_a_model_with_code_of_its_own_is_not_loaded_to_be_measured(
     recipe: Path, tmp_path: Path
 ) -> None:
-    from tasks.calibration_model import load_model, load_tokenizer
+    from tasks.calibration.model import load_model, load_tokenizer
     from tasks.processes.model import Problem
 
     config = json.loads((tmp_path / "base" / "tokenizer_config.json").read_text())

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from safetensors.torch import load_file
 
-import tasks.calibration
+import tasks.calibration.measure
 from flows import cli, merge_steps
 from flows.model_zoo import Zoo
 from flows.pipeline import Pipeline
@@ -27,9 +27,9 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.measurements import Measurement
 from merge_core.recipes.parts import Calibration
 from merge_core.records import SourceCheckpoint
-from tasks.calibration import calibrate, calibrate_all
-from tasks.calibration_data import draw_samples
-from tasks.calibration_process import measure
+from tasks.calibration.measure import calibrate, calibrate_all
+from tasks.calibration.process import measure
+from tasks.calibration.samples import draw_samples
 from tests.support import tiny_architectures as tiny
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.calibration import job_of, save_model
@@ -158,7 +158,7 @@ def test_mergeflow_merge_measures_once_and_finds_it_again(
     assert [file.name for file in kept] == ["measured.json", "model.safetensors"] * 2
     assert list(home.scratch.iterdir()) == []
 
-    monkeypatch.setattr(tasks.calibration, "run_child", None)  # nothing is measured again
+    monkeypatch.setattr(tasks.calibration.measure, "run_child", None)  # nothing is measured again
     assert cli.run(["merge", str(path), "second", "--threads", "2"]) == 0
     files = ("model.safetensors", "config.json", "mergeflow_recipe.yaml")
     assert all(Path("first", f).read_bytes() == Path("second", f).read_bytes() for f in files)
@@ -226,7 +226,7 @@ def test_a_key_changes_with_everything_that_changes_a_number(
 
     def key(model: SourceCheckpoint = base, kind: str = "loss", **changes: Any) -> str:
         measurement = Measurement(kind, loss_of(**changes).calibration)
-        return tasks.calibration.calibration_key(model, measurement, data.parent)
+        return tasks.calibration.measure.calibration_key(model, measurement, data.parent)
 
     changes = [{"samples": 3}, {"seed": 1}, {"max_length": 9}, {"field": "x"}, {"batch_size": 1}]
     keys = [key(), key(expert), key(kind="gram"), *(key(**each) for each in changes)]
@@ -247,7 +247,8 @@ def test_a_model_with_an_adapter_has_a_measurement_of_its_own(
     adapted = with_adapter("a+b", base, describe_adapter("b", place, DigestMemo(None)))
     write_lines(tmp_path / "data.jsonl", [{"text": "abc"}] * 2)
     keys = {
-        tasks.calibration.calibration_key(each, loss_of(), tmp_path) for each in (base, adapted)
+        tasks.calibration.measure.calibration_key(each, loss_of(), tmp_path)
+        for each in (base, adapted)
     }
     assert len(keys) == 2
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from merge_core.methods.calibrated import gram_matrix, inputs_axis
-from tasks.calibration_process import measure
+from tasks.calibration.process import measure
 from tasks.processes.model import Problem
 from tests.support import tiny_architectures as tiny
 from tests.support.adapters import random_factors, write_adapter
@@ -195,7 +195,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_count(
 def test_a_long_text_loses_its_end_and_a_long_prompt_its_beginning() -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from tasks.calibration_model import tokenized
+    from tasks.calibration.model import tokenized
 
     own = letters()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=own)

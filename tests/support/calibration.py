@@ -48,7 +48,7 @@ def letters() -> Tokenizer:
 
 
 def job_of(directory: Path, statistic: str, out: Path, **changes: Any) -> dict[str, Any]:
-    """What `tasks.calibration_process.measure` is given, for the samples of this module."""
+    """What `tasks.calibration.process.measure` is given, for the samples of this module."""
     out.mkdir(exist_ok=True)
     return {
         "checkpoint": str(directory),

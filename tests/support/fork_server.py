@@ -25,7 +25,7 @@ from typing import Any
 
 import flows.console
 import merge_core
-import tasks.calibration
+import tasks.calibration.measure
 import tasks.locate
 from flows.cli import BAD_INPUT, run
 from merge_core.errors import MergeflowError

@@ -19,8 +19,8 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.recipes.measurements import Measurement
 from merge_core.recipes.parts import Calibration
-from tasks.calibration import calibrate
-from tasks.calibration_process import measure
+from tasks.calibration.measure import calibrate
+from tasks.calibration.process import measure
 from tasks.processes.model import Problem
 from tests.field.mends.situations import Situation, rewrite, situations
 from tests.support import tiny_architectures as tiny

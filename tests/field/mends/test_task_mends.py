@@ -15,7 +15,7 @@ import yaml
 
 from merge_core.homes.home import Home
 from merge_core.recipes.parts import Calibration
-from tasks.calibration_data import data_file, draw_samples
+from tasks.calibration.samples import data_file, draw_samples
 from tasks.decide import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore
 from tasks.references import parse_reference

@@ -31,7 +31,7 @@ from merge_core.recipes.measurements import Measurement, measurements
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.store.objects import Store
-from tasks.calibration_data import data_digest, data_file, draw_samples
+from tasks.calibration.samples import data_digest, data_file, draw_samples
 from tasks.processes.child import ChildEnd, run_child
 from tasks.processes.model import OFFLINE, last_lines, model_environment, resolved_device_kind
 
@@ -220,7 +220,7 @@ def _measure(
     log = working / "calibration.log"
     try:
         end = run_child(
-            "tasks.calibration_process",
+            "tasks.calibration.process",
             job,
             log=log,
             timeout=hours * 3600,

@@ -1,4 +1,5 @@
-"""The calibration process: `python -m tasks.calibration_process`, started by `tasks.calibration`.
+"""The calibration process: `python -m tasks.calibration.process`, started by
+`tasks.calibration.measure`.
 
 Loads one causal language model with transformers, runs the samples through it and writes what a
 merge method needs to know, as float32 safetensors under the checkpoint's own tensor names.
@@ -29,8 +30,8 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
-    from tasks.calibration_model import load_model, load_tokenizer, tokenized
-    from tasks.calibration_statistics import STATISTICS
+    from tasks.calibration.model import load_model, load_tokenizer, tokenized
+    from tasks.calibration.statistics import STATISTICS
 
     gc.enable()
     device = torch_device(job["device"])

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from merge_core.methods.calibrated import pack_gram
 from merge_core.planning.merged_tensors import WHOLE_MODEL
-from tasks.calibration_model import LoadedModel, TokenizedSample
+from tasks.calibration.model import LoadedModel, TokenizedSample
 from tasks.processes.model import Problem
 
 Advance = Callable[[int], None]
