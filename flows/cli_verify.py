@@ -89,7 +89,7 @@ def _verify_loading(
     from merge_core.checkpoints.checkpoint import open_checkpoint
     from merge_core.homes.home import Home
     from merge_core.recipes.loading import load_recipe
-    from tasks.loading import check_loading, origins_of
+    from tasks.loading.check import check_loading, origins_of
     from tasks.locate import fetch_all
 
     open_checkpoint(directory)

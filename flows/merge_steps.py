@@ -46,7 +46,7 @@ from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.load import loading_task
-from tasks.loading import LoadingReport, loading_key, origins_of, raise_for_loading
+from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
 from tasks.locate import IDENTIFIED_AT_ONCE, Location
 from tasks.location_keys import location_key
 from tasks.merge import merge_task

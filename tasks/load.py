@@ -1,4 +1,6 @@
-"""The load step: `tasks.loading.check_loading` of a merged checkpoint, as a cached Prefect task."""
+"""The load step: `tasks.loading.check.check_loading` of a merged checkpoint, as a cached Prefect
+task.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tasks.caching.content_task import content_task
-from tasks.loading import LayerOrigins, LoadingReport, check_loading
+from tasks.loading.check import LayerOrigins, LoadingReport, check_loading
 
 
 def _fits(report: LoadingReport, /, checkpoint: Path, **_others: object) -> bool:

@@ -30,6 +30,7 @@ FORMER_NAMES: dict[str, str] = {
     ),
     "merge_core.profile.TaskVectorProfile": "merge_core.operations.profile.TaskVectorProfile",
     "merge_core.trajectory.path.PathReport": "merge_core.operations.trajectory.path.PathReport",
+    "tasks.loading.LoadingReport": "tasks.loading.check.LoadingReport",
 }
 """Module and name that a record's class had when earlier versions stored it, to its present one."""
 

@@ -13,8 +13,14 @@ from safetensors.torch import load_file, save_file
 from flows import cli
 from merge_core.errors import CompatibilityError
 from merge_core.recipes.loading import parse_recipe
-from tasks import loading_process
-from tasks.loading import LayerOrigins, LoadingReport, check_loading, origins_of, raise_for_loading
+from tasks.loading import process
+from tasks.loading.check import (
+    LayerOrigins,
+    LoadingReport,
+    check_loading,
+    origins_of,
+    raise_for_loading,
+)
 from tests.support.checkpoints import run_recipe
 from tests.support.many_architectures import make_model
 from tests.support.tiny_llama import described
@@ -45,7 +51,7 @@ def edit(directory: Path, **changes: Any) -> None:
 
 def asked(checkpoint: Path, donor: Path | None, origins: LayerOrigins | None = None) -> Any:
     """The answer of the process, given in this one."""
-    return loading_process.answer(
+    return process.answer(
         {
             "checkpoint": str(checkpoint),
             "donor": str(donor) if donor else None,

@@ -110,7 +110,7 @@ def check_loading(
     log = working / "loading.log"
     try:
         end = run_child(
-            "tasks.loading_process",
+            "tasks.loading.process",
             job,
             log=log,
             timeout=_MINUTES * 60,

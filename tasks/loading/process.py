@@ -1,4 +1,5 @@
-"""The process that asks transformers: `python -m tasks.loading_process`, as `tasks.loading` does.
+"""The process that asks transformers: `python -m tasks.loading.process`, as `tasks.loading.check`
+does.
 
 Loads models on the meta device, where they have shapes and no values. A model's own code is never
 run: a class that transformers does not have is not checked.
