@@ -63,9 +63,9 @@ def evaluate(
     from flows.console import Terminal
     from flows.report_view import show_scores
     from merge_core.homes.home import Home
-    from tasks.evaluate import evaluate_checkpoint
+    from tasks.evaluation.evaluate import evaluate_checkpoint
+    from tasks.evaluation.suite import load_suite
     from tasks.locate import fetch_all
-    from tasks.suite import load_suite
 
     terminal = Terminal(machine=as_json)
     home = Home.discover()

@@ -17,10 +17,10 @@ from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.tolerance import Tolerance
 from tasks.calibration.measure import check_data
+from tasks.evaluation.suite import load_suite
 from tasks.locate import undigested
 from tasks.references import expand_variables
 from tasks.resolve import preflight_task
-from tasks.suite import load_suite
 
 
 def rehearse(pipeline: Pipeline, beside: Path | None) -> str:

@@ -7,8 +7,8 @@ from merge_core.errors import RecipeError, did_you_mean
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.decide import PromotionRule
+from tasks.evaluation.suite import Suite
 from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
-from tasks.suite import Suite
 
 _log = plain_log("mergeflow")
 

@@ -17,7 +17,7 @@ from flows.pipeline import NAME
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter
 from tasks.decide import PromotionRule
-from tasks.suite import shipped_suites
+from tasks.evaluation.suite import shipped_suites
 from tasks.units import DURATION
 
 Schema = dict[str, Any]

@@ -43,7 +43,9 @@ from merge_core.verification.verify import CompatibilityReport, raise_for_errors
 from tasks.calibrate import calibrate_task
 from tasks.calibration.measure import calibration_key
 from tasks.decide import decide_task, decision_key
-from tasks.evaluate import evaluate_task, evaluation_key, failed_evaluation
+from tasks.evaluate import evaluate_task
+from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
+from tasks.evaluation.suite import Suite
 from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.load import loading_task
 from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
@@ -59,7 +61,6 @@ from tasks.registry_client import default_tracking_uri
 from tasks.report_tables import decision_markdown, serving_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.roles import MERGE, Roles
-from tasks.suite import Suite
 from tasks.units import read_size
 from tasks.verify import verify_task
 from tasks.verify_tables import compatibility_markdown, profile_markdown

@@ -29,7 +29,7 @@ from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipes.loading import parse_recipe
-from tasks.suite import shipped_suites
+from tasks.evaluation.suite import shipped_suites
 
 _WHERE = (
     "A directory such as ./runs/code, org/name[@revision] on the Hub such as"

@@ -10,7 +10,7 @@ from rich.text import Text
 from flows.console import Terminal, add_row, cell
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
-from tasks.odd_answers import odd_answers
+from tasks.evaluation.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.reference_names import distinct_names
 from tasks.report_tables import column_names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.odd_answers import odd_answers
+from tasks.evaluation.odd_answers import odd_answers
 from tasks.records import EvaluationReport
 from tasks.reference_names import distinct_names
 from tasks.roles import MERGE, Roles

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from merge_core.files.digests import digest_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain
-from tasks.odd_answers import counted
+from tasks.evaluation.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport, TaskScore
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment

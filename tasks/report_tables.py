@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
-from tasks.odd_answers import odd_answers
+from tasks.evaluation.odd_answers import odd_answers
 from tasks.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reference_names import distinct_names

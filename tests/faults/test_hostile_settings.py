@@ -16,7 +16,7 @@ from merge_core.errors import CheckpointError, RecipeError
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.tokenizers.prompting import read_prompting
 from merge_core.tokenizers.tokenizer import read_tokenizer
-from tasks.suite import load_suite
+from tasks.evaluation.suite import load_suite
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.hostile_files import put, sound
 from tests.support.tiny_llama import tokenizer_json

@@ -18,8 +18,8 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.tensors.wrapper_names import unwrapped_names
 from merge_core.verification.headers import facts_of, preflight
 from merge_core.verification.verify import verify
-from tasks.evaluate import evaluate_checkpoint
-from tasks.suite import load_suite
+from tasks.evaluation.evaluate import evaluate_checkpoint
+from tasks.evaluation.suite import load_suite
 from tests.support.by_command import User, advised_line
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 

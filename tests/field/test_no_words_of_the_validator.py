@@ -23,7 +23,7 @@ from merge_core.files.strict_yaml import validated
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import load_recipe
 from tasks.decide import PromotionRule
-from tasks.suite import Suite, load_suite
+from tasks.evaluation.suite import Suite, load_suite
 
 PHRASES = (
     *("Input should be", "Field required", "Extra inputs", "String should", "value_error"),

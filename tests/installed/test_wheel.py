@@ -71,9 +71,9 @@ def test_an_installation_finds_what_came_with_it(
 ) -> None:
     """Not what happens to be named alike in the directory that all packages share."""
     code = (
-        "import flows.demo, flows.deployments, tasks.suite;"
+        "import flows.demo, flows.deployments, tasks.evaluation.suite;"
         "from tasks.registry_environment import code_commit;"
-        "print(flows.demo.__file__, flows.deployments.DIRECTORY, tasks.suite.SHIPPED, sep=chr(10));"
+        "print(flows.demo.__file__, flows.deployments.DIRECTORY, tasks.evaluation.suite.SHIPPED, sep=chr(10));"
         "print(len(flows.deployments.read_deployments()), code_commit())"
     )
     said = ask(installation, tmp_path, "-c", code).stdout.splitlines()
@@ -88,9 +88,9 @@ def test_an_installed_suite_has_the_digest_of_the_checkouts(
     installation: Installation, tmp_path: Path
 ) -> None:
     """So that what was evaluated with one is found in the cache by the other."""
-    from tasks.suite import load_suite, suite_digest
+    from tasks.evaluation.suite import load_suite, suite_digest
 
-    code = "from tasks.suite import *; print(suite_digest(load_suite('starter')))"
+    code = "from tasks.evaluation.suite import *; print(suite_digest(load_suite('starter')))"
     said = ask(installation, tmp_path, "-c", code).stdout.strip()
     assert said == suite_digest(load_suite("starter"))
 

@@ -19,12 +19,12 @@ from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
-from tasks.document_values import WORST_BITS
-from tasks.evaluate import evaluate_checkpoint, evaluation_key
-from tasks.lm_eval_process import Problem, load_tasks
-from tasks.odd_answers import odd_answers
+from tasks.evaluation.document_values import WORST_BITS
+from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
+from tasks.evaluation.odd_answers import odd_answers
+from tasks.evaluation.process import Problem, load_tasks
+from tasks.evaluation.suite import Suite, load_suite
 from tasks.records import EvaluationReport
-from tasks.suite import Suite, load_suite
 from tests.support.edited_objects import flip
 from tests.support.processes import is_alive, wait_until
 
@@ -388,8 +388,8 @@ def test_the_evaluation_does_not_outlive_a_parent_that_is_killed(base, tmp_path)
     program = (
         "import sys; from pathlib import Path\n"
         "from merge_core.records import SourceCheckpoint\n"
-        "from tasks.evaluate import evaluate_checkpoint\n"
-        "from tasks.suite import load_suite\n"
+        "from tasks.evaluation.evaluate import evaluate_checkpoint\n"
+        "from tasks.evaluation.suite import load_suite\n"
         "checkpoint = SourceCheckpoint.model_validate_json(sys.argv[1])\n"
         "evaluate_checkpoint(checkpoint, load_suite(sys.argv[2]), scratch=Path(sys.argv[3]))\n"
     )

@@ -190,7 +190,7 @@ def test_a_step_takes_only_records_that_are_about_its_arguments() -> None:
 
 def test_an_evaluation_is_of_its_checkpoint_suite_and_libraries(tmp_path: Path) -> None:
     from tasks.evaluate import _fits
-    from tasks.suite import load_suite, suite_digest
+    from tasks.evaluation.suite import load_suite, suite_digest
 
     suite = load_suite("starter")
     [report, *_] = former("evaluate").values()

@@ -11,7 +11,8 @@ from merge_core.errors import CheckpointError, CompatibilityError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.store.vouching import departures
-from tasks.evaluate import evaluate_checkpoint
+from tasks.evaluation.evaluate import evaluate_checkpoint
+from tasks.evaluation.suite import Suite
 from tasks.locate import (
     fetch,
     fetch_adapters,
@@ -27,7 +28,6 @@ from tasks.references import (
     RegisteredReference,
     parse_reference,
 )
-from tasks.suite import Suite
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.tiny_llama import base_weights, write_llama
 

@@ -11,7 +11,7 @@ import yaml
 
 from flows.averaging import Averaging, load_averaging
 from merge_core.errors import RecipeError
-from tasks.suite import load_suite
+from tasks.evaluation.suite import load_suite
 
 GOOD: dict[str, Any] = {
     "name": "nightly",

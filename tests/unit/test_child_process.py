@@ -167,7 +167,7 @@ def test_a_child_dies_with_a_parent_that_is_killed(run, tmp_path):
 
 def test_a_child_whose_parent_is_already_gone_does_nothing(tmp_path):
     receiver, sender = os.pipe()
-    arguments = [sys.executable, "-m", "tasks.lm_eval_process", str(sender), "1"]
+    arguments = [sys.executable, "-m", "tasks.evaluation.process", str(sender), "1"]
     started = time.monotonic()
     orphan = subprocess.run(
         arguments, cwd=ROOT, pass_fds=[sender], stdin=subprocess.DEVNULL, timeout=60, check=False

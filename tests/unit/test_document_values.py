@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tasks.document_values import (
+from tasks.evaluation.document_values import (
     WORST_BITS,
     UnusableMetricError,
     document_value,

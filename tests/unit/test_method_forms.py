@@ -17,7 +17,7 @@ from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipes.loading import parse_recipe
-from tasks.suite import load_suite
+from tasks.evaluation.suite import load_suite
 
 ENTRIES = {entry["name"]: entry for entry in read_deployments()}
 SCHEMAS = {

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from merge_core.errors import RecipeError
-from tasks.suite import (
+from tasks.evaluation.suite import (
     SHIPPED,
     is_self_contained,
     load_suite,

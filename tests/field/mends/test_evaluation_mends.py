@@ -18,9 +18,9 @@ from flows.model_zoo import Zoo
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
-from tasks.evaluate import evaluate_checkpoint
-from tasks.lm_eval_process import Problem, load_tasks
-from tasks.suite import load_suite
+from tasks.evaluation.evaluate import evaluate_checkpoint
+from tasks.evaluation.process import Problem, load_tasks
+from tasks.evaluation.suite import load_suite
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 

@@ -17,10 +17,10 @@ from merge_core.homes.home import Home
 from merge_core.recipes.parts import Calibration
 from tasks.calibration.samples import data_file, draw_samples
 from tasks.decide import PromotionRule, decide
+from tasks.evaluation.suite import SHIPPED, load_suite
 from tasks.records import EvaluationReport, TaskScore
 from tasks.references import parse_reference
 from tasks.registry_client import check_address
-from tasks.suite import SHIPPED, load_suite
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 
@@ -296,7 +296,7 @@ def a_server_that_is_away(here: Path) -> Iterator[Step]:
 def an_evaluation_with_an_adapter(here: Path) -> Iterator[Step]:
     from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
     from merge_core.files.digests import DigestMemo
-    from tasks.evaluate import evaluate_checkpoint
+    from tasks.evaluation.evaluate import evaluate_checkpoint
     from tests.support.adapters import random_factors, write_adapter
 
     module = "model.layers.0.mlp.up_proj"

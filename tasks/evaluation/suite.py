@@ -17,9 +17,14 @@ from merge_core.errors import RecipeError, did_you_mean
 from merge_core.files.digests import digest_of, sha256_file
 from merge_core.files.rule_words import rule_in_words
 from merge_core.files.strict_yaml import load_yaml
-from tasks.lm_eval_catalogue import lm_eval_catalogue
+from tasks.evaluation.lm_eval_catalogue import lm_eval_catalogue
+from tasks.evaluation.lm_eval_files import (
+    data_files,
+    read_own_tasks,
+    task_metrics,
+    unreachable_data,
+)
 from tasks.processes.shipped_files import shipped
-from tasks.suite_files import data_files, read_own_tasks, task_metrics, unreachable_data
 
 SHIPPED = shipped("configs") / "suites"
 """Suites that come with the project, usable by name."""

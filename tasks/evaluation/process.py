@@ -1,4 +1,4 @@
-"""The evaluation process: `python -m tasks.lm_eval_process`, started by `tasks.evaluate` only.
+"""The evaluation process: `python -m tasks.evaluation.process`, started by `tasks.evaluate` only.
 
 Loads one checkpoint, runs the suite's tasks with lm-eval and sends the documents' values back.
 Messages: {"done", "total"} while it works, then {"result"} or {"problem"}.
@@ -70,7 +70,7 @@ def _import_libraries() -> tuple[Any, Any, Any]:
     import transformers.models.auto.modeling_auto  # noqa: F401 - slow, so here
     from lm_eval import evaluator
 
-    import tasks.lm_eval_model  # noqa: F401 - slow, so here
+    import tasks.evaluation.lm_eval_model  # noqa: F401 - slow, so here
 
     gc.freeze()
     gc.enable()
@@ -78,7 +78,7 @@ def _import_libraries() -> tuple[Any, Any, Any]:
 
 
 def _load_model(job: dict[str, Any], device: str, advance: Callable[[int], None]) -> Any:
-    from tasks.lm_eval_model import ObservedLM
+    from tasks.evaluation.lm_eval_model import ObservedLM
 
     settings = job["settings"]
     return ObservedLM(
@@ -185,7 +185,7 @@ def _set_examples(task: Any, count: int | None, seed: int) -> None:
 def _score(
     index: int, entry: dict[str, Any], leaves: dict[str, Any], samples: dict[str, Any]
 ) -> dict[str, Any]:
-    from tasks.document_values import UnusableMetricError, document_value, metric_scale
+    from tasks.evaluation.document_values import UnusableMetricError, document_value, metric_scale
 
     metric, direction = entry["metric"], entry["higher_is_better"]
     ids: list[str] = []
