@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flows.console import Terminal
     from flows.prefect_session import PrefectSession
-    from tasks.decide import PromotionRule
+    from tasks.promotion.rule import PromotionRule
 
 
 @contextmanager

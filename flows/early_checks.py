@@ -6,8 +6,8 @@ from flows.pipeline import Register
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
-from tasks.decide import PromotionRule
 from tasks.evaluation.suite import Suite
+from tasks.promotion.rule import PromotionRule
 from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
 
 _log = plain_log("mergeflow")

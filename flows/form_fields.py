@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from flows.pipeline import NAME
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter
-from tasks.decide import PromotionRule
 from tasks.evaluation.suite import shipped_suites
+from tasks.promotion.rule import PromotionRule
 from tasks.units import DURATION
 
 Schema = dict[str, Any]

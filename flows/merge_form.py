@@ -31,7 +31,7 @@ from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
-from tasks.decide import PromotionRule
+from tasks.promotion.rule import PromotionRule
 from tasks.references import expand_variables
 
 METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.statistics is None)

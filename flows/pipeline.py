@@ -18,8 +18,8 @@ from merge_core.homes.home import Home
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.calibration.measure import check_data
-from tasks.decide import PromotionRule
 from tasks.evaluation.suite import load_suite
+from tasks.promotion.rule import PromotionRule
 from tasks.references import expand_variables, parse_reference
 from tasks.registry_client import strip_credentials
 from tasks.units import read_size

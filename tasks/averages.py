@@ -19,7 +19,7 @@ from merge_core.files.private import write_private
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
-from tasks.promotion import find_version
+from tasks.registry.versions import find_version
 from tasks.registry_client import open_registry
 
 _MAX_BYTES = 16 << 20

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from merge_core.errors import MergeflowError, StepError
-from tasks.promotion import champion_version
 from tasks.records import EvaluationReport
+from tasks.registry.versions import champion_version
 from tasks.registry_client import TAG, Registry, mergeflow_experiments, open_registry
 from tasks.registry_runs import metric_name
 from tasks.serving import Serving

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tasks.promotion import champion_version
+from tasks.registry.versions import champion_version
 from tasks.registry_client import TAG, Registry
 from tasks.roles import MERGE, Roles
 

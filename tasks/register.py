@@ -22,7 +22,8 @@ from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tasks.fallback import FallBackTo, holder_that_stays
 from tasks.last_check import check_what_is_served, check_what_serves
-from tasks.promotion import (
+from tasks.records import Decision, EvaluationReport, Registration
+from tasks.registry.versions import (
     as_record,
     champion_version,
     ensure_base_version,
@@ -31,7 +32,6 @@ from tasks.promotion import (
     forget_approval,
     give_alias,
 )
-from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry_client import (
     Registry,
     RegistryUnreachableError,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.evaluation.odd_answers import odd_answers
-from tasks.reasons import number
+from tasks.promotion.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reference_names import distinct_names
 from tasks.roles import MERGE, Roles

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from merge_core.errors import MergeflowError, OutputError, StepError
 from merge_core.homes.home import Home
 from tasks.averages import AverageRecord, averages_of
-from tasks.promotion import find_version
+from tasks.registry.versions import find_version
 from tasks.registry_client import Registry, is_server, mergeflow_experiments, open_registry
 from tasks.registry_memory import (
     EMBEDDED,

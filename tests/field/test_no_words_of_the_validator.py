@@ -22,8 +22,8 @@ from merge_core.files.rule_words import PATTERNS, rule_in_words
 from merge_core.files.strict_yaml import validated
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import load_recipe
-from tasks.decide import PromotionRule
 from tasks.evaluation.suite import Suite, load_suite
+from tasks.promotion.rule import PromotionRule
 
 PHRASES = (
     *("Input should be", "Field required", "Extra inputs", "String should", "value_error"),

@@ -27,7 +27,7 @@ from flows.prefect_session import PrefectSession
 from flows.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from tasks.decide import PromotionRule, decide
+from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import Decision, EvaluationReport
 from tasks.register import register_merge
 from tasks.registry_client import open_registry

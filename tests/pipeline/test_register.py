@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.approval import with_approval
+from tasks.promotion.approval import with_approval
 from tasks.records import Approval, Registration
 from tasks.register import register_merge
 from tasks.registry_client import open_registry, process_tracking_uri

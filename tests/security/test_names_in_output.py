@@ -34,8 +34,6 @@ from merge_core.findings import Finding, printable, some
 from merge_core.homes.home import Home
 from merge_core.text.markdown import block, code, inline, mermaid_label, table
 from merge_core.text.plain import LONGEST, plain, plain_json, plain_log
-from tasks.approval import with_approval
-from tasks.decide import PromotionRule, decide
 from tasks.lineage import (
     Lineage,
     LineageMerge,
@@ -45,6 +43,8 @@ from tasks.lineage import (
     render_lineage,
 )
 from tasks.profile_plot import profile_figure_png
+from tasks.promotion.approval import with_approval
+from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import Approval
 from tasks.registry_client import default_tracking_uri, open_registry
 from tasks.report_tables import decision_markdown, question_markdown

@@ -28,7 +28,8 @@ from merge_core.homes.home import Home
 from tasks.caching.content_task import ContentKey
 from tasks.caching.record_storage import RecordStorage
 from tasks.caching.stored_records import stored_form
-from tasks.decide import PromotionRule, decide_task, decision_key
+from tasks.decide import decide_task, decision_key
+from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport, TaskScore
 from tests.support.planted_results import RUN_CODE, WRONG, Attack, Stored, noted
 from tests.support.recorded_steps import recorded_steps

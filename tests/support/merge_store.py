@@ -14,9 +14,9 @@ from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from tasks.averages import AverageRecord, RegisteredAt, keep_average
-from tasks.promotion import ensure_registered_model
 from tasks.records import Registration
 from tasks.register import register_merge
+from tasks.registry.versions import ensure_registered_model
 from tasks.registry_client import TAG, open_registry
 from tasks.retention import survey
 from tests.support.registrations import decision, report
@@ -59,7 +59,8 @@ class Store:
         name: str = "model",
         pipeline: str = PIPELINE,
     ) -> str:
-        """A version with the tags that `tasks.promotion` gives it, and no evidence; its number."""
+        """A version with the tags that `tasks.registry.versions` gives it, and no evidence; its
+        number."""
         tags = {
             "digest": manifest.digest,
             "object_id": manifest.object_id,

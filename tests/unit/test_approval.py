@@ -9,8 +9,9 @@ from flows.form_fields import PromotionForm
 from flows.merge_form import MergeForm, pipeline_of
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
-from tasks.approval import with_approval, without_question
-from tasks.decide import PromotionRule, decide, decision_key
+from tasks.decide import decision_key
+from tasks.promotion.approval import with_approval, without_question
+from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import Approval, Decision
 from tasks.registry_runs import approval_tags
 from tasks.units import read_duration, spell_duration

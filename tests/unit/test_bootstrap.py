@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks.bootstrap import interval, pair, resampled_improvements
+from tasks.promotion.bootstrap import interval, pair, resampled_improvements
 from tasks.records import TaskScore
 
 

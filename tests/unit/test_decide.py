@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from merge_core.errors import RecipeError, StepError
-from tasks.bootstrap import improvement, pair
-from tasks.decide import PromotionRule, decide, decision_key
+from tasks.decide import decision_key
+from tasks.promotion.bootstrap import improvement, pair
+from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore
 
 DOCUMENTS = 400

@@ -16,7 +16,7 @@ from flows.merge_from_form import merge_from_form
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
-from tasks.decide import PromotionRule
+from tasks.promotion.rule import PromotionRule
 
 SCHEMA = parameter_schema(merge_from_form).model_dump_for_openapi()
 ROWS = [{"model": "a", "weight": 0.5}, {"model": "b", "weight": 0.5}]

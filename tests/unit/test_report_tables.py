@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tasks.decide import PromotionRule, decide
+from tasks.promotion.rule import PromotionRule, decide
 from tasks.report_tables import (
     column_names,
     comparison_rows,

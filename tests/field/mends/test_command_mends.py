@@ -228,7 +228,7 @@ def a_login_that_cannot_be_kept(here: Path) -> Iterator[Step]:
 def approval_without_a_page(here: Path) -> Iterator[Step]:
     from flows.cli_session import check_approval
     from flows.prefect_session import PrefectSession
-    from tasks.decide import PromotionRule
+    from tasks.promotion.rule import PromotionRule
 
     alone = PrefectSession("http://127.0.0.1:9/api", object())  # type: ignore[arg-type]
     rule = PromotionRule(approve_within="1h")

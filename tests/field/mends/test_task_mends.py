@@ -16,8 +16,8 @@ import yaml
 from merge_core.homes.home import Home
 from merge_core.recipes.parts import Calibration
 from tasks.calibration.samples import data_file, draw_samples
-from tasks.decide import PromotionRule, decide
 from tasks.evaluation.suite import SHIPPED, load_suite
+from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore
 from tasks.references import parse_reference
 from tasks.registry_client import check_address
