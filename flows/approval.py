@@ -36,7 +36,7 @@ from tasks.champion import current_champion, holds_champion, serving_now
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry_client import default_tracking_uri
-from tasks.report_tables import decision_markdown, question_markdown
+from tasks.reports.decision import decision_markdown, question_markdown
 from tasks.roles import MERGE, Baseline, Roles
 from tasks.units import read_duration, spell_duration
 

@@ -31,9 +31,9 @@ from tasks.champion import current_champion
 from tasks.evaluation.suite import Suite
 from tasks.greedy_soup import Soup, greedy_soup, overall, ranking
 from tasks.records import MergeOutcome
-from tasks.reference_names import distinct_names
 from tasks.registry_client import default_tracking_uri
 from tasks.registry_memory import canonical
+from tasks.reports.names import distinct_names
 from tasks.retention import retain_task
 from tasks.roles import Roles
 from tasks.trajectory import find_task, path_task

@@ -194,7 +194,7 @@ def profile(
             base, list(sources.values()), threads=threads, progress=progress
         )
     if plot is not None:
-        from tasks.profile_plot import profile_figure_png
+        from tasks.reports.profile_plot import profile_figure_png
 
         plot.write_bytes(profile_figure_png(measured))
     if as_json:

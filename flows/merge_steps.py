@@ -55,15 +55,15 @@ from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
-from tasks.reference_names import distinct_names
 from tasks.register import register_task
 from tasks.registry_client import default_tracking_uri
-from tasks.report_tables import decision_markdown, serving_markdown
+from tasks.reports.decision import decision_markdown, serving_markdown
+from tasks.reports.names import distinct_names
+from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.roles import MERGE, Roles
 from tasks.units import read_size
 from tasks.verify import verify_task
-from tasks.verify_tables import compatibility_markdown, profile_markdown
 
 _log = plain_log("mergeflow")
 
@@ -441,7 +441,7 @@ def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:
         _log.warning("the kept picture %s is not believed and drawn again: %s", kept, error)
         with contextlib.suppress(OSError):
             set_aside(kept)
-    from tasks.profile_plot import profile_figure_png
+    from tasks.reports.profile_plot import profile_figure_png
 
     drawn = profile_figure_png(profile)
     write_private(kept, drawn)

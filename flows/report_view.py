@@ -12,8 +12,8 @@ from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.records import EvaluationReport
-from tasks.reference_names import distinct_names
-from tasks.report_tables import column_names
+from tasks.reports.decision import column_names
+from tasks.reports.names import distinct_names
 
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 

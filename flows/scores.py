@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.records import EvaluationReport
-from tasks.reference_names import distinct_names
+from tasks.reports.names import distinct_names
 from tasks.roles import MERGE, Roles
 
 

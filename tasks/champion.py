@@ -7,7 +7,7 @@ from tasks.records import EvaluationReport
 from tasks.registry.versions import champion_version
 from tasks.registry_client import TAG, Registry, mergeflow_experiments, open_registry
 from tasks.registry_runs import metric_name
-from tasks.serving import Serving
+from tasks.reports.serving import Serving
 
 
 def holds_champion(tracking_uri: str, name: str, digest: str) -> str | None:

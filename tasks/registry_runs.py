@@ -24,7 +24,7 @@ from tasks.evaluation.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport, TaskScore
 from tasks.registry_client import TAG, Registry, strip_credentials
 from tasks.registry_environment import code_commit, environment
-from tasks.report_tables import column_names, decision_markdown
+from tasks.reports.decision import column_names, decision_markdown
 from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:

@@ -42,13 +42,13 @@ from tasks.lineage import (
     lineage_mermaid,
     render_lineage,
 )
-from tasks.profile_plot import profile_figure_png
 from tasks.promotion.approval import with_approval
 from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import Approval
 from tasks.registry_client import default_tracking_uri, open_registry
-from tasks.report_tables import decision_markdown, question_markdown
-from tasks.verify_tables import profile_markdown
+from tasks.reports.decision import decision_markdown, question_markdown
+from tasks.reports.profile_plot import profile_figure_png
+from tasks.reports.verify import profile_markdown
 from tests.pipeline.test_flow import markdown_of
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 from tests.unit.test_decide import bits_task, report

@@ -7,14 +7,14 @@ import re
 import pytest
 
 from tasks.promotion.rule import PromotionRule, decide
-from tasks.report_tables import (
+from tasks.reports.decision import (
     column_names,
     comparison_rows,
     decision_markdown,
     question_markdown,
 )
+from tasks.reports.serving import Serving
 from tasks.roles import Roles
-from tasks.serving import Serving
 from tests.unit.test_decide import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))

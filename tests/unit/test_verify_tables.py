@@ -14,10 +14,10 @@ from PIL import Image
 from merge_core.operations.profile import QUANTILES, Section, TaskVectorProfile, profile_key
 from merge_core.verification.verify import verify, verify_key
 from tasks.profile import profile_task
-from tasks.profile_plot import profile_figure_png
-from tasks.reference_names import distinct_names
+from tasks.reports.names import distinct_names
+from tasks.reports.profile_plot import profile_figure_png
+from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.verify import verify_task
-from tasks.verify_tables import compatibility_markdown, profile_markdown
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
 

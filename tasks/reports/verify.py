@@ -10,7 +10,7 @@ from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.verify import CheckpointRow, CompatibilityReport
-from tasks.reference_names import distinct_names
+from tasks.reports.names import distinct_names
 
 _HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Good to know"}
 

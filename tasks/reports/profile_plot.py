@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.tensors.names import stack_of
 from merge_core.text.plain import plain
-from tasks.reference_names import distinct_names
+from tasks.reports.names import distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from merge_core.text.plain import LONGEST
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.promotion.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration
-from tasks.reference_names import distinct_names
+from tasks.reports.names import distinct_names
+from tasks.reports.serving import Serving
 from tasks.roles import MERGE, Roles
-from tasks.serving import Serving
 
 TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
 
