@@ -32,10 +32,10 @@ from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
-from tasks.champion import current_champion, holds_champion, serving_now
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
-from tasks.registry_client import default_tracking_uri
+from tasks.registry.champion import current_champion, holds_champion, serving_now
+from tasks.registry.client import default_tracking_uri
 from tasks.reports.decision import decision_markdown, question_markdown
 from tasks.roles import MERGE, Baseline, Roles
 from tasks.units import read_duration, spell_duration

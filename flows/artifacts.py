@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from merge_core.text.markdown import block, inline
 from merge_core.text.plain import LONGEST, plain
 from tasks.records import Registration
-from tasks.registry_client import is_server
+from tasks.registry.client import is_server
 
 
 def publish_report(pipeline: str, kind: str, markdown: str) -> None:

@@ -28,9 +28,9 @@ from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
-from tasks.averages import AverageRecord
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
+from tasks.registry.past_averages import AverageRecord
 
 _ATTEMPTS = 3
 

@@ -20,19 +20,19 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
-from tasks.averages import (
+from tasks.evaluation.suite import Suite
+from tasks.greedy_soup import Soup, greedy_soup, overall, ranking
+from tasks.records import MergeOutcome
+from tasks.registry.champion import current_champion
+from tasks.registry.client import default_tracking_uri
+from tasks.registry.memory import canonical
+from tasks.registry.past_averages import (
     AverageRecord,
     RegisteredAt,
     averages_of,
     is_registered,
     keep_average,
 )
-from tasks.champion import current_champion
-from tasks.evaluation.suite import Suite
-from tasks.greedy_soup import Soup, greedy_soup, overall, ranking
-from tasks.records import MergeOutcome
-from tasks.registry_client import default_tracking_uri
-from tasks.registry_memory import canonical
 from tasks.reports.names import distinct_names
 from tasks.retention import retain_task
 from tasks.roles import Roles

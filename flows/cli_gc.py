@@ -120,7 +120,7 @@ def gc(
 
 def _change(terminal: Terminal, home: Home, restore: str, forgotten: str) -> None:
     from merge_core.store.quarantine import find_quarantined, one_at_a_time, put_back
-    from tasks.registry_memory import forget_registry
+    from tasks.registry.memory import forget_registry
 
     if forgotten:
         forget_registry(home, forgotten)
@@ -144,7 +144,7 @@ def _registry_to_name(
         MergeflowError: none is known at all.
     """
     from merge_core.errors import MergeflowError, OutputError
-    from tasks.registry_memory import began_before_notes, begin_notes, canonical, known_registries
+    from tasks.registry.memory import began_before_notes, begin_notes, canonical, known_registries
 
     if tracking_uri and no_registry:
         raise typer.BadParameter("--no-registry and --tracking-uri say opposite things")

@@ -97,9 +97,9 @@ def lineage(
     """Show what a registered version was made of, with the digest of every ancestor."""
     from flows.console import Terminal
     from merge_core.homes.home import Home
-    from tasks.lineage import lineage as trace
-    from tasks.lineage import lineage_mermaid, render_lineage
-    from tasks.registry_client import default_tracking_uri
+    from tasks.registry.client import default_tracking_uri
+    from tasks.registry.lineage import lineage as trace
+    from tasks.registry.lineage import lineage_mermaid, render_lineage
 
     terminal = Terminal(machine=as_json)
     ancestry = trace(model, tracking_uri or default_tracking_uri(Home.discover(make=False)))
@@ -119,7 +119,7 @@ def env() -> None:
 
     from flows.no_telemetry import NO_TELEMETRY
     from merge_core.homes.home import Home
-    from tasks.registry_client import default_tracking_uri
+    from tasks.registry.client import default_tracking_uri
     from tasks.servers.login import (
         CLIENT_VARIABLE,
         SERVER_VARIABLE,

@@ -33,7 +33,7 @@ def run_demo(directory: Path | None) -> bool:
     with prefect_session(home) as prefect:
         from flows.pipeline import load_pipeline
         from flows.running import run_pipeline, show_outcome
-        from tasks.registry_client import quiet_mlflow
+        from tasks.registry.client import quiet_mlflow
 
         pipelines = [load_pipeline(_GOOD), load_pipeline(_BAD)]
         quiet_mlflow()

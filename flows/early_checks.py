@@ -8,7 +8,7 @@ from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.evaluation.suite import Suite
 from tasks.promotion.rule import PromotionRule
-from tasks.registry_client import RegistryUnreachableError, check_address, default_tracking_uri
+from tasks.registry.client import RegistryUnreachableError, check_address, default_tracking_uri
 
 _log = plain_log("mergeflow")
 

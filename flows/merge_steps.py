@@ -46,7 +46,6 @@ from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task
 from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
 from tasks.evaluation.suite import Suite
-from tasks.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.load import loading_task
 from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
 from tasks.locate import IDENTIFIED_AT_ONCE, Location
@@ -56,7 +55,8 @@ from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.register import register_task
-from tasks.registry_client import default_tracking_uri
+from tasks.registry.client import default_tracking_uri
+from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.reports.decision import decision_markdown, serving_markdown
 from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown

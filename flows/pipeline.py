@@ -21,7 +21,7 @@ from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
 from tasks.promotion.rule import PromotionRule
 from tasks.references import expand_variables, parse_reference
-from tasks.registry_client import strip_credentials
+from tasks.registry.client import strip_credentials
 from tasks.units import read_size
 
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"

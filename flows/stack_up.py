@@ -15,8 +15,8 @@ from flows.stack_databases import only_one_on
 from flows.stack_links import show_links
 from flows.stack_ports import MLFLOW_PORT, PREFECT_PORT, listen
 from merge_core.homes.home import Home
-from tasks.registry_memory import embedded_database
-from tasks.registry_places import follow_home
+from tasks.registry.memory import embedded_database
+from tasks.registry.places import follow_home
 from tasks.servers.stack_record import StackRecord
 
 _LOOK_EVERY = 1.0

@@ -350,9 +350,9 @@ def _refuse_what_is_not_stored(
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:
-    from tasks.lineage import lineage
-    from tasks.registry_client import default_tracking_uri
-    from tasks.registry_memory import note_store_of
+    from tasks.registry.client import default_tracking_uri
+    from tasks.registry.lineage import lineage
+    from tasks.registry.memory import note_store_of
 
     address = tracking_uri or default_tracking_uri(home)
     root = lineage(uri, address).root

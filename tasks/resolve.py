@@ -19,7 +19,7 @@ from tasks.hub_answers import HubAwayError, HubUnreachableError
 from tasks.locate import Location, Preflight, fetch, locate_all
 from tasks.location_keys import is_of_location
 from tasks.progress import prefect_progress
-from tasks.registry_client import RegistryUnreachableError
+from tasks.registry.client import RegistryUnreachableError
 
 
 def _network_failed(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:

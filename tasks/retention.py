@@ -28,9 +28,9 @@ from merge_core.store.quarantine import (
     quarantined,
     set_aside,
 )
-from tasks.averages import averages_of, forget_averages
-from tasks.registry_client import TAG, Registry, RegistryUnreachableError, open_registry
-from tasks.registry_models import find_logged_model
+from tasks.registry.client import TAG, Registry, RegistryUnreachableError, open_registry
+from tasks.registry.models import find_logged_model
+from tasks.registry.past_averages import averages_of, forget_averages
 from tasks.retries import only_on
 from tasks.store_contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
 from tasks.store_needs import Needs, NotAskedError, ask_registries, averages_to_keep

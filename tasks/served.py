@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks.registry_client import TAG, Registry, is_server
+from tasks.registry.client import TAG, Registry, is_server
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run

@@ -18,10 +18,8 @@ from urllib.parse import urlsplit
 
 from merge_core.errors import MergeflowError, OutputError, StepError
 from merge_core.homes.home import Home
-from tasks.averages import AverageRecord, averages_of
-from tasks.registry.versions import find_version
-from tasks.registry_client import Registry, is_server, mergeflow_experiments, open_registry
-from tasks.registry_memory import (
+from tasks.registry.client import Registry, is_server, mergeflow_experiments, open_registry
+from tasks.registry.memory import (
     EMBEDDED,
     STACK,
     KnownRegistry,
@@ -32,6 +30,8 @@ from tasks.registry_memory import (
     note_registry,
     stack_server,
 )
+from tasks.registry.past_averages import AverageRecord, averages_of
+from tasks.registry.versions import find_version
 from tasks.served import Files, in_workspace, served_by, workspaces
 from tasks.served_files import UnreadableFilesError, local_path, texts_in
 

@@ -14,7 +14,7 @@ from merge_core.records import SourceCheckpoint
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import LONGEST, plain
 from tasks.records import Decision, RegisteredVersion
-from tasks.registry_client import TAG, Registry, process_tracking_uri
+from tasks.registry.client import TAG, Registry, process_tracking_uri
 from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ class StackRecord:
         return {"PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": tracking}
 
     def environment(self, home: Home) -> dict[str, str]:
-        """The same with Prefect's login; MLflow's is `tasks.registry_login`'s business."""
+        """The same with Prefect's login; MLflow's is `tasks.registry.login`'s business."""
         return {**self.addresses, CLIENT_VARIABLE: stack_login(home).text}
 
 

@@ -72,7 +72,7 @@ def test_whatever_loads_a_model_says_that_remote_code_is_off() -> None:
     for place, _, call in loads:
         given = keywords(call)
         assert given.get("trust_remote_code") == "False" or given.get(None) == "safe", place
-    source = (ROOT / "tasks" / "registry_loader.py").read_text("utf-8")
+    source = (ROOT / "tasks" / "registry" / "loader.py").read_text("utf-8")
     assert 'safe = {"local_files_only": True, "trust_remote_code": False}' in source
 
 

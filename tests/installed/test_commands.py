@@ -101,7 +101,7 @@ def test_run_with_a_shipped_suite(user: User) -> None:
     assert "Promoted" in user.call("run", str(user.files / "pipeline.yaml"))
     code = (
         "import mlflow; from merge_core.homes.home import Home;"
-        "from tasks.registry_client import default_tracking_uri;"
+        "from tasks.registry.client import default_tracking_uri;"
         "mlflow.set_tracking_uri(default_tracking_uri(Home.discover()));"
         "model = mlflow.pyfunc.load_model('models:/installed@champion');"
         "print('said', model.predict(['def main'], params={'max_new_tokens': 2}))"

@@ -72,7 +72,7 @@ def test_an_installation_finds_what_came_with_it(
     """Not what happens to be named alike in the directory that all packages share."""
     code = (
         "import flows.demo, flows.deployments, tasks.evaluation.suite;"
-        "from tasks.registry_environment import code_commit;"
+        "from tasks.registry.environment import code_commit;"
         "print(flows.demo.__file__, flows.deployments.DIRECTORY, tasks.evaluation.suite.SHIPPED, sep=chr(10));"
         "print(len(flows.deployments.read_deployments()), code_commit())"
     )

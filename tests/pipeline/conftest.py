@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.register import register_merge
+from tasks.registry.register import register_merge
 from tests.support.registrations import (
     copied_registry,
     empty_registry,

@@ -29,8 +29,8 @@ from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import Decision, EvaluationReport
-from tasks.register import register_merge
-from tasks.registry_client import open_registry
+from tasks.registry.client import open_registry
+from tasks.registry.register import register_merge
 from tasks.roles import Roles
 from tests.support.approvals import answering, question, waiting
 from tests.support.processes import wait_until

@@ -24,9 +24,9 @@ from flows.endings import Ending, ending_of
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from merge_core.homes.home import Home
-from tasks.lineage import lineage
 from tasks.records import MergeOutcome
-from tasks.registry_client import default_tracking_uri
+from tasks.registry.client import default_tracking_uri
+from tasks.registry.lineage import lineage
 from tests.support.edited_objects import flip, loosen, reseal
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from merge_core.errors import MergeflowError
-from tasks import registry_loader
 from tasks.records import Registration
-from tasks.register import register_merge
+from tasks.registry import loader as registry_loader
+from tasks.registry.register import register_merge
 from tests.support.edited_descriptions import ATTACKS, lead_elsewhere
 from tests.support.edited_objects import flip, loosen, sha256
 from tests.support.registrations import variant, zoo_merge

@@ -30,7 +30,7 @@ from merge_core.errors import CompatibilityError
 from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.homes.home import Home
 from tasks.records import MergeOutcome
-from tasks.registry_client import default_tracking_uri, open_registry
+from tasks.registry.client import default_tracking_uri, open_registry
 from tests.support.edited_objects import flip, loosen, pointer, reseal, sha256
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 

@@ -17,10 +17,10 @@ from merge_core.errors import CheckpointError, MergeflowError, StepError
 from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.progress import ProgressEvent
 from merge_core.records import CheckpointManifest
-from tasks import registry_loader
-from tasks.last_check import check_what_is_served
-from tasks.register import register_merge
-from tasks.registry_client import open_registry
+from tasks.registry import loader as registry_loader
+from tasks.registry.client import open_registry
+from tasks.registry.last_check import check_what_is_served
+from tasks.registry.register import register_merge
 from tests.support.edited_descriptions import ATTACKS, lead_elsewhere, load_from_elsewhere
 from tests.support.edited_objects import flip, loosen, sha256
 from tests.support.registrations import variant, zoo_merge

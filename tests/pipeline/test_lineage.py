@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from merge_core.errors import MergeflowError
-from tasks.lineage import Lineage, lineage, lineage_mermaid, render_lineage
-from tasks.register import register_merge
+from tasks.registry.lineage import Lineage, lineage, lineage_mermaid, render_lineage
+from tasks.registry.register import register_merge
 from tests.support.registrations import copied_registry, registration, source, variant
 from tests.support.registry_contents import Registered, client
 

@@ -10,8 +10,8 @@ import pytest
 
 from tasks.promotion.approval import with_approval
 from tasks.records import Approval, Registration
-from tasks.register import register_merge
-from tasks.registry_client import open_registry, process_tracking_uri
+from tasks.registry.client import open_registry, process_tracking_uri
+from tasks.registry.register import register_merge
 from tests.support.registrations import variant, zoo_merge
 from tests.support.registry_contents import (
     Registered,

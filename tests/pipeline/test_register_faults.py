@@ -18,8 +18,8 @@ from prefect.client.schemas.objects import State, StateType
 
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
-from tasks.register import register_merge, register_task
-from tasks.registry_client import (
+from tasks.register import register_task
+from tasks.registry.client import (
     RegistryUnreachableError,
     check_address,
     default_tracking_uri,
@@ -28,7 +28,8 @@ from tasks.registry_client import (
     process_tracking_uri,
     strip_credentials,
 )
-from tasks.registry_models import _create
+from tasks.registry.models import _create
+from tasks.registry.register import register_merge
 from tests.support.registrations import source, zoo_merge
 from tests.support.registry_contents import (
     Registered,
@@ -268,7 +269,7 @@ def test_what_a_killed_writer_left_half_done_is_undone(tmp_path: Path) -> None:
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
     code = (
-        "import sys, tasks.register, tasks.lineage\n"
+        "import sys, tasks.register, tasks.registry.lineage\n"
         "sys.exit(any(name in sys.modules for name in ('mlflow', 'torch', 'transformers')))"
     )
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import requests
 
-from tasks import registry_loader
-from tasks.lineage import lineage
-from tasks.register import register_merge
+from tasks.registry import loader as registry_loader
+from tasks.registry.lineage import lineage
+from tasks.registry.register import register_merge
 from tests.support.registrations import empty_registry, source, variant, zoo_merge
 from tests.support.registry_contents import (
     Registered,

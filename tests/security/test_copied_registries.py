@@ -15,11 +15,11 @@ import pytest
 
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
-from tasks import registry_loader
-from tasks.lineage import lineage, render_lineage
 from tasks.records import Registration
-from tasks.registry_client import open_registry
-from tasks.registry_places import follow_home
+from tasks.registry import loader
+from tasks.registry.client import open_registry
+from tasks.registry.lineage import lineage, render_lineage
+from tasks.registry.places import follow_home
 from tests.support.merge_store import Store, clear_away, merge_store
 from tests.support.registrations import copied_registry, empty_registry, source, unsynced_sqlite
 from tests.support.registry_contents import client
@@ -118,7 +118,7 @@ def test_what_was_registered_before_is_read_in_the_copy_when_the_original_is_gon
     assert str(copy) in render_lineage(found)
     assert str(original) not in render_lineage(found)
     model = copy / "mlflow" / "artifacts" / "models" / str(found.root.logged_model_id) / "artifacts"
-    registry_loader.check_files(json.loads((model / "checkpoint.json").read_text()), "digests")
+    loader.check_files(json.loads((model / "checkpoint.json").read_text()), "digests")
     assert str(copy) in (model / "MLmodel").read_text()
     run_in(copy)
     assert not original.exists()

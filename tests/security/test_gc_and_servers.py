@@ -18,8 +18,8 @@ import requests
 
 from flows import cli
 from merge_core.homes.home import Home
-from tasks.registry_client import ensure_experiment, open_registry
-from tasks.registry_memory import canonical, known_registries, note_registry, note_store_of
+from tasks.registry.client import ensure_experiment, open_registry
+from tasks.registry.memory import canonical, known_registries, note_registry, note_store_of
 from tasks.servers.stack_record import StackRecord, write_record
 from tests.support.merge_store import Store, clear_away, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite

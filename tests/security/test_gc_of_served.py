@@ -19,13 +19,13 @@ import pytest
 from flows import cli
 from merge_core.homes.home import Home
 from merge_core.records import CheckpointManifest
-from tasks.averages import RegisteredAt
-from tasks.registry_client import (
+from tasks.registry.client import (
     Registry,
     ensure_experiment,
     open_registry,
     process_tracking_uri,
 )
+from tasks.registry.past_averages import RegisteredAt
 from tests.support.merge_store import DAY, PIPELINE, Store, clear_away, made_old, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
 
@@ -100,7 +100,7 @@ def logged_model(registry: str, *, tags: dict[str, str], files: Path | None = No
 
 def used(store: Store, registry: str, merged: CheckpointManifest) -> str:
     """Register a merge as a run does, but for its evidence; the version."""
-    from tasks.registry_memory import note_store_of
+    from tasks.registry.memory import note_store_of
 
     with open_registry(registry, writing=True) as opened:
         note_store_of(merged.path, registry, opened, ensure_experiment(opened, "merges"))
@@ -421,7 +421,7 @@ def test_an_address_is_noted_privately_and_without_its_password(
         os.umask(before)
     note = store.home.path / "registries.json"
     assert note.stat().st_mode & 0o777 == 0o600
-    from tasks.registry_memory import known_registries, note_registry
+    from tasks.registry.memory import known_registries, note_registry
 
     note_registry(store.home, "postgresql://me:secret@db/mlflow?password=other")
     assert "secret" not in note.read_text()
@@ -434,7 +434,7 @@ def test_an_address_is_noted_privately_and_without_its_password(
 
 
 def test_many_runs_note_their_registries_at_once_and_none_is_lost(store: Store) -> None:
-    from tasks.registry_memory import known_registries, note_registry
+    from tasks.registry.memory import known_registries, note_registry
 
     addresses = [f"http://server-{number}:5000" for number in range(24)]
     threads = [
@@ -528,7 +528,7 @@ def test_what_a_run_has_found_in_the_store_counts_as_new(store: Store) -> None:
 def test_something_else_at_the_address_of_a_registry_stops_everything(
     store: Store, capsys: pytest.CaptureFixture[str], answer: bytes
 ) -> None:
-    from tasks.registry_memory import KnownRegistry
+    from tasks.registry.memory import KnownRegistry
 
     merged = store.merged(1)
     with _answering(200, answer) as address:

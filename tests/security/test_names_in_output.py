@@ -34,7 +34,11 @@ from merge_core.findings import Finding, printable, some
 from merge_core.homes.home import Home
 from merge_core.text.markdown import block, code, inline, mermaid_label, table
 from merge_core.text.plain import LONGEST, plain, plain_json, plain_log
-from tasks.lineage import (
+from tasks.promotion.approval import with_approval
+from tasks.promotion.rule import PromotionRule, decide
+from tasks.records import Approval
+from tasks.registry.client import default_tracking_uri, open_registry
+from tasks.registry.lineage import (
     Lineage,
     LineageMerge,
     LineageNode,
@@ -42,10 +46,6 @@ from tasks.lineage import (
     lineage_mermaid,
     render_lineage,
 )
-from tasks.promotion.approval import with_approval
-from tasks.promotion.rule import PromotionRule, decide
-from tasks.records import Approval
-from tasks.registry_client import default_tracking_uri, open_registry
 from tasks.reports.decision import decision_markdown, question_markdown
 from tasks.reports.profile_plot import profile_figure_png
 from tasks.reports.verify import profile_markdown

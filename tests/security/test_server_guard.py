@@ -29,7 +29,7 @@ from websockets.sync.client import connect
 from flows.prefect_session import PrefectSession
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from tasks.registry_client import open_registry
+from tasks.registry.client import open_registry
 from tasks.servers.login import Login, home_login, password_file
 from tasks.servers.same_process import own_start_time
 from tasks.servers.stack_record import StackRecord, write_record

@@ -37,10 +37,10 @@ from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
 from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
-from tasks.averages import AverageRecord, averages_of, keep_average
 from tasks.caching.content_task import ContentKey, content_task
 from tasks.caching.record_storage import RecordStorage
 from tasks.locate import Location
+from tasks.registry.past_averages import AverageRecord, averages_of, keep_average
 from tasks.resolve import resolve_task
 from tests.support.former_records import former
 from tests.support.recorded_steps import recorded_steps

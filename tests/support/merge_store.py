@@ -13,11 +13,11 @@ from merge_core.operations.merge import merge
 from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from tasks.averages import AverageRecord, RegisteredAt, keep_average
 from tasks.records import Registration
-from tasks.register import register_merge
+from tasks.registry.client import TAG, open_registry
+from tasks.registry.past_averages import AverageRecord, RegisteredAt, keep_average
+from tasks.registry.register import register_merge
 from tasks.registry.versions import ensure_registered_model
-from tasks.registry_client import TAG, open_registry
 from tasks.retention import survey
 from tests.support.registrations import decision, report
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama

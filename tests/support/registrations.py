@@ -13,7 +13,7 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.records import CheckpointManifest, MergeInput, SourceCheckpoint
 from tasks.records import Decision, EvaluationReport, TaskComparison, TaskScore
-from tasks.registry_client import open_registry
+from tasks.registry.client import open_registry
 
 RECIPE = """\
 merge_method: task_arithmetic

@@ -13,7 +13,7 @@ from tasks.decide import decision_key
 from tasks.promotion.approval import with_approval, without_question
 from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import Approval, Decision
-from tasks.registry_runs import approval_tags
+from tasks.registry.runs import approval_tags
 from tasks.units import read_duration, spell_duration
 from tests.unit.test_decide import bits_task, report
 

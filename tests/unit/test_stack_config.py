@@ -14,7 +14,7 @@ from flows.stack_config import StackConfig, read_stack_config
 from flows.stack_databases import only_one_on
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
-from tasks.registry_client import default_tracking_uri
+from tasks.registry.client import default_tracking_uri
 from tasks.servers.same_process import own_start_time
 from tasks.servers.stack_record import StackRecord, find_registry, write_record
 

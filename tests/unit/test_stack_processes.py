@@ -23,7 +23,7 @@ from flows.stack_processes import (
 )
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
-from tasks.registry_memory import stack_server
+from tasks.registry.memory import stack_server
 from tasks.servers.same_process import is_same_process, own_start_time
 from tasks.servers.stack_record import StackRecord, read_record, running_stack, write_record
 from tests.support.processes import is_alive, wait_until

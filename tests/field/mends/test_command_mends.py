@@ -41,7 +41,7 @@ def a_note_of_registries_that_is_damaged(here: Path) -> Iterator[Step]:
 
 
 def a_note_of_registries_that_cannot_be_written(here: Path) -> Iterator[Step]:
-    from tasks.registry_memory import begin_notes
+    from tasks.registry.memory import begin_notes
 
     home = home_of(here)
     (home.path / "registries.lock").mkdir()
@@ -51,7 +51,7 @@ def a_note_of_registries_that_cannot_be_written(here: Path) -> Iterator[Step]:
 
 
 def a_registry_that_nobody_knows(here: Path) -> Iterator[Step]:
-    from tasks.registry_memory import begin_notes, forget_registry
+    from tasks.registry.memory import begin_notes, forget_registry
 
     home = home_of(here)
     begin_notes(home)
@@ -118,7 +118,7 @@ def a_variable_that_is_not_set(here: Path) -> Iterator[Step]:
 
 def databases_whose_servers_are_down(here: Path) -> Iterator[Step]:
     from flows.prefect_session import prefect_session
-    from tasks.registry_client import default_tracking_uri
+    from tasks.registry.client import default_tracking_uri
 
     home = home_of(here)
     os.environ["MENDS_PASSWORD"] = "hunter2"
@@ -135,7 +135,7 @@ def databases_whose_servers_are_down(here: Path) -> Iterator[Step]:
 
 
 def models_whose_server_is_down(here: Path) -> Iterator[Step]:
-    from tasks.registry_client import default_tracking_uri
+    from tasks.registry.client import default_tracking_uri
 
     home = home_of(here)
     os.environ["MENDS_PASSWORD"] = "hunter2"

@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from tasks.lineage import lineage
-from tasks.register import register_merge
-from tasks.registry_client import open_registry
+from tasks.registry.client import open_registry
+from tasks.registry.lineage import lineage
+from tasks.registry.register import register_merge
 from tests.field.mends.situations import situations
 from tests.pipeline.conftest import (  # noqa: F401 - fixtures
     after_promotion,
@@ -130,7 +130,7 @@ def a_file_more_beside_the_weights(at: At) -> Iterator[Step]:
 
 
 def a_checkpoint_that_was_moved_away(at: At) -> Iterator[Step]:
-    from tasks.registry_loader import CheckpointUnavailableError, check_files
+    from tasks.registry.loader import CheckpointUnavailableError, check_files
 
     result = variant(Path(at.arguments["manifest"].path), at.place / "result", "again")
     found = register_merge(**zoo_of(at, result))

@@ -20,7 +20,7 @@ from tasks.evaluation.suite import SHIPPED, load_suite
 from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore
 from tasks.references import parse_reference
-from tasks.registry_client import check_address
+from tasks.registry.client import check_address
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 

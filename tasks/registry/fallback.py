@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tasks.registry.client import TAG, Registry
 from tasks.registry.versions import champion_version
-from tasks.registry_client import TAG, Registry
 from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:

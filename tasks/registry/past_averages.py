@@ -19,8 +19,8 @@ from merge_core.files.private import write_private
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
+from tasks.registry.client import open_registry
 from tasks.registry.versions import find_version
-from tasks.registry_client import open_registry
 
 _MAX_BYTES = 16 << 20
 """A record of a thousand checkpoints takes one."""
@@ -30,7 +30,7 @@ class RegisteredAt(Record):
     """Where an average is registered."""
 
     tracking_uri: str
-    """Without credentials; `embedded` and `stack` are the home's own (tasks.registry_memory)."""
+    """Without credentials; `embedded` and `stack` are the home's own (tasks.registry.memory)."""
     model: str
     version: str
 

@@ -22,8 +22,8 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain
 from tasks.evaluation.odd_answers import counted
 from tasks.records import Approval, Decision, EvaluationReport, TaskScore
-from tasks.registry_client import TAG, Registry, strip_credentials
-from tasks.registry_environment import code_commit, environment
+from tasks.registry.client import TAG, Registry, strip_credentials
+from tasks.registry.environment import code_commit, environment
 from tasks.reports.decision import column_names, decision_markdown
 from tasks.roles import MERGE, Roles
 

@@ -23,8 +23,8 @@ from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
 from merge_core.output.working_directory import read_plain
 from merge_core.records import Record
-from tasks.averages import averages_of
-from tasks.registry_client import Registry, is_server, strip_credentials
+from tasks.registry.client import Registry, is_server, strip_credentials
+from tasks.registry.past_averages import averages_of
 from tasks.servers.stack_record import running_stack
 
 EMBEDDED = "embedded"

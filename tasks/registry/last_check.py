@@ -23,9 +23,9 @@ from merge_core.findings import printable
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
 from merge_core.store.vouching import confirm
-from tasks.registry_client import TAG, Registry
-from tasks.registry_loader import CheckpointUnavailableError, check_files
-from tasks.registry_models import RECORD, describe, write_description
+from tasks.registry.client import TAG, Registry
+from tasks.registry.loader import CheckpointUnavailableError, check_files
+from tasks.registry.models import RECORD, describe, write_description
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

@@ -15,8 +15,8 @@ from merge_core.errors import MergeflowError, did_you_mean
 from merge_core.records import Record
 from merge_core.text.markdown import mermaid_label
 from merge_core.text.plain import plain
-from tasks.registry_client import TAG, Registry, mergeflow_experiments, open_registry
-from tasks.registry_models import find_logged_model
+from tasks.registry.client import TAG, Registry, mergeflow_experiments, open_registry
+from tasks.registry.models import find_logged_model
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

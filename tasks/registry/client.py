@@ -21,8 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 from merge_core.errors import SECRET_WORDS, MergeflowError, StepError, one_line
 from merge_core.files.private import open_private, private_umask
 from merge_core.homes.home import Home
-from tasks.registry_database import create_database
-from tasks.registry_places import artifacts_beside, follow_home
+from tasks.registry.database import create_database
+from tasks.registry.places import artifacts_beside, follow_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -135,7 +135,7 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     if database is not None:
         follow_home(database)
     mlflow = quiet_mlflow()
-    from tasks.registry_login import was_refused
+    from tasks.registry.login import was_refused
 
     address = strip_credentials(tracking_uri)
     try:
@@ -230,7 +230,7 @@ def quiet_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     import mlflow
 
-    from tasks.registry_login import log_in_at_the_stack
+    from tasks.registry.login import log_in_at_the_stack
 
     log_in_at_the_stack()
     if noisy:

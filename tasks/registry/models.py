@@ -21,14 +21,14 @@ from merge_core.files.names import TOKENIZER_FILES, is_model_file
 from merge_core.records import SourceCheckpoint
 from merge_core.store.objects import listed_files, stored_place
 from merge_core.text.plain import plain
-from tasks.registry_client import TAG, Registry, mergeflow_experiments
-from tasks.registry_loader import files_beside
+from tasks.registry.client import TAG, Registry, mergeflow_experiments
+from tasks.registry.loader import files_beside
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 RECORD = "checkpoint.json"
-_LOADER = Path(__file__).with_name("registry_loader.py")
+_LOADER = Path(__file__).with_name("loader.py")
 _PYFUNC = "python_function"
 _TRANSFORMERS = "transformers"
 _LOADING_PACKAGES = ("mlflow", "torch", "transformers", "safetensors")

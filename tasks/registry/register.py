@@ -1,0 +1,247 @@
+"""Register a merge in MLflow: record it, register base and merged, move `champion` last.
+
+Every step is found again by tags or completed, so that a registration may be interrupted anywhere
+and run again: it ends in the same runs, models and versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from merge_core.errors import StepError
+from merge_core.files.digests import DigestMemo
+from merge_core.progress import Progress
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.records import Decision, EvaluationReport, Registration
+from tasks.registry.client import Registry, ensure_experiment, open_registry
+from tasks.registry.fallback import FallBackTo, holder_that_stays
+from tasks.registry.last_check import check_what_is_served, check_what_serves
+from tasks.registry.memory import note_store_of
+from tasks.registry.models import ensure_logged_model
+from tasks.registry.runs import (
+    MergeFacts,
+    approval_tags,
+    ensure_merge_run,
+    finish,
+    is_recorded,
+    record_evaluation,
+    record_merge,
+)
+from tasks.registry.versions import (
+    as_record,
+    champion_version,
+    ensure_base_version,
+    ensure_candidate_version,
+    ensure_registered_model,
+    forget_approval,
+    give_alias,
+)
+from tasks.roles import MERGE, Roles
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+def register_merge(
+    *,
+    tracking_uri: str,
+    experiment: str,
+    model_name: str,
+    recipe_yaml: str,
+    recipe_digest: str,
+    manifest: CheckpointManifest,
+    base: SourceCheckpoint,
+    models: Sequence[SourceCheckpoint],
+    reports: Sequence[EvaluationReport],
+    decision: Decision,
+    compatibility: BaseModel | None = None,
+    profile: BaseModel | None = None,
+    pipeline_name: str | None = None,
+    prefect_run: Mapping[str, Any] | None = None,
+    artifacts: Mapping[str, str | bytes] | None = None,
+    fall_back_to: FallBackTo = "champion",
+    roles: Roles = MERGE,
+    digest_memo: Path | None = None,
+    progress: Progress | None = None,
+) -> Registration:
+    """Record a merge with its evidence, register base and merged, and let `champion` follow.
+
+    `champion` goes to the merged version when the decision promotes it. Otherwise it stays with the
+    version that holds it, if that one passed against this base and suite or a person approved it
+    (`tasks.registry.fallback`); else it goes to the base version. Running the same registration
+    again completes what is missing and changes nothing else. Directly before the alias moves, every
+    byte of what it will lead to is read and compared (`tasks.registry.last_check`); where it stays
+    with one of the two, all but the bytes of its weights is looked at.
+
+    Args:
+        tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.
+        reports: evaluations of base, merged and experts, in the order to show them.
+        artifacts: more files for the merge run, by relative name.
+        fall_back_to: `base` gives the base the alias whenever a merge is not promoted.
+        roles: what base and merged are called in the record.
+        digest_memo: is told what was read.
+
+    Raises:
+        CheckpointError: what the alias would lead to is not what was evaluated. It stays.
+        RegistryUnreachableError: the server did not answer.
+        StepError: MLflow refused.
+    """
+    facts = MergeFacts(
+        model_name=model_name,
+        recipe_yaml=recipe_yaml,
+        recipe_digest=recipe_digest,
+        manifest=manifest,
+        base=base,
+        models=models,
+        reports=reports,
+        decision=decision,
+        compatibility=compatibility,
+        profile=profile,
+        pipeline_name=pipeline_name,
+        prefect_run=prefect_run,
+        artifacts=artifacts or {},
+        roles=roles,
+    )
+    experts = _checked_experts(facts)
+    with open_registry(tracking_uri, writing=True) as registry:
+        experiment_id = ensure_experiment(registry, experiment)
+        # Before anything leads to the store: `mergeflow gc` has to know of every such registry.
+        for checkpoint in (manifest.as_source(), base, *experts):
+            note_store_of(checkpoint.path, tracking_uri, registry, experiment_id)
+        model_ids = {
+            checkpoint.digest: ensure_logged_model(
+                registry, experiment_id, checkpoint, registered=checkpoint.digest == base.digest
+            )
+            for checkpoint in (base, *experts)
+        }
+        run = ensure_merge_run(registry, experiment_id, facts)
+        model_ids[manifest.digest] = ensure_logged_model(
+            registry,
+            experiment_id,
+            manifest.as_source(),
+            name=manifest.method,
+            run_id=run.info.run_id,
+            registered=True,
+        )
+        if not is_recorded(run):
+            _record(registry, run, facts, model_ids)
+        memo = DigestMemo(digest_memo)
+        return _promote(registry, facts, run, model_ids, fall_back_to, memo, progress)
+
+
+def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[str, str]) -> None:
+    """Write everything about the merge; an interrupted record shows as failed until completed."""
+    try:
+        record_merge(registry, run, facts, model_ids)
+        for report in facts.reports:
+            record_evaluation(registry, run, facts, report, model_ids[report.checkpoint_digest])
+        finish(registry, run.info.run_id)
+    except Exception:
+        with contextlib.suppress(Exception):
+            registry.client.set_terminated(run.info.run_id, "FAILED")
+        raise
+
+
+def _promote(
+    registry: Registry,
+    facts: MergeFacts,
+    run: Run,
+    model_ids: Mapping[str, str],
+    fall_back_to: FallBackTo,
+    memo: DigestMemo,
+    progress: Progress | None,
+) -> Registration:
+    """Register both versions; the alias is the very last write."""
+    name, manifest, decision = facts.model_name, facts.manifest, facts.decision
+    base_model, merged_model = model_ids[facts.base.digest], model_ids[manifest.digest]
+    ensure_registered_model(registry, name)
+    base = ensure_base_version(registry, name, facts.base, base_model, facts.roles)
+    candidate = ensure_candidate_version(
+        registry,
+        name,
+        manifest.as_source(),
+        merged_model,
+        run.info.run_id,
+        decision,
+        {
+            "method": manifest.method,
+            "recipe_digest": facts.recipe_digest,
+            "plan_digest": manifest.plan_digest,
+            "object_id": manifest.object_id,
+            "base_digest": facts.base.digest,
+            "suite_digest": facts.suite_digest,
+            "pipeline": facts.pipeline_name or "",
+            **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
+            **(approval_tags(decision.approval) if decision.approval else {}),
+        },
+    )
+    if decision.approval is None:
+        forget_approval(registry, candidate, decision)
+    served, model, checkpoint = base, base_model, facts.base
+    stays = None
+    if decision.promote:
+        served, model, checkpoint = candidate, merged_model, manifest.as_source()
+    else:
+        stays = holder_that_stays(
+            registry, name, facts.base.digest, facts.suite_digest, fall_back_to, facts.roles
+        )
+    if stays is None:
+        check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)
+        glance = partial(check_what_serves, registry, served, model, checkpoint)
+        give_alias(registry, name, str(served.version), run.info.run_id, check, glance)
+    champion = champion_version(registry, name)
+    base_record = as_record(base, base_model, champion)
+    candidate_record = as_record(candidate, merged_model, champion)
+    if stays is not None:
+        holder = as_record(stays.version, stays.version.model_id, champion)
+    else:
+        holder = candidate_record if decision.promote else base_record
+    return Registration(
+        tracking_uri=registry.address,
+        experiment_id=run.info.experiment_id,
+        run_id=run.info.run_id,
+        base=base_record,
+        candidate=candidate_record,
+        champion=holder,
+        champion_stays=stays.why if stays else None,
+    )
+
+
+def _checked_experts(facts: MergeFacts) -> list[SourceCheckpoint]:
+    """The models besides the base, each once, after a look whether all the evidence is there."""
+    if not facts.model_name.strip() or set(facts.model_name) & set("/:"):
+        raise StepError(
+            f"'{facts.model_name}' cannot be the name of a registered model",
+            where="register",
+            mend="use a name without '/' and ':'",
+        )
+    given = {checkpoint.digest: checkpoint for checkpoint in (facts.base, *facts.models)}
+    for item in facts.manifest.inputs:
+        if item.digest not in given:
+            raise StepError(
+                f"the merge lists an input that was not handed over: {item.reference}",
+                where="register",
+                mend="pass the source checkpoint of every input in `models`",
+            )
+    evaluated = {report.checkpoint_digest for report in facts.reports}
+    strange = evaluated - set(given) - {facts.manifest.digest}
+    if strange:
+        raise StepError(
+            f"an evaluation belongs to no checkpoint of this merge: {min(strange)[:12]}",
+            where="register",
+            mend="pass reports of the base, the merged checkpoint and the listed models only",
+        )
+    for checkpoint, name in ((facts.base.digest, "base"), (facts.manifest.digest, "merged")):
+        if checkpoint not in evaluated:
+            raise StepError(
+                f"there is no evaluation of the {name} checkpoint",
+                where="register",
+                mend="evaluate base and merged on the same suite before registering",
+            )
+    return list(given.values())[1:]
