@@ -29,7 +29,7 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.evaluation.suite import Suite, load_suite, suite_digest
 from tasks.promotion.rule import AFTERWARDS, PromotionRule
-from tasks.references import expand_variables, parse_plain
+from tasks.sources.references import expand_variables, parse_plain
 from tasks.trajectory import TrainingRun
 
 Baseline = Literal["latest", "best", "champion"]

@@ -51,7 +51,7 @@ def merge(
     from merge_core.operations.execute import refuse_existing
     from merge_core.recipes.checks import warnings_of
     from merge_core.recipes.loading import load_recipe
-    from tasks.locate import fetch_adapters, local_checkpoint
+    from tasks.sources.locate import fetch_adapters, local_checkpoint
 
     if space not in ("auto", "concat", "core"):
         raise typer.BadParameter(f"'{space}' is no space; use auto, concat or core")
@@ -106,7 +106,7 @@ def extract(
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
     from merge_core.operations.execute import refuse_existing
-    from tasks.locate import fetch_all
+    from tasks.sources.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)

@@ -88,7 +88,7 @@ def merge(
     from merge_core.verification.verify import raise_for_errors
     from merge_core.verification.verify import verify as examine
     from tasks.calibration.measure import calibrate_all, check_data
-    from tasks.locate import base_and_models, find_all
+    from tasks.sources.locate import base_and_models, find_all
 
     shard_bytes = read_bytes(shard_size)
     terminal = Terminal(machine=as_json)
@@ -175,7 +175,7 @@ def profile(
     from merge_core.homes.home import Home
     from merge_core.operations.profile import profile_task_vectors
     from merge_core.recipes.loading import load_recipe
-    from tasks.locate import fetch_all
+    from tasks.sources.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
     loaded = load_recipe(recipe)
@@ -253,7 +253,7 @@ def extract(
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.task_vectors import extract_task_vector
-    from tasks.locate import fetch_all
+    from tasks.sources.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)
@@ -294,7 +294,7 @@ def apply(
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.task_vectors import apply_task_vector
-    from tasks.locate import fetch_all
+    from tasks.sources.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
     refuse_existing(out)

@@ -65,7 +65,7 @@ def evaluate(
     from merge_core.homes.home import Home
     from tasks.evaluation.evaluate import evaluate_checkpoint
     from tasks.evaluation.suite import load_suite
-    from tasks.locate import fetch_all
+    from tasks.sources.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
     home = Home.discover()

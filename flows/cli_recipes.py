@@ -90,7 +90,7 @@ def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckp
     """Warn of, or refuse, what the merge would."""
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import raise_for_errors, verify
-    from tasks.locate import base_and_models
+    from tasks.sources.locate import base_and_models
 
     base, models = base_and_models(recipe, sources)
     report = verify(base, models, scan_weights=False, tolerance=Tolerance.of(recipe))
@@ -103,7 +103,7 @@ def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, Source
     """A recipe's checkpoints, if all are on this disk; else says so."""
     from merge_core.homes.home import Home
     from merge_core.verification.tolerance import Tolerance
-    from tasks.locate import locate_all, undigested
+    from tasks.sources.locate import locate_all, undigested
 
     preflight = locate_all(
         recipe.references(),

@@ -45,7 +45,7 @@ def verify(
     from merge_core.recipes.checks import warnings_of
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import verify as examine
-    from tasks.locate import base_and_models, fetch_all
+    from tasks.sources.locate import base_and_models, fetch_all
 
     terminal = Terminal(machine=as_json)
     if load is not None:
@@ -90,7 +90,7 @@ def _verify_loading(
     from merge_core.homes.home import Home
     from merge_core.recipes.loading import load_recipe
     from tasks.loading.check import check_loading, origins_of
-    from tasks.locate import fetch_all
+    from tasks.sources.locate import fetch_all
 
     open_checkpoint(directory)
     home, donor, origins, plain = Home.discover(), None, None, {}

@@ -18,9 +18,9 @@ from merge_core.text.plain import LONGEST
 from merge_core.verification.tolerance import Tolerance
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
-from tasks.locate import undigested
-from tasks.references import expand_variables
 from tasks.resolve import preflight_task
+from tasks.sources.locate import undigested
+from tasks.sources.references import expand_variables
 
 
 def rehearse(pipeline: Pipeline, beside: Path | None) -> str:

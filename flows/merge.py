@@ -19,9 +19,9 @@ from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
-from tasks.locate import base_and_models
 from tasks.records import MergeOutcome
-from tasks.references import expand_variables
+from tasks.sources.locate import base_and_models
+from tasks.sources.references import expand_variables
 
 
 def _run_name() -> str:

@@ -32,7 +32,7 @@ from merge_core.methods import METHODS
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.promotion.rule import PromotionRule
-from tasks.references import expand_variables
+from tasks.sources.references import expand_variables
 
 METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.statistics is None)
 """Methods that the form offers: all but those that measure the models on data."""

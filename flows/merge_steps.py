@@ -48,8 +48,6 @@ from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
 from tasks.evaluation.suite import Suite
 from tasks.load import loading_task
 from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
-from tasks.locate import IDENTIFIED_AT_ONCE, Location
-from tasks.location_keys import location_key
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
@@ -62,6 +60,8 @@ from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.roles import MERGE, Roles
+from tasks.sources.locate import IDENTIFIED_AT_ONCE, Location
+from tasks.sources.location_keys import location_key
 from tasks.units import read_size
 from tasks.verify import verify_task
 

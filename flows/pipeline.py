@@ -20,8 +20,8 @@ from merge_core.recipes.recipe import Recipe
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
 from tasks.promotion.rule import PromotionRule
-from tasks.references import expand_variables, parse_reference
 from tasks.registry.client import strip_credentials
+from tasks.sources.references import expand_variables, parse_reference
 from tasks.units import read_size
 
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"

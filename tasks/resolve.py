@@ -16,10 +16,10 @@ from merge_core.records import SourceCheckpoint
 from merge_core.verification.tolerance import STRICT, Tolerance
 from tasks.caching.content_task import content_task
 from tasks.hub_answers import HubAwayError, HubUnreachableError
-from tasks.locate import Location, Preflight, fetch, locate_all
-from tasks.location_keys import is_of_location
 from tasks.progress import prefect_progress
 from tasks.registry.client import RegistryUnreachableError
+from tasks.sources.locate import Location, Preflight, fetch, locate_all
+from tasks.sources.location_keys import is_of_location
 
 
 def _network_failed(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:

@@ -35,17 +35,17 @@ from merge_core.operations.trajectory.trainer_state import (
 from merge_core.progress import Progress
 from merge_core.records import SourceCheckpoint
 from tasks.caching.content_task import content_task
-from tasks.hub import (
+from tasks.hub_answers import HubUnreachableError
+from tasks.progress import prefect_progress
+from tasks.retries import only_on
+from tasks.sources.hub import (
     HubListing,
     list_repository,
     list_revisions,
     read_small_file,
     remote_facts,
 )
-from tasks.hub_answers import HubUnreachableError
-from tasks.progress import prefect_progress
-from tasks.references import HubReference, LocalReference, parse_plain
-from tasks.retries import only_on
+from tasks.sources.references import HubReference, LocalReference, parse_plain
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _CONFIG = "config.json"

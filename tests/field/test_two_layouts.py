@@ -21,7 +21,7 @@ from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.homes.home import Home
 from merge_core.records import FileDigest
 from merge_core.verification.verify import verify
-from tasks.locate import Location, fetch, fetch_all
+from tasks.sources.locate import Location, fetch, fetch_all
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub
 from tests.support.tiny_llama import base_weights, fine_tuned
@@ -108,8 +108,8 @@ def test_from_the_hub_nothing_else_is_asked_for(hub: Hub, home: Home, addition: 
 def test_an_adapter_beside_full_weights_is_fetched_without_them(hub: Hub, home: Home) -> None:
     directory = hub.repositories["org/one"]
     save_file({"x": torch.ones(1)}, directory / "adapter_model.safetensors")
-    from tasks.hub import list_repository
-    from tasks.references import HubReference
+    from tasks.sources.hub import list_repository
+    from tasks.sources.references import HubReference
 
     reference = HubReference("org/one", None)
     assert list_repository(reference, is_adapter=True).shards == ["adapter_model.safetensors"]

@@ -13,8 +13,8 @@ from merge_core.checkpoints.sources import open_source
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.store.vouching import departures
-from tasks.locate import fetch, fetch_adapters, fetch_all, locate
-from tasks.location_keys import location_key
+from tasks.sources.locate import fetch, fetch_adapters, fetch_all, locate
+from tasks.sources.location_keys import location_key
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub

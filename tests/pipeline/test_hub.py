@@ -17,8 +17,8 @@ from merge_core.homes.home import Home
 from merge_core.progress import ProgressEvent
 from merge_core.store.vouching import departures
 from tasks.hub_answers import HubUnreachableError
-from tasks.locate import fetch, fetch_all, locate, locate_all
-from tasks.location_keys import location_key
+from tasks.sources.locate import fetch, fetch_all, locate, locate_all
+from tasks.sources.location_keys import location_key
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub
 

@@ -249,7 +249,7 @@ def test_the_command_tells_name_and_pointer_of_an_object_from_its_bytes(
 def test_a_recipe_that_names_an_edited_object_is_refused(
     merges: Merges, first: CheckpointManifest
 ) -> None:
-    from tasks.locate import fetch, locate
+    from tasks.sources.locate import fetch, locate
 
     place, memo = merges.place(first), DigestMemo(None)
     assert fetch(locate(str(place), merges.home), memo).digest == first.digest

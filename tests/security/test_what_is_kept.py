@@ -39,9 +39,9 @@ from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
 from tasks.caching.content_task import ContentKey, content_task
 from tasks.caching.record_storage import RecordStorage
-from tasks.locate import Location
 from tasks.registry.past_averages import AverageRecord, averages_of, keep_average
 from tasks.resolve import resolve_task
+from tasks.sources.locate import Location
 from tests.support.former_records import former
 from tests.support.recorded_steps import recorded_steps
 

@@ -26,7 +26,7 @@ from typing import Any
 import flows.console
 import merge_core
 import tasks.calibration.measure
-import tasks.locate
+import tasks.sources.locate
 from flows.cli import BAD_INPUT, run
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
@@ -115,7 +115,7 @@ def _run(arguments: list[str], trace: Trace) -> int:
 def _merge_into_store(path: Path, shard_bytes: int, trace: Trace) -> int:
     home, recipe = Home.discover(), load_recipe(path)
     try:
-        sources = tasks.locate.fetch_all(
+        sources = tasks.sources.locate.fetch_all(
             recipe.references(), home, path.parent, progress=trace.note_progress
         )
         manifest = merge(

@@ -13,15 +13,15 @@ from merge_core.homes.home import Home
 from merge_core.store.vouching import departures
 from tasks.evaluation.evaluate import evaluate_checkpoint
 from tasks.evaluation.suite import Suite
-from tasks.locate import (
+from tasks.sources.locate import (
     fetch,
     fetch_adapters,
     fetch_all,
     locate,
     undigested,
 )
-from tasks.location_keys import location_key
-from tasks.references import (
+from tasks.sources.location_keys import location_key
+from tasks.sources.references import (
     AdaptedReference,
     HubReference,
     LocalReference,

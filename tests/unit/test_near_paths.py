@@ -14,10 +14,10 @@ from prefect.states import Failed
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
 from tasks.hub_answers import HubAwayError, HubUnreachableError
-from tasks.locate import locate
-from tasks.near_paths import nearest_directory
-from tasks.references import HubReference, LocalReference, parse_reference
 from tasks.resolve import preflight_task
+from tasks.sources.locate import locate
+from tasks.sources.near_paths import nearest_directory
+from tasks.sources.references import HubReference, LocalReference, parse_reference
 
 
 @pytest.fixture

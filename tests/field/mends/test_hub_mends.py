@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
-from tasks.locate import fetch, locate
+from tasks.sources.locate import fetch, locate
 from tests.field.mends.situations import Situation, fine_tune, situations, tensors_of
 from tests.support.checkpoints import write_checkpoint
 from tests.support.followed_mends import Advice, Shell, Step

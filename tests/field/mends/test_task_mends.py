@@ -19,8 +19,8 @@ from tasks.calibration.samples import data_file, draw_samples
 from tasks.evaluation.suite import SHIPPED, load_suite
 from tasks.promotion.rule import PromotionRule, decide
 from tasks.records import EvaluationReport, TaskScore
-from tasks.references import parse_reference
 from tasks.registry.client import check_address
+from tasks.sources.references import parse_reference
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 

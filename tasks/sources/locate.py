@@ -32,7 +32,8 @@ from merge_core.verification.headers import CheckpointFacts, facts_of, preflight
 from merge_core.verification.tied_copies import presumed_copies
 from merge_core.verification.tolerance import STRICT, Tolerance
 from merge_core.verification.verify import CompatibilityReport, raise_for_errors
-from tasks.hub import (
+from tasks.hub_answers import HubAwayError, NoRepositoryError, is_offline, require_connection
+from tasks.sources.hub import (
     HubListing,
     check_download,
     download,
@@ -40,8 +41,7 @@ from tasks.hub import (
     list_repository,
     remote_facts,
 )
-from tasks.hub_answers import HubAwayError, NoRepositoryError, is_offline, require_connection
-from tasks.references import (
+from tasks.sources.references import (
     AdaptedReference,
     HubReference,
     LocalReference,
@@ -109,7 +109,7 @@ def locate_all(
 def locate(
     reference: str, home: Home, beside: Path | None = None, tracking_uri: str = ""
 ) -> Location:
-    """Find one checkpoint: see `tasks.references` for what a reference may be."""
+    """Find one checkpoint: see `tasks.sources.references` for what a reference may be."""
     meaning = parse_reference(reference, beside, home)
     if not isinstance(meaning, AdaptedReference):
         return _locate(reference, meaning, home, tracking_uri)

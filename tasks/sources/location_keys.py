@@ -9,8 +9,8 @@ from merge_core.checkpoints.sources import has_its_own_digest, model_files
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import digest_of, model_digest
 from merge_core.records import SourceAdapter, SourceCheckpoint
-from tasks.hub import check_download
-from tasks.locate import Location
+from tasks.sources.hub import check_download
+from tasks.sources.locate import Location
 
 
 def location_key(location: Location) -> str:

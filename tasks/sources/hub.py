@@ -31,7 +31,7 @@ from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.verification.headers import CheckpointFacts
 from tasks.hub_answers import explained, hub_address, hub_cache
-from tasks.references import HubReference
+from tasks.sources.references import HubReference
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
-from tasks.near_paths import nearest_directory, neighbours
+from tasks.sources.near_paths import nearest_directory, neighbours
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(@(?P<revision>[\w./-]+))?")
