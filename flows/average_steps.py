@@ -34,7 +34,7 @@ from tasks.registry.past_averages import (
     keep_average,
 )
 from tasks.reports.names import distinct_names
-from tasks.retention import retain_task
+from tasks.retain import retain_task
 from tasks.roles import Roles
 from tasks.trajectory import find_task, path_task
 

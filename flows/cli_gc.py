@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flows.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.store.quarantine import Quarantined
-    from tasks.retention import Tidied
-    from tasks.store_contents import StoredItem
+    from tasks.store.contents import StoredItem
+    from tasks.store.retention import Tidied
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -80,7 +80,7 @@ def gc(
     from flows.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.store.quarantine import linked_directories, quarantined
-    from tasks.retention import Tidied, survey, tidy
+    from tasks.store.retention import Tidied, survey, tidy
 
     terminal, home = Terminal(machine=as_json), Home.discover(make=False)
     wait, oldest = _seconds(quarantine), _seconds(older_than)

@@ -15,7 +15,7 @@ from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import RunCheckpoint
 from tasks.registry.client import open_registry
 from tasks.registry.past_averages import RegisteredAt, averages_of, is_registered
-from tasks.retention import remove, retain, retire_versions, survey
+from tasks.store.retention import remove, retain, retire_versions, survey
 from tests.support.merge_store import DAY, PIPELINE, Store, clear_away, made_old, merge_store
 
 

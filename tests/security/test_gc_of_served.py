@@ -497,7 +497,7 @@ def test_a_home_from_before_registries_were_noted_says_so_once(
 
 
 def test_a_run_of_averages_asks_every_registry_as_well(store: Store, elsewhere: str) -> None:
-    from tasks.retention import retain
+    from tasks.store.retention import retain
 
     shared, newer = store.merged(1), store.merged(2)
     own = store.registry

@@ -16,8 +16,8 @@ import pytest
 from flows import cli
 from merge_core.homes.home import Home
 from merge_core.store.quarantine import Quarantined, quarantined
-from tasks import retention
-from tasks.retention import retain, survey, tidy
+from tasks.store import retention
+from tasks.store.retention import retain, survey, tidy
 from tests.support.merge_store import DAY, PIPELINE, Store, clear_away, made_old, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
 

@@ -18,7 +18,7 @@ from tasks.registry.client import TAG, open_registry
 from tasks.registry.past_averages import AverageRecord, RegisteredAt, keep_average
 from tasks.registry.register import register_merge
 from tasks.registry.versions import ensure_registered_model
-from tasks.retention import survey
+from tasks.store.retention import survey
 from tests.support.registrations import decision, report
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

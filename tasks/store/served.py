@@ -1,7 +1,7 @@
 """What one registry says about checkpoints: its versions, the models behind them, and their files.
 
 Everything is handed on as text with the version that says it. Whether a text leads to the store is
-decided in `tasks.store_needs`: versions made in MLflow's own pages have no tags of ours.
+decided in `tasks.store.needs`: versions made in MLflow's own pages have no tags of ours.
 """
 
 from __future__ import annotations

@@ -13,9 +13,6 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from merge_core.errors import MergeflowError, OutputError, StepError
 from merge_core.homes.home import Home
 from merge_core.records import Record
@@ -28,16 +25,14 @@ from merge_core.store.quarantine import (
     quarantined,
     set_aside,
 )
-from tasks.registry.client import TAG, Registry, RegistryUnreachableError, open_registry
+from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.models import find_logged_model
 from tasks.registry.past_averages import averages_of, forget_averages
-from tasks.retries import only_on
-from tasks.store_contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
-from tasks.store_needs import Needs, NotAskedError, ask_registries, averages_to_keep
+from tasks.store.contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
+from tasks.store.needs import Needs, NotAskedError, ask_registries, averages_to_keep
 
 KEPT_FOR = 7 * 86_400.0
 """Seconds that a thing waits in the quarantine, unless somebody says otherwise."""
-
 _log = logging.getLogger("mergeflow")
 
 
@@ -220,17 +215,6 @@ def retain(
         _log.warning("an older average stays: %s", failure)
     names = {item.name for item in done.moved} - {item.name for item, _ in done.put_back}
     return [item for item in gone if item.name in names]
-
-
-retain_task = task(
-    name="retain",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=2,
-    retry_delay_seconds=[5, 30],
-    retry_condition_fn=only_on(RegistryUnreachableError),
-)(retain)
-"""`retain` as a step: never cached, safe to repeat."""
 
 
 def _settle(

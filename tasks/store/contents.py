@@ -23,7 +23,7 @@ from merge_core.output.manifest import MANIFEST_NAME
 from merge_core.output.working_directory import LOCK, holds_only_ours, read_plain
 from merge_core.records import Record
 from merge_core.store.quarantine import Place, Quarantined, item_path, store_directory
-from tasks.store_needs import Labels, Needs
+from tasks.store.needs import Labels, Needs
 
 Kind = Literal["checkpoint", "unfinished merge", "link", "file"]
 

@@ -32,8 +32,8 @@ from tasks.registry.memory import (
 )
 from tasks.registry.past_averages import AverageRecord, averages_of
 from tasks.registry.versions import find_version
-from tasks.served import Files, in_workspace, served_by, workspaces
-from tasks.served_files import UnreadableFilesError, local_path, texts_in
+from tasks.store.served import Files, in_workspace, served_by, workspaces
+from tasks.store.served_files import UnreadableFilesError, local_path, texts_in
 
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _LONGEST_PATH = 4096

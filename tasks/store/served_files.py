@@ -20,7 +20,7 @@ import yaml
 from merge_core.errors import StepError
 from merge_core.output.manifest import MANIFEST_NAME, SUMS_NAME
 from merge_core.output.model_files import RECIPE_NAME
-from tasks.served import Files
+from tasks.store.served import Files
 
 _LARGEST = 1 << 20
 _LARGEST_DOCUMENT = 1 << 16
