@@ -20,8 +20,9 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
+from tasks.averaging.greedy_soup import Soup, greedy_soup, overall, ranking
 from tasks.evaluation.suite import Suite
-from tasks.greedy_soup import Soup, greedy_soup, overall, ranking
+from tasks.find import find_task, path_task
 from tasks.records import MergeOutcome
 from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
@@ -36,7 +37,6 @@ from tasks.registry.past_averages import (
 from tasks.reports.names import distinct_names
 from tasks.retain import retain_task
 from tasks.roles import Roles
-from tasks.trajectory import find_task, path_task
 
 _log = plain_log("mergeflow")
 

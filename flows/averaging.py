@@ -27,10 +27,10 @@ from merge_core.operations.trajectory.schedules import Decay, Schedule, schedule
 from merge_core.operations.trajectory.select import Choice
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
+from tasks.averaging.trajectory import TrainingRun
 from tasks.evaluation.suite import Suite, load_suite, suite_digest
 from tasks.promotion.rule import AFTERWARDS, PromotionRule
 from tasks.sources.references import expand_variables, parse_plain
-from tasks.trajectory import TrainingRun
 
 Baseline = Literal["latest", "best", "champion"]
 

@@ -8,7 +8,7 @@ from merge_core.operations.trajectory.path import PathReport
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
-from tasks.greedy_soup import Soup
+from tasks.averaging.greedy_soup import Soup
 
 
 def trajectory_markdown(

@@ -14,8 +14,8 @@ from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.operations.trajectory.select import Choice
+from tasks.averaging.trajectory import TrainingRun, find_trajectory
 from tasks.hub_answers import HubUnreachableError
-from tasks.trajectory import TrainingRun, find_trajectory
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, serve_hub
 from tests.support.tiny_llama import base_weights, fine_tuned

@@ -25,12 +25,12 @@ from tasks.caching import stored_records
 from tasks.caching.stored_records import parse_record, stored_form
 from tasks.calibrate import calibrate_task
 from tasks.decide import decide_task
+from tasks.find import path_task
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.records import EvaluationReport
 from tasks.resolve import resolve_task
 from tasks.sources.locate import Location
-from tasks.trajectory import path_task
 from tasks.verify import verify_task
 from tests.support.former_records import FORMER, STEPS, former, policy
 from tests.support.recorded_steps import recorded_steps

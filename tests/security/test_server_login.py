@@ -20,7 +20,7 @@ from flows import cli
 from flows.stack_config import read_stack_config
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
-from tasks.checkpoint_saved import CheckpointSaved
+from tasks.averaging.checkpoint_saved import CheckpointSaved
 from tasks.processes.child import run_child
 from tasks.processes.model import model_environment
 from tasks.processes.secret_variables import HUB_TOKENS

@@ -206,7 +206,7 @@ TRAINING = """
 import sys
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
-from tasks.checkpoint_saved import CheckpointSaved
+from tasks.averaging.checkpoint_saved import CheckpointSaved
 
 base, run, api = sys.argv[1:]
 documents = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(8)]

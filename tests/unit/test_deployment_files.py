@@ -14,7 +14,7 @@ from prefect.utilities.schema_tools.validation import validate
 
 from flows.deployments import DIRECTORY, read_deployments
 from merge_core.files.strict_yaml import load_yaml
-from tasks.checkpoint_saved import CheckpointSaved, event
+from tasks.averaging.checkpoint_saved import CheckpointSaved, event
 
 DEPLOYMENTS = {entry["name"]: entry for entry in read_deployments()}
 FLOWS = Path(__file__).parents[2] / "flows"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.greedy_soup import greedy_soup, overall, ranking
+from tasks.averaging.greedy_soup import greedy_soup, overall, ranking
 from tasks.records import EvaluationReport, TaskScore
 
 SCORES = st.floats(-10, 10)

@@ -2,7 +2,7 @@
 
 Needs nothing of mergeflow and nothing of Prefect: this file may be copied beside a training script.
 
-    from tasks.checkpoint_saved import CheckpointSaved
+    from tasks.averaging.checkpoint_saved import CheckpointSaved
     trainer.add_callback(CheckpointSaved("http://127.0.0.1:4200/api"))
 
 The server's login comes from `$PREFECT_API_AUTH_STRING`; at a server of this machine, else from the
