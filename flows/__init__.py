@@ -4,8 +4,8 @@ Two things are so before any module of this package is imported: nothing calls h
 takes its logging from its own file, since files that it would find elsewhere call functions.
 """
 
-from flows.no_telemetry import silence
-from flows.prefect_logging import settle_logging
+from flows.environment.no_telemetry import silence
+from flows.environment.prefect_logging import settle_logging
 
 silence()
 settle_logging()

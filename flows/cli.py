@@ -76,7 +76,7 @@ def _options(
 ) -> None:
     """Options of `mergeflow` itself."""
     if context.invoked_subcommand not in _WITHOUT_PREFECT:
-        from flows.settings_beside import refuse_settings_beside
+        from flows.environment.settings_beside import refuse_settings_beside
 
         refuse_settings_beside()
     if context.invoked_subcommand in _WITHOUT_REGISTRY:

@@ -117,7 +117,7 @@ def env() -> None:
     """
     from shlex import quote
 
-    from flows.no_telemetry import NO_TELEMETRY
+    from flows.environment.no_telemetry import NO_TELEMETRY
     from merge_core.homes.home import Home
     from tasks.registry.client import default_tracking_uri
     from tasks.servers.login import (

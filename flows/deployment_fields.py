@@ -9,7 +9,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, construct_schedule
 
 from flows.deployment_edits import Fields, group, spread
-from flows.starting_directory import VARIABLE
+from flows.environment.starting_directory import VARIABLE
 
 DIRECTORY_FIELD = f"job_variables.env.{VARIABLE}"
 """Where relative paths start: always the directory of this `up`."""

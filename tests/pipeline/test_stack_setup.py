@@ -20,6 +20,7 @@ from prefect.states import Pending, Running
 
 from flows.automations import NOTIFICATION_BLOCK, create_automations
 from flows.deployments import WORK_POOL, create_deployment, read_deployments
+from flows.environment.starting_directory import VARIABLE
 from flows.interrupted_runs import (
     drop_missed_runs,
     end_abandoned_runs,
@@ -29,7 +30,6 @@ from flows.prefect_session import PrefectSession
 from flows.stack_processes import mark
 from flows.stack_schedules import switch_schedule
 from flows.stack_setup import create_work_pool
-from flows.starting_directory import VARIABLE
 from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home

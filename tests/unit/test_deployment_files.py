@@ -56,7 +56,7 @@ def test_a_run_that_has_ended_is_not_taken_for_dead() -> None:
     (dead,) = [each for each in automations if each["trigger"]["posture"] == "Proactive"]
     named = {
         keyword
-        for path in FLOWS.glob("*.py")
+        for path in FLOWS.rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Completed"
         for keyword in [each.arg for each in call.keywords]

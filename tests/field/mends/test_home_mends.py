@@ -220,7 +220,7 @@ def settings_that_cannot_be_read(here: Path) -> Iterator[Step]:
 
 
 def the_directory_of_a_deployment_is_gone(here: Path) -> Iterator[Step]:
-    from flows.starting_directory import VARIABLE, enter
+    from flows.environment.starting_directory import VARIABLE, enter
 
     os.environ[VARIABLE] = str(here / "gone")
     yield (enter,)
