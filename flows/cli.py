@@ -100,7 +100,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write("stopped; the same command goes on where this one was\n")
         return code
     except MergeflowError as error:
-        from flows.console import explain
+        from flows.terminal.console import explain
 
         explain(error)
         return FAILED if isinstance(error, StepError) else BAD_INPUT
@@ -108,8 +108,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return FAILED
     except Exception as error:
-        from flows.console import explain, explain_bug
-        from flows.outside_faults import outside_fault
+        from flows.terminal.console import explain, explain_bug
+        from flows.terminal.outside_faults import outside_fault
 
         fault = outside_fault(error)
         if fault is None:
@@ -124,7 +124,7 @@ class _Words(logging.Handler):
     """What was done to a home, or is not guarded in it, as a warning on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from flows.console import Terminal
+        from flows.terminal.console import Terminal
 
         Terminal(machine=True).warn(record.getMessage())
 

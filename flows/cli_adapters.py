@@ -10,7 +10,7 @@ import typer
 from flows.options import AsJson, OutDirectory, RecipeFile
 
 if TYPE_CHECKING:
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.operations.adapters.records import AdapterManifest
 
 _MOST_ROWS = 12
@@ -45,7 +45,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge the adapters that a recipe lists as its models into one adapter."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
     from merge_core.operations.execute import refuse_existing
@@ -102,7 +102,7 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Write what a fine-tune learned as a LoRA adapter, by truncated SVD."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
     from merge_core.operations.execute import refuse_existing
@@ -128,7 +128,7 @@ def extract(
 def _give(terminal: Terminal, manifest: AdapterManifest, duration: float) -> None:
     from rich.table import Table
 
-    from flows.console import add_row, seconds, shown_path, size
+    from flows.terminal.console import add_row, seconds, shown_path, size
 
     for warning in manifest.warnings:
         terminal.warn(warning)

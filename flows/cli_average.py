@@ -13,7 +13,7 @@ from tasks.processes.shipped_files import example
 if TYPE_CHECKING:
     from flows.average_steps import NothingNew
     from flows.averaging import LoadedAveraging
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from tasks.records import MergeOutcome
 
 
@@ -31,7 +31,7 @@ def average(
 ) -> None:
     """Average a training run's checkpoints. Exit code 0: promoted, or nothing new; 3: fell back."""
     from flows.cli_session import check_approval, session_for
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
 
     terminal = Terminal(machine=as_json)
     with session_for(config, terminal) as prefect:

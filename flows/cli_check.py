@@ -29,7 +29,7 @@ def check(
     In a store also its place: the name of the directory, and the pointer of its plan. Exit code 4
     when something does not hold.
     """
-    from flows.console import Terminal, shown_path
+    from flows.terminal.console import Terminal, shown_path
     from merge_core.findings import counted
     from merge_core.operations.check import check_directory
 

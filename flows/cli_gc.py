@@ -15,7 +15,7 @@ from tasks.units import read_duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.store.quarantine import Quarantined
     from tasks.store.contents import StoredItem
@@ -77,7 +77,7 @@ def gc(
     They wait in a quarantine before they are deleted. Every registry that this store was used by is
     asked; while one does not answer, nothing is removed.
     """
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.store.quarantine import linked_directories, quarantined
     from tasks.store.retention import Tidied, survey, tidy
@@ -196,7 +196,7 @@ def _say(
     *,
     removed: bool,
 ) -> None:
-    from flows.console import size
+    from flows.terminal.console import size
 
     for item, why in done.put_back:
         terminal.say(f"{item.name[:12]} is needed after all and is back: {why}", "yellow")
@@ -221,7 +221,7 @@ def _say(
 def _show(terminal: Terminal, items: list[StoredItem]) -> None:
     from rich.table import Table
 
-    from flows.console import add_row, cell, size
+    from flows.terminal.console import add_row, cell, size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("what", "name", "size", "age", "kept because"):
@@ -236,7 +236,7 @@ def _show(terminal: Terminal, items: list[StoredItem]) -> None:
 def _show_waiting(terminal: Terminal, waiting: Sequence[Quarantined]) -> None:
     from rich.table import Table
 
-    from flows.console import add_row, size
+    from flows.terminal.console import add_row, size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`"):

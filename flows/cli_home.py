@@ -25,7 +25,7 @@ def add_commands(app: typer.Typer) -> None:
 @home_app.command(epilog="Example: `mergeflow home show`")
 def show(as_json: AsJson = False) -> None:
     """Show the home that is used here, and whether it is believed. Exit code 2: it is not."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
     from merge_core.homes.belief import believe, find_home
 
@@ -49,7 +49,7 @@ def show(as_json: AsJson = False) -> None:
 @home_app.command(epilog="Example: `mergeflow home trust .mergeflow`")
 def trust(path: HomePath) -> None:
     """Believe a home where it is found: you made it, or know what is in it."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.belief import trust_home
 
     trust_home(path)
@@ -61,7 +61,7 @@ def create(path: HomePath = Path(".mergeflow")) -> None:
     """Make a home; every command in the directory around it and below uses it from then on."""
     import os
 
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.errors import HomeError
     from merge_core.homes.belief import make_home
 
@@ -78,7 +78,7 @@ def create(path: HomePath = Path(".mergeflow")) -> None:
 @home_app.command("list", epilog="Example: `mergeflow home list --json`")
 def list_homes(as_json: AsJson = False) -> None:
     """List the homes that you made or said to trust."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.known import known_homes, list_path
 
     terminal, known = Terminal(machine=as_json), known_homes()
@@ -93,7 +93,7 @@ def list_homes(as_json: AsJson = False) -> None:
 @home_app.command(epilog="Example: `mergeflow home forget old-project/.mergeflow`")
 def forget(path: HomePath) -> None:
     """Take a home out of the list; nothing of it is removed."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.errors import HomeError
     from merge_core.homes.known import forget_home
 

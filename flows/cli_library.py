@@ -23,7 +23,7 @@ from flows.options import (
 )
 
 if TYPE_CHECKING:
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.distributed.job import FanOut
     from merge_core.homes.home import Home
     from merge_core.recipes.recipe import Recipe
@@ -74,7 +74,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
-    from flows.console import Terminal, seconds
+    from flows.terminal.console import Terminal, seconds
     from merge_core.homes.home import Home
     from merge_core.operations.deferred_digests import Unidentified, needs_digests
     from merge_core.operations.execute import refuse_existing
@@ -169,8 +169,8 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Measure the task vectors of a recipe's models: norms, cosines, sign conflicts, layers."""
-    from flows.console import Terminal
-    from flows.report_view import show_profile
+    from flows.terminal.console import Terminal
+    from flows.terminal.reports import show_profile
     from merge_core.errors import RecipeError
     from merge_core.homes.home import Home
     from merge_core.operations.profile import profile_task_vectors
@@ -210,8 +210,8 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the merge methods, or explain one: formula, parameters, paper, a minimal recipe."""
-    from flows.console import Terminal
-    from flows.method_view import method_json, show_method, show_methods, show_step, step_json
+    from flows.terminal.console import Terminal
+    from flows.terminal.methods import method_json, show_method, show_methods, show_step, step_json
     from merge_core.methods import all_methods, method_named
     from merge_core.methods.post_steps import POST_STEPS
 
@@ -249,7 +249,7 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Write expert minus base as a directory of deltas."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.task_vectors import extract_task_vector
@@ -290,7 +290,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Write base plus scale times a task vector as a checkpoint."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.task_vectors import apply_task_vector
@@ -332,7 +332,7 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _give_manifest(terminal: Terminal, manifest: CheckpointManifest, duration: float) -> None:
-    from flows.console import seconds, shown_path, size
+    from flows.terminal.console import seconds, shown_path, size
     from merge_core.findings import some
 
     if terminal.machine:

@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
     from flows.cli_session import check_approval, session_for
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
 
     terminal = Terminal(machine=as_json)
     with session_for(pipeline, terminal) as prefect:
@@ -60,8 +60,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score one checkpoint with lm-eval."""
-    from flows.console import Terminal
-    from flows.report_view import show_scores
+    from flows.terminal.console import Terminal
+    from flows.terminal.reports import show_scores
     from merge_core.homes.home import Home
     from tasks.evaluation.evaluate import evaluate_checkpoint
     from tasks.evaluation.suite import load_suite
@@ -95,7 +95,7 @@ def lineage(
     as_json: AsJson = False,
 ) -> None:
     """Show what a registered version was made of, with the digest of every ancestor."""
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from tasks.registry.client import default_tracking_uri
     from tasks.registry.lineage import lineage as trace

@@ -10,7 +10,7 @@ import typer
 from flows.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_bytes, read_recipe
 
 if TYPE_CHECKING:
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
     from merge_core.recipes.recipe import Recipe
     from merge_core.records import SourceCheckpoint
 
@@ -28,8 +28,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a merge would do, or why it would be refused, without reading whole weights."""
-    from flows.console import Terminal
-    from flows.plan_view import plan_json, show_plan
+    from flows.terminal.console import Terminal
+    from flows.terminal.plan import plan_json, show_plan
     from merge_core.planning.explain import explain as explained
     from merge_core.planning.explain import has_filters, idle_filters
     from merge_core.planning.plan import make_plan, open_inputs
@@ -63,8 +63,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show what every parameter of a tensor is, and which line of the recipe says so."""
-    from flows.console import Terminal
-    from flows.explain_view import chosen, explained_json, show_settings, show_tensors
+    from flows.terminal.console import Terminal
+    from flows.terminal.explain import chosen, explained_json, show_settings, show_tensors
     from merge_core.planning.explain import explain as explained
     from merge_core.planning.plan import open_inputs
     from merge_core.recipes.loading import load_recipe

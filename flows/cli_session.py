@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flows.console import Terminal
     from flows.prefect_session import PrefectSession
+    from flows.terminal.console import Terminal
     from tasks.promotion.rule import PromotionRule
 
 

@@ -27,8 +27,8 @@ def up(
     ] = None,
 ) -> None:
     """Start Prefect, MLflow, a worker and the deployments on this machine, until Ctrl-C."""
-    from flows.console import Terminal
     from flows.stack_up import bring_up
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 
     bring_up(Terminal(), Home.discover(), prefect_port, mlflow_port)
@@ -36,8 +36,8 @@ def up(
 
 def status(as_json: AsJson = False) -> None:
     """Show the local stack: health, addresses, schedules, last runs. Exit code 1: not healthy."""
-    from flows.console import Terminal
     from flows.stack_status import read_status, show_status
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 
     terminal = Terminal(machine=as_json)
@@ -57,8 +57,8 @@ def schedule(
     switch: Annotated[str, typer.Argument(metavar="on|off", help="Whether it starts runs.")],
 ) -> None:
     """Switch a schedule on or off."""
-    from flows.console import Terminal
     from flows.stack_schedules import switch_schedule
+    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 
     if switch not in ("on", "off"):

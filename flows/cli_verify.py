@@ -10,7 +10,7 @@ import typer
 from flows.options import AllowUnrelated, AsJson, Strict, Threads, read_recipe
 
 if TYPE_CHECKING:
-    from flows.console import Terminal
+    from flows.terminal.console import Terminal
 
 
 def verify(
@@ -39,8 +39,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
-    from flows.console import Terminal
-    from flows.report_view import show_compatibility
+    from flows.terminal.console import Terminal
+    from flows.terminal.reports import show_compatibility
     from merge_core.homes.home import Home
     from merge_core.recipes.checks import warnings_of
     from merge_core.verification.tolerance import Tolerance

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.artifacts import publish_report, with_warnings
-from flows.console import size
 from flows.early_checks import check_registry, check_rule
 from flows.pipeline import Pipeline
 from flows.steps import run_step
+from flows.terminal.console import size
 from merge_core.homes.home import Home
 from merge_core.planning.explain import explain, idle_filters
 from merge_core.planning.plan import make_plan, open_inputs

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.console import Terminal
+from flows.terminal.console import Terminal
 
 TAG = "form"
 """Of deployments that people start by filling in their page."""

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from flows.environment.no_telemetry import NO_TELEMETRY
 from flows.environment.prefect_logging import own_logging
 from flows.environment.settings_beside import refuse_settings_beside
-from flows.outside_faults import unreachable_server
+from flows.terminal.outside_faults import unreachable_server
 from merge_core.errors import MergeflowError, StepError
 from merge_core.files.private import (
     PRIVATE_UMASK,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import tags
 from rich.table import Table
 
-from flows.console import Terminal, add_row, cell, shown_path
 from flows.endings import Ending
 from flows.merge import merge_pipeline
 from flows.pipeline import LoadedPipeline
 from flows.steps import call_flow
+from flows.terminal.console import Terminal, add_row, cell, shown_path
 from merge_core.text.plain import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome

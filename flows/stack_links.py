@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.console import Terminal, shown_path
 from flows.sign_in_page import link
+from flows.terminal.console import Terminal, shown_path
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
 from tasks.servers.login import Login, stack_login

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.console import Terminal, add_row, cell, seconds, shown_path
 from flows.stack import answers
 from flows.stack_links import show_links
+from flows.terminal.console import Terminal, add_row, cell, seconds, shown_path
 from merge_core.homes.home import Home
 from tasks.servers.stack_record import StackRecord, running_stack
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from flows.console import Terminal, seconds, shown_path
 from flows.stack import Signals, Stack, end_leftovers, only_one, worker_names
 from flows.stack_config import read_stack_config
 from flows.stack_databases import only_one_on
 from flows.stack_links import show_links
 from flows.stack_ports import MLFLOW_PORT, PREFECT_PORT, listen
+from flows.terminal.console import Terminal, seconds, shown_path
 from merge_core.homes.home import Home
 from tasks.registry.memory import embedded_database
 from tasks.registry.places import follow_home

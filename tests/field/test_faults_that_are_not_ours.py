@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from flows import cli
-from flows.outside_faults import outside_fault
 from flows.prefect_session import PrefectSession
+from flows.terminal.outside_faults import outside_fault
 from merge_core.errors import HomeError, StepError
 from tests.support.by_command import User
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama

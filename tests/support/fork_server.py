@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import flows.console
+import flows.terminal.console
 import merge_core
 import tasks.calibration.measure
 import tasks.sources.locate
@@ -96,10 +96,10 @@ def _run(arguments: list[str], trace: Trace) -> int:
     """A command line of mergeflow, or `store RECIPE SHARD_BYTES`, a merge into the home's store."""
     if arguments[0] == "store":
         return _merge_into_store(Path(arguments[1]), int(arguments[2]), trace)
-    shown = flows.console.Terminal.progress
+    shown = flows.terminal.console.Terminal.progress
 
     @contextmanager
-    def noted(terminal: flows.console.Terminal) -> Iterator[Progress]:
+    def noted(terminal: flows.terminal.console.Terminal) -> Iterator[Progress]:
         with shown(terminal) as listener:
 
             def listen(event: ProgressEvent) -> None:
@@ -108,7 +108,7 @@ def _run(arguments: list[str], trace: Trace) -> int:
 
             yield listen
 
-    flows.console.Terminal.progress = noted  # type: ignore[method-assign]
+    flows.terminal.console.Terminal.progress = noted  # type: ignore[method-assign]
     return run(arguments)
 
 
@@ -127,7 +127,7 @@ def _merge_into_store(path: Path, shard_bytes: int, trace: Trace) -> int:
             progress=trace.note_progress,
         )
     except MergeflowError as error:
-        flows.console.explain(error)
+        flows.terminal.console.explain(error)
         return BAD_INPUT
     sys.stdout.write(manifest.path + "\n")
     return 0

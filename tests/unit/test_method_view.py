@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows import cli
-from flows.method_view import minimal_recipe
+from flows.terminal.methods import minimal_recipe
 from merge_core.errors import RecipeError
 from merge_core.methods import METHODS
 from merge_core.methods.post_steps import POST_STEPS

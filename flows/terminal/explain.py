@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from flows.console import Terminal, add_row, literal
+from flows.terminal.console import Terminal, add_row, literal
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.planning.explain import Explained, Ingredient, Settings, idle_filters
 from merge_core.planning.merged_tensors import RecipeInputs

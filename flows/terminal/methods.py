@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.console import Terminal, add_row, literal
+from flows.terminal.console import Terminal, add_row, literal
 from merge_core.files.strict_yaml import dump_yaml
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter, Scalar

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.console import Terminal, add_row, literal, size
+from flows.terminal.console import Terminal, add_row, literal, size
 from merge_core.methods.parameter import Scalar
 from merge_core.planning.plan import Plan, PlannedTensor
 from merge_core.recipes.measurements import measurements

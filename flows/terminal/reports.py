@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import Terminal, add_row, cell
+from flows.terminal.console import Terminal, add_row, cell
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.odd_answers import odd_answers
