@@ -25,9 +25,9 @@ from prefect.utilities.urls import url_for
 from pydantic import Field
 
 from flows.artifacts import publish_report
-from flows.pipeline import Pipeline
 from flows.run_log import log_to_prefect
 from flows.scores import Scores
+from flows.settings.pipeline import Pipeline
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import StepError
 from merge_core.homes.home import Home

@@ -14,12 +14,12 @@ from flows import average_steps as step
 from flows import merge_steps as merging
 from flows.approval import approve
 from flows.average_steps import Mix, NothingNew
-from flows.averaging import Averaging, load_suites
 from flows.early_checks import check_registry, check_rule
 from flows.endings import Ending, completed, failed, send_event
 from flows.environment.starting_directory import enter
-from flows.pipeline import Pipeline
 from flows.run_log import log_to_prefect
+from flows.settings.averaging import Averaging, load_suites
+from flows.settings.pipeline import Pipeline
 from flows.steps import UNSTORED
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.private import private_umask

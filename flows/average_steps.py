@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows import merge_steps as merging
 from flows.artifacts import publish_report
-from flows.averaging import Averaging
+from flows.settings.averaging import Averaging
 from flows.steps import run_step
 from flows.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError

@@ -12,7 +12,7 @@ from tasks.processes.shipped_files import example
 
 if TYPE_CHECKING:
     from flows.average_steps import NothingNew
-    from flows.averaging import LoadedAveraging
+    from flows.settings.averaging import LoadedAveraging
     from flows.terminal.console import Terminal
     from tasks.records import MergeOutcome
 
@@ -36,9 +36,9 @@ def average(
     terminal = Terminal(machine=as_json)
     with session_for(config, terminal) as prefect:
         from flows.average_steps import NothingNew
-        from flows.averaging import check_places, load_averaging
         from flows.endings import Ending
         from flows.running import show_outcome
+        from flows.settings.averaging import check_places, load_averaging
 
         loaded = load_averaging(config)
         check_places(loaded)

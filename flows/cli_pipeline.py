@@ -31,8 +31,8 @@ def run(
 
     terminal = Terminal(machine=as_json)
     with session_for(pipeline, terminal) as prefect:
-        from flows.pipeline import check_places, load_pipeline
         from flows.running import run_pipeline, show_outcome
+        from flows.settings.pipeline import check_places, load_pipeline
 
         loaded = load_pipeline(pipeline)
         check_places(loaded)

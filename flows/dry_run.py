@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.artifacts import publish_report, with_warnings
 from flows.early_checks import check_registry, check_rule
-from flows.pipeline import Pipeline
+from flows.settings.pipeline import Pipeline
 from flows.steps import run_step
 from flows.terminal.console import size
 from merge_core.homes.home import Home

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.pipeline import Register
+from flows.settings.pipeline import Register
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log

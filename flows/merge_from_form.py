@@ -18,11 +18,11 @@ from pydantic.fields import FieldInfo
 from flows.dry_run import rehearse
 from flows.endings import Ending, completed, failed, send_event
 from flows.environment.starting_directory import enter
-from flows.form_fields import Judged
 from flows.merge import final_state
-from flows.merge_form import AnyMethod, pipeline_of
-from flows.method_forms import FORMS, Form
 from flows.run_log import log_to_prefect
+from flows.settings.form_fields import Judged
+from flows.settings.merge_form import AnyMethod, pipeline_of
+from flows.settings.method_forms import FORMS, Form
 from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home

@@ -14,9 +14,9 @@ from pathlib import Path
 from prefect import runtime
 
 from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
-from flows.pipeline import Pipeline
 from flows.scale_out import fan_out_of
 from flows.scores import Scores
+from flows.settings.pipeline import Pipeline
 from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo, model_digest

@@ -8,7 +8,7 @@ from merge_core.distributed.job import FanOut
 from merge_core.homes.home import Home
 
 if TYPE_CHECKING:
-    from flows.pipeline import ScaleOut
+    from flows.settings.pipeline import ScaleOut
 
 
 def fan_out_of(chosen: ScaleOut, home: Home) -> FanOut | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.pipeline import load_pipeline
+from flows.settings.pipeline import load_pipeline
 from merge_core.checkpoints.adapters import open_adapter
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, RecipeError

@@ -22,9 +22,9 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.approval import approve
 from flows.interrupted_runs import end_dead_runs
-from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
 from flows.scores import Scores
+from flows.settings.pipeline import Pipeline
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from tasks.promotion.rule import PromotionRule, decide

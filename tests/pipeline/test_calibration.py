@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import tasks.calibration.measure
 from flows import cli, merge_steps
 from flows.model_zoo import Zoo
-from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
+from flows.settings.pipeline import Pipeline
 from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
 from merge_core.errors import CheckpointError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo

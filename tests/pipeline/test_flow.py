@@ -24,8 +24,8 @@ from flows.early_checks import check_registry
 from flows.endings import Ending, ending_of
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
-from flows.pipeline import Register, load_pipeline
 from flows.prefect_session import PrefectSession
+from flows.settings.pipeline import Register, load_pipeline
 from merge_core.errors import CompatibilityError
 from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.homes.home import Home

@@ -15,8 +15,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import merge_steps
 from flows import steps as flow_steps
-from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
+from flows.settings.pipeline import Pipeline
 from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home

@@ -14,8 +14,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.pipeline import load_pipeline
 from flows.prefect_session import PrefectSession
+from flows.settings.pipeline import load_pipeline
 from flows.steps import run_step
 from merge_core.files.own_files import NotOursError
 from merge_core.homes.home import Home

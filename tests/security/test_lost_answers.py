@@ -18,10 +18,10 @@ from prefect.settings import (
 from prefect.states import Completed, Failed
 
 from flows.average_checkpoints import average_checkpoints
-from flows.averaging import Averaging
 from flows.merge import merge_pipeline
-from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession
+from flows.settings.averaging import Averaging
+from flows.settings.pipeline import Pipeline
 from flows.steps import UNSTORED, call_flow, end_with
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home

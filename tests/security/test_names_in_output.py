@@ -25,8 +25,8 @@ from flows import artifacts, cli
 from flows.endings import Ending, ending_of
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
-from flows.pipeline import load_pipeline
 from flows.prefect_session import PrefectSession
+from flows.settings.pipeline import load_pipeline
 from flows.terminal.console import Terminal, cell, explain
 from merge_core.errors import MergeflowError, StepError, error_from, error_values
 from merge_core.files.strict_yaml import dump_yaml, load_yaml_documents

@@ -29,8 +29,8 @@ import flows
 import tasks
 from flows.merge import merge_pipeline
 from flows.merge_steps import _picture
-from flows.pipeline import Pipeline
 from flows.prefect_session import PrefectSession, server_environment
+from flows.settings.pipeline import Pipeline
 from flows.steps import UNSTORED, answer_of, run_step
 from merge_core.errors import StepError
 from merge_core.homes.home import Home

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from flows.deployments import DIRECTORY
-from flows.method_forms import FORMS
 from flows.model_zoo import Zoo
+from flows.settings.method_forms import FORMS
 from tests.support.processes import wait_until
 from tests.support.stack import (
     LENIENT,

@@ -16,7 +16,7 @@ import torch
 from prefect import flow
 
 from flows import merge_steps
-from flows.pipeline import Pipeline
+from flows.settings.pipeline import Pipeline
 from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flows.averaging import Averaging
-from flows.form_fields import PromotionForm
-from flows.merge_form import MergeForm, pipeline_of
+from flows.settings.averaging import Averaging
+from flows.settings.form_fields import PromotionForm
+from flows.settings.merge_form import MergeForm, pipeline_of
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from tasks.decide import decision_key
@@ -109,7 +109,7 @@ def test_an_average_hands_it_on_to_the_steps_that_it_shares() -> None:
 
 
 def test_errors_of_pipelines_name_the_field() -> None:
-    from flows.pipeline import Pipeline
+    from flows.settings.pipeline import Pipeline
     from merge_core.files.strict_yaml import validated
 
     values = {

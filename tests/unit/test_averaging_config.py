@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.averaging import Averaging, load_averaging
+from flows.settings.averaging import Averaging, load_averaging
 from merge_core.errors import RecipeError
 from tasks.evaluation.suite import load_suite
 

@@ -10,9 +10,9 @@ from jsonschema.exceptions import best_match
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, is_valid_schema, validate
 
-from flows.form_fields import PromotionForm
-from flows.merge_form import METHOD_NAMES, MergeForm, pipeline_of
 from flows.merge_from_form import merge_from_form
+from flows.settings.form_fields import PromotionForm
+from flows.settings.merge_form import METHOD_NAMES, MergeForm, pipeline_of
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS

@@ -11,8 +11,8 @@ from prefect.utilities.schema_tools.validation import build_error_obj, is_valid_
 
 from flows import merge_from_form
 from flows.deployments import read_deployments
-from flows.form_fields import AS_STORED
-from flows.method_forms import FORMS
+from flows.settings.form_fields import AS_STORED
+from flows.settings.method_forms import FORMS
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.method_forms import FORMS
 from flows.named_runs import NamedRuns, with_typed_name
 from flows.server_guard import Message, Receive, Scope, Send
+from flows.settings.method_forms import FORMS
 from tests.unit.test_method_forms import FILLED
 
 ORDER = "/api/deployments/6abf9a49-1d97-4f8a-ae80-c3f3b1494124/create_flow_run"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows.pipeline import Pipeline, check_places, load_pipeline
+from flows.settings.pipeline import Pipeline, check_places, load_pipeline
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError
 from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe

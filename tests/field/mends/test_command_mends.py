@@ -62,7 +62,7 @@ def a_registry_that_nobody_knows(here: Path) -> Iterator[Step]:
 
 
 def a_pipeline_with_a_recipe_elsewhere(here: Path) -> Iterator[Step]:
-    from flows.pipeline import load_pipeline
+    from flows.settings.pipeline import load_pipeline
 
     (here / "pipelines").mkdir()
     file = here / "pipelines/p.yaml"
@@ -74,7 +74,7 @@ def a_pipeline_with_a_recipe_elsewhere(here: Path) -> Iterator[Step]:
 
 
 def a_form_that_names_no_file(here: Path) -> Iterator[Step]:
-    from flows.merge_form import MergeForm
+    from flows.settings.merge_form import MergeForm
 
     home = home_of(here)
     yield (MergeForm(recipe="nowhere.yaml").read, home)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from flows.pipeline import NAME
+from flows.settings.pipeline import NAME
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter
 from tasks.evaluation.suite import shipped_suites

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.form_fields import (
+from flows.settings.form_fields import (
     AS_STORED,
     MODEL,
     REFERENCE_GIVEN,
@@ -24,7 +24,7 @@ from flows.form_fields import (
     in_range,
     only,
 )
-from flows.pipeline import Evaluate, Execution, Pipeline, Register
+from flows.settings.pipeline import Evaluate, Execution, Pipeline, Register
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import validated
 from merge_core.homes.home import Home

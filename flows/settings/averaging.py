@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from flows.pipeline import (
+from flows.settings.pipeline import (
     Evaluate,
     Execution,
     Named,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.form_fields import (
+from flows.settings.form_fields import (
     AS_STORED,
     BASE,
     MODEL,
@@ -24,7 +24,7 @@ from flows.form_fields import (
     parameter_of,
     rows,
 )
-from flows.merge_form import FilledIn, recipe_of
+from flows.settings.merge_form import FilledIn, recipe_of
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
