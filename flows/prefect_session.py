@@ -169,7 +169,7 @@ class _Server:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             self.api_url = f"{address}/api"
             self._child = subprocess.Popen(
-                module_command("flows.prefect_server", str(listener.fileno())),
+                module_command("flows.servers.prefect_server", str(listener.fileno())),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -222,7 +222,8 @@ class _Server:
 
 
 def server_environment(home: Home, api_url: str) -> dict[str, str]:
-    """Environment of a Prefect server with its data under the home, for `flows.prefect_server`.
+    """Environment of a Prefect server with its data under the home, for
+    `flows.servers.prefect_server`.
 
     The login is left out: not every process that has the rest of it needs one.
     """

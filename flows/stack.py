@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.prefect_session import QUIET, server_environment
-from flows.serving import HOSTS_VARIABLE, SERVER_VARIABLES
+from flows.servers.serving import HOSTS_VARIABLE, SERVER_VARIABLES
 from flows.stack_config import StackConfig
 from flows.stack_links import remove_links, write_links
 from flows.stack_ports import HOST
@@ -230,7 +230,7 @@ class Stack:
         api_alone = {"PREFECT__SERVER_WEBSERVER_ONLY": "1"} if self.config.redis else {}
         return Service(
             title="the Prefect server",
-            command=module_command("flows.prefect_server", str(listener.fileno())),
+            command=module_command("flows.servers.prefect_server", str(listener.fileno())),
             environment={**self._prefect_environment(), **api_alone},
             log=self.home.logs / "prefect-server.log",
             health=f"{self.record.api}/health",
@@ -250,7 +250,7 @@ class Stack:
         embedded = f"sqlite:///{self.home.mlflow / 'mlflow.db'}"
         return Service(
             title="the MLflow server",
-            command=module_command("flows.mlflow_server", str(listener.fileno())),
+            command=module_command("flows.servers.mlflow_server", str(listener.fileno())),
             environment={
                 **self._environment("mlflow"),
                 "MLFLOW_BACKEND_STORE_URI": self.config.mlflow or embedded,

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flows.request_origin import read_authority
+from flows.servers.request_origin import read_authority
 from merge_core.errors import MergeflowError
 from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.homes.home import Home

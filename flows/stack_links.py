@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.sign_in_page import link
+from flows.servers.sign_in_page import link
 from flows.terminal.console import Terminal, shown_path
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home

@@ -36,7 +36,7 @@ def below(*directories: str, pattern: str = "*") -> set[str]:
 def test_every_module_and_every_configuration_is_in_it(names: set[str]) -> None:
     assert below(*OURS, pattern="*.py") <= names
     assert {f"mergeflow/{name}" for name in below("configs")} <= names
-    assert below("flows/sign_in") <= names
+    assert below("flows/servers/sign_in") <= names
     assert "merge_core/py.typed" in names
     for_docker = {"deployments/compose.yaml"}
     read_by_us = below("deployments", pattern="*.yaml") - for_docker

@@ -220,7 +220,7 @@ def test_a_server_that_dies_is_started_again(stack: RunningStack) -> None:
     (server,) = [
         each
         for each in stack.processes()
-        if "flows.mlflow_server" in each.cmdline() and each.ppid() == stack.process.pid
+        if "flows.servers.mlflow_server" in each.cmdline() and each.ppid() == stack.process.pid
     ]
     for process in [*server.children(recursive=True), server]:
         process.kill()

@@ -64,7 +64,7 @@ def test_the_servers_listen_on_localhost_alone(stack: RunningStack) -> None:
 
 def test_the_api_and_the_background_services_are_two_processes(stack: RunningStack) -> None:
     commands = [" ".join(process.cmdline()) for process in stack.processes()]
-    assert sum("flows.prefect_server" in command for command in commands) == 1
+    assert sum("flows.servers.prefect_server" in command for command in commands) == 1
     assert sum("server services start" in command for command in commands) == 1
 
 

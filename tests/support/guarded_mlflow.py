@@ -23,7 +23,7 @@ def guarded_mlflow(directory: Path, login: Login) -> Iterator[str]:
         listener.listen(16)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.mlflow_server", str(listener.fileno())],
+            [sys.executable, "-m", "flows.servers.mlflow_server", str(listener.fileno())],
             env=os.environ
             | {
                 "PYTHONPATH": str(Path(__file__).parents[2]),

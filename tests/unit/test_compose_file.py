@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from flows.deployments import DIRECTORY
-from flows.serving import SERVER_VARIABLES
+from flows.servers.serving import SERVER_VARIABLES
 from flows.stack_config import StackConfig
 
 FILE = DIRECTORY / "compose.yaml"

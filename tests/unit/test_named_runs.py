@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows.named_runs import NamedRuns, with_typed_name
-from flows.server_guard import Message, Receive, Scope, Send
+from flows.servers.guard import Message, Receive, Scope, Send
+from flows.servers.named_runs import NamedRuns, with_typed_name
 from flows.settings.method_forms import FORMS
 from tests.unit.test_method_forms import FILLED
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flows.request_origin import AllowedHosts, read_authority
-from flows.server_guard import Application, Message, Receive, Scope, Send, ServerGuard
+from flows.servers.guard import Application, Message, Receive, Scope, Send, ServerGuard
+from flows.servers.request_origin import AllowedHosts, read_authority
 from tasks.servers.login import Login
 
 LOGIN = Login("mergeflow:a-password")

@@ -179,7 +179,7 @@ def opened(number: int) -> str:
 
 
 def a_server_without_its_login(here: Path) -> Iterator[Step]:
-    from flows.serving import required
+    from flows.servers.serving import required
 
     yield (required, "MENDS_LOGIN")
     os.environ["MENDS_LOGIN"] = "me:hunter2"

@@ -1,8 +1,8 @@
 """What stands before Prefect's and MLflow's server: who may ask, and what their pages may do.
 
 A request is looked at before the application sees any of it, http and websocket alike: its Host and
-Origin (`flows.request_origin`), then its login. Answers get headers that keep a page's scripts and
-requests at home, and that let nothing but the application's own pages run in a browser.
+Origin (`flows.servers.request_origin`), then its login. Answers get headers that keep a page's
+scripts and requests at home, and that let nothing but the application's own pages run in a browser.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows import sign_in_page
-from flows.request_origin import AllowedHosts
+from flows.servers import sign_in_page
+from flows.servers.request_origin import AllowedHosts
 from tasks.servers.login import Login
 
 Scope = MutableMapping[str, Any]

@@ -1,8 +1,9 @@
 """MLflow's server behind the guard, which asks for the login that MLflow itself knows nothing of.
 
-Run as `python -m flows.mlflow_server FD` or `HOST:PORT`, as `flows.prefect_server` is. Everything
-else comes from the environment: `MLFLOW_BACKEND_STORE_URI`, `MLFLOW_ARTIFACTS_DESTINATION`, and as
-login the `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD` that MLflow's clients send.
+Run as `python -m flows.servers.mlflow_server FD` or `HOST:PORT`, as `flows.servers.prefect_server`
+is. Everything else comes from the environment: `MLFLOW_BACKEND_STORE_URI`,
+`MLFLOW_ARTIFACTS_DESTINATION`, and as login the `MLFLOW_TRACKING_USERNAME` and
+`MLFLOW_TRACKING_PASSWORD` that MLflow's clients send.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import os
 import uuid
 
-from flows import sign_in_page
-from flows.request_origin import LOOPBACK, AllowedHosts
-from flows.server_guard import App, Application, ServerGuard
-from flows.serving import allowed_hosts, required, serve, servers_beside
+from flows.servers import sign_in_page
+from flows.servers.guard import App, Application, ServerGuard
+from flows.servers.request_origin import LOOPBACK, AllowedHosts
+from flows.servers.serving import allowed_hosts, required, serve, servers_beside
 from tasks.servers.login import Login
 
 _PAGE_POLICY = (

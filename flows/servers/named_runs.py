@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from flows.server_guard import App, Message, Receive, Scope, Send
+from flows.servers.guard import App, Message, Receive, Scope, Send
 from flows.settings.pipeline import NAME
 
 _ORDER = re.compile(r"/api/deployments/[0-9a-fA-F-]{36}/create_flow_run/?")

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import uvicorn
 
-from flows.request_origin import AllowedHosts
-from flows.server_guard import App
+from flows.servers.guard import App
+from flows.servers.request_origin import AllowedHosts
 from merge_core.errors import MergeflowError
 
 HOSTS_VARIABLE = "MERGEFLOW_ALLOWED_HOSTS"

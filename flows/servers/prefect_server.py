@@ -1,7 +1,7 @@
 """Prefect's server behind the guard.
 
-Run as `python -m flows.prefect_server FD` by commands that end it with themselves: FD is a
-listening socket, and standard input is the lifeline. Or as `python -m flows.prefect_server
+Run as `python -m flows.servers.prefect_server FD` by commands that end it with themselves: FD is a
+listening socket, and standard input is the lifeline. Or as `python -m flows.servers.prefect_server
 HOST:PORT`. The login is `PREFECT_SERVER_API_AUTH_STRING`, which Prefect asks for as well.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 
-from flows.named_runs import NamedRuns
-from flows.server_guard import App, Application, ServerGuard
-from flows.serving import allowed_hosts, required, serve, servers_beside
+from flows.servers.guard import App, Application, ServerGuard
+from flows.servers.named_runs import NamedRuns
+from flows.servers.serving import allowed_hosts, required, serve, servers_beside
 from tasks.servers.login import SERVER_VARIABLE, Login
 
 _PAGE_POLICY = (
