@@ -18,9 +18,9 @@ from flows.early_checks import check_registry, check_rule
 from flows.endings import Ending, completed, failed, send_event
 from flows.environment.starting_directory import enter
 from flows.run_log import log_to_prefect
+from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
 from flows.settings.pipeline import Pipeline
-from flows.steps import UNSTORED
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home

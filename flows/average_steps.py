@@ -8,8 +8,8 @@ from pathlib import Path
 
 from flows import merge_steps as merging
 from flows.artifacts import publish_report
+from flows.run_step import run_step
 from flows.settings.averaging import Averaging
-from flows.steps import run_step
 from flows.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
 from merge_core.findings import some

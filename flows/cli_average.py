@@ -61,7 +61,7 @@ def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingN
     from prefect import tags
 
     from flows.average_checkpoints import average_checkpoints
-    from flows.steps import call_flow
+    from flows.run_step import call_flow
     from tasks.progress import listening
 
     averaging = loaded.averaging

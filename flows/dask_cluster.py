@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
 from prefect.states import Completed
 
-from flows.steps import UNSTORED, call_flow, end_with
+from flows.run_step import UNSTORED, call_flow, end_with
 from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.distributed.worker import GroupResult, merge_group
 from merge_core.errors import MergeflowError, StepError, one_line

@@ -17,7 +17,7 @@ from prefect.events.related import object_as_related_resource, tags_as_related_r
 from prefect.flows import Flow
 from prefect.states import Completed, Failed
 
-from flows.steps import end_with
+from flows.run_step import end_with
 from merge_core.errors import MergeflowError
 from merge_core.text.plain import plain
 

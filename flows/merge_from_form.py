@@ -20,10 +20,10 @@ from flows.endings import Ending, completed, failed, send_event
 from flows.environment.starting_directory import enter
 from flows.merge import final_state
 from flows.run_log import log_to_prefect
+from flows.run_step import UNSTORED
 from flows.settings.form_fields import Judged
 from flows.settings.merge_form import AnyMethod, pipeline_of
 from flows.settings.method_forms import FORMS, Form
-from flows.steps import UNSTORED
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain

@@ -14,10 +14,11 @@ from pathlib import Path
 from prefect import runtime
 
 from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
+from flows.gpu_slot import device_slot
+from flows.run_step import run_step, run_together
 from flows.scale_out import fan_out_of
 from flows.scores import Scores
 from flows.settings.pipeline import Pipeline
-from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.own_files import NotOursError, read_own, set_aside

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from flows.endings import Ending
 from flows.merge import merge_pipeline
+from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
-from flows.steps import call_flow
 from flows.terminal.console import Terminal, add_row, cell, shown_path
 from merge_core.text.plain import plain
 from tasks.progress import listening

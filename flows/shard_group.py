@@ -8,8 +8,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.gpu_slot import device_slot
 from flows.run_log import log_to_prefect
-from flows.steps import UNSTORED, device_slot
+from flows.run_step import UNSTORED
 from merge_core.distributed.job import read_job
 from merge_core.distributed.worker import merge_group
 from merge_core.errors import MergeflowError

@@ -21,7 +21,7 @@ from flows.automations import create_automations
 from flows.deployment_edits import GivenDeployments
 from flows.deployment_triggers import create_triggers
 from flows.deployments import WORK_POOL, create_deployment, read_deployments
-from flows.steps import ensure_gpu_limit
+from flows.gpu_slot import ensure_gpu_limit
 from merge_core.homes.home import Home
 
 

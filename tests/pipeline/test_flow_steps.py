@@ -13,11 +13,12 @@ from huggingface_hub import constants
 from prefect import flow, get_client
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
+from flows import gpu_slot as flow_steps
 from flows import merge_steps
-from flows import steps as flow_steps
+from flows.gpu_slot import device_slot
 from flows.prefect_session import PrefectSession
+from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
-from flows.steps import device_slot, run_step, run_together
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint

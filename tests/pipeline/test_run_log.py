@@ -13,7 +13,7 @@ from prefect.logging.handlers import APILogHandler
 
 from flows.prefect_session import PrefectSession
 from flows.run_log import log_to_prefect
-from flows.steps import UNSTORED
+from flows.run_step import UNSTORED
 from tests.support.processes import wait_until
 
 

@@ -21,6 +21,7 @@ from prefect.states import Pending, Running
 from flows.automations import NOTIFICATION_BLOCK, create_automations
 from flows.deployments import WORK_POOL, create_deployment, read_deployments
 from flows.environment.starting_directory import VARIABLE
+from flows.gpu_slot import ensure_gpu_limit
 from flows.interrupted_runs import (
     drop_missed_runs,
     end_abandoned_runs,
@@ -30,7 +31,6 @@ from flows.prefect_session import PrefectSession
 from flows.stack_processes import mark
 from flows.stack_schedules import switch_schedule
 from flows.stack_setup import create_work_pool
-from flows.steps import ensure_gpu_limit
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 

@@ -23,7 +23,7 @@ from prefect.settings import (
 )
 
 from flows.prefect_session import PrefectSession
-from flows.steps import run_step, run_together
+from flows.run_step import run_step, run_together
 from merge_core.homes.home import Home
 from tasks.caching.content_task import ContentKey
 from tasks.caching.record_storage import RecordStorage

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import httpx
-from prefect import Flow, Task, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect import Flow, Task
 from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.results import ResultRecordMetadata
 from prefect.settings import PREFECT_API_URL
 
@@ -24,7 +20,6 @@ from merge_core.runtime.threads import all_at_once
 from merge_core.text.plain import plain, plain_log
 from tasks.caching.content_task import ContentKey
 from tasks.processes.child import kill_children
-from tasks.processes.model import resolved_device_kind
 
 R = TypeVar("R")
 
@@ -39,8 +34,6 @@ _endings: contextvars.ContextVar[list[State[Any]] | None] = contextvars.ContextV
 
 _log = plain_log("mergeflow.steps")
 _LONGEST_SUBJECT = 200
-_LEASE_SECONDS = 60.0
-"""After this time the slot of a run that was killed is free again."""
 
 
 def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: Any) -> R:
@@ -160,29 +153,3 @@ def run_together(
         return [job() for job in jobs]
     runs = [partial(contextvars.copy_context().run, job) for job in jobs]
     return all_at_once(lambda run: run(), runs, parallel, stop)
-
-
-@contextlib.contextmanager
-def device_slot(device: str) -> Iterator[None]:
-    """Hold the one slot of this machine's GPU while the block runs; nothing for the CPU.
-
-    The limit is created when missing, with one slot; a person may raise it on the server.
-    """
-    if resolved_device_kind(device) != "cuda":
-        yield
-        return
-    with concurrency(ensure_gpu_limit(), occupy=1, lease_duration=_LEASE_SECONDS):
-        yield
-
-
-def ensure_gpu_limit() -> str:
-    """Name of the concurrency limit of this machine's GPU, created when missing."""
-    name = f"gpu:{socket.gethostname()}"
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(name)
-        except ObjectNotFound:
-            limit = GlobalConcurrencyLimitCreate(name=name, limit=1)
-            with contextlib.suppress(ObjectAlreadyExists):  # another run was faster
-                client.create_global_concurrency_limit(limit)
-    return name
