@@ -14,9 +14,9 @@ from pathlib import Path
 from prefect import runtime
 
 from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
+from flows.fanout.choose import fan_out_of
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
-from flows.scale_out import fan_out_of
 from flows.scores import Scores
 from flows.settings.pipeline import Pipeline
 from merge_core.errors import StepError

@@ -20,8 +20,8 @@ import redis
 import yaml
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from flows.fanout.work_pool import WorkPool
 from flows.model_zoo import Zoo
-from flows.work_pool import WorkPool
 from merge_core.records import SourceCheckpoint
 from tests.stack_servers.conftest import write_stack_file
 from tests.support.database_servers import PASSWORD, Servers

@@ -19,11 +19,11 @@ def fan_out_of(chosen: ScaleOut, home: Home) -> FanOut | None:
 
         return Processes(chosen.processes, home.logs)
     if chosen.work_pool is not None:
-        from flows.work_pool import WorkPool
+        from flows.fanout.work_pool import WorkPool
 
         return WorkPool(chosen.work_pool)
     if chosen.dask is not None:
-        from flows.dask_cluster import DaskCluster
+        from flows.fanout.dask_cluster import DaskCluster
 
         return DaskCluster(chosen.dask)
     return None

@@ -17,7 +17,7 @@ from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from flows.shard_group import merge_shard_group
+from flows.fanout.merge_group import merge_shard_group
 from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.distributed.worker import is_finished, is_held, workers_seen
 from merge_core.errors import MergeflowError, StepError, did_you_mean, error_kind
