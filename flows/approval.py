@@ -24,11 +24,11 @@ from prefect.states import Completed
 from prefect.utilities.urls import url_for
 from pydantic import Field
 
-from flows.artifacts import publish_report
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED, call_flow, end_with
-from flows.scores import Scores
 from flows.settings.pipeline import Pipeline
+from flows.steps.artifacts import publish_report
+from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log

@@ -10,17 +10,17 @@ from typing import NamedTuple
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows import average_steps as step
-from flows import merge_steps as merging
 from flows.approval import approve
-from flows.average_steps import Mix, NothingNew
-from flows.early_checks import check_registry, check_rule
-from flows.endings import Ending, completed, failed, send_event
 from flows.environment.starting_directory import enter
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
 from flows.settings.pipeline import Pipeline
+from flows.steps import average as step
+from flows.steps import merge as merging
+from flows.steps.average import Mix, NothingNew
+from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.endings import Ending, completed, failed, send_event
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -48,8 +48,8 @@ def average_checkpoints(
     """Find whole checkpoints, average, evaluate, decide, register, keep the latest averages.
 
     Ends as `Completed`: promoted or fell back with a `MergeOutcome`, or with a `NothingNew` when
-    the last average already holds every checkpoint (`flows.endings.ending_of` tells which); or as
-    `Failed` with a message that says what to mend.
+    the last average already holds every checkpoint (`flows.steps.endings.ending_of` tells which);
+    or as `Failed` with a message that says what to mend.
 
     Args:
         beside: directory that a relative path of the training run starts from; by default the

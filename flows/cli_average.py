@@ -11,8 +11,8 @@ from flows.options import AsJson
 from tasks.processes.shipped_files import example
 
 if TYPE_CHECKING:
-    from flows.average_steps import NothingNew
     from flows.settings.averaging import LoadedAveraging
+    from flows.steps.average import NothingNew
     from flows.terminal.console import Terminal
     from tasks.records import MergeOutcome
 
@@ -35,10 +35,10 @@ def average(
 
     terminal = Terminal(machine=as_json)
     with session_for(config, terminal) as prefect:
-        from flows.average_steps import NothingNew
-        from flows.endings import Ending
         from flows.running import show_outcome
         from flows.settings.averaging import check_places, load_averaging
+        from flows.steps.average import NothingNew
+        from flows.steps.endings import Ending
 
         loaded = load_averaging(config)
         check_places(loaded)

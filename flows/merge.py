@@ -7,13 +7,13 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows import merge_steps as step
 from flows.approval import approve
-from flows.early_checks import check_registry, check_rule
-from flows.endings import Ending, completed, failed, send_event
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
+from flows.steps import merge as step
+from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.endings import Ending, completed, failed, send_event
 from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -32,8 +32,9 @@ def _run_name() -> str:
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
     """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
 
-    Ends as `Completed` with a `MergeOutcome`: promoted or fell back, as `flows.endings.ending_of`
-    tells; or as `Failed` with a message that says what a person has to mend.
+    Ends as `Completed` with a `MergeOutcome`: promoted or fell back, as
+    `flows.steps.endings.ending_of` tells; or as `Failed` with a message that says what a person has
+    to mend.
 
     Args:
         beside: directory that relative checkpoint paths start from; by default the current one.

@@ -15,8 +15,6 @@ from prefect.flows import Flow
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from flows.dry_run import rehearse
-from flows.endings import Ending, completed, failed, send_event
 from flows.environment.starting_directory import enter
 from flows.merge import final_state
 from flows.run_log import log_to_prefect
@@ -24,6 +22,8 @@ from flows.run_step import UNSTORED
 from flows.settings.form_fields import Judged
 from flows.settings.merge_form import AnyMethod, pipeline_of
 from flows.settings.method_forms import FORMS, Form
+from flows.steps.dry_run import rehearse
+from flows.steps.endings import Ending, completed, failed, send_event
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain

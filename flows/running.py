@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import tags
 from rich.table import Table
 
-from flows.endings import Ending
 from flows.merge import merge_pipeline
 from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
+from flows.steps.endings import Ending
 from flows.terminal.console import Terminal, add_row, cell, shown_path
 from merge_core.text.plain import plain
 from tasks.progress import listening

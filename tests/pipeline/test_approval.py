@@ -23,8 +23,8 @@ from prefect.client.schemas.objects import FlowRun
 from flows.approval import approve
 from flows.interrupted_runs import end_dead_runs
 from flows.prefect_session import PrefectSession
-from flows.scores import Scores
 from flows.settings.pipeline import Pipeline
+from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from tasks.promotion.rule import PromotionRule, decide

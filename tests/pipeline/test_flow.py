@@ -20,12 +20,12 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import cli
-from flows.early_checks import check_registry
-from flows.endings import Ending, ending_of
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import Register, load_pipeline
+from flows.steps.early_checks import check_registry
+from flows.steps.endings import Ending, ending_of
 from merge_core.errors import CompatibilityError
 from merge_core.files.digests import DigestMemo, fingerprint
 from merge_core.homes.home import Home

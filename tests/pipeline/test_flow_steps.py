@@ -14,11 +14,11 @@ from prefect import flow, get_client
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import gpu_slot as flow_steps
-from flows import merge_steps
 from flows.gpu_slot import device_slot
 from flows.prefect_session import PrefectSession
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
+from flows.steps import merge
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
@@ -93,7 +93,7 @@ def test_a_download_that_was_removed_is_fetched_again_and_the_rest_is_not(
 
     @flow
     def resolving() -> dict[str, SourceCheckpoint]:
-        return merge_steps.resolve(pipeline, home, None)
+        return merge.resolve(pipeline, home, None)
 
     first = resolving()
     weights = Path(first["org/tuned"].path, "model.safetensors")

@@ -21,12 +21,13 @@ from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from rich.console import Console
 
-from flows import artifacts, cli
-from flows.endings import Ending, ending_of
+from flows import cli
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import load_pipeline
+from flows.steps import artifacts
+from flows.steps.endings import Ending, ending_of
 from flows.terminal.console import Terminal, cell, explain
 from merge_core.errors import MergeflowError, StepError, error_from, error_values
 from merge_core.files.strict_yaml import dump_yaml, load_yaml_documents

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from prefect import flow
 
-from flows import merge_steps
 from flows.settings.pipeline import Pipeline
+from flows.steps import merge as merge_steps
 from merge_core.distributed.job import FanOut, MergeJob
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge

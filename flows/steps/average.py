@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows import merge_steps as merging
-from flows.artifacts import publish_report
 from flows.run_step import run_step
 from flows.settings.averaging import Averaging
-from flows.trajectory_page import trajectory_markdown
+from flows.steps import merge as merging
+from flows.steps.artifacts import publish_report
+from flows.steps.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
 from merge_core.findings import some
 from merge_core.homes.home import Home

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from prefect import runtime
 
-from flows.artifacts import as_graph, publish_links, publish_report, with_warnings
 from flows.fanout.choose import fan_out_of
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
-from flows.scores import Scores
 from flows.settings.pipeline import Pipeline
+from flows.steps.artifacts import as_graph, publish_links, publish_report, with_warnings
+from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.own_files import NotOursError, read_own, set_aside

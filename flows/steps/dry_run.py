@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.artifacts import publish_report, with_warnings
-from flows.early_checks import check_registry, check_rule
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
+from flows.steps.artifacts import publish_report, with_warnings
+from flows.steps.early_checks import check_registry, check_rule
 from flows.terminal.console import size
 from merge_core.homes.home import Home
 from merge_core.planning.explain import explain, idle_filters
