@@ -60,7 +60,7 @@ def average(
 def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingNew:
     from prefect import tags
 
-    from flows.average_checkpoints import average_checkpoints
+    from flows.average import average_checkpoints
     from flows.run_step import call_flow
     from tasks.progress import listening
 

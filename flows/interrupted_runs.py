@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelled, Crashed
 
-from flows.approval import APPROVAL_FLOW, QUESTION_TAGS
+from flows.approve import APPROVAL_FLOW, QUESTION_TAGS
 from flows.deployments import WORK_POOL
 from flows.stack_processes import flow_runs_at_work
 from flows.stack_setup import workers_online

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows.approval import approve
+from flows.approve import approve
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline

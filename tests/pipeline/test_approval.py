@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 
-from flows.approval import approve
+from flows.approve import approve
 from flows.interrupted_runs import end_dead_runs
 from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import Pipeline
@@ -161,7 +161,7 @@ def test_without_an_answer_in_time_the_base_is_kept_and_no_answer_counts_any_mor
 def test_a_run_whose_question_was_ended_decides_nothing(
     prefect: PrefectSession, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.approval._GRACE_SECONDS", 0)
+    monkeypatch.setattr("flows.approve._GRACE_SECONDS", 0)
 
     def end() -> None:
         """What the next `mergeflow up` does with the questions of runs that are gone."""

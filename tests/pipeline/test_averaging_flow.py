@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import cli
-from flows.average_checkpoints import average_checkpoints
+from flows.average import average_checkpoints
 from flows.model_zoo import Zoo
 from flows.prefect_session import PrefectSession
 from flows.settings.averaging import Averaging

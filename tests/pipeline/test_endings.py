@@ -14,7 +14,7 @@ from prefect.server.events.filters import ResourceSpecification
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import Completed, Failed, Running
 
-from flows.average_checkpoints import average_checkpoints
+from flows.average import average_checkpoints
 from flows.deployments import DIRECTORY
 from flows.merge import merge_pipeline
 from flows.merge_from_form import merge_from_form

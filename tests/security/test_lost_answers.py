@@ -17,7 +17,7 @@ from prefect.settings import (
 )
 from prefect.states import Completed, Failed
 
-from flows.average_checkpoints import average_checkpoints
+from flows.average import average_checkpoints
 from flows.merge import merge_pipeline
 from flows.prefect_session import PrefectSession
 from flows.run_step import UNSTORED, call_flow, end_with

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from flows.approval import APPROVAL_FLOW
+from flows.approve import APPROVAL_FLOW
 from flows.model_zoo import Zoo
 from tests.support.browser import artifacts_of, newest_run
 from tests.support.processes import wait_until

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows.approval import approve
+from flows.approve import approve
 from flows.environment.starting_directory import enter
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
