@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flows.prefect_session import PrefectSession
+    from flows.stack.prefect_session import PrefectSession
     from flows.terminal.console import Terminal
     from tasks.promotion.rule import PromotionRule
 
@@ -20,7 +20,7 @@ def session_for(config: Path, terminal: Terminal) -> Iterator[PrefectSession]:
     Raises:
         RecipeError: the file cannot be read; said at once, before the slow imports.
     """
-    from flows.prefect_session import prefect_session
+    from flows.stack.prefect_session import prefect_session
     from merge_core.files.strict_yaml import load_yaml
     from merge_core.homes.home import Home
 

@@ -27,7 +27,7 @@ def up(
     ] = None,
 ) -> None:
     """Start Prefect, MLflow, a worker and the deployments on this machine, until Ctrl-C."""
-    from flows.stack_up import bring_up
+    from flows.stack.up import bring_up
     from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 
@@ -36,7 +36,7 @@ def up(
 
 def status(as_json: AsJson = False) -> None:
     """Show the local stack: health, addresses, schedules, last runs. Exit code 1: not healthy."""
-    from flows.stack_status import read_status, show_status
+    from flows.stack.status import read_status, show_status
     from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 
@@ -57,7 +57,7 @@ def schedule(
     switch: Annotated[str, typer.Argument(metavar="on|off", help="Whether it starts runs.")],
 ) -> None:
     """Switch a schedule on or off."""
-    from flows.stack_schedules import switch_schedule
+    from flows.stack.schedules import switch_schedule
     from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 
 from flows.model_zoo import build_zoo
-from flows.prefect_session import prefect_session
+from flows.stack.prefect_session import prefect_session
 from flows.terminal.console import Terminal, seconds, shown_path
 from merge_core.files.private import as_open_as, private_umask
 from merge_core.homes.home import Home

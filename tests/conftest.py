@@ -30,7 +30,7 @@ if not torch.cuda.is_available():  # then the GPU's kernels are interpreted; bef
     os.environ["TRITON_INTERPRET"] = "1"
 
 from flows.model_zoo import Zoo, build_zoo  # noqa: E402
-from flows.prefect_session import PrefectSession, prefect_session  # noqa: E402
+from flows.stack.prefect_session import PrefectSession, prefect_session  # noqa: E402
 from merge_core.homes.home import Home  # noqa: E402
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession, prefect_session
+from flows.stack.prefect_session import PrefectSession, prefect_session
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from tests.support.processes import is_alive, wait_until
@@ -28,7 +28,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell started us behind
 from pathlib import Path
 from merge_core.homes.home import Home
-from flows.prefect_session import prefect_session
+from flows.stack.prefect_session import prefect_session
 with prefect_session(Home(Path(sys.argv[1]))) as session:
     session.ready()
     print(session._server._child.pid, session.api_url, flush=True)

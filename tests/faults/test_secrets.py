@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import cli
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 

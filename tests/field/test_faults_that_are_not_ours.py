@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from flows import cli
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from flows.terminal.outside_faults import outside_fault
 from merge_core.errors import HomeError, StepError
 from tests.support.by_command import User

@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 from flows.settings.averaging import Averaging, load_averaging
 from flows.settings.merge_form import MergeForm
 from flows.settings.pipeline import Pipeline, load_pipeline
-from flows.stack_config import StackConfig, read_stack_config
+from flows.stack.config import StackConfig, read_stack_config
 from merge_core.errors import MergeflowError
 from merge_core.files.rule_words import PATTERNS, rule_in_words
 from merge_core.files.strict_yaml import validated

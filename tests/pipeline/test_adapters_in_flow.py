@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import load_pipeline
+from flows.stack.prefect_session import PrefectSession
 from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home

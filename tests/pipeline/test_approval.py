@@ -21,9 +21,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 
 from flows.approve import approve
-from flows.interrupted_runs import end_dead_runs
-from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import Pipeline
+from flows.stack.interrupted_runs import end_dead_runs
+from flows.stack.prefect_session import PrefectSession
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home

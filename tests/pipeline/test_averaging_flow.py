@@ -20,8 +20,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows import cli
 from flows.average import average_checkpoints
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
 from flows.settings.averaging import Averaging
+from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, ending_of
 from merge_core.homes.home import Home
 from tasks.records import MergeOutcome

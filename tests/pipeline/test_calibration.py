@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import tasks.calibration.measure
 from flows import cli
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import Pipeline
+from flows.stack.prefect_session import PrefectSession
 from flows.steps import merge as merge_steps
 from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
 from merge_core.errors import CheckpointError, RecipeError, StepError

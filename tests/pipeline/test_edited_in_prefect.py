@@ -22,11 +22,11 @@ from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from flows import deployments, stack_setup
-from flows.automations import NOTIFICATION_BLOCK
-from flows.deployments import DIRECTORY, read_deployments
-from flows.prefect_session import PrefectSession
-from flows.stack_setup import create_work_pool, set_up
+from flows.stack import deployments, setup
+from flows.stack.automations import NOTIFICATION_BLOCK
+from flows.stack.deployments import DIRECTORY, read_deployments
+from flows.stack.prefect_session import PrefectSession
+from flows.stack.setup import create_work_pool, set_up
 from merge_core.files.strict_yaml import load_yaml
 from merge_core.homes.home import Home
 
@@ -65,7 +65,7 @@ def _clear(client: SyncPrefectClient) -> None:
 def shipped(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     """The entries of `prefect.yaml` by name, as the file's author may change them."""
     entries = copy.deepcopy(read_deployments())
-    monkeypatch.setattr(stack_setup, "read_deployments", lambda: copy.deepcopy(entries))
+    monkeypatch.setattr(setup, "read_deployments", lambda: copy.deepcopy(entries))
     return {entry["name"]: entry for entry in entries}
 
 

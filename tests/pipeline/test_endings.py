@@ -15,11 +15,11 @@ from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import Completed, Failed, Running
 
 from flows.average import average_checkpoints
-from flows.deployments import DIRECTORY
 from flows.merge import merge_pipeline
 from flows.merge_from_form import merge_from_form
-from flows.prefect_session import PrefectSession
 from flows.run_step import UNSTORED
+from flows.stack.deployments import DIRECTORY
+from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, completed, ending_of, failed, send_event
 from merge_core.errors import MergeflowError
 from merge_core.files.strict_yaml import load_yaml

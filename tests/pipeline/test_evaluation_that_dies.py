@@ -16,7 +16,7 @@ import yaml
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.homes.home import Home
 from tests.pipeline.test_flow import Bench, champion_digest, markdown_of
 from tests.support.processes import is_alive

@@ -22,8 +22,8 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows import cli
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import Register, load_pipeline
+from flows.stack.prefect_session import PrefectSession
 from flows.steps.early_checks import check_registry
 from flows.steps.endings import Ending, ending_of
 from merge_core.errors import CompatibilityError

@@ -15,9 +15,9 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows import gpu_slot as flow_steps
 from flows.gpu_slot import device_slot
-from flows.prefect_session import PrefectSession
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
+from flows.stack.prefect_session import PrefectSession
 from flows.steps import merge
 from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home

@@ -12,7 +12,7 @@ from prefect.artifacts import update_progress_artifact
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact, State
 
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.progress import ProgressEvent
 from tasks.progress import prefect_progress
 

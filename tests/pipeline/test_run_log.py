@@ -11,9 +11,9 @@ from prefect import flow, get_client, task
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.logging.handlers import APILogHandler
 
-from flows.prefect_session import PrefectSession
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
+from flows.stack.prefect_session import PrefectSession
 from tests.support.processes import wait_until
 
 

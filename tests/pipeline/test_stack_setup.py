@@ -18,19 +18,19 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Pending, Running
 
-from flows.automations import NOTIFICATION_BLOCK, create_automations
-from flows.deployments import WORK_POOL, create_deployment, read_deployments
 from flows.environment.starting_directory import VARIABLE
 from flows.gpu_slot import ensure_gpu_limit
-from flows.interrupted_runs import (
+from flows.stack.automations import NOTIFICATION_BLOCK, create_automations
+from flows.stack.deployments import WORK_POOL, create_deployment, read_deployments
+from flows.stack.interrupted_runs import (
     drop_missed_runs,
     end_abandoned_runs,
     end_dead_runs,
 )
-from flows.prefect_session import PrefectSession
-from flows.stack_processes import mark
-from flows.stack_schedules import switch_schedule
-from flows.stack_setup import create_work_pool
+from flows.stack.prefect_session import PrefectSession
+from flows.stack.processes import mark
+from flows.stack.schedules import switch_schedule
+from flows.stack.setup import create_work_pool
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from tests.support.scale_out_cases import run_merge, sums, write_zoo

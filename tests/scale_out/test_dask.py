@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.fanout.dask_cluster import DaskCluster
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import NonFiniteError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint

@@ -15,7 +15,7 @@ from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 
 from flows.fanout.work_pool import WorkPool
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint

@@ -14,9 +14,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.prefect_session import PrefectSession
 from flows.run_step import run_step
 from flows.settings.pipeline import load_pipeline
+from flows.stack.prefect_session import PrefectSession
 from merge_core.files.own_files import NotOursError
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.path import PathReport

@@ -19,10 +19,10 @@ from prefect.states import Completed, Failed
 
 from flows.average import average_checkpoints
 from flows.merge import merge_pipeline
-from flows.prefect_session import PrefectSession
 from flows.run_step import UNSTORED, call_flow, end_with
 from flows.settings.averaging import Averaging
 from flows.settings.pipeline import Pipeline
+from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from flows import cli
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
-from flows.prefect_session import PrefectSession
 from flows.settings.pipeline import load_pipeline
+from flows.stack.prefect_session import PrefectSession
 from flows.steps import artifacts
 from flows.steps.endings import Ending, ending_of
 from flows.terminal.console import Terminal, cell, explain

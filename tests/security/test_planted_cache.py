@@ -22,8 +22,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.prefect_session import PrefectSession
 from flows.run_step import run_step, run_together
+from flows.stack.prefect_session import PrefectSession
 from merge_core.homes.home import Home
 from tasks.caching.content_task import ContentKey
 from tasks.caching.record_storage import RecordStorage

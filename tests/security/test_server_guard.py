@@ -26,7 +26,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows.prefect_session import PrefectSession
+from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from tasks.registry.client import open_registry

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from flows import cli
-from flows.stack_config import read_stack_config
+from flows.stack.config import read_stack_config
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from tasks.averaging.checkpoint_saved import CheckpointSaved

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.environment.settings_beside import refuse_settings_beside
-from flows.prefect_session import prefect_session
+from flows.stack.prefect_session import prefect_session
 from merge_core.errors import HomeError
 from merge_core.homes.home import Home
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from flows.stack_config import read_stack_config
+from flows.stack.config import read_stack_config
 from merge_core.errors import HomeError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home

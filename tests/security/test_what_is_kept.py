@@ -28,9 +28,9 @@ from prefect.settings import (
 import flows
 import tasks
 from flows.merge import merge_pipeline
-from flows.prefect_session import PrefectSession, server_environment
 from flows.run_step import UNSTORED, answer_of, run_step
 from flows.settings.pipeline import Pipeline
+from flows.stack.prefect_session import PrefectSession, server_environment
 from flows.steps.merge import _picture
 from merge_core.errors import StepError
 from merge_core.homes.home import Home

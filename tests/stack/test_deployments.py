@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import DIRECTORY
 from flows.model_zoo import Zoo
 from flows.settings.method_forms import FORMS
+from flows.stack.deployments import DIRECTORY
 from tests.support.processes import wait_until
 from tests.support.stack import (
     LENIENT,

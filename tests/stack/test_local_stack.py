@@ -238,7 +238,7 @@ def test_nothing_outlives_an_up_that_was_killed(stack: RunningStack) -> None:
 
 def test_the_next_up_ends_what_a_kill_of_up_and_guard_left_behind(stack: RunningStack) -> None:
     stack.up()
-    (guard,) = [each for each in stack.processes() if "flows.stack_guard" in each.cmdline()]
+    (guard,) = [each for each in stack.processes() if "flows.stack.keeper" in each.cmdline()]
     workers = [each for each in stack.processes() if "worker" in each.cmdline()]
     guard.kill()
     stack.interrupt(signal.SIGKILL)

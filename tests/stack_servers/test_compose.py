@@ -22,8 +22,8 @@ import pytest
 import redis
 import yaml
 
-from flows.deployments import DIRECTORY
 from flows.model_zoo import Zoo
+from flows.stack.deployments import DIRECTORY
 from tests.support.database_servers import PASSWORD, Servers
 from tests.support.processes import wait_until
 from tests.support.stack import RunningStack, free_port, lay_out, merge_from_the_form

@@ -212,7 +212,7 @@ def test_a_server_can_be_set_up_again_by_the_command_that_containers_use(
     api = {"PREFECT_API_URL": f"http://127.0.0.1:{stack.prefect_port}/api"}
     before = stack.prefect("/automations/filter", {})
     done = subprocess.run(
-        [sys.executable, "-m", "flows.stack_setup"],
+        [sys.executable, "-m", "flows.stack.setup"],
         env={**stack.environment, **stack.logged_in, **api},
         cwd=stack.directory,
         capture_output=True,

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import DIRECTORY
 from flows.servers.serving import SERVER_VARIABLES
-from flows.stack_config import StackConfig
+from flows.stack.config import StackConfig
+from flows.stack.deployments import DIRECTORY
 
 FILE = DIRECTORY / "compose.yaml"
 TEXT = FILE.read_text()

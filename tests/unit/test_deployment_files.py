@@ -12,7 +12,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import validate
 
-from flows.deployments import DIRECTORY, read_deployments
+from flows.stack.deployments import DIRECTORY, read_deployments
 from merge_core.files.strict_yaml import load_yaml
 from tasks.averaging.checkpoint_saved import CheckpointSaved, event
 

@@ -10,9 +10,9 @@ from jsonschema.exceptions import best_match
 from prefect.utilities.schema_tools.validation import build_error_obj, is_valid_schema, validate
 
 from flows import merge_from_form
-from flows.deployments import read_deployments
 from flows.settings.form_fields import AS_STORED
 from flows.settings.method_forms import FORMS
+from flows.stack.deployments import read_deployments
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS

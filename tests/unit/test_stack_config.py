@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prefect.settings.models.root import Settings
 
-from flows.prefect_session import prefect_session
-from flows.stack_config import StackConfig, read_stack_config
-from flows.stack_databases import only_one_on
+from flows.stack.config import StackConfig, read_stack_config
+from flows.stack.databases import only_one_on
+from flows.stack.prefect_session import prefect_session
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
 from tasks.registry.client import default_tracking_uri

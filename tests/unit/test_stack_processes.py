@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import Signals, end_leftovers, only_one
-from flows.stack_ports import listen
-from flows.stack_processes import (
+from flows.stack.ports import listen
+from flows.stack.processes import (
     end_members,
     listener_of,
     mark,
     members,
 )
+from flows.stack.stack import Signals, end_leftovers, only_one
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from tasks.registry.memory import stack_server
@@ -78,7 +78,7 @@ def test_the_guard_ends_the_stack_when_the_lifeline_closes(instance: str) -> Non
     code = "print('ready', flush=True); import time; time.sleep(60)"
     process = started(instance, "mlflow", code)
     reading, writing = os.pipe()
-    guard = subprocess.Popen([sys.executable, "-m", "flows.stack_guard", instance], stdin=reading)
+    guard = subprocess.Popen([sys.executable, "-m", "flows.stack.keeper", instance], stdin=reading)
     os.close(reading)
     assert process.poll() is None
     os.close(writing)

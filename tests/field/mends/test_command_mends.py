@@ -91,7 +91,7 @@ def databases(home: Home, password: str) -> None:
 
 
 def a_password_that_others_can_read(here: Path) -> Iterator[Step]:
-    from flows.stack_config import read_stack_config
+    from flows.stack.config import read_stack_config
 
     home = home_of(here)
     databases(home, "hunter2")
@@ -107,7 +107,7 @@ def shown(read: object, home: Home) -> str:
 
 
 def a_variable_that_is_not_set(here: Path) -> Iterator[Step]:
-    from flows.stack_config import read_stack_config
+    from flows.stack.config import read_stack_config
 
     home = home_of(here)
     databases(home, "${MENDS_PASSWORD}")
@@ -117,7 +117,7 @@ def a_variable_that_is_not_set(here: Path) -> Iterator[Step]:
 
 
 def databases_whose_servers_are_down(here: Path) -> Iterator[Step]:
-    from flows.prefect_session import prefect_session
+    from flows.stack.prefect_session import prefect_session
     from tasks.registry.client import default_tracking_uri
 
     home = home_of(here)
@@ -146,7 +146,7 @@ def models_whose_server_is_down(here: Path) -> Iterator[Step]:
 
 
 def a_stack_that_is_up(here: Path) -> Iterator[Step]:
-    from flows.stack import only_one
+    from flows.stack.stack import only_one
 
     home = home_of(here)
 
@@ -160,7 +160,7 @@ def a_stack_that_is_up(here: Path) -> Iterator[Step]:
 
 
 def a_port_that_is_taken(here: Path) -> Iterator[Step]:
-    from flows.stack import listen
+    from flows.stack.stack import listen
 
     taken, _ = listen(None, 4299, "--prefect-port")
     with taken:
@@ -171,7 +171,7 @@ def a_port_that_is_taken(here: Path) -> Iterator[Step]:
 
 def opened(number: int) -> str:
     """Listen on a port, and let go of it."""
-    from flows.stack import listen
+    from flows.stack.stack import listen
 
     listening, said = listen(number, 4299, "--prefect-port")
     listening.close()
@@ -187,7 +187,7 @@ def a_server_without_its_login(here: Path) -> Iterator[Step]:
 
 
 def a_schedule_without_a_server(here: Path) -> Iterator[Step]:
-    from flows.stack_schedules import switch_schedule
+    from flows.stack.schedules import switch_schedule
 
     home = home_of(here)
 
@@ -227,7 +227,7 @@ def a_login_that_cannot_be_kept(here: Path) -> Iterator[Step]:
 
 def approval_without_a_page(here: Path) -> Iterator[Step]:
     from flows.cli_session import check_approval
-    from flows.prefect_session import PrefectSession
+    from flows.stack.prefect_session import PrefectSession
     from tasks.promotion.rule import PromotionRule
 
     alone = PrefectSession("http://127.0.0.1:9/api", object())  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from flows.stack_config import StackConfig, shown_place
+from flows.stack.config import StackConfig, shown_place
 from merge_core.errors import MergeflowError, StepError, one_line
 
 _OLDEST_POSTGRESQL = 14_00_09

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from flows.stack_processes import listener_of
+from flows.stack.processes import listener_of
 from merge_core.errors import MergeflowError
 
 HOST = "127.0.0.1"

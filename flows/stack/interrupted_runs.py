@@ -28,9 +28,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelled, Crashed
 
 from flows.approve import APPROVAL_FLOW, QUESTION_TAGS
-from flows.deployments import WORK_POOL
-from flows.stack_processes import flow_runs_at_work
-from flows.stack_setup import workers_online
+from flows.stack.deployments import WORK_POOL
+from flows.stack.processes import flow_runs_at_work
+from flows.stack.setup import workers_online
 
 _AT_WORK = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 _PAGE = 200
@@ -64,7 +64,7 @@ def end_abandoned_runs(
     automation for dead runs is there for those.
 
     Args:
-        instance: the stack, as `flows.stack_processes` marks its processes.
+        instance: the stack, as `flows.stack.processes` marks its processes.
         workers: names of the stack's own workers.
         start_patience: how long a worker may take from claiming a run to its process.
     """

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from flows.prefect_session import QUIET, server_environment
 from flows.servers.serving import HOSTS_VARIABLE, SERVER_VARIABLES
-from flows.stack_config import StackConfig
-from flows.stack_links import remove_links, write_links
-from flows.stack_ports import HOST
-from flows.stack_processes import (
+from flows.stack.config import StackConfig
+from flows.stack.links import remove_links, write_links
+from flows.stack.ports import HOST
+from flows.stack.prefect_session import QUIET, server_environment
+from flows.stack.processes import (
     end_all,
     end_members,
     last_lines,
@@ -143,7 +143,7 @@ class Stack:
         write_links(self.home, self.record, self.login)
         write_record(self.home, self.record)
         self._guard = subprocess.Popen(
-            module_command("flows.stack_guard", self.record.instance),
+            module_command("flows.stack.keeper", self.record.instance),
             stdin=self._reading,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
 
-from flows.deployments import DIRECTORY
+from flows.stack.deployments import DIRECTORY
 from flows.steps.endings import Ending
 from merge_core.files.strict_yaml import load_yaml
 from merge_core.text.plain import plain

@@ -23,8 +23,8 @@ from prefect.flows import EntrypointType, Flow
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
-from flows.deployment_edits import Fields, Settled, group, settle, spread
-from flows.deployment_fields import (
+from flows.stack.deployment_edits import Fields, Settled, group, settle, spread
+from flows.stack.deployment_fields import (
     DIRECTORY_FIELD,
     job_variables,
     of_file,

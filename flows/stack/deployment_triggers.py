@@ -15,9 +15,9 @@ from prefect.events import DeploymentTriggerTypes
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import TypeAdapter
 
-from flows.automations import told
-from flows.deployment_edits import Fields, Settled, group, settle, spread
-from flows.deployments import former_deployments
+from flows.stack.automations import told
+from flows.stack.deployment_edits import Fields, Settled, group, settle, spread
+from flows.stack.deployments import former_deployments
 
 
 def create_triggers(

@@ -1,7 +1,7 @@
 """Ends a local stack when `mergeflow up` is gone, however it went.
 
-Run as `python -m flows.stack_guard INSTANCE`; standard input is the lifeline, which closes with the
-process that holds its other end.
+Run as `python -m flows.stack.keeper INSTANCE`; standard input is the lifeline, which closes with
+the process that holds its other end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from flows.stack_processes import end_members
+from flows.stack.processes import end_members
 
 
 def main() -> None:

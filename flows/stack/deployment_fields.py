@@ -8,8 +8,8 @@ from typing import Any
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, construct_schedule
 
-from flows.deployment_edits import Fields, group, spread
 from flows.environment.starting_directory import VARIABLE
+from flows.stack.deployment_edits import Fields, group, spread
 
 DIRECTORY_FIELD = f"job_variables.env.{VARIABLE}"
 """Where relative paths start: always the directory of this `up`."""

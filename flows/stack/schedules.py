@@ -29,7 +29,7 @@ def switch_schedule(home: Home, name: str, *, active: bool) -> str:
         )
     from prefect import get_client
 
-    from flows.stack_status import when
+    from flows.stack.status import when
 
     with get_client(sync_client=True) as client:
         found = {

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from flows.stack import Signals, Stack, end_leftovers, only_one, worker_names
-from flows.stack_config import read_stack_config
-from flows.stack_databases import only_one_on
-from flows.stack_links import show_links
-from flows.stack_ports import MLFLOW_PORT, PREFECT_PORT, listen
+from flows.stack.config import read_stack_config
+from flows.stack.databases import only_one_on
+from flows.stack.links import show_links
+from flows.stack.ports import MLFLOW_PORT, PREFECT_PORT, listen
+from flows.stack.stack import Signals, Stack, end_leftovers, only_one, worker_names
 from flows.terminal.console import Terminal, seconds, shown_path
 from merge_core.homes.home import Home
 from tasks.registry.memory import embedded_database
@@ -84,8 +84,8 @@ def _end_abandoned(stack: Stack) -> list[str]:
     from prefect import get_client
     from prefect.exceptions import PrefectException
 
-    from flows.interrupted_runs import end_abandoned_runs
-    from flows.prefect_session import prefect_session
+    from flows.stack.interrupted_runs import end_abandoned_runs
+    from flows.stack.prefect_session import prefect_session
 
     expected = worker_names(stack.config.workers)
     try:
@@ -103,10 +103,10 @@ def _set_up(terminal: Terminal, stack: Stack) -> tuple[list[str], dict[str, str]
     os.environ["PREFECT_HOME"] = str(stack.home.prefect)
     from prefect import get_client
 
-    from flows.form_links import form_addresses
-    from flows.interrupted_runs import drop_missed_runs, end_dead_runs
-    from flows.prefect_session import prefect_session
-    from flows.stack_setup import create_work_pool, set_up, workers_online
+    from flows.stack.form_links import form_addresses
+    from flows.stack.interrupted_runs import drop_missed_runs, end_dead_runs
+    from flows.stack.prefect_session import prefect_session
+    from flows.stack.setup import create_work_pool, set_up, workers_online
 
     began = datetime.now(UTC)
     stack.wait(stack.prefect)
@@ -133,7 +133,7 @@ def _set_up(terminal: Terminal, stack: Stack) -> tuple[list[str], dict[str, str]
 def _announce(
     terminal: Terminal, stack: Stack, names: list[str], forms: dict[str, str], duration: float
 ) -> None:
-    from flows.form_links import show_forms
+    from flows.stack.form_links import show_forms
 
     record: StackRecord = stack.record
     terminal.say()

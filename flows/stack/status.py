@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.stack import answers
-from flows.stack_links import show_links
+from flows.stack.links import show_links
+from flows.stack.stack import answers
 from flows.terminal.console import Terminal, add_row, cell, seconds, shown_path
 from merge_core.homes.home import Home
 from tasks.servers.stack_record import StackRecord, running_stack
@@ -105,7 +105,7 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     if record is not None:
         show_links(terminal, home, record)
     if status.forms:
-        from flows.form_links import show_forms
+        from flows.stack.form_links import show_forms
 
         show_forms(terminal, status.forms)
     terminal.say(f"data      {shown_path(status.home)}")
@@ -142,8 +142,8 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime
     from prefect.client.schemas.sorting import FlowRunSort
 
-    from flows.deployments import WORK_POOL
-    from flows.form_links import form_addresses
+    from flows.stack.deployments import WORK_POOL
+    from flows.stack.form_links import form_addresses
 
     with get_client(sync_client=True) as client:
         pool = client.read_work_pool(WORK_POOL)

@@ -17,11 +17,11 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
-from flows.automations import create_automations
-from flows.deployment_edits import GivenDeployments
-from flows.deployment_triggers import create_triggers
-from flows.deployments import WORK_POOL, create_deployment, read_deployments
 from flows.gpu_slot import ensure_gpu_limit
+from flows.stack.automations import create_automations
+from flows.stack.deployment_edits import GivenDeployments
+from flows.stack.deployment_triggers import create_triggers
+from flows.stack.deployments import WORK_POOL, create_deployment, read_deployments
 from merge_core.homes.home import Home
 
 
