@@ -59,7 +59,7 @@ class Capped(Kernel):
 
 
 if __name__ == "__main__":
-    from flows.cli import main
+    from flows.cli.program import main
 
     sys.argv[1:] = ["merge", *sys.argv[1:]]
     main()

@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from flows.cli import run
+from flows.cli.program import run
 from flows.model_zoo import Zoo
 
 Breaker = Callable[[Path, dict[str, Any]], None]

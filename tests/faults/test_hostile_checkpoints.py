@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import run
+from flows.cli.program import run
 from tests.support.hostile_files import INDEX, put, tensor, weights
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows import cli
+from flows.cli import program
 from flows.model_zoo import Zoo
 from flows.stack.prefect_session import PrefectSession
 from merge_core.errors import MergeflowError
@@ -88,7 +88,7 @@ def run_and_search(
     arguments: list[str], root: Path, capfd: pytest.CaptureFixture[str], code: int
 ) -> str:
     """Run a command that ends with a code; what it printed, which holds no secret like all else."""
-    ended = cli.run(arguments)
+    ended = program.run(arguments)
     captured = capfd.readouterr()
     said = captured.out + captured.err
     assert ended == code, said
@@ -143,7 +143,7 @@ def test_a_registry_that_does_not_answer_is_told_without_its_password(
     scheme: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["lineage", "models:/zoo@champion", "--tracking-uri", with_secret(scheme)]
-    ended = cli.run(arguments)
+    ended = program.run(arguments)
     captured = capfd.readouterr()
     assert ended in (1, 2)
     assert "error:" in captured.err
@@ -226,7 +226,7 @@ def test_a_pipeline_leaves_no_secret_anywhere(
 
     def run(code: int, **changes: Any) -> str:
         path.write_text(yaml.safe_dump(bench | changes))
-        ended = cli.run(["run", str(path)])
+        ended = program.run(["run", str(path)])
         captured = capfd.readouterr()
         said = captured.out + captured.err
         path.unlink()  # a user's own file; what is searched is what mergeflow wrote

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cli import run
+from flows.cli.program import run
 from merge_core.checkpoints.sources import describe_adapter, describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.verification.headers import CheckpointFacts, check_alone, facts_of
 from merge_core.verification.verify import verify
@@ -105,6 +105,6 @@ def test_verify_and_merge_refuse_what_could_not_be_loaded(
     assert [finding.code for finding in report.errors] == ["config-contradicts-weights"]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("merge_method: passthrough\nmodels: [{model: ./llama}]\n")
-    assert cli.run(["merge", str(recipe), str(tmp_path / "out")]) == 2
+    assert program.run(["merge", str(recipe), str(tmp_path / "out")]) == 2
     assert "hidden_size: 32" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

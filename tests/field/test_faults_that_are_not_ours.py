@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flows import cli
+from flows.cli import program as cli
 from flows.stack.prefect_session import PrefectSession
 from flows.terminal.outside_faults import outside_fault
 from merge_core.errors import HomeError, StepError

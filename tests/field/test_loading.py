@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from flows import cli
+from flows.cli import program
 from merge_core.errors import CompatibilityError
 from merge_core.recipes.loading import parse_recipe
 from tasks.loading import process
@@ -154,7 +154,7 @@ def test_the_command_asks_in_a_process_of_its_own(
     (tmp_path / "recipe.yaml").write_text(STACK)
     edit(out, num_hidden_layers=5)
     command = ["verify", str(tmp_path / "recipe.yaml"), "--load", str(out), "--json"]
-    assert cli.run(command) == 2
+    assert program.run(command) == 2
     told = json.loads(capsys.readouterr().out)
     assert not told.pop("ok")
     assert "9 tensors that the model has no place for" in told["worse"][0]

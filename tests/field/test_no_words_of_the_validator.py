@@ -193,11 +193,11 @@ def test_a_text_that_may_be_a_secret_is_not_repeated() -> None:
 def test_the_models_themselves_never_raise_the_librarys_error_through_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows import cli
+    from flows.cli import program
 
     monkeypatch.chdir(tmp_path)
     Path("p.yaml").write_text(json.dumps(replaced(PIPELINE, ("evaluate", "parallel"), "many")))
-    assert cli.run(["run", "p.yaml"]) == 2
+    assert program.run(["run", "p.yaml"]) == 2
     said = capsys.readouterr().err
     assert "evaluate.parallel: this must be a whole number, not a text" in said
     assert not issubclass(MergeflowError, ValidationError)

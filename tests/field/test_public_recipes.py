@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
@@ -354,10 +354,10 @@ def test_a_merge_warns_once_and_a_strict_one_refuses(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(place, WITHOUT_EFFECT["many on sce"][0])
-    assert cli.run(["merge", file, "out", "--threads", "1"]) == 0
+    assert program.run(["merge", file, "out", "--threads", "1"]) == 0
     assert capsys.readouterr().err.count("no effect here") == 1
     for command in (["merge", file, "other", "--strict"], ["plan", file, "--strict"]):
-        assert cli.run(command) == 2
+        assert program.run(command) == 2
         assert "models[0].parameters.weight" in capsys.readouterr().err
     assert not (place / "other").exists()
 
@@ -366,7 +366,7 @@ def test_a_form_and_what_it_means_give_the_same_bytes(place: Path) -> None:
     weights = []
     for number, text in enumerate(SAME["a quoted number"]):
         file = written(place, text)
-        assert cli.run(["merge", file, f"out-{number}", "--threads", "1"]) == 0
+        assert program.run(["merge", file, f"out-{number}", "--threads", "1"]) == 0
         weights.append((place / f"out-{number}" / "SHA256SUMS").read_bytes())
     assert weights[0] == weights[1]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows import cli
+from flows.cli import program
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo
@@ -172,9 +172,9 @@ def test_a_merge_by_command_says_nothing_of_the_copy(
         "merge_method: task_arithmetic\nbase_model: ./base\nparameters: {weight: 0.5}\n"
         "models: [{model: ./one}, {model: ./two}]\n"
     )
-    assert cli.run(["plan", "r.yaml"]) == 0
-    assert cli.run(["explain", "r.yaml", HEAD]) == 0
-    assert cli.run(["merge", "r.yaml", "out", "--threads", "1"]) == 0
+    assert program.run(["plan", "r.yaml"]) == 0
+    assert program.run(["explain", "r.yaml", HEAD]) == 0
+    assert program.run(["merge", "r.yaml", "out", "--threads", "1"]) == 0
 
 
 def test_plans_of_before_keep_their_digest_where_no_byte_changes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from flows import cli
+from flows.cli import program
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source, former_digest, hash_files, model_files
 from merge_core.errors import CheckpointError
@@ -91,7 +91,7 @@ def test_from_the_hub_nothing_else_is_asked_for(hub: Hub, home: Home, addition: 
     ADDITIONS[addition](directory)
     recipe = "merge_method: linear\nmodels: [{model: org/base}, {model: org/one}]\n"
     Path("recipe.yaml").write_text(recipe)
-    assert cli.run(["merge", "recipe.yaml", "out", "--threads", "1"]) == 0
+    assert program.run(["merge", "recipe.yaml", "out", "--threads", "1"]) == 0
     asked = {
         request.rpartition("/")[2]
         for request in hub.requests
@@ -99,7 +99,7 @@ def test_from_the_hub_nothing_else_is_asked_for(hub: Hub, home: Home, addition: 
     }
     assert asked == named
     Path("local.yaml").write_text(recipe.replace("org/", "./hub/"))
-    assert cli.run(["merge", "local.yaml", "out-local", "--threads", "1"]) == 0
+    assert program.run(["merge", "local.yaml", "out-local", "--threads", "1"]) == 0
     assert load_file("out/model.safetensors").keys() == base_weights().keys()
     weights = [Path(out, "model.safetensors").read_bytes() for out in ("out", "out-local")]
     assert weights[0] == weights[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.output.manifest import read_manifest
 from merge_core.recipes.loading import parse_recipe
 from merge_core.verification.tolerance import Tolerance
@@ -59,7 +59,7 @@ def codes(text: str, *options: str) -> list[int]:
     Path("recipe.yaml").write_text(text)
     out = f"out-{len(list(Path.cwd().glob('out-*')))}"
     commands = (["plan", "recipe.yaml"], ["verify", "recipe.yaml"], ["merge", "recipe.yaml", out])
-    return [cli.run([*command, *options]) for command in commands]
+    return [program.run([*command, *options]) for command in commands]
 
 
 @pytest.mark.parametrize("recipe", [AVERAGE, ARITHMETIC, BLENDED_STACK, THROUGH_A_NAME])

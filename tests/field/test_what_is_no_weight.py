@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows import cli
+from flows.cli import program
 from merge_core.errors import CompatibilityError
 from merge_core.tensors.kinds import is_packed
 from merge_core.verification.verify import CompatibilityReport, verify
@@ -152,7 +152,7 @@ def test_settings_of_a_quantisation_beside_plain_weights_are_left_over(
     assert "remove quantization_config from config.json" in finding.mend
     monkeypatch.chdir(tmp_path)
     Path("r.yaml").write_text("merge_method: linear\nmodels: [{model: ./one}, {model: ./base}]\n")
-    assert cli.run(["merge", "r.yaml", "out", "--threads", "1"]) == 0
+    assert program.run(["merge", "r.yaml", "out", "--threads", "1"]) == 0
     assert "no tensor is packed" in capsys.readouterr().err
     config = json.loads(Path("out/config.json").read_bytes())
     assert "quantization_config" not in config

@@ -78,7 +78,7 @@ def test_one_that_replaced_a_single_module(changeable: Installation, tmp_path: P
     (changeable.packages / "tasks" / "__init__.py").write_text("# mine\n")
     install_another(changeable, "first-queue", {"tasks/queue.py": "QUEUE = 1\n"})
     assert "--version" in help_of(changeable, tmp_path)
-    install_another(changeable, "other-queue", {"flows/options.py": "OPTIONS = 1\n"})
+    install_another(changeable, "other-queue", {"flows/cli/options.py": "OPTIONS = 1\n"})
     said = first_line(changeable, tmp_path)
     assert said.startswith("error: mergeflow's own package `flows` was overwritten by the")
     assert "'other-queue' 1.0" in said

@@ -71,13 +71,13 @@ def test_an_installation_finds_what_came_with_it(
 ) -> None:
     """Not what happens to be named alike in the directory that all packages share."""
     code = (
-        "import flows.demo, flows.stack.deployments, tasks.evaluation.suite;"
+        "import flows.cli.demo, flows.stack.deployments, tasks.evaluation.suite;"
         "from tasks.registry.environment import code_commit;"
-        "print(flows.demo.__file__, flows.stack.deployments.DIRECTORY, tasks.evaluation.suite.SHIPPED, sep=chr(10));"
+        "print(flows.cli.demo.__file__, flows.stack.deployments.DIRECTORY, tasks.evaluation.suite.SHIPPED, sep=chr(10));"
         "print(len(flows.stack.deployments.read_deployments()), code_commit())"
     )
     said = ask(installation, tmp_path, "-c", code).stdout.splitlines()
-    assert said[0] == str(installation.packages / "flows" / "demo.py")
+    assert said[0] == str(installation.packages / "flows" / "cli" / "demo.py")
     assert said[1] == str(installation.files / "deployments")
     assert said[2] == str(installation.files / "configs" / "suites")
     assert said[3].endswith(" None")

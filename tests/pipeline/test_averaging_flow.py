@@ -17,8 +17,8 @@ import yaml
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows import cli
 from flows.average import average_checkpoints
+from flows.cli import program
 from flows.model_zoo import Zoo
 from flows.settings.averaging import Averaging
 from flows.stack.prefect_session import PrefectSession
@@ -156,7 +156,7 @@ def test_nothing_that_a_person_reads_of_an_average_names_a_base(
     shutil.rmtree(bench.home.averages / "uniform")
     file = bench.directory / "averaging.yaml"
     file.write_text(yaml.safe_dump(bench.values()))
-    assert cli.run(["average", str(file)]) == 0
+    assert program.run(["average", str(file)]) == 0
     said = capsys.readouterr().out
     assert "Promoted: the average is better" in said
     assert "latest checkpoint" in said
@@ -238,5 +238,5 @@ def test_the_command_line_tells_that_there_is_nothing_new(
 ) -> None:
     file = bench.directory / "averaging.yaml"
     file.write_text(yaml.safe_dump(bench.values()))
-    assert cli.run(["average", str(file), "--json"]) == 0
+    assert program.run(["average", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "NothingNew"

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from safetensors.torch import load_file
 
 import tasks.calibration.measure
-from flows import cli
+from flows.cli import program
 from flows.model_zoo import Zoo
 from flows.settings.pipeline import Pipeline
 from flows.stack.prefect_session import PrefectSession
@@ -150,17 +150,17 @@ def test_mergeflow_merge_measures_once_and_finds_it_again(
     monkeypatch.chdir(elsewhere)  # the data's path starts from the recipe, not from here
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(zoo_recipe("fisher", tiny_zoo)))
-    assert cli.run(["plan", str(path)]) == 0
+    assert program.run(["plan", str(path)]) == 0
     assert "measures fisher of 2 models on 24 samples of data.jsonl" in capsys.readouterr().out
     assert not home.statistics.exists()
 
-    assert cli.run(["merge", str(path), "first", "--threads", "1"]) == 0
+    assert program.run(["merge", str(path), "first", "--threads", "1"]) == 0
     kept = sorted(home.statistics.glob("*/*"))
     assert [file.name for file in kept] == ["measured.json", "model.safetensors"] * 2
     assert list(home.scratch.iterdir()) == []
 
     monkeypatch.setattr(tasks.calibration.measure, "run_child", None)  # nothing is measured again
-    assert cli.run(["merge", str(path), "second", "--threads", "2"]) == 0
+    assert program.run(["merge", str(path), "second", "--threads", "2"]) == 0
     files = ("model.safetensors", "config.json", "mergeflow_recipe.yaml")
     assert all(Path("first", f).read_bytes() == Path("second", f).read_bytes() for f in files)
 
@@ -184,7 +184,7 @@ def test_mergeflow_merge_says_what_is_wrong_with_the_data_before_it_reads_a_mode
 ) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(zoo_recipe("regmean", tiny_zoo, Path("nowhere"), **changes)))
-    assert cli.run(["merge", str(path), str(tmp_path / "out")]) == 2
+    assert program.run(["merge", str(path), str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert "what to do" in said

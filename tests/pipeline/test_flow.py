@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows import cli
+from flows.cli import program
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.settings.pipeline import Register, load_pipeline
@@ -360,21 +360,21 @@ def test_a_silent_mlflow_server_is_told_at_once_and_ends_nothing_yet(
 def test_the_command_line_ends_with_the_outcome_as_exit_code(
     bench: Bench, promoted: MergeOutcome, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["run", str(bench.pipeline()), "--json"]) == 0
+    assert program.run(["run", str(bench.pipeline()), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "Promoted"
-    assert cli.run(["run", str(bench.pipeline(weight=12.0))]) == 3
+    assert program.run(["run", str(bench.pipeline(weight=12.0))]) == 3
     assert "Fell back: the base stays" in capsys.readouterr().out
-    assert cli.run(["run", str(bench.pipeline(expert="other-run"))]) == 2
+    assert program.run(["run", str(bench.pipeline(expert="other-run"))]) == 2
     captured = capsys.readouterr()
     assert "not a fine-tune" in captured.err
     assert "Traceback" not in captured.err + captured.out
-    assert cli.run(["run", str(bench.pipeline())]) == 0
+    assert program.run(["run", str(bench.pipeline())]) == 0
 
 
 def test_the_champion_is_a_checkpoint_for_other_commands(
     bench: Bench, promoted: MergeOutcome, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["lineage", "models:/zoo@champion"]) == 0
+    assert program.run(["lineage", "models:/zoo@champion"]) == 0
     assert promoted.merged.digest in capsys.readouterr().out
     recipe = bench.directory / "stacked.yaml"
     recipe.write_text(
@@ -389,7 +389,7 @@ def test_the_champion_is_a_checkpoint_for_other_commands(
         )
     )
     out = bench.directory / "stacked"
-    assert cli.run(["merge", str(recipe), str(out), "--json"]) == 0
+    assert program.run(["merge", str(recipe), str(out), "--json"]) == 0
     inputs = json.loads(capsys.readouterr().out)["inputs"]
     assert inputs[0]["digest"] == promoted.merged.digest
 

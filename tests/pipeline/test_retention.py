@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import RunCheckpoint
@@ -55,7 +55,7 @@ def test_what_an_alias_or_a_version_names_stays_whatever_is_asked(store: Store) 
     fallen, champion = store.merged(1), store.merged(2)
     store.register(fallen)
     store.register(champion, alias="champion")
-    assert cli.run(["gc", "--yes", "--keep", "0", "--older-than", "0m"]) == 0
+    assert program.run(["gc", "--yes", "--keep", "0", "--older-than", "0m"]) == 0
     assert store.objects() == {fallen.object_id, champion.object_id}
 
 
@@ -64,12 +64,12 @@ def test_gc_shows_first_and_removes_only_when_told(
 ) -> None:
     useless = store.merged(1)
     plans = list((store.home.path / "store" / "plans").iterdir())
-    assert cli.run(["gc"]) == 0
+    assert program.run(["gc"]) == 0
     shown = capsys.readouterr().out
     assert "nothing needs it" in shown
     assert "1 could go" in shown
     assert store.objects() == {useless.object_id}
-    assert cli.run(["gc", "--yes", "--json"]) == 0
+    assert program.run(["gc", "--yes", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["moved_bytes"] > 10_000
     assert told["freed_bytes"] == 0, "what waits in the quarantine takes as much room as before"
@@ -86,11 +86,11 @@ def test_without_a_registry_nothing_is_known_so_nothing_is_removed(
 ) -> None:
     useless = store.merged(1)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert cli.run(["gc", "--yes"]) == 2
+    assert program.run(["gc", "--yes"]) == 2
     with pytest.raises(MergeflowError, match="no MLflow database"):
         survey(store.home, f"sqlite:///{tmp_path}/gone.db", keep=1, older_than_seconds=0)
     assert store.objects() == {useless.object_id}
-    assert cli.run(["gc", "--yes", "--no-registry"]) == 0
+    assert program.run(["gc", "--yes", "--no-registry"]) == 0
     assert store.objects() == set()
 
 

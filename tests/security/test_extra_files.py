@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
@@ -167,7 +167,7 @@ def test_a_list_in_another_form_than_ours_is_not_read_as_one(
     (out / "b.json").write_text("[]")
     (out.parent / "outside.json").write_text("outside")
     reseal(out)
-    assert cli.run(["check", str(out)]) == 0
+    assert program.run(["check", str(out)]) == 0
     sums = contents(out)
     (out / SUMS).write_bytes(
         FORMS[form]
@@ -182,7 +182,7 @@ def test_a_list_in_another_form_than_ours_is_not_read_as_one(
         .encode()
     )
 
-    assert cli.run(["check", str(out)]) == 4
+    assert program.run(["check", str(out)]) == 4
     assert "a.json has changed" not in capsys.readouterr().out
 
 
@@ -200,7 +200,7 @@ def test_the_command_and_the_shell_agree_on_what_holds(
     out: Path, merges: Merges, first: CheckpointManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def both(directory: Path) -> tuple[int, bool]:
-        code = cli.run(["check", str(directory)])
+        code = program.run(["check", str(directory)])
         shell = subprocess.run(
             ["bash", "-c", shell_check()], cwd=directory, capture_output=True, check=False
         )
@@ -217,7 +217,7 @@ def test_the_command_and_the_shell_agree_on_what_holds(
     changed = out / "config.json"
     changed.write_text(changed.read_text() + " ")
     assert both(out) == (4, False)
-    assert cli.run(["check", str(out.parent)]) == 2
+    assert program.run(["check", str(out.parent)]) == 2
     capsys.readouterr()
 
 
@@ -228,7 +228,7 @@ def test_the_command_tells_name_and_pointer_of_an_object_from_its_bytes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def told(directory: Path) -> list[str]:
-        code = cli.run(["check", str(directory), "--json"])
+        code = program.run(["check", str(directory), "--json"])
         problems: list[str] = json.loads(capsys.readouterr().out)["problems"]
         assert code == (4 if problems else 0)
         return problems

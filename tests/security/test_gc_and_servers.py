@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from flows import cli
+from flows.cli import program
 from merge_core.homes.home import Home
 from tasks.registry.client import ensure_experiment, open_registry
 from tasks.registry.memory import canonical, known_registries, note_registry, note_store_of
@@ -47,7 +47,7 @@ def store(
 
 
 def gc(*arguments: str) -> int:
-    return cli.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
+    return program.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
 
 
 def stack_runs(home: Home, address: str, *, pid: int | None = None, ago: float = 0.0) -> None:
@@ -101,7 +101,7 @@ def test_nothing_goes_while_the_server_of_databases_in_stack_yaml_is_down(
 def test_a_registry_that_was_forgotten_is_known_again_when_it_is_used_again(home: Home) -> None:
     home.path.mkdir()
     note_registry(home, "http://server:5000")
-    assert cli.run(["gc", "--forget-registry", "http://server:5000"]) == 0
+    assert program.run(["gc", "--forget-registry", "http://server:5000"]) == 0
     assert known_registries(home) == []
     note_registry(home, "http://server:5000")
     assert [each.address for each in known_registries(home)] == ["http://server:5000"]

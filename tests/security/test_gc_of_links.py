@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.homes.home import Home
 from tests.support.merge_store import DAY, Store, clear_away, made_old, merge_store
 from tests.support.registrations import empty_registry, unsynced_sqlite
@@ -70,7 +70,7 @@ def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
 
 
 def gc(*arguments: str) -> int:
-    return cli.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
+    return program.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
 
 
 def in_place_of_an_object(store: Store, target: Path) -> Path:

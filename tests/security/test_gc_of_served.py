@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.homes.home import Home
 from merge_core.records import CheckpointManifest
 from tasks.registry.client import (
@@ -65,7 +65,7 @@ def elsewhere(tmp_path: Path, registry_at: Callable[[Path], str]) -> str:
 
 def gc(*arguments: str) -> int:
     """Remove whatever can go, however young."""
-    return cli.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
+    return program.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
 
 
 def version_from(
@@ -308,7 +308,7 @@ def test_a_registry_that_is_gone_for_good_can_be_forgotten_by_the_command_that_i
     assert gc() == 1
     shown = " ".join(capsys.readouterr().err.split())
     command = shown[shown.index("`mergeflow gc --forget") + 1 :].partition("`")[0]
-    assert cli.run(shlex.split(command)[1:]) == 0
+    assert program.run(shlex.split(command)[1:]) == 0
     assert gc() == 0
     assert store.objects() == set()
 
@@ -394,7 +394,7 @@ def test_nothing_goes_while_nobody_answers(
     assert gc("--no-registry") == 1
     assert f"--forget-registry {gone}" in " ".join(capsys.readouterr().err.split())
     assert store.objects() == {served.object_id}
-    assert cli.run(["gc", "--forget-registry", f"{gone}/"]) == 0
+    assert program.run(["gc", "--forget-registry", f"{gone}/"]) == 0
     assert gc() == 0
 
 
@@ -491,7 +491,7 @@ def test_a_home_from_before_registries_were_noted_says_so_once(
     store.register(store.merged(1))
     said = []
     for _ in range(2):
-        assert cli.run(["gc"]) == 0
+        assert program.run(["gc"]) == 0
         said.append("register.tracking_uri" in capsys.readouterr().err)
     assert said == [True, False]
 
@@ -517,10 +517,10 @@ def test_what_a_run_has_found_in_the_store_counts_as_new(store: Store) -> None:
 
     found = store.merged(1, age=9 * DAY)
     count_as_new(store.home, Path(found.path))
-    assert cli.run(["gc", "--yes"]) == 0
+    assert program.run(["gc", "--yes"]) == 0
     assert store.objects() == {found.object_id}
     made_old(Path(found.path), 9 * DAY)
-    assert cli.run(["gc", "--yes"]) == 0
+    assert program.run(["gc", "--yes"]) == 0
     assert store.objects() == set()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from merge_core.homes.home import Home
 from merge_core.store.quarantine import Quarantined, quarantined
 from tasks.store import retention
@@ -43,7 +43,7 @@ def store(
 
 
 def gc(*arguments: str) -> int:
-    return cli.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
+    return program.run(["gc", "--yes", "--keep", "0", "--older-than", "0m", *arguments])
 
 
 def waiting(store: Store) -> list[str]:
@@ -85,7 +85,7 @@ def test_it_waits_as_it_was_and_is_deleted_by_a_later_run(
     assert gc() == 0
     assert waiting(store) == [useless.object_id]
     later(store, 2 * DAY)
-    assert cli.run(["gc"]) == 0
+    assert program.run(["gc"]) == 0
     assert waiting(store) == [useless.object_id], "without --yes nothing is deleted"
     capsys.readouterr()
     assert gc("--json") == 0
@@ -104,7 +104,7 @@ def test_the_pointer_of_a_thing_that_comes_back_is_its_owners_alone(store: Store
     assert gone
     umask = os.umask(0o002)
     try:
-        assert cli.run(["gc", "--restore", useless.object_id]) == 0
+        assert program.run(["gc", "--restore", useless.object_id]) == 0
     finally:
         os.umask(umask)
     assert {path.name: path.read_bytes() for path in pointers.iterdir()} == before
@@ -118,13 +118,13 @@ def test_a_thing_comes_back_as_it_was_and_its_merge_is_found_again(store: Store,
     assert gc() == 0
     [item] = quarantined(store.home)
     if way == "command":
-        assert cli.run(["gc", "--restore", useless.object_id[:12]]) == 0
+        assert program.run(["gc", "--restore", useless.object_id[:12]]) == 0
     else:
         place = store.home.path / "store" / "quarantine" / item.entry / "item"
         shutil.move(place, store.home.objects / item.name)
     assert contents(Path(useless.path)) == before
     assert waiting(store) == []
-    assert cli.run(["gc", "--yes"]) == 0
+    assert program.run(["gc", "--yes"]) == 0
     assert store.objects() == ({useless.object_id} if way == "command" else set())
 
 
@@ -134,11 +134,11 @@ def test_only_what_is_in_the_quarantine_can_be_restored(
     first, second = store.merged(1), store.merged(2)
     assert gc() == 0
     for wrong in ("nothing", "../objects", ""):
-        code = cli.run(["gc", "--restore", wrong or " "])
+        code = program.run(["gc", "--restore", wrong or " "])
         assert code == 2
     assert first.object_id in capsys.readouterr().err, "the names that there are are told"
     again = store.merged(1)
-    assert cli.run(["gc", "--restore", again.object_id]) == 2, "it has been made again"
+    assert program.run(["gc", "--restore", again.object_id]) == 2, "it has been made again"
     assert set(waiting(store)) == {first.object_id, second.object_id}
 
 

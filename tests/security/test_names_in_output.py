@@ -21,7 +21,7 @@ from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from rich.console import Console
 
-from flows import cli
+from flows.cli import program
 from flows.merge import merge_pipeline
 from flows.model_zoo import Zoo
 from flows.settings.pipeline import load_pipeline
@@ -290,7 +290,7 @@ def test_a_hostile_directory_is_shown_as_a_name(
     values = {"merge_method": "task_arithmetic", "base_model": str(base), "models": models}
     recipe.write_text(yaml.safe_dump(values))
     out = [str(tmp_path / "out")] if command == "merge" else []
-    assert cli.run([command, str(recipe), *out]) == 0
+    assert program.run([command, str(recipe), *out]) == 0
     seen = capsys.readouterr()
     for text in (seen.out, seen.err):
         assert is_plain(text, lines=True)
@@ -323,7 +323,7 @@ def test_an_error_about_a_hostile_directory_forges_nothing(
     recipe = tmp_path / "recipe.yaml"
     models = [{"model": str(each), "parameters": {"weight": 1}} for each in (base, expert)]
     recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
-    assert cli.run(["verify", str(recipe)]) == 2
+    assert program.run(["verify", str(recipe)]) == 2
     said = capsys.readouterr().err
     assert is_plain(said, lines=True)
     (mend,) = [line for line in said.splitlines() if line.startswith("  what to do:")]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import cli
+from flows.cli import program
 from flows.model_zoo import Zoo
 from merge_core.errors import HomeError
 from merge_core.files import private
@@ -129,7 +129,7 @@ def test_what_a_merge_writes_for_the_user_follows_the_users_umask(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["merge", "recipe.yaml", "below/out"]) == 0
+    assert program.run(["merge", "recipe.yaml", "below/out"]) == 0
     out = tmp_path / "below" / "out"
     assert stat.S_IMODE(out.stat().st_mode) == 0o777 & ~umask
     assert stat.S_IMODE((out.parent).stat().st_mode) == 0o777 & ~umask
@@ -170,14 +170,14 @@ def test_ones_own_open_home_is_closed_with_a_word(
     (home.path / "store" / "link").symlink_to(home.path.parent / "target")
     (home.path.parent / "target").touch()
     home.path.chmod(mode)
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     said = capfd.readouterr().err
     assert f"was open to other users of this machine (mode {mode:04o}" in said or mode == 0o710
     assert "cache/deep/record" in said  # others could have written to it
     assert not (home.path / "digests.sqlite").exists()  # and this would be believed unseen
     assert open_to_others(home.path) == []
     assert stat.S_IMODE((home.path.parent / "target").stat().st_mode) == 0o666
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     assert capfd.readouterr().err == ""
 
 
@@ -193,7 +193,7 @@ def test_a_file_system_that_lets_no_mode_be_changed_is_told_of(
         (home.path / "cache").mkdir()
         subprocess.run(["mount", "-o", "remount,ro", str(home.path)], check=True)
         for _ in range(2):
-            assert cli.run(["gc", "--no-registry"]) == 0
+            assert program.run(["gc", "--no-registry"]) == 0
         assert capfd.readouterr().err.count("nothing of this home is guarded") == 1
     finally:
         subprocess.run(["umount", str(home.path)], check=True)
@@ -222,12 +222,12 @@ def test_what_another_user_put_into_an_open_home_is_not_believed_until_it_is_gon
         as_user(lambda: (home / "stack" / "stack.json").write_text("{}"))
         monkeypatch.setenv("MERGEFLOW_HOME", str(home))
         for _ in range(2):
-            assert cli.run(["env"]) == 2
+            assert program.run(["env"]) == 2
             said = capfd.readouterr().err
             assert f"belong to uid {STRANGER}: stack/stack.json" in said
         command = said.rpartition("sudo ")[2]
         subprocess.run(command, shell=True, check=True)
-        assert cli.run(["env"]) == 0
+        assert program.run(["env"]) == 0
         assert open_to_others(home) == []
 
 
@@ -266,9 +266,9 @@ def test_a_home_whose_stack_file_makes_no_sense_is_told(
 ) -> None:
     home.path.mkdir(mode=0o700)
     (home.path / "stack.yaml").write_text("store: [")
-    assert cli.run(["env"]) == 2
+    assert program.run(["env"]) == 2
     assert "stack.yaml" in capfd.readouterr().err
-    assert cli.run(["methods"]) == 0
+    assert program.run(["methods"]) == 0
 
 
 def test_what_goes_into_a_shared_directory_is_as_open_as_that(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from flows.stack.config import read_stack_config
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
@@ -130,7 +130,7 @@ def test_a_login_shows_itself_in_no_traceback_or_message(home: Home) -> None:
 def test_a_shell_gets_the_login_from_its_file_and_nothing_prints_it(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     printed = capsys.readouterr().out
     login = home_login(home)
     assert login.password not in printed
@@ -147,7 +147,7 @@ def test_a_shell_gets_the_login_of_both_servers_of_a_running_stack(
     write_record(home, record)
     keep_login(home, Login("admin:it's my:own $word"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", record.mlflow)
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     script = capsys.readouterr().out + "\nenv"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
@@ -164,7 +164,7 @@ def test_another_registry_of_the_users_is_not_given_the_stacks_login(
         home, StackRecord("x", os.getpid(), own_start_time(), "http://h:1", "http://h:2", "/")
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://elsewhere.example")
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     assert "MLFLOW_TRACKING_PASSWORD" not in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows.cli import program
 from flows.stack.config import read_stack_config
 from merge_core.errors import HomeError, MergeflowError
 from merge_core.files.digests import DigestMemo
@@ -119,7 +119,7 @@ def test_what_was_published_before_is_opened_and_closed_again_with_a_word(
 ) -> None:
     served = Path(publish(shared, models, 0.5).path)
     set_group(shared, SERVING_GROUP)
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     said = capfd.readouterr().err
     assert f"gid {SERVING_GROUP} may read its store; 1 published checkpoints were opened" in said
     assert [mode(place) for place in (shared.path, shared.path / "store", shared.objects)] == [
@@ -127,10 +127,10 @@ def test_what_was_published_before_is_opened_and_closed_again_with_a_word(
     ]
     assert mode(served / "model.safetensors") == 0o440
     assert mode(served) & 0o057 == 0o050
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     assert capfd.readouterr().err == ""
     set_group(shared, None)
-    assert cli.run(["env"]) == 0
+    assert program.run(["env"]) == 0
     assert f"was open to gid {SERVING_GROUP}" in capfd.readouterr().err
     everything = [shared.path, *shared.path.rglob("*")]
     assert [path for path in everything if mode(path) & 0o077] == []
@@ -186,7 +186,7 @@ def test_a_users_own_group_can_be_named_without_root(
     set_group(shared, group)
     served = Path(publish(shared, models, 0.5).path)
     assert (served.stat().st_gid, mode(served / "config.json")) == (group, 0o440)
-    assert cli.run(["home", "show", "--json"]) == 0
+    assert program.run(["home", "show", "--json"]) == 0
     assert "open to" in capfd.readouterr().out
 
 
@@ -209,7 +209,7 @@ def test_a_group_that_there_is_not_is_told_and_nothing_is_opened(
     said: str, shared: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shared.stack_file.write_text(f"store: {said}\n")
-    assert cli.run(["env"]) == 2
+    assert program.run(["env"]) == 2
     assert "stack.yaml: store" in capfd.readouterr().err
     assert mode(shared.path) == 0o700
     with pytest.raises(MergeflowError):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows import cli
+from flows.cli import program
 
 
 @dataclass
@@ -24,7 +24,7 @@ class User:
     def run(self, *arguments: str) -> tuple[int, str]:
         """A command's exit code, and all that it printed."""
         self.capsys.readouterr()
-        code = cli.run(arguments)
+        code = program.run(arguments)
         printed = self.capsys.readouterr()
         return code, printed.out + printed.err
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cli import run
+from flows.cli.program import run
 from merge_core.errors import MergeflowError
 from tests.support.mends import ROOT, pattern_of
 

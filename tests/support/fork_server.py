@@ -27,7 +27,7 @@ import flows.terminal.console
 import merge_core
 import tasks.calibration.measure
 import tasks.sources.locate
-from flows.cli import BAD_INPUT, run
+from flows.cli.program import BAD_INPUT, run
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from flows import cli
+from flows.cli import program
 from tasks.servers.same_process import own_start_time
 
 EVIL = "http://evil.example:4200"
@@ -34,7 +34,7 @@ def hostile_home(path: Path) -> Path:
 
 
 def run(*arguments: str) -> int:
-    return cli.run(list(arguments))
+    return program.run(list(arguments))
 
 
 def mend_of(said: str) -> list[str]:

@@ -141,7 +141,7 @@ def test_an_adapter_merge_names_adapters_alone(place: Path, home: Home) -> None:
 def test_a_recipe_with_an_adapted_model_is_merged_from_the_command_line(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.cli import run
+    from flows.cli.program import run
 
     write_adapter(place / "lora2", random_factors(Q, 3, seed=2))
     recipe = place / "recipe.yaml"

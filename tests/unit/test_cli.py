@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from flows import cli
-from flows.options import read_bytes
+from flows.cli import program
+from flows.cli.options import read_bytes
 from merge_core.homes.home import Home
 from tests.support.checkpoints import write_checkpoint
 
@@ -53,7 +53,7 @@ def test_merge_writes_a_checkpoint_and_says_where(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "merged"
-    assert cli.run(["merge", str(recipe), str(out), "--threads", "1"]) == 0
+    assert program.run(["merge", str(recipe), str(out), "--threads", "1"]) == 0
     assert str(out) in capsys.readouterr().out
     assert (out / "model.safetensors").is_file()
     sums = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=out, check=False)
@@ -63,7 +63,7 @@ def test_merge_writes_a_checkpoint_and_says_where(
 def test_merge_speaks_json_to_programs(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["merge", str(recipe), str(tmp_path / "merged"), "--json"]) == 0
+    assert program.run(["merge", str(recipe), str(tmp_path / "merged"), "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["path"] == str(tmp_path / "merged")
     assert [entry["role"] for entry in manifest["inputs"]] == ["base", "model", "model"]
@@ -75,7 +75,7 @@ def test_merge_refuses_a_directory_that_exists_and_leaves_it_alone(
     out = tmp_path / "taken"
     out.mkdir()
     (out / "mine.txt").write_text("precious")
-    assert cli.run(["merge", str(recipe), str(out)]) == 2
+    assert program.run(["merge", str(recipe), str(out)]) == 2
     assert "already exists" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
@@ -88,7 +88,7 @@ def test_a_seed_on_the_command_line_replaces_the_recipes(recipe: Path, tmp_path:
     weights = []
     for number, seed in enumerate(("1", "1", "2")):
         out = tmp_path / f"merged-{number}"
-        assert cli.run(["merge", str(random), str(out), "--seed", seed]) == 0
+        assert program.run(["merge", str(random), str(out), "--seed", seed]) == 0
         weights.append((out / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
@@ -104,7 +104,7 @@ def test_a_seed_on_the_command_line_reaches_the_recipes_that_a_recipe_uses(
     digests = []
     for seed in ("1", "1", "2"):
         out = tmp_path / f"two{len(digests)}"
-        assert cli.run(["merge", str(file), str(out), "--seed", seed]) == 0
+        assert program.run(["merge", str(file), str(out), "--seed", seed]) == 0
         digests.append((out / "model.safetensors").read_bytes())
     assert digests[0] == digests[1] != digests[2]
 
@@ -117,7 +117,7 @@ def test_a_filter_that_fits_nothing_is_a_warning(
     file = tmp_path / "typo.yaml"
     file.write_text(yaml.safe_dump(content))
     arguments = [str(tmp_path / "out")] if command == "merge" else []
-    assert cli.run([command, str(file), *arguments]) == 0
+    assert program.run([command, str(file), *arguments]) == 0
     warned = " ".join(capsys.readouterr().err.split())
     assert "exclude[0] (filter 'lm_hed') decides on no tensor" in warned
     assert "exclude[1]" not in warned
@@ -125,7 +125,7 @@ def test_a_filter_that_fits_nothing_is_a_warning(
 
 def test_shards_are_as_small_as_asked(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "merged"
-    assert cli.run(["merge", str(recipe), str(out), "--shard-size", "9KB"]) == 0
+    assert program.run(["merge", str(recipe), str(out), "--shard-size", "9KB"]) == 0
     assert (out / "model-00001-of-00002.safetensors").is_file()
 
 
@@ -138,7 +138,7 @@ def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
 
 def test_a_size_that_is_none_is_a_usage_error(recipe: Path, tmp_path: Path) -> None:
     arguments = ["merge", str(recipe), str(tmp_path / "out"), "--shard-size", "big"]
-    assert cli.run(arguments) == 2
+    assert program.run(arguments) == 2
     assert not (tmp_path / "out").exists()
 
 
@@ -162,7 +162,7 @@ def test_bad_input_is_one_message_with_exit_code_2_and_changes_nothing(
     message: str,
 ) -> None:
     bad = write_recipe(tmp_path, **changes)
-    assert cli.run(["merge", str(bad), str(tmp_path / "out")]) == 2
+    assert program.run(["merge", str(bad), str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
@@ -177,7 +177,7 @@ def test_a_bug_is_one_line_with_the_traceback_in_a_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("merge_core.planning.plan.make_plan", lambda *_, **__: 1 / 0)
-    assert cli.run(["plan", str(recipe)]) == 1
+    assert program.run(["plan", str(recipe)]) == 1
     error = capsys.readouterr().err
     assert "this is a bug" in error
     assert "Traceback" not in error
@@ -187,7 +187,7 @@ def test_a_bug_is_one_line_with_the_traceback_in_a_log(
 def test_a_plan_shows_what_a_merge_would_do_without_reading_weights(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Home
 ) -> None:
-    assert cli.run(["plan", str(recipe), "--tensors"]) == 0
+    assert program.run(["plan", str(recipe), "--tensors"]) == 0
     text = capsys.readouterr().out
     assert "weight 0.5, 0.5" in text
     assert "model.layers.0.mlp.up_proj.weight" in text
@@ -197,7 +197,7 @@ def test_a_plan_shows_what_a_merge_would_do_without_reading_weights(
 def test_a_plan_for_programs_lists_every_tensor_with_its_place(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["plan", str(recipe), "--tensors", "--json"]) == 0
+    assert program.run(["plan", str(recipe), "--tensors", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert [tensor["shape"] for tensor in plan["tensors"]] == [[64, 32], [32, 32]]
     assert all(tensor["offset"] > 0 for tensor in plan["tensors"])
@@ -207,7 +207,7 @@ def test_a_plan_for_programs_lists_every_tensor_with_its_place(
 def test_verify_ends_with_2_when_checkpoints_do_not_belong_together(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["verify", str(recipe), "--json"]) == 0
+    assert program.run(["verify", str(recipe), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     strangers = {
         "model.embed_tokens.weight": torch.randn(64, 32),
@@ -215,7 +215,7 @@ def test_verify_ends_with_2_when_checkpoints_do_not_belong_together(
     }
     write_checkpoint(tmp_path / "stranger", strangers)
     models = [{"model": "stranger", "parameters": {"weight": 0.5}}]
-    assert cli.run(["verify", str(write_recipe(tmp_path, models=models))]) == 2
+    assert program.run(["verify", str(write_recipe(tmp_path, models=models))]) == 2
     assert "not a fine-tune" in capsys.readouterr().out
 
 
@@ -223,18 +223,18 @@ def test_a_profile_measures_and_draws(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "vectors.png"
-    assert cli.run(["profile", str(recipe), "--plot", str(picture)]) == 0
+    assert program.run(["profile", str(recipe), "--plot", str(picture)]) == 0
     assert "cosine" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_methods_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["methods"]) == 0
+    assert program.run(["methods"]) == 0
     assert "dare_ties" in capsys.readouterr().out
-    assert cli.run(["methods", "ties", "--json"]) == 0
+    assert program.run(["methods", "ties", "--json"]) == 0
     ties = json.loads(capsys.readouterr().out)
     assert {"weight", "density"} <= {parameter["name"] for parameter in ties["parameters"]}
-    assert cli.run(["methods", "tise"]) == 2
+    assert program.run(["methods", "tise"]) == 2
     assert "did you mean 'ties'?" in capsys.readouterr().err
 
 
@@ -242,11 +242,11 @@ def test_a_task_vector_taken_out_and_put_back_gives_the_expert(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["task-vector", "extract", "base", "code", "vector"]) == 0
-    assert cli.run(["task-vector", "apply", "base", "vector", "again"]) == 0
-    assert cli.run(["task-vector", "apply", "base", "vector", "without", "--scale", "-1"]) == 0
+    assert program.run(["task-vector", "extract", "base", "code", "vector"]) == 0
+    assert program.run(["task-vector", "apply", "base", "vector", "again"]) == 0
+    assert program.run(["task-vector", "apply", "base", "vector", "without", "--scale", "-1"]) == 0
     assert (tmp_path / "again/model.safetensors").is_file()
-    assert cli.run(["task-vector", "apply", "prose", "vector", "strange"]) == 2
+    assert program.run(["task-vector", "apply", "prose", "vector", "strange"]) == 2
     assert not (tmp_path / "strange").exists()
 
 
@@ -261,7 +261,7 @@ def test_the_environment_can_be_evaluated_by_a_shell(home: Home) -> None:
     [["--help"], ["run", "--help"], ["task-vector", "apply", "--help"], ["merge", "--help"]],
 )
 def test_help_has_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(arguments) == 0
+    assert program.run(arguments) == 0
     assert "mergeflow " in capsys.readouterr().out
 
 
@@ -272,7 +272,7 @@ def test_plain_commands_import_nothing_heavy(command: str, recipe: Path, tmp_pat
         "plan": ["plan", str(recipe)],
     }.get(command, [command])
     code = (
-        "import sys; from flows import cli; code = cli.run(sys.argv[1:]);"
+        "import sys; from flows.cli import program as cli; code = cli.run(sys.argv[1:]);"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr);"
         "sys.exit(code)"
     )

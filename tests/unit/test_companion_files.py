@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.program import app
 from merge_core.errors import CheckpointError
 from merge_core.files.digests import DigestMemo
 from merge_core.files.read_only import make_removable

@@ -30,7 +30,7 @@ for module in pkgutil.walk_packages(merge_core.__path__, "merge_core."):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["plan", "--help"]])
 def test_help_loads_nothing_slow(arguments: list[str]) -> None:
-    assert loaded_by(f"from flows.cli import run; run({arguments})") == set()
+    assert loaded_by(f"from flows.cli.program import run; run({arguments})") == set()
 
 
 def test_torch_is_loaded_once_and_complete_when_many_threads_ask_for_it_first() -> None:

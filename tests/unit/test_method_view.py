@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from flows import cli
+from flows.cli import program
 from flows.terminal.methods import minimal_recipe
 from merge_core.errors import RecipeError
 from merge_core.methods import METHODS
@@ -28,7 +28,7 @@ def test_the_minimal_recipe_of_a_method_is_valid_and_lacks_nothing(name: str) ->
 def test_a_method_is_shown_with_a_recipe_that_can_be_copied(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.run(["methods", "dare_ties"]) == 0
+    assert program.run(["methods", "dare_ties"]) == 0
     shown = capsys.readouterr().out
     assert "theta_0 + lambda" in shown
     recipe = yaml.safe_load(shown.split("a minimal recipe:")[1])
@@ -39,14 +39,14 @@ def test_a_method_is_shown_with_a_recipe_that_can_be_copied(
 def test_a_post_step_is_explained_like_a_method(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["methods"]) == 0
+    assert program.run(["methods"]) == 0
     assert POST_STEPS[name].summary in capsys.readouterr().out
-    assert cli.run(["methods", name]) == 0
+    assert program.run(["methods", name]) == 0
     shown = capsys.readouterr().out
     assert POST_STEPS[name].paper in shown
     example = yaml.safe_load(shown.split("in a recipe:")[1])
     parse_recipe(minimal_recipe(METHODS["iso_c"]) | example)
-    assert cli.run(["methods", name, "--json"]) == 0
+    assert program.run(["methods", name, "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in described["parameters"]] == [
         parameter.name for parameter in POST_STEPS[name].parameters

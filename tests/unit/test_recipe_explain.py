@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from flows.cli import run
+from flows.cli.program import run
 from merge_core.planning.explain import Explained, explain, idle_filters
 from merge_core.planning.plan import make_plan, open_inputs
 from merge_core.recipes.loading import parse_recipe

@@ -296,7 +296,7 @@ def an_adapter_on_an_adapter(here: Path) -> Iterator[Step]:
     recipe(here, models=[{"model": "./one"}, {"model": "./two"}])
 
     def merged_first() -> str:
-        from flows.cli import run
+        from flows.cli.program import run
 
         assert run(["adapter", "merge", "recipe.yaml", "both"]) == 0
         adapted(here, "both")

@@ -194,7 +194,7 @@ def code_of_its_own(here: Path) -> Iterator[Step]:
     yield VERIFY
 
     def with_code() -> str:
-        from flows.cli import run
+        from flows.cli.program import run
 
         assert run(["merge", "recipe.yaml", "out", "--copy-code"]) == 0
         assert (here / "out/modeling_x.py").is_file()

@@ -226,7 +226,7 @@ def a_login_that_cannot_be_kept(here: Path) -> Iterator[Step]:
 
 
 def approval_without_a_page(here: Path) -> Iterator[Step]:
-    from flows.cli_session import check_approval
+    from flows.cli.session import check_approval
     from flows.stack.prefect_session import PrefectSession
     from tasks.promotion.rule import PromotionRule
 

@@ -82,14 +82,14 @@ def another_thing_where_the_merge_would_work(here: Path) -> Iterator[Step]:
 
 def a_directory_that_mergeflow_did_not_make(here: Path) -> Iterator[Step]:
     yield ("check", "a")
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["merge", "recipe.yaml", "out"]) == 0
     yield ("check", "out")
 
 
 def a_result_that_is_not_what_was_made(here: Path) -> Iterator[Step]:
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(list(MERGE)) == 0
     (here / "out").chmod(0o755)
@@ -103,14 +103,14 @@ def a_result_that_is_not_what_was_made(here: Path) -> Iterator[Step]:
 
 def no_task_vector(here: Path) -> Iterator[Step]:
     yield ("task-vector", "apply", "base", "a", "out")
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["task-vector", "extract", "base", "a", "vector"]) == 0
     yield ("task-vector", "apply", "base", "vector", "out")
 
 
 def a_task_vector_of_another_base(here: Path) -> Iterator[Step]:
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["task-vector", "extract", "base", "a", "vector"]) == 0
     yield ("task-vector", "apply", "b", "vector", "out")
@@ -204,7 +204,7 @@ def a_relative_that_is_far(here: Path) -> Iterator[Step]:
 
 def merged_as_it_is() -> str:
     """Merge: the warning stays, since the weights are what they are, and a person has decided."""
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["merge", "recipe.yaml", "out"]) == 0
     return "merged"

@@ -180,7 +180,7 @@ def a_list_that_cannot_be_read(here: Path) -> Iterator[Step]:
 
 def assert_made(here: Path) -> None:
     """Make a home in the working directory."""
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["home", "create"]) == 0
     assert (here / ".mergeflow").is_dir()
@@ -246,7 +246,7 @@ def a_link_for_the_quarantine(here: Path) -> Iterator[Step]:
 
 def merged() -> None:
     """Merge once, so that there is a home with a store."""
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["merge", "recipe.yaml", "once"]) == 0
 

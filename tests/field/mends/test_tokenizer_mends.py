@@ -102,7 +102,7 @@ def tokens_that_are_missing(here: Path) -> Iterator[Step]:
 
 def merged(here: Path) -> str:
     """Merge, and say what the result has of tokens."""
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["merge", "recipe.yaml", "out"]) == 0
     tokens = json.loads((here / "out/tokenizer.json").read_text())["model"]["vocab"]
@@ -279,7 +279,7 @@ def another_chat_template(here: Path) -> Iterator[Step]:
 
 def chosen_template(here: Path) -> str:
     """Merge, and see that the result has the template that the recipe names."""
-    from flows.cli import run
+    from flows.cli.program import run
 
     assert run(["merge", "recipe.yaml", "out"]) == 0
     written = "".join(

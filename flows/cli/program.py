@@ -14,16 +14,8 @@ from typing import Annotated
 
 import typer
 
-from flows import (
-    cli_adapters,
-    cli_average,
-    cli_check,
-    cli_gc,
-    cli_home,
-    cli_library,
-    cli_pipeline,
-    cli_stack,
-)
+from flows.cli import adapters, average, check, gc, library, pipeline, stack
+from flows.cli import home as cli_home
 from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
 from tasks.processes.shipped_files import example
@@ -46,14 +38,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cli_pipeline.add_commands(app)
-cli_average.add_commands(app)
-cli_gc.add_commands(app)
-cli_stack.add_commands(app)
-cli_library.add_commands(app)
-cli_adapters.add_commands(app)
+pipeline.add_commands(app)
+average.add_commands(app)
+gc.add_commands(app)
+stack.add_commands(app)
+library.add_commands(app)
+adapters.add_commands(app)
 cli_home.add_commands(app)
-cli_check.add_commands(app)
+check.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

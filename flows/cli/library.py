@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli_recipes import explain, plan
-from flows.cli_verify import verify
-from flows.options import (
+from flows.cli.options import (
     AllowUnrelated,
     AsJson,
     Device,
@@ -21,6 +19,8 @@ from flows.options import (
     read_bytes,
     read_recipe,
 )
+from flows.cli.recipes import explain, plan
+from flows.cli.verify import verify
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import AsJson
+from flows.cli.options import AsJson
 
 
 def add_commands(app: typer.Typer) -> None:

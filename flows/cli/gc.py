@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AsJson
+from flows.cli.options import AsJson
 from tasks.units import read_duration
 
 if TYPE_CHECKING:

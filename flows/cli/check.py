@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import AsJson
+from flows.cli.options import AsJson
 
 DOES_NOT_HOLD = 4
 """Exit code: something that was promised of a checkpoint is not so."""

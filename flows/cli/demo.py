@@ -31,7 +31,7 @@ def run_demo(directory: Path | None) -> bool:
     os.environ["MERGEFLOW_ZOO"] = str(zoo)
     _train(terminal, zoo)
     with prefect_session(home) as prefect:
-        from flows.running import run_pipeline, show_outcome
+        from flows.cli.run import run_pipeline, show_outcome
         from flows.settings.pipeline import load_pipeline
         from tasks.registry.client import quiet_mlflow
 

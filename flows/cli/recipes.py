@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_bytes, read_recipe
+from flows.cli.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_bytes, read_recipe
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal

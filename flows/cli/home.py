@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import AsJson
+from flows.cli.options import AsJson
 
 HomePath = Annotated[Path, typer.Argument(metavar="PATH", help="The home: a `.mergeflow`.")]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import AllowUnrelated, AsJson, Strict, Threads, read_recipe
+from flows.cli.options import AllowUnrelated, AsJson, Strict, Threads, read_recipe
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flows.options import AsJson, OutDirectory, RecipeFile
+from flows.cli.options import AsJson, OutDirectory, RecipeFile
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import AsJson, Device, Strict, TrackingUri
+from flows.cli.options import AsJson, Device, Strict, TrackingUri
 from tasks.processes.shipped_files import example
 
 
@@ -26,12 +26,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
-    from flows.cli_session import check_approval, session_for
+    from flows.cli.session import check_approval, session_for
     from flows.terminal.console import Terminal
 
     terminal = Terminal(machine=as_json)
     with session_for(pipeline, terminal) as prefect:
-        from flows.running import run_pipeline, show_outcome
+        from flows.cli.run import run_pipeline, show_outcome
         from flows.settings.pipeline import check_places, load_pipeline
 
         loaded = load_pipeline(pipeline)
@@ -163,7 +163,7 @@ def demo(
     ] = None,
 ) -> None:
     """Train example models once, then run a merge that is promoted and one that falls back."""
-    from flows.demo import run_demo
+    from flows.cli.demo import run_demo
 
     if not run_demo(zoo):
         raise typer.Exit(1)

@@ -1,0 +1,5 @@
+"""`python -m flows.cli`: the command `mergeflow`."""
+
+from flows.cli.program import main
+
+main()
