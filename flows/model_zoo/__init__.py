@@ -3,6 +3,7 @@
 `build_zoo(directory)` trains it once from the text every Python has and finds it again after.
 """
 
-from flows.model_zoo.zoo import Zoo, build_zoo
+from flows.model_zoo.place import Zoo
+from flows.model_zoo.zoo import build_zoo
 
 __all__ = ["Zoo", "build_zoo"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from flows.model_zoo.place import Zoo
 from flows.model_zoo.settings import Run, Settings, Shape
 from flows.model_zoo.suite import WINDOW, write_suite
 from flows.model_zoo.text import read_domains
@@ -24,7 +25,6 @@ from flows.model_zoo.training import (
     save_trainer_state,
     train,
 )
-from flows.model_zoo.zoo import Zoo
 from merge_core.progress import Progress, ProgressEvent
 
 

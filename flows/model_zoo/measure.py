@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from flows.model_zoo.place import Zoo
 from flows.model_zoo.training import quiet_and_reproducible
-from flows.model_zoo.zoo import Zoo
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5)
 DOMAINS = ("code", "prose")
