@@ -1,0 +1,81 @@
+"""The library's public face, and modules under the names that the documentation gave them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from merge_core.former_names import FORMER_MODULES
+
+
+def answer(code: str, *options: str) -> str:
+    """What a fresh interpreter prints after some code."""
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_every_public_name_is_there() -> None:
+    code = (
+        "import merge_core; print([callable(getattr(merge_core, n)) for n in merge_core.__all__])"
+    )
+    assert answer(code).strip() == str(
+        [name != "METHODS" for name in import_module("merge_core").__all__]
+    )
+
+
+def test_the_public_face_loads_no_room() -> None:
+    code = """
+import sys
+import merge_core
+print([name for name in sys.modules if name.startswith("merge_core.")])
+"""
+    assert answer(code).strip() == "['merge_core.former_names']"
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'mergee'"):
+        import_module("merge_core").mergee  # noqa: B018
+
+
+def test_every_former_name_is_found_and_warns() -> None:
+    code = f"""
+import importlib, sys, warnings
+for name, now in {FORMER_MODULES}.items():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        former = importlib.import_module(name)
+    present = sys.modules[now]
+    public = [each for each in vars(present) if each[0] != "_"]
+    warned = any(f"{{name}} is {{now}} now" in str(each.message) for each in told)
+    same = all(getattr(former, each) is getattr(present, each) for each in public)
+    print(name, warned and bool(public) and same)
+"""
+    assert answer(code).splitlines() == [f"{name} True" for name in FORMER_MODULES]
+
+
+def test_a_public_function_can_be_called_whatever_was_imported_before() -> None:
+    code = """
+import merge_core
+from merge_core.merge import merge as former
+try:
+    merge_core.merge()
+except TypeError as error:
+    print(former is merge_core.operations.merge.merge, "required" in str(error))
+"""
+    assert answer(code).split() == ["True", "True"]
+
+
+def test_a_former_program_runs() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "flows.prefect_server"], capture_output=True, text=True
+    )
+    present = subprocess.run(
+        [sys.executable, "-m", FORMER_MODULES["flows.prefect_server"]],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == present.returncode != 0
+    assert ended.stderr.splitlines()[-1] == present.stderr.splitlines()[-1]
