@@ -34,13 +34,13 @@ crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; 
 
 sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py \
-		tests/pipeline/test_evaluation_that_dies.py tests/pipeline/test_adapters_in_flow.py \
+		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py \
 		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_links.py
 
 scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work pool, Dask), some of them killed (slow)
 	@$(INSTALL) -e '.[dask]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/scale_out \
-		tests/faults/test_killed_worker.py tests/unit/test_shard_groups.py
+		tests/faults/test_killed_worker.py tests/merge_core/distributed/test_job.py
 
 wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed
@@ -74,7 +74,7 @@ gpu: $(VENV)/.installed-dev  ## on a machine with a GPU: every method against th
 	@$(BIN)/python benchmarks/gpu.py benchmarks/work/llama-1b
 
 averaging: $(VENV)/.installed-dev  ## average beside a simulated training run, on real servers (slow)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s tests/pipeline/test_averaging_flow.py tests/averaging
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s tests/flows/test_average.py tests/averaging
 
 averaging-plot: $(VENV)/.installed  ## measure every schedule on the example models, and draw it
 	@OMP_NUM_THREADS=1 $(BIN)/python -m examples.averaging_schedules $(MERGEFLOW_HOME)/zoo \
@@ -82,15 +82,15 @@ averaging-plot: $(VENV)/.installed  ## measure every schedule on the example mod
 
 stack: $(VENV)/.installed-dev  ## `mergeflow up` with real servers and a real browser (half an hour)
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline/test_stack_setup.py \
-		tests/pipeline/test_edited_in_prefect.py tests/stack -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/flows/stack/test_setup.py \
+		tests/flows/stack/test_edited_in_prefect.py tests/stack -m slow
 
 stack-test: $(VENV)/.installed-dev  ## `mergeflow up` on PostgreSQL and Redis with two workers (about ten minutes)
 	@$(INSTALL) -e '.[scale-out]' check-jsonschema
 	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
 		$(MAKE) --no-print-directory database-servers || true
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m 'slow or not slow' tests/stack_servers \
-		tests/unit/test_stack_config.py tests/unit/test_compose_file.py
+		tests/flows/stack/test_config.py tests/flows/stack/test_compose_file.py
 
 # RUNLEVEL=1: the programs alone are wanted; nothing is started, and no cluster of the system's is used.
 database-servers:

@@ -33,6 +33,8 @@ from flows.model_zoo import Zoo, build_zoo  # noqa: E402
 from flows.stack.prefect_session import PrefectSession, prefect_session  # noqa: E402
 from merge_core.homes.home import Home  # noqa: E402
 
+pytest_plugins = ("tests.support.registry_fixtures",)
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:

@@ -50,10 +50,10 @@ from tasks.registry.lineage import (
 from tasks.reports.decision import decision_markdown, question_markdown
 from tasks.reports.profile_plot import profile_figure_png
 from tasks.reports.verify import profile_markdown
-from tests.pipeline.test_flow import markdown_of
+from tests.flows.test_merge import markdown_of
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
-from tests.unit.test_decide import bits_task, report
-from tests.unit.test_verify_tables import profile
+from tests.tasks.promotion.test_rule import bits_task, report
+from tests.tasks.reports.test_verify import profile
 
 NASTY = (
     "a\nPromoted: forged\r\x1b[2J\x1b]8;;http://evil.example\x07click\x1b]8;;\x07"

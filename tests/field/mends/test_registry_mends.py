@@ -18,16 +18,16 @@ from tasks.registry.client import open_registry
 from tasks.registry.lineage import lineage
 from tasks.registry.register import register_merge
 from tests.field.mends.situations import situations
-from tests.pipeline.conftest import (  # noqa: F401 - fixtures
+from tests.support.followed_mends import Advice, RefusedError, Shell, Step
+from tests.support.registrations import variant, zoo_merge
+from tests.support.registry_contents import Registered, client
+from tests.support.registry_fixtures import (  # noqa: F401 - fixtures
     after_promotion,
     merged,
     promoted,
     quick_database,
     registry,
 )
-from tests.support.followed_mends import Advice, RefusedError, Shell, Step
-from tests.support.registrations import variant, zoo_merge
-from tests.support.registry_contents import Registered, client
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,442 @@
+"""Evaluation with real lm-eval, real transformers and a real (tiny, random) Llama."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from merge_core.checkpoints.sources import describe_source
+from merge_core.errors import CheckpointError, StepError
+from merge_core.files.digests import DigestMemo
+from merge_core.progress import ProgressEvent
+from merge_core.records import SourceCheckpoint
+from tasks.evaluation.document_values import WORST_BITS
+from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
+from tasks.evaluation.odd_answers import odd_answers
+from tasks.evaluation.process import Problem, load_tasks
+from tasks.evaluation.suite import Suite, load_suite
+from tasks.records import EvaluationReport
+from tests.support.edited_objects import flip
+from tests.support.processes import is_alive, wait_until
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXTS = [
+    f"Line {i}: the {a} {b} {c} the {d}."
+    for i, (a, b, c, d) in enumerate(
+        (a, b, c, d)
+        for a in ("old", "small", "green", "quiet")
+        for b in ("fox", "clock", "river", "engine")
+        for c in ("follows", "meets")
+        for d in ("road", "garden")
+    )
+]
+CONTEXT = 96
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(TEXTS, vocab_size=300, special_tokens=["<s>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, bos_token="<s>", eos_token="<s>"
+    )
+
+
+@pytest.fixture(scope="module")
+def make_checkpoint(tmp_path_factory, tokenizer) -> Callable[..., SourceCheckpoint]:
+    """A two-layer Llama with random weights of a given seed, changed by `edit` before saving."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make(seed: int, edit=lambda model: None) -> SourceCheckpoint:
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=300,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=CONTEXT,
+                initializer_range=0.2,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        )
+        with torch.no_grad():
+            edit(model)
+        directory = tmp_path_factory.mktemp(f"model-{seed}")
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        return describe_source(str(directory), directory, DigestMemo(None))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(make_checkpoint) -> SourceCheckpoint:
+    return make_checkpoint(0)
+
+
+def choices(i: int) -> list[str]:
+    return [" the road.", " the garden, of course.", f" {i}."]
+
+
+def write_suite(directory: Path, **changes) -> Suite:
+    """A suite with a likelihood task, a multiple choice task and whatever `changes` replaces."""
+    (directory / "tasks").mkdir(parents=True)
+    (directory / "data").mkdir()
+    texts = [{"text": text} for text in TEXTS]
+    questions = [
+        {"prompt": text[:25], "choices": choices(i), "answer": i % 3}
+        for i, text in enumerate(TEXTS)
+    ]
+    for name, rows in (("texts", texts), ("questions", questions)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (directory / "data" / f"{name}.jsonl").write_text(lines)
+    common = {"dataset_path": "json", "test_split": "test"}
+    perplexities = ("bits_per_byte", "word_perplexity", "byte_perplexity")
+    task_files = {
+        "bits": {
+            "dataset_kwargs": {"data_files": {"test": "data/texts.jsonl"}},
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
+            "metric_list": [{"metric": metric} for metric in perplexities],
+        },
+        "quiz": {
+            "dataset_kwargs": {"data_files": {"test": "data/questions.jsonl"}},
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
+            "target_delimiter": "",
+            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "f1"}],
+        },
+    }
+    for name, config in task_files.items():
+        text = yaml.safe_dump({"task": name, **common, **config})
+        (directory / "tasks" / f"{name}.yaml").write_text(text)
+    suite = {
+        "name": "small",
+        "include": "tasks",
+        "tasks": [{"task": "bits", "metric": "bits_per_byte"}, {"task": "quiz", "metric": "acc"}],
+        "settings": {"batch_size": 16, "num_fewshot": 0},
+        "timeout_minutes": 4,
+    }
+    (directory / "suite.yaml").write_text(yaml.safe_dump({**suite, **changes}))
+    return load_suite(directory)
+
+
+def slow_task(directory: Path, suite: Suite) -> Suite:
+    """A task whose documents take for ever to prepare; it notes its process id."""
+    helper = (
+        "import os, pathlib, time\n"
+        "def sleep(docs):\n"
+        f"    note = pathlib.Path({str(directory)!r}, 'pid')\n"
+        "    note.with_suffix('.part').write_text(str(os.getpid()))\n"
+        "    note.with_suffix('.part').rename(note)\n"
+        "    time.sleep(600)\n"
+    )
+    (directory / "tasks" / "helper.py").write_text(helper)
+    file = directory / "tasks" / "bits.yaml"
+    file.write_text(file.read_text() + "process_docs: !function helper.sleep\n")
+    return load_suite(directory)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> Suite:
+    return write_suite(tmp_path_factory.mktemp("suite") / "small")
+
+
+@pytest.fixture(scope="module")
+def events() -> list:
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(base, suite, tmp_path_factory, events) -> EvaluationReport:
+    scratch = tmp_path_factory.mktemp("scratch")
+    made = evaluate_checkpoint(base, suite, device="cpu", scratch=scratch, progress=events.append)
+    assert list(scratch.iterdir()) == [], "working files are removed after a success"
+    return made
+
+
+class Direct:
+    """Likelihoods computed here with torch alone, one document at a time, in float64."""
+
+    def __init__(self, checkpoint: SourceCheckpoint, tokenizer) -> None:
+        from transformers import LlamaForCausalLM
+
+        self.model = LlamaForCausalLM.from_pretrained(checkpoint.path).double()
+        self.tokenizer = tokenizer
+
+    def nats(self, context: str, continuation: str) -> float:
+        whole = self.tokenizer.encode(context + continuation)
+        start = len(self.tokenizer.encode(context)) if context else 0
+        tokens = torch.tensor([[self.tokenizer.bos_token_id, *whole]])
+        with torch.no_grad():
+            scores = torch.log_softmax(self.model(tokens).logits[0], dim=-1)
+        if context:  # a question is asked without the token that begins a whole text
+            with torch.no_grad():
+                scores = torch.log_softmax(self.model(tokens[:, 1:]).logits[0], dim=-1)
+            return sum(float(scores[i - 1, whole[i]]) for i in range(start, len(whole)))
+        return sum(float(scores[i, whole[i]]) for i in range(len(whole)))
+
+
+def test_bits_per_byte_are_those_of_a_direct_computation(report, base, tokenizer):
+    direct = Direct(base, tokenizer)
+    score = report.score("bits")
+    bits = [-direct.nats("", text) / math.log(2) for text in TEXTS]
+    sizes = [len(text.encode()) for text in TEXTS]
+    assert score.values == pytest.approx(bits, rel=1e-4)
+    assert score.weights == tuple(map(float, sizes))
+    assert score.score == pytest.approx(sum(bits) / sum(sizes), rel=1e-5)
+    assert len(set(score.doc_ids)) == len(TEXTS)
+
+
+def test_accuracy_is_that_of_a_direct_computation(report, base, tokenizer):
+    direct = Direct(base, tokenizer)
+    right = []
+    for i, text in enumerate(TEXTS):
+        nats = [direct.nats(text[:25], choice) for choice in choices(i)]
+        right.append(float(nats.index(max(nats)) == i % 3))
+    score = report.score("quiz")
+    assert score.values == tuple(right)
+    assert 0 < score.score == sum(right) / len(right) < 1
+
+
+def test_the_report_names_what_was_measured_with_what(report, base, suite):
+    assert report.checkpoint_digest == base.digest
+    assert (report.suite, report.device, report.truncated) == ("small", "cpu", 0)
+    assert report.lm_eval_version.startswith("0.4")
+    assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_progress_counts_documents_up_to_all_of_them(report, events):
+    assert report
+    counted = [event for event in events if not event.stage.startswith("check ")]
+    assert {(event.total, event.unit) for event in counted} == {(2 * len(TEXTS), "documents")}
+    done = [event.done for event in counted]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 2 * len(TEXTS))
+
+
+def test_a_collapsed_model_gets_its_own_scores_the_worst_finite_ones(
+    report, make_checkpoint, suite, tmp_path
+):
+    def collapse(model) -> None:
+        model.lm_head.weight.fill_(math.nan)
+
+    broken = evaluate_checkpoint(
+        make_checkpoint(1, collapse), suite, device="cpu", scratch=tmp_path
+    )
+    for task in ("bits", "quiz"):
+        assert broken.score(task).doc_ids == report.score(task).doc_ids
+    assert broken.score("bits").score == WORST_BITS
+    assert broken.score("quiz").score == 0.0
+    assert [score.non_finite for score in broken.scores] == [len(TEXTS), len(TEXTS)]
+    assert [score.non_finite for score in report.scores] == [0, 0]
+    assert "scores that are not finite numbers" in odd_answers(broken)[0]
+    assert odd_answers(report) == ()
+    json.loads(broken.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
+    directory = tmp_path / "suite"
+    tasks = {"bits": "word_perplexity", "both": "acc_norm", "echo": "exact_match"}
+    write_suite(directory)
+    long = [{"prompt": text * 6, "choices": ["a", "b"], "answer": 0} for text in TEXTS[:3]]
+    short = [{"prompt": "x", "choices": ["a", "b"], "answer": 0}] * 3
+    for name, rows in (("long", long), ("short", short)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (directory / "data" / f"{name}.jsonl").write_text(lines)
+        (directory / "tasks" / f"{name}.yaml").write_text(
+            f"include: quiz.yaml\ntask: {name}\ndataset_kwargs: {{data_files: data/{name}.jsonl}}\n"
+            "test_split: train\n"
+        )
+    (directory / "tasks" / "both.yaml").write_text("group: both\ntask: [long, short]\n")
+    (directory / "tasks" / "echo.yaml").write_text(
+        "task: echo\ndataset_path: json\ndataset_kwargs: {data_files: data/short.jsonl}\n"
+        "test_split: train\noutput_type: generate_until\ndoc_to_text: '{{prompt}}'\n"
+        "doc_to_target: 'never said'\ngeneration_kwargs: {until: ['.'], max_gen_toks: 4}\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    file = yaml.safe_load((directory / "suite.yaml").read_text())
+    file["tasks"] = [{"task": task, "metric": metric} for task, metric in tasks.items()]
+    file["settings"] = {"batch_size": 4, "num_fewshot": 0, "limit": 6, "max_length": 16}
+    (directory / "suite.yaml").write_text(yaml.safe_dump(file))
+
+    report = evaluate_checkpoint(
+        base, load_suite(directory), device="cpu", scratch=tmp_path / "scratch"
+    )
+
+    assert report.truncated == 3, "the long questions; long texts are scored whole, in windows"
+    bits, both, echo = report.scores
+    assert bits.weights == tuple(float(len(text.split())) for text in TEXTS[:6])
+    assert bits.score == pytest.approx(2 ** (sum(bits.values) / sum(bits.weights)))
+    assert [name.partition(":")[0] for name in both.doc_ids] == ["long"] * 3 + ["short"] * 3
+    assert (echo.values, echo.score) == ((0.0,) * 3, 0.0)
+    assert [score.truncated for score in report.scores] == [0, 3, 0]
+    assert echo.cut_off == 3, "a random model does not come to an end within four tokens"
+
+
+def test_empty_and_cut_off_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
+    """A model that always says one token: a full stop, a blank, the end of text, or a word."""
+
+    def saying(text: str) -> SourceCheckpoint:
+        (token,) = tokenizer.encode(text)
+
+        def edit(model) -> None:
+            for weights in model.model.layers.parameters():
+                weights.zero_()
+            model.model.embed_tokens.weight.fill_(1.0)
+            model.lm_head.weight.zero_()
+            model.lm_head.weight[token] = 1.0
+
+        return make_checkpoint(token, edit)
+
+    directory = tmp_path / "suite"
+    write_suite(directory)
+    (directory / "tasks" / "echo.yaml").write_text(
+        "task: echo\ndataset_path: json\ndataset_kwargs: {data_files: data/questions.jsonl}\n"
+        "test_split: train\noutput_type: generate_until\ndoc_to_text: '{{prompt}}'\n"
+        "doc_to_target: 'never said'\ngeneration_kwargs: {until: ['.'], max_gen_toks: 5}\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    file = yaml.safe_load((directory / "suite.yaml").read_text())
+    file["tasks"] = [{"task": "echo", "metric": "exact_match"}]
+    file["settings"] = {"batch_size": 4, "num_fewshot": 0, "limit": 6}
+    (directory / "suite.yaml").write_text(yaml.safe_dump(file))
+    suite = load_suite(directory)
+
+    def counts(text: str) -> tuple[int | None, int | None]:
+        made = evaluate_checkpoint(saying(text), suite, device="cpu", scratch=tmp_path / "scratch")
+        return made.score("echo").empty, made.score("echo").cut_off
+
+    assert counts(".") == (6, 0), "cut at the stop, nothing is left"
+    assert counts("<s>") == (6, 0)
+    assert counts(" ") == (6, 6)
+    assert counts("a") == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("entry", "place", "message"),
+    [
+        ({"higher_is_better": False}, "higher_is_better", "says that higher acc is better"),
+        ({"metric": "acc_norn", "higher_is_better": True}, "metric", "no metric 'acc_norn'"),
+        ({"metric": "f1", "higher_is_better": True}, "metric", "combines f1 over documents by"),
+        ({"filter": "strict"}, "filter", "no answer filter 'strict'"),
+        ({"task": "quis"}, "task", "no lm-eval task 'quis'"),
+    ],
+)
+def test_a_mistake_that_only_lm_eval_can_tell_is_found_before_the_model_is_loaded(
+    suite, monkeypatch, tmp_path, entry, place, message
+):
+    monkeypatch.chdir(suite.directory)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    task = {"task": "quiz", "metric": "acc", "higher_is_better": True, "filter": None} | entry
+    with pytest.raises(Problem, match=message) as caught:
+        load_tasks({"include": [f"{suite.directory}/tasks"], "defaults": False, "tasks": [task]})
+    assert caught.value.message["place"] == f"tasks[0].{place}"
+
+
+def test_what_the_evaluation_process_understands_is_one_clear_message(base, suite, tmp_path):
+    with pytest.raises(StepError, match="no device 'cuda:77' on this machine") as caught:
+        evaluate_checkpoint(base, suite, device="cuda:77", scratch=tmp_path)
+    assert "use one of: auto, cpu" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [], "there is nothing to look up, so nothing is left"
+
+
+def test_a_failure_inside_lm_eval_shows_the_reason_and_keeps_the_log(base, tmp_path):
+    write_suite(tmp_path / "suite")
+    file = tmp_path / "suite/tasks/quiz.yaml"
+    file.write_text(file.read_text().replace("'{{prompt}}'", "'{{ 1 / 0 }}'"))
+    with pytest.raises(StepError) as caught:
+        evaluate_checkpoint(base, load_suite(tmp_path / "suite"), scratch=tmp_path / "scratch")
+    message = str(caught.value)
+    assert "ZeroDivisionError" in message
+    log = Path(message.split("whole log: ")[1].splitlines()[0])
+    assert "Traceback" in log.read_text()
+    assert not (log.parent / "cache").exists()
+
+
+def test_an_evaluation_that_takes_too_long_is_killed_and_says_so(base, tmp_path):
+    suite = write_suite(tmp_path / "suite", timeout_minutes=0.02)
+    with pytest.raises(StepError) as caught:
+        evaluate_checkpoint(base, suite, device="cpu", scratch=tmp_path / "scratch")
+    message = str(caught.value)
+    assert "was killed: not finished in 0.02 minutes (no documents done)" in message
+    assert "raise timeout_minutes" in message
+
+
+def test_the_evaluation_does_not_outlive_a_parent_that_is_killed(base, tmp_path):
+    directory = tmp_path / "suite"
+    slow_task(directory, write_suite(directory))
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from merge_core.records import SourceCheckpoint\n"
+        "from tasks.evaluation.evaluate import evaluate_checkpoint\n"
+        "from tasks.evaluation.suite import load_suite\n"
+        "checkpoint = SourceCheckpoint.model_validate_json(sys.argv[1])\n"
+        "evaluate_checkpoint(checkpoint, load_suite(sys.argv[2]), scratch=Path(sys.argv[3]))\n"
+    )
+    arguments = [base.model_dump_json(), str(directory), str(tmp_path / "scratch")]
+    parent = subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT)
+    note = directory / "pid"
+    try:
+        assert wait_until(note.exists, 120)
+        child = int(note.read_text())
+        assert is_alive(child)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert wait_until(lambda: not is_alive(child), 10)
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_what_is_scored_is_what_the_digest_stands_for(make_checkpoint, suite, tmp_path):
+    checkpoint = make_checkpoint(7)
+    weights = checkpoint.directory / "model.safetensors"
+
+    def meddle(event: ProgressEvent) -> None:
+        if event.unit == "documents" and event.done == 0:
+            flip(weights)
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors changed meanwhile"):
+        evaluate_checkpoint(checkpoint, suite, scratch=tmp_path, device="cpu", progress=meddle)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has changed"):
+        evaluate_checkpoint(checkpoint, suite, scratch=tmp_path, device="cpu")
+    flip(weights)
+    (checkpoint.directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is not listed"):
+        evaluate_checkpoint(checkpoint, suite, scratch=tmp_path, device="cpu")
+
+
+def test_the_cache_key_changes_with_everything_that_changes_a_score(base, suite, tmp_path):
+    other = base.model_copy(update={"digest": "0" * 64})
+    halved = write_suite(tmp_path / "suite", settings={"batch_size": 16, "limit": 5})
+    key = evaluation_key(base, suite, "cpu")
+    assert key == evaluation_key(base, suite, "cpu")
+    assert evaluation_key(base, suite, "cuda:1") == evaluation_key(base, suite, "cuda")
+    changed = {
+        evaluation_key(other, suite, "cpu"),
+        evaluation_key(base, halved, "cpu"),
+        evaluation_key(base, suite, "cuda"),
+        evaluation_key(base, suite, "cpu", "0.4.99", None),
+        evaluation_key(base, suite, "cpu", None, "5.99"),
+    }
+    assert len(changed | {key}) == 6

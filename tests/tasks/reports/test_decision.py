@@ -1,0 +1,141 @@
+"""The decision table: what a person sees in Prefect and in the terminal."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tasks.promotion.rule import PromotionRule, decide
+from tasks.reports.decision import (
+    column_names,
+    comparison_rows,
+    decision_markdown,
+    question_markdown,
+)
+from tasks.reports.serving import Serving
+from tasks.roles import Roles
+from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
+
+BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
+CODER = report("code-expert", bits_task("code", -0.4), accuracy_task("quiz", 180))
+PROSE = report("prose-expert", bits_task("code", 0.3), accuracy_task("quiz", 190))
+MERGED = report("merged", bits_task("code", -0.2), accuracy_task("quiz", 240))
+DECISION = decide(MERGED, BASE, PromotionRule(), [CODER, PROSE])
+
+
+def test_a_row_has_everyones_score_and_the_share_of_the_best_experts_gain():
+    code, quiz = comparison_rows(DECISION, BASE, [CODER, PROSE], MERGED)
+    assert code.base == BASE.score("code").score
+    assert code.experts == (CODER.score("code").score, PROSE.score("code").score)
+    assert code.merged == MERGED.score("code").score
+    assert code.best_expert_gain_kept == pytest.approx(0.5, abs=0.01)
+    assert quiz.best_expert_gain_kept is None, "no expert is better than the base"
+
+
+def test_the_markdown_is_two_well_formed_tables_with_the_reasons_above_them():
+    text = decision_markdown(DECISION, BASE, [CODER, PROSE], MERGED)
+    assert text.startswith("## Promoted")
+    assert all(f"* {reason}" in text for reason in DECISION.reasons)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    scores, changes = lines[:4], lines[4:]
+    assert len(changes) == 2 + 2
+    for table in (scores, changes):
+        assert len({line.count("|") for line in table}) == 1
+    assert scores[0] == "| task | metric | base | code-expert | prose-expert | merged |"
+    assert "↓" in scores[2]
+    assert "↑" in scores[3]
+    assert changes[0] == "| task | change | interval | outcome | of the best expert's gain |"
+    assert changes[2].endswith("| 51 % |"), "0.2 of the 0.4 bits that the coder gained, about"
+    assert changes[3].endswith("| - |"), "no expert is better than the base there"
+
+
+def test_the_question_has_what_matters_in_a_table_that_fits_a_dialog():
+    text = question_markdown(DECISION, BASE, [CODER, PROSE], MERGED)
+    assert text.startswith("## May the merged checkpoint replace the base?")
+    assert all(f"* {reason}" in text for reason in DECISION.reasons)
+    head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert head == "| task | base | merged | change | code-expert | prose-expert |"
+    assert len({line.count("|") for line in (head, *rows)}) == 1
+    assert f"| **{MERGED.score('code').score:.4g}** |" in rows[0]
+
+
+SERVES = Serving("models:/zoo/3", "d3", {"code": 2.25, "quiz": 0.5})
+
+
+def test_the_question_is_about_the_version_that_serves_now_with_its_scores():
+    text = question_markdown(DECISION, BASE, [CODER], MERGED, serving=SERVES)
+    assert text.startswith("## May the merged checkpoint replace models:/zoo/3, which serves now?")
+    head, _, code, quiz = [line for line in text.splitlines() if line.startswith("|")]
+    assert head == "| task | base | merged | change | serves now | code-expert |"
+    assert "| 2.25 |" in code
+    assert "| 0.5 |" in quiz
+    base = Serving("models:/zoo/1", BASE.checkpoint_digest)
+    of_base = question_markdown(DECISION, BASE, [], MERGED, serving=base)
+    assert f"| {BASE.score('code').score:.4g} |\n" in of_base, "this run has evaluated it"
+
+
+def test_without_its_scores_the_version_that_serves_is_named_all_the_same():
+    text = question_markdown(DECISION, BASE, [], MERGED, serving=Serving("models:/zoo/3", "d3"))
+    assert "replace models:/zoo/3, which serves now?" in text
+    assert "serves now |" not in text
+    assert "models:/zoo/3 has no recorded scores on this suite." in text
+
+
+@pytest.mark.parametrize("baseline", ["latest checkpoint", "best checkpoint", "champion"])
+def test_an_average_is_never_said_to_have_a_base(baseline):
+    worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
+    for candidate in (MERGED, worse):
+        decision = decide(candidate, BASE, PromotionRule())
+        for page in (decision_markdown, question_markdown):
+            text = page(decision, BASE, [], candidate, roles=Roles(baseline))
+            assert not re.search(r"\b(base|merged)\b", text), text
+            assert f"| {baseline} | average |" in text
+
+
+def test_without_experts_the_table_has_no_expert_columns():
+    text = decision_markdown(DECISION, BASE, [], MERGED)
+    assert "expert" not in text
+
+
+def test_a_fall_back_says_that_the_base_stays():
+    worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
+    text = decision_markdown(decide(worse, BASE, PromotionRule()), BASE, [], worse)
+    assert text.startswith("## Fell back: the base stays")
+    assert "regressed" in text
+
+
+def test_cut_documents_are_mentioned():
+    cut = MERGED.model_copy(update={"truncated": 3})
+    assert "merged: 3 documents in all: prompts cut" in decision_markdown(DECISION, BASE, [], cut)
+
+
+def test_what_went_oddly_is_told_of_each_model_and_task():
+    task = BASE.scores[0]
+    odd = task.model_copy(update={"empty": 2, "cut_off": 0, "truncated": 1, "non_finite": 0})
+    base = BASE.model_copy(update={"scores": (odd, *BASE.scores[1:])})
+    page = decision_markdown(DECISION, base, [], MERGED)
+    said = f"* base: {task.task}: of {len(task.doc_ids)} documents 1 prompts cut to fit the context"
+    assert f"{said}, 2 empty answers\n" in page
+    assert "* merged:" not in page
+
+
+def test_names_that_would_break_the_table_are_escaped():
+    odd = report("a|b", *CODER.scores)
+    table = decision_markdown(DECISION, BASE, [odd], MERGED)
+    assert "a\\|b" in table
+
+
+@pytest.mark.parametrize(
+    ("references", "expected"),
+    [
+        (["/zoo/code-expert", "/zoo/prose-expert"], ["code-expert", "prose-expert"]),
+        (["/a/run/final", "/b/run/final"], ["a/run/final", "b/run/final"]),
+        (["org/model@main"], ["model@main"]),
+        (["/same", "/same"], ["/same", "/same"]),
+        (["models/x/"], ["x"]),
+    ],
+)
+def test_experts_get_the_shortest_names_that_differ(references, expected):
+    experts = [report("e", *BASE.scores, reference=reference) for reference in references]
+    assert column_names(experts) == expected
