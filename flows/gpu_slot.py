@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
 
 from prefect import get_client
@@ -11,6 +10,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from merge_core.runtime.machine import machine_name
 from tasks.processes.model import resolved_device_kind
 
 _LEASE_SECONDS = 60.0
@@ -32,7 +32,7 @@ def device_slot(device: str) -> Iterator[None]:
 
 def ensure_gpu_limit() -> str:
     """Name of the concurrency limit of this machine's GPU, created when missing."""
-    name = f"gpu:{socket.gethostname()}"
+    name = f"gpu:{machine_name()}"
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(name)

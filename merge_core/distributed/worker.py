@@ -30,6 +30,7 @@ from merge_core.output.working_directory import GROUPS, JOURNAL
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.runtime.machine import machine_name
 
 _PATIENCE = 60.0
 """Seconds after which a worker that holds a group and finishes nothing is not waited for."""
@@ -98,7 +99,7 @@ def merge_group(
         group=number,
         computed=len(missing),
         seconds=round(time.monotonic() - started, 3),
-        worker=f"{os.uname().nodename}:{os.getpid()}",
+        worker=f"{machine_name()}:{os.getpid()}",
     )
 
 
@@ -205,7 +206,7 @@ def _joined(directory: Path, attempt: str) -> tuple[MergeJob, Plan, Mapping[str,
     job = read_job(directory)
     if job is None:
         raise StepError(
-            f"the merge's working directory is not to be seen from {os.uname().nodename}, or the"
+            f"the merge's working directory is not to be seen from {machine_name()}, or the"
             " merge is over",
             where=str(directory),
             mend="put the output, or MERGEFLOW_HOME, on storage that every worker mounts at the"
@@ -219,7 +220,7 @@ def _joined(directory: Path, attempt: str) -> tuple[MergeJob, Plan, Mapping[str,
     if plan.digest != job.plan or layout_digest(plan) != job.layout:
         raise CheckpointError(
             "the inputs' headers give another plan on this worker than where the merge began",
-            where=os.uname().nodename,
+            where=machine_name(),
             mend="make the same inputs readable at the same paths, and start again",
         )
     return job, plan, adopted_surveys(plan.surveys, job.surveys)
@@ -233,7 +234,7 @@ def _check_versions(job: MergeJob) -> None:
         raise StepError(
             f"this worker has {name} {here.get(name)}, and the merge began with"
             f" {job.versions[name]}; only the same versions give the same bytes",
-            where=os.uname().nodename,
+            where=machine_name(),
             mend="install the same versions everywhere: pip install -c constraints.txt",
         )
 

@@ -20,6 +20,7 @@ from typing import TextIO
 from merge_core.errors import OutputError
 from merge_core.files.read_only import make_removable
 from merge_core.progress import WAITS, Progress, ProgressEvent
+from merge_core.runtime.machine import machine_name
 
 LOCK = "lock"
 JOURNAL = "journal"
@@ -180,7 +181,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _sign(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # a full disk is told with what it would take
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()} {machine_name()}\n".encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
@@ -190,5 +191,5 @@ def _holder(descriptor: int) -> str:
         found = _HOLDER.fullmatch(text)
     if found is None:
         return "another merge to the same place"
-    where = "" if found[2] == os.uname().nodename else f" on {found[2]}"
+    where = "" if found[2] == machine_name() else f" on {found[2]}"
     return f"process {found[1]}{where}, which merges to the same place"

@@ -15,6 +15,7 @@ import pytest
 from merge_core.output import working_directory
 from merge_core.output.working_directory import hold, remove
 from merge_core.progress import ProgressEvent
+from merge_core.runtime.machine import machine_name
 from tests.support.crash_cases import TENSOR_BYTES, Case, merge_server, sums
 from tests.support.forked_commands import ForkServer, Signalled
 
@@ -200,4 +201,4 @@ def test_a_name_in_the_lock_that_no_merge_wrote_is_not_shown(text: str, tmp_path
         ("waiting for another merge to the same place", 0),
         ("waiting for another merge to the same place", 1),
     }
-    assert (working / "lock").read_text() == f"{os.getpid()} {os.uname().nodename}\n"
+    assert (working / "lock").read_text() == f"{os.getpid()} {machine_name()}\n"

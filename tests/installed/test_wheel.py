@@ -73,7 +73,8 @@ def test_an_installation_finds_what_came_with_it(
     code = (
         "import flows.cli.demo, flows.stack.deployments, tasks.evaluation.suite;"
         "from tasks.registry.environment import code_commit;"
-        "print(flows.cli.demo.__file__, flows.stack.deployments.DIRECTORY, tasks.evaluation.suite.SHIPPED, sep=chr(10));"
+        "print(flows.cli.demo.__file__, flows.stack.deployments.DIRECTORY, sep=chr(10));"
+        "print(tasks.evaluation.suite.SHIPPED);"
         "print(len(flows.stack.deployments.read_deployments()), code_commit())"
     )
     said = ask(installation, tmp_path, "-c", code).stdout.splitlines()

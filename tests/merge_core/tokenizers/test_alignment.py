@@ -219,7 +219,7 @@ def test_tables_are_found_by_their_names_and_heights(
             {"tokenizer": {"tokens": {"<x>": {"source": {"kind": "model_token", "model": "a"}}}}},
             "either by token",
         ),
-        ({"tokenizer": {"tokens": {"<x>": {"source": {"kind": "one"}}}}}, "'model_token', 'zero'"),
+        ({"tokenizer": {"tokens": {"<x>": {"source": {"kind": "zeros"}}}}}, "did you mean 'zero'"),
         (
             {"tokenizer": {"source": "union"}, "tokenizer_source": "base"},
             "either tokenizer_source or tokenizer",
