@@ -1,4 +1,4 @@
-"""The console script: see that the other packages are ours, then hand over to `flows.cli`."""
+"""The console script: see that the other packages are ours, then hand over to the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line."""
     refuse_foreign_packages()
     try:
-        from flows.cli import main as command_line
+        from flows.cli.program import main as command_line
     except Exception:  # a module that another distribution has replaced can fail in any way
         refuse_overwritten_files()
         raise
