@@ -63,16 +63,27 @@ class TaskArrays:
 
     @cached_property
     def discordant(self) -> Floats:
-        """[...]: how many groups contain a document that changed."""
+        """[...]: how many groups contain a document that changed.
+
+        Of unequal groups each counts by its part in the effective number of groups: ten changed
+        documents that stand alone say nothing of how alike those of a large group are.
+        """
         changed = np.asarray(self.change != 0, dtype=np.float64)
         if self.sampling.groups is None:
             return np.asarray(changed.sum(axis=-1))
-        return np.asarray((self.sampling.groups.sums(changed) > 0).sum(axis=-1, dtype=np.float64))
+        squares = self.sampling.group_weights**2
+        counts = squares * (self.sampling.effective_groups / squares.sum())
+        return np.asarray((self.sampling.groups.sums(changed) > 0) @ counts)
 
     @cached_property
     def effect(self) -> Floats:
         """[...]: the design effect of the groups."""
         return design_effect(self.spread, self.discordant, self.sampling, self.rule)
+
+    @cached_property
+    def has_large_groups(self) -> bool:
+        """Whether the groups, by where a document is found, have more than `large_groups`."""
+        return self.sampling.mean_group_size > self.rule.large_groups + 1e-9
 
     @cached_property
     def is_large_enough(self) -> bool:

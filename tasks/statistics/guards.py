@@ -1,7 +1,8 @@
 """The guard of one task: has it certainly not lost its margin, or certainly lost more?
 
 0/1 metrics: Tango's score statistic at the margin. With groups, counts are divided by the design
-effect, and a skew-corrected t over groups has to agree. Other metrics: Student's t of the bounded
+effect, and a skew-corrected t over groups has to agree. Groups of more than ten get a pseudo-group
+that was lost whole. Other metrics: Student's t of the bounded
 mean change, which `pseudo_documents` with the worst possible change are added to, since a sample
 says nothing of rare and large losses that it does not contain.
 """
@@ -67,10 +68,13 @@ def limits(task: TaskArrays, level: float) -> tuple[Floats, Floats]:
         return low, high
     error = np.sqrt(task.spread.larger)
     skew, groups = skewness(task.spread.influence), task.sampling.group_count
-    return (
-        np.minimum(low, mean - error * uncorrected(quantile, skew, groups)),
-        np.maximum(high, mean - error * uncorrected(-quantile, skew, groups)),
-    )
+    low = np.minimum(low, mean - error * uncorrected(quantile, skew, groups))
+    high = np.maximum(high, mean - error * uncorrected(-quantile, skew, groups))
+    if task.has_large_groups:
+        (worst, below), (best, above) = (_with_pseudo_group(task, sign) for sign in (-1.0, 1.0))
+        low = np.minimum(low, worst - quantile * below)
+        high = np.maximum(high, best + quantile * above)
+    return low, high
 
 
 def quantile_of(task: TaskArrays, level: float) -> float:
@@ -98,7 +102,38 @@ def _binary_statistics(task: TaskArrays, floor: Floats) -> list[Floats]:
         t = ratio(task.spread.mean - floor, np.sqrt(task.spread.larger))
         skew = skewness(task.spread.influence)
         statistics.append(corrected(t, skew, task.sampling.group_count))
+        if task.has_large_groups:
+            for sign in (-1.0, 1.0):
+                mean, error = _with_pseudo_group(task, sign)
+                statistics.append(ratio(mean - floor, error))
     return statistics
+
+
+def _with_pseudo_group(task: TaskArrays, sign: float) -> tuple[Floats, Floats]:
+    sampling, spread = task.sampling, task.spread
+    size = sampling.mean_group_size
+    return with_pseudo_group(spread.mean, spread.larger, sampling.documents, size, sign)
+
+
+def with_pseudo_group(
+    mean: Floats, variance: Floats, documents: float, size: float, sign: float
+) -> tuple[Floats, Floats]:
+    """Mean and standard error, with one more group whose documents all changed alike: [...] each.
+
+    Where groups are large, a sample in which none was lost whole looks as if its documents moved
+    alone. The pseudo-group stands for those that were not drawn.
+
+    Args:
+        mean, variance: of the mean change, [...].
+        size: documents of a group.
+        sign: -1 for a group that was lost, 1 for one that was gained.
+    """
+    total = documents + size
+    moved = size / total * (sign - mean)
+    squares = (
+        variance * documents**2 + documents * size * moved**2 + (size * (sign - mean - moved)) ** 2
+    )
+    return mean + moved, np.sqrt(squares) / total
 
 
 def _variance(task: TaskArrays) -> Floats:

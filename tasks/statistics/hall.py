@@ -26,7 +26,10 @@ def skewness(influence: Floats) -> Floats:
 def corrected(t: Floats, skew: Floats, groups: int) -> Floats:
     """Hall's g(t), which has Student's distribution more nearly than t of skewed values has."""
     a = skew / np.sqrt(groups)
-    return np.asarray(t + a * t**2 / 3.0 + a**2 * t**3 / 27.0 + a / 6.0)
+    infinite = np.isinf(t)
+    finite = np.where(infinite, 0.0, t)
+    cubic = finite + a * finite**2 / 3.0 + a**2 * finite**3 / 27.0 + a / 6.0
+    return np.asarray(np.where(infinite, t, cubic))
 
 
 def uncorrected(g: Floats, skew: Floats, groups: int) -> Floats:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.statistics.changes import TaskArrays
-from tasks.statistics.guards import quantile_of
+from tasks.statistics.guards import quantile_of, with_pseudo_group
 from tasks.statistics.levels import normal_quantile
 from tasks.statistics.looks import levels_of_looks
 from tasks.statistics.primary import sum_of
@@ -50,7 +50,17 @@ class Planned:
         if task.kind == "binary":
             half = self.flips * documents / 2.0
             low, _ = score_limits(half, half, documents, self.quantile)
-            return np.asarray(np.maximum(-low, error) / unit)
+            below = np.maximum(-low, error)
+            if task.has_large_groups:
+                worst, wider = with_pseudo_group(
+                    np.zeros_like(below),
+                    self.variance / scale,
+                    task.sampling.documents * scale,
+                    task.sampling.mean_group_size,
+                    -1.0,
+                )
+                below = np.maximum(below, self.quantile * wider - worst)
+            return np.asarray(below / unit)
         extra = max(task.rule.pseudo_documents, self.quantile**2)
         return np.asarray((error + extra / (documents + extra) * task.bound) / unit)
 

@@ -43,6 +43,9 @@ class GateRule:
     """With fewer groups than this that contain a change, a group counts as one document."""
     shrink: float = 1.0
     """Pseudo-groups, whose documents all move together, that a design effect is averaged with."""
+    large_groups: float = 10.0
+    """Where a document's group has more documents than this on average, a pseudo-group that was
+    lost whole is added to a 0/1 task."""
     clip: float = 0.5
     """In units: a document of an unbounded metric counts as no more changed than this."""
     pseudo_documents: float = 3.84
@@ -71,7 +74,7 @@ class GateRule:
         _need("looks", 1 <= self.looks <= 20, "from 1 to 20")
         for name in ("smallest_unit", "clip"):
             _need(name, 0 < getattr(self, name) < float("inf"), "above 0")
-        for name in ("min_documents", "min_groups", "min_discordant"):
+        for name in ("min_documents", "min_groups", "min_discordant", "large_groups"):
             _need(name, getattr(self, name) >= 2, "at least 2")
         for name in ("shrink", "pseudo_documents"):
             _need(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
