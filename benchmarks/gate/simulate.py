@@ -25,6 +25,9 @@ BATCH_VALUES = 2_000_000
 """Documents times simulations that are held at once for each task."""
 
 
+Target = Literal["at most", "at least", "promoted at most", "refused at most", "shown"]
+
+
 @dataclass(frozen=True)
 class Cell:
     """A truth, a rule, and what has to come of it."""
@@ -33,8 +36,9 @@ class Cell:
     name: str
     worlds: tuple[World, ...]
     rule: GateRule = field(default_factory=GateRule)
-    target: Literal["at most", "at least", "shown"] = "at most"
-    """`at most`: false promotions; `at least`: promotions; `shown`: no target."""
+    target: Target = "at most"
+    """What `share` bounds. `at most`: false promotions. `at least`: promotions. `promoted at most`:
+    any promotions. `refused at most`: candidates that fell back. `shown`: nothing, promotions."""
     share: float = 0.025
     simulations: int = 20_000
 
@@ -57,8 +61,8 @@ class Outcome:
     @property
     def rate(self) -> float:
         """The share that the target is about."""
-        counted = self.false if self.cell.target == "at most" else self.promoted
-        return counted / self.simulations
+        counted = {"at most": self.false, "refused at most": self.fell_back}
+        return counted.get(self.cell.target, self.promoted) / self.simulations
 
     @property
     def error(self) -> float:
@@ -144,9 +148,7 @@ def _count(
     seed = int(source.integers(2**31))
     orders = [look_of_documents(task.sampling, rule.looks, seed) for task in tasks]
     for look in range(1, rule.looks + 1):
-        parts = [
-            part_of(task, order <= look) for task, order in zip(tasks, orders, strict=True)
-        ]
+        parts = [part_of(task, order <= look) for task, order in zip(tasks, orders, strict=True)]
         judged = judge_arrays(parts, look)
         seen = sum(task.share * part.information for task, part in zip(tasks, parts, strict=True))
         last = look == rule.looks

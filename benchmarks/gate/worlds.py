@@ -88,7 +88,7 @@ def draw(world: World, sampling: Sampling, count: int, source: Source) -> Drawn:
     """A batch of `count` simulations: the baseline's values and the experts'."""
     together = _together(world, sampling, count, source)
     base, uniform = (_uniform(sampling, together, count, source) for _ in range(2))
-    if world.kind == "binary":
+    if world.kind != "score":
         baseline = (base < world.right).astype(np.float64)
     else:
         baseline = _normal(base) * 0.5 - 1.0
@@ -97,7 +97,7 @@ def draw(world: World, sampling: Sampling, count: int, source: Source) -> Drawn:
         mine = _uniform(sampling, together, count, source)
         take = source.random(mine.shape) < world.shared
         mine = np.where(take, uniform, mine)
-        if world.kind == "binary":
+        if world.kind != "score":
             unit = np.full(count, np.sqrt(world.right * (1 - world.right)))
             change = world.expert_change * unit
             drawn.experts.append(_flip(drawn, mine, spread, change))
@@ -114,7 +114,7 @@ def candidate_of(drawn: Drawn, unit: Floats, margin: Floats) -> tuple[Floats, Fl
     """
     world = drawn.world
     wanted = -margin if world.change == AT_MARGIN else np.full_like(unit, world.change)
-    if world.kind == "binary":
+    if world.kind != "score":
         return _flip(drawn, drawn.uniform, world.flips, wanted * unit), wanted
     if world.tail in ("disaster", "disaster in long documents"):
         return _disaster(drawn, unit, wanted), wanted

@@ -144,8 +144,9 @@ def _towards(task: TaskArrays, sign: float, level: float) -> Floats:
     """How far the pseudo-documents move the mean: [...], in the values' own unit.
 
     Their number is z squared, as in Wilson's and Tango's intervals of nothing flipped, where a
-    level asks for more than `pseudo_documents`.
+    level asks for more than `pseudo_documents`. Of large groups they are pseudo-groups.
     """
     extra = max(task.rule.pseudo_documents, normal_quantile(level) ** 2)
-    documents = task.sampling.kish / task.effect
+    effect = task.sampling.mean_group_size if task.has_large_groups else task.effect
+    documents = task.sampling.kish / effect
     return np.asarray(extra / (documents + extra) * (sign * task.bound - task.spread.mean))

@@ -38,7 +38,7 @@ class Planned:
     quantile: float
     """What a statistic has to reach at the last look."""
 
-    def below(self, scale: float | Floats = 1.0) -> Floats:
+    def below(self, scale: float = 1.0) -> Floats:
         """How far an unchanged candidate's lower limit is below 0, in units.
 
         Args:
@@ -55,16 +55,18 @@ class Planned:
                 worst, wider = with_pseudo_group(
                     np.zeros_like(below),
                     self.variance / scale,
-                    task.sampling.documents * scale,
+                    float(task.sampling.documents * scale),
                     task.sampling.mean_group_size,
                     -1.0,
                 )
                 below = np.maximum(below, self.quantile * wider - worst)
             return np.asarray(below / unit)
+        if task.has_large_groups:
+            documents = np.full_like(unit, task.sampling.effective_groups * scale)
         extra = max(task.rule.pseudo_documents, self.quantile**2)
         return np.asarray((error + extra / (documents + extra) * task.bound) / unit)
 
-    def reach(self, scale: float | Floats = 1.0) -> Floats:
+    def reach(self, scale: float = 1.0) -> Floats:
         """The margin, in units, that an unchanged candidate holds with `guard_power`: [...]."""
         more = normal_quantile(1.0 - self.task.rule.guard_power)
         return np.asarray(
@@ -101,11 +103,8 @@ def visible_change(plans: Sequence[Planned], scale: float = 1.0) -> Floats:
     for each in plans:
         task = each.task
         error = task.share * np.sqrt(each.variance / scale) / task.unit
-        own = each.quantile * error
-        if task.kind != "binary" or rule.exceed < 0:
-            own = np.maximum(own, task.share * each.below(scale))
         errors.append(error**2)
-        limits.append(own**2)
+        limits.append((task.share * each.below(scale)) ** 2)
     more = normal_quantile(1.0 - rule.visible_power)
     return np.asarray(rule.exceed + np.sqrt(sum_of(limits)) + more * np.sqrt(sum_of(errors)))
 

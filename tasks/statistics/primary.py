@@ -1,10 +1,10 @@
 """The primary endpoint: is the weighted mean change over the tasks certainly above `exceed`?
 
-Changes are in units, so that metrics can be added. 0/1 metrics enter with the larger variance, by
-document or by group, and Student's t with Satterthwaite's (1946) degrees of freedom. Metrics whose
-guard is not symmetrical enter through MOVER, which squares and adds the distances to each task's
-own limits (Zou & Donner 2008). So do all metrics where a loss is to be proved small: nothing
-flipped would be a variance of 0.
+Changes are in units, so that metrics can be added. The distances of each task's mean to its own
+limits are squared and added (MOVER, Zou & Donner 2008). A standard error would not do: a task with
+few documents can lose something that none of them shows, and would then enter with a variance of
+about 0. Beside a certain gain elsewhere such losses were promoted in up to 13 % of simulations
+by Student's t with Satterthwaite's degrees of freedom.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.statistics.changes import TaskArrays
 from tasks.statistics.guards import limits
-from tasks.statistics.levels import student_quantile
+from tasks.statistics.levels import normal_quantile
 from tasks.statistics.ratios import ratio
 from tasks.statistics.rule import Floats
 
@@ -28,9 +28,7 @@ class Primary(NamedTuple):
     low: Floats
     high: Floats
     above: Floats
-    """Standard errors above `exceed`."""
-    degrees: Floats
-    """Satterthwaite's degrees of freedom; infinite where no variance entered through them."""
+    """Standard errors above `exceed`, as the lower limit counts them."""
 
 
 def primary(tasks: Sequence[TaskArrays], level: float) -> Primary:
@@ -41,21 +39,18 @@ def primary(tasks: Sequence[TaskArrays], level: float) -> Primary:
     counted = [task for task in tasks if task.share > 0]
     if not counted:
         raise ValueError("no task has a share of the weighted mean")
-    exceed = counted[0].rule.exceed
-    estimate = sum_of([task.share * task.spread.mean / task.unit for task in counted])
-    linear = [task for task in counted if task.kind == "binary" and exceed >= 0.0]
-    variance, degrees = _satterthwaite(linear, estimate)
-    quantile = student_quantile(level, degrees)
-    below = above = quantile**2 * variance
-    for task in counted:
-        if task in linear:
-            continue
+    scales = [task.share / task.unit for task in counted]
+    estimate = sum_of(
+        [scale * task.spread.mean for scale, task in zip(scales, counted, strict=True)]
+    )
+    below, above = [], []
+    for scale, task in zip(scales, counted, strict=True):
         low, high = limits(task, level)
-        below = below + (task.share * (task.spread.mean - low) / task.unit) ** 2
-        above = above + (task.share * (high - task.spread.mean) / task.unit) ** 2
-    distance = np.sqrt(below)
-    statistic = ratio(estimate - exceed, distance / quantile)
-    return Primary(estimate, estimate - distance, estimate + np.sqrt(above), statistic, degrees)
+        below.append((scale * (task.spread.mean - low)) ** 2)
+        above.append((scale * (high - task.spread.mean)) ** 2)
+    distance = np.sqrt(sum_of(below))
+    statistic = ratio(estimate - counted[0].rule.exceed, distance / normal_quantile(level))
+    return Primary(estimate, estimate - distance, estimate + np.sqrt(sum_of(above)), statistic)
 
 
 def sum_of(parts: Sequence[Floats]) -> Floats:
@@ -64,15 +59,3 @@ def sum_of(parts: Sequence[Floats]) -> Floats:
     for part in parts:
         total = total + part
     return total
-
-
-def _satterthwaite(tasks: Sequence[TaskArrays], like: Floats) -> tuple[Floats, Floats]:
-    """The variance of the tasks' part of the mean, and its degrees of freedom."""
-    variance, spent = np.zeros_like(like), np.zeros_like(like)
-    for task in tasks:
-        own = (task.share / task.unit) ** 2 * task.spread.larger
-        variance = variance + own
-        spent = spent + own**2 / task.sampling.degrees
-    some = spent > 0
-    degrees = np.where(some, variance**2 / np.where(some, spent, 1.0), np.inf)
-    return variance, degrees
