@@ -23,7 +23,7 @@ from benchmarks.gate.simulate import Cell, Outcome, run_cell
 from benchmarks.gate.table import page
 
 FULL, QUICK = 20_000, 1000
-"""Simulations of a cell; cells that ask for fewer in a full run have as much fewer in a quick one."""
+"""Simulations of a cell. Cells that ask for fewer than `FULL` get the same fraction of theirs."""
 
 
 def main() -> int:
