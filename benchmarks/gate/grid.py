@@ -39,6 +39,7 @@ def cells() -> Iterator[Cell]:
     """All cells, family by family."""
     yield from _guards()
     yield from _guards_in_groups()
+    yield from _guards_of_informative_groups()
     yield from _guards_of_scores()
     yield from _primary()
     yield from _planned()
@@ -80,6 +81,18 @@ def _guards_in_groups() -> Iterator[Cell]:
             f"{name}, correlation {rho:g}, n = {n}, {_flips(flips)}",
             (world, HELPER),
         )
+
+
+def _guards_of_informative_groups() -> Iterator[Cell]:
+    for name, rho, n in product(UNEQUAL, (0.1, 0.6), (400, 1000)):
+        sizes = UNEQUAL[name]
+        if len(set(sizes)) > 1:
+            world = World(n, AT_MARGIN, flips=0.0, sizes=sizes, correlation=rho)
+            yield Cell(
+                "0/1 task at its margin, larger groups lose more",
+                f"{name}, correlation {rho:g}, n = {n}",
+                (replace(world, large_groups_lose=True), HELPER),
+            )
 
 
 def _guards_of_scores() -> Iterator[Cell]:

@@ -43,6 +43,8 @@ class World:
     sizes: tuple[int, ...] = ()
     """Documents of each group; repeated until there are enough. Empty: no groups."""
     correlation: float = 0.0
+    large_groups_lose: bool = False
+    """A loss is as likelier as the document's group is larger. 0/1 metrics only."""
     tail: Tail = "none"
     """How the change of an unbounded metric is distributed around its mean."""
     long_tailed_weights: bool = False
@@ -130,6 +132,10 @@ def _flip(drawn: Drawn, uniform: Floats, flips: float, change: Floats) -> Floats
     total = np.maximum(flips, np.abs(change))
     losing = ((total - change) / 2.0 / right)[:, None]
     gaining = ((total + change) / 2.0 / (1.0 - right))[:, None]
+    groups = drawn.sampling.groups
+    if drawn.world.large_groups_lose and groups is not None:
+        sizes = drawn.sampling.group_weights[groups.index]
+        losing = losing * (sizes / sizes.mean())
     return np.where(base > 0, uniform >= losing, uniform < gaining).astype(np.float64)
 
 

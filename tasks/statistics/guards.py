@@ -2,9 +2,11 @@
 
 0/1 metrics: Tango's score statistic at the margin. With groups, counts are divided by the design
 effect, and a skew-corrected t over groups has to agree. Groups of more than ten get a pseudo-group
-that was lost whole. Other metrics: Student's t of the bounded
-mean change, which `pseudo_documents` with the worst possible change are added to, since a sample
-says nothing of rare and large losses that it does not contain.
+that was lost whole. Strata are not used here: pooled counts are the more careful.
+
+Other metrics: Student's t of the bounded mean change, which `pseudo_documents` with the worst
+possible change are added to, since a sample says nothing of rare and large losses that it does not
+contain.
 """
 
 from __future__ import annotations

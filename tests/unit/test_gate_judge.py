@@ -122,6 +122,14 @@ def test_few_documents_or_groups_are_never_held() -> None:
         assert result.verdict == ("promoted" if outcome == "held" else "inconclusive")
 
 
+def test_a_frozen_unit_is_used_and_a_steady_baseline_has_a_smallest_one() -> None:
+    task = answers(400, 1, gained=40, lost=5)
+    result = judge([replace(task, unit=0.4)]).tasks[0]
+    assert (result.unit, result.change_units) == (0.4, pytest.approx(35 / 400 / 0.4))
+    easy = replace(task, baseline=np.ones(400), candidate=np.ones(400))
+    assert judge([easy]).tasks[0].unit == 0.2
+
+
 def test_lower_is_better_is_higher_turned_around() -> None:
     task = texts(100, 1, -0.1)
     turned = replace(
