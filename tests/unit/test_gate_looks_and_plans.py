@@ -178,8 +178,8 @@ def test_the_visible_change_is_promoted_as_often_as_promised() -> None:
     assert found.times_as_many == pytest.approx((found.visible_change / 0.01) ** 2, rel=0.15)
     four = (World(4000, found.visible_change),) * 4
     rule = GateRule(margin=4, widest_margin=4)
-    outcome = run_cell(Cell("", "", four, rule, simulations=500), 1)
-    assert 0.72 <= outcome.promoted / 500 <= 0.88
+    outcome = run_cell(Cell("", "", four, rule, simulations=200), 1)
+    assert 0.7 <= outcome.promoted / 200 <= 0.9
 
 
 def seen_at(tasks: list[TaskMeasurement], look: int, looks: int) -> list[TaskMeasurement]:
@@ -211,11 +211,11 @@ def test_a_bad_candidate_stops_early_and_a_good_one_is_promoted_early() -> None:
 
 def test_an_equal_candidate_mostly_goes_on() -> None:
     goes_on = 0
-    for seed in range(20):
+    for seed in range(10):
         equal = [replace(task(1000, seed * 4 + s), experts={}) for s in range(4)]
         result = judge(seen_at(equal, 1, 5), GateRule(looks=5), look=1)
         assert result.chance is not None
         assert result.goes_on == (result.verdict == "inconclusive") == (result.chance >= 0.02)
         goes_on += result.goes_on
-    assert 12 <= goes_on <= 19
+    assert 6 <= goes_on <= 9
     assert judge(equal, GateRule(looks=5)).chance is None

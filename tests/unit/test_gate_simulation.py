@@ -88,13 +88,13 @@ def test_the_gate_promotes_rarely_what_it_must_not_and_often_what_it_should() ->
     helper = World(400, 0.6, flips=0.3)
     worlds = World(200, AT_MARGIN), World(400, AT_MARGIN, sizes=(10,), correlation=0.6)
     for seed, world in enumerate(worlds):
-        assert run_cell(Cell("", "", (world, helper), simulations=3000), seed).holds
+        assert run_cell(Cell("", "", (world, helper), simulations=2000), seed).holds
     unequal = World(1000, AT_MARGIN, flips=0.0, sizes=UNEQUAL["groups of 1 to 40"], correlation=0.3)
-    assert run_cell(Cell("", "", (unequal, helper), simulations=2000), 5).holds
+    assert run_cell(Cell("", "", (unequal, helper), simulations=1000), 5).holds
     four = (World(400, POINTS_2, experts=(0.1,)),) * 4
     for looks in (1, 5):
         rule = GateRule(looks=looks)
-        powerful = Cell("", "", four, rule, "at least", 0.60, simulations=600)
+        powerful = Cell("", "", four, rule, "at least", 0.60, simulations=300)
         assert run_cell(powerful, 6).holds
 
 
