@@ -175,9 +175,10 @@ def _planned() -> Iterator[Cell]:
             correlation=0.3 if sizes else 0.0,
         )
         where = ", groups of 10" if sizes else ""
+        many = "one expert" if len(experts) == 1 else "two unlike experts"
         yield Cell(
             "margins planned from the same base and experts",
-            f"n = {n}{where}, {len(experts)} experts, {shared:.0%} of flips are the candidate's",
+            f"n = {n}{where}, {many}, {shared:.0%} of flips are the candidate's",
             (world, HELPER),
         )
 
@@ -186,7 +187,7 @@ def _looks() -> Iterator[Cell]:
     five = GateRule(looks=5)
     family = "five looks"
     for sizes, rho in (((), 0.0), ((5,), 0.3), ((10,), 0.6), (UNEQUAL["groups of 1 to 40"], 0.3)):
-        where = f"groups of {sizes[0]} to {max(sizes)}, " if sizes else ""
+        where = f"groups of up to {max(sizes)}, " if sizes else ""
         margin = World(1000, AT_MARGIN, sizes=sizes, correlation=rho)
         yield Cell(family, f"{where}a task at its margin", (margin, HELPER), five)
         equal = World(1000, 0.0, sizes=sizes, correlation=rho)
