@@ -231,9 +231,8 @@ def _power() -> Iterator[Cell]:
             name = f"+2 points, 4 x 1000, groups of {size}, {where}"
             yield Cell("power", name, (grouped,) * 4, rule, "shown")
         bits = World(100, 0.1, kind="score", tail="normal", experts=(0.2,))
-        yield Cell(
-            "power", f"bits per byte 0.1 units better, 100 texts, {where}", (bits,), rule, "shown"
-        )
+        name = f"bits per byte 0.1 units better, 100 texts, {where}"
+        yield Cell("power", name, (bits,), rule, "at least", 0.60)
     for name, change in (("-2 points", -POINTS_2), ("equal", 0.0), ("+4 points", 2 * POINTS_2)):
         four = (World(1000, change, experts=(0.1,)),) * 4
         yield Cell("stopping", f"{name}, 4 x 1000, five looks", four, GateRule(looks=5), "shown")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.statistics.linearised import Spread, design_effect, spread_of
+from tasks.statistics.ratios import ratio
 from tasks.statistics.rule import Floats, GateRule, Kind
 from tasks.statistics.sampling import Sampling
 
@@ -79,6 +80,20 @@ class TaskArrays:
     def effect(self) -> Floats:
         """[...]: the design effect of the groups."""
         return design_effect(self.spread, self.discordant, self.sampling, self.rule)
+
+    @cached_property
+    def variance(self) -> Floats:
+        """[...] of the mean change, by document with the design effect, or by group if larger."""
+        return np.maximum(self.spread.by_document * self.effect, self.spread.by_group)
+
+    @cached_property
+    def trend(self) -> Floats:
+        """[...]: standard errors from minus the margin as the documents so far have them.
+
+        Without the caution that an interval needs, since it is for foreseeing what more documents
+        will say. Infinite where nothing changed.
+        """
+        return ratio(self.spread.mean + self.margin * self.unit, np.sqrt(self.variance))
 
     @cached_property
     def has_large_groups(self) -> bool:

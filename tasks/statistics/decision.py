@@ -61,7 +61,7 @@ def judge_arrays(tasks: Sequence[TaskArrays], look: int = 1) -> Judged:
         for each in retention_blame:
             for p in each:
                 kept_too_little = kept_too_little | (p <= level)
-    chance = _chance(tasks, overall, guards, look)
+    chance = _chance(tasks, overall, look)
     certainly_below = (overall.high <= rule.exceed) & (overall.estimate < rule.exceed)
     refused = np.any(blame <= level, axis=-1) | certainly_below | kept_too_little
     promoted = held & (overall.low > rule.exceed) & ~refused
@@ -79,18 +79,16 @@ def judge_arrays(tasks: Sequence[TaskArrays], look: int = 1) -> Judged:
     )
 
 
-def _chance(
-    tasks: Sequence[TaskArrays], overall: Primary, guards: Sequence[Guard], look: int
-) -> Floats:
+def _chance(tasks: Sequence[TaskArrays], overall: Primary, look: int) -> Floats:
     rule = tasks[0].rule
     if look >= rule.looks:
         return np.full_like(overall.estimate, np.nan)
     bound = final_bound(rule.looks, rule.alpha)
     information = sum(task.share * task.information for task in tasks)
-    chances = [conditional_power(overall.above, information, bound)]
-    for task, each in zip(tasks, guards, strict=True):
+    chances = [conditional_power(overall.trend, information, bound)]
+    for task in tasks:
         if task.information < 1.0:
-            chances.append(conditional_power(each.above, task.information, bound))
+            chances.append(conditional_power(task.trend, task.information, bound))
     return np.asarray(np.minimum.reduce(chances))
 
 

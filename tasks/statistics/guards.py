@@ -28,8 +28,6 @@ class Guard(NamedTuple):
 
     held: Bools
     """Certainly not worse than minus the margin."""
-    above: Floats
-    """Standard errors from minus the margin, as the more careful of the tests counts."""
     p_below: Floats
     """How likely so bad a result would be, had the task lost exactly its margin."""
 
@@ -44,13 +42,13 @@ def guard(task: TaskArrays, level: float) -> Guard:
         statistics = _binary_statistics(task, floor)
         low, high = np.minimum.reduce(statistics), np.maximum.reduce(statistics)
     else:
-        error = np.sqrt(_variance(task))
+        error = np.sqrt(task.variance)
         shift = floor - task.spread.mean
         low = ratio(_towards(task, -1.0, level) - shift, error)
         high = ratio(_towards(task, 1.0, level) - shift, error)
     p = below_probability(high, _degrees(task))
     held = (low >= quantile_of(task, level)) & task.is_large_enough
-    return Guard(held, low, np.where(np.isnan(p) | (not task.is_large_enough), 1.0, p))
+    return Guard(held, np.where(np.isnan(p) | (not task.is_large_enough), 1.0, p))
 
 
 def limits(task: TaskArrays, level: float) -> tuple[Floats, Floats]:
@@ -61,7 +59,7 @@ def limits(task: TaskArrays, level: float) -> tuple[Floats, Floats]:
     quantile = np.asarray(quantile_of(task, level))
     mean = task.spread.mean
     if task.kind != "binary":
-        error = quantile * np.sqrt(_variance(task))
+        error = quantile * np.sqrt(task.variance)
         worst, best = _towards(task, -1.0, level), _towards(task, 1.0, level)
         return mean + worst - error, mean + best + error
     gained, lost, documents = _counts(task)
@@ -136,10 +134,6 @@ def with_pseudo_group(
         variance * documents**2 + documents * size * moved**2 + (size * (sign - mean - moved)) ** 2
     )
     return mean + moved, np.sqrt(squares) / total
-
-
-def _variance(task: TaskArrays) -> Floats:
-    return np.maximum(task.spread.by_document * task.effect, task.spread.by_group)
 
 
 def _towards(task: TaskArrays, sign: float, level: float) -> Floats:

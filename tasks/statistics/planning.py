@@ -89,9 +89,7 @@ def planned(task: TaskArrays) -> Planned | None:
     count = len(seen)
     flips = sum_of([task.sampling.mean((each.change != 0) * 1.0) for each in seen]) / count
     effect = sum_of([each.effect for each in seen]) / count
-    variance = sum_of(
-        [np.maximum(each.spread.by_document * each.effect, each.spread.by_group) for each in seen]
-    )
+    variance = sum_of([each.variance for each in seen])
     level = levels_of_looks(rule.looks, rule.alpha)[-1]
     return Planned(task, flips, variance / count, effect, quantile_of(task, level))
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from tasks.statistics.changes import TaskArrays
 from tasks.statistics.guards import limits
-from tasks.statistics.levels import normal_quantile
 from tasks.statistics.ratios import ratio
 from tasks.statistics.rule import Floats
 
@@ -27,8 +26,8 @@ class Primary(NamedTuple):
     estimate: Floats
     low: Floats
     high: Floats
-    above: Floats
-    """Standard errors above `exceed`, as the lower limit counts them."""
+    trend: Floats
+    """Standard errors above `exceed` as the documents so far have them, for foreseeing more."""
 
 
 def primary(tasks: Sequence[TaskArrays], level: float) -> Primary:
@@ -48,9 +47,15 @@ def primary(tasks: Sequence[TaskArrays], level: float) -> Primary:
         low, high = limits(task, level)
         below.append((scale * (task.spread.mean - low)) ** 2)
         above.append((scale * (high - task.spread.mean)) ** 2)
-    distance = np.sqrt(sum_of(below))
-    statistic = ratio(estimate - counted[0].rule.exceed, distance / normal_quantile(level))
-    return Primary(estimate, estimate - distance, estimate + np.sqrt(sum_of(above)), statistic)
+    error = np.sqrt(
+        sum_of([scale**2 * task.variance for scale, task in zip(scales, counted, strict=True)])
+    )
+    return Primary(
+        estimate,
+        estimate - np.sqrt(sum_of(below)),
+        estimate + np.sqrt(sum_of(above)),
+        ratio(estimate - counted[0].rule.exceed, error),
+    )
 
 
 def sum_of(parts: Sequence[Floats]) -> Floats:

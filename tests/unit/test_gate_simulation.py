@@ -96,6 +96,8 @@ def test_the_gate_promotes_rarely_what_it_must_not_and_often_what_it_should() ->
         rule = GateRule(looks=looks)
         powerful = Cell("", "", four, rule, "at least", 0.60, simulations=300)
         assert run_cell(powerful, 6).holds
+        bits = World(100, 0.1, kind="score", tail="normal", experts=(0.2,))
+        assert run_cell(Cell("", "", (bits,), rule, "at least", 0.9, simulations=300), 6).holds
 
 
 def test_a_certain_gain_does_not_pay_for_a_loss_that_no_document_shows() -> None:
