@@ -96,9 +96,14 @@ class TaskArrays:
         return ratio(self.spread.mean + self.margin * self.unit, np.sqrt(self.variance))
 
     @cached_property
-    def has_large_groups(self) -> bool:
-        """Whether the groups, by where a document is found, have more than `large_groups`."""
-        return self.sampling.mean_group_size > self.rule.large_groups + 1e-9
+    def needs_pseudo_group(self) -> bool:
+        """Whether a document's group has more than `large_groups` on average, or groups are so
+        unequal that they count as fewer than half."""
+        sampling = self.sampling
+        if sampling.groups is None:
+            return False
+        unequal = 2.0 * sampling.effective_groups < sampling.group_count
+        return unequal or sampling.mean_group_size > self.rule.large_groups + 1e-9
 
     @cached_property
     def is_large_enough(self) -> bool:

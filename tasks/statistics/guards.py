@@ -1,8 +1,8 @@
 """The guard of one task: has it certainly not lost its margin, or certainly lost more?
 
 0/1 metrics: Tango's score statistic at the margin. With groups, counts are divided by the design
-effect, and a skew-corrected t over groups has to agree. Groups of more than ten get a pseudo-group
-that was lost whole. Strata are not used here: pooled counts are the more careful.
+effect, and a skew-corrected t over groups has to agree. Large or very unequal groups get a
+pseudo-group that was lost whole. Strata are not used here: pooled counts are the more careful.
 
 Other metrics: Student's t of the bounded mean change, which `pseudo_documents` with the worst
 possible change are added to, since a sample says nothing of rare and large losses that it does not
@@ -70,7 +70,7 @@ def limits(task: TaskArrays, level: float) -> tuple[Floats, Floats]:
     skew, groups = skewness(task.spread.influence), task.sampling.group_count
     low = np.minimum(low, mean - error * uncorrected(quantile, skew, groups))
     high = np.maximum(high, mean - error * uncorrected(-quantile, skew, groups))
-    if task.has_large_groups:
+    if task.needs_pseudo_group:
         (worst, below), (best, above) = (_with_pseudo_group(task, sign) for sign in (-1.0, 1.0))
         low = np.minimum(low, worst - quantile * below)
         high = np.maximum(high, best + quantile * above)
@@ -102,7 +102,7 @@ def _binary_statistics(task: TaskArrays, floor: Floats) -> list[Floats]:
         t = ratio(task.spread.mean - floor, np.sqrt(task.spread.larger))
         skew = skewness(task.spread.influence)
         statistics.append(corrected(t, skew, task.sampling.group_count))
-        if task.has_large_groups:
+        if task.needs_pseudo_group:
             for sign in (-1.0, 1.0):
                 mean, error = _with_pseudo_group(task, sign)
                 statistics.append(ratio(mean - floor, error))
@@ -143,6 +143,6 @@ def _towards(task: TaskArrays, sign: float, level: float) -> Floats:
     level asks for more than `pseudo_documents`. Of large groups they are pseudo-groups.
     """
     extra = max(task.rule.pseudo_documents, normal_quantile(level) ** 2)
-    effect = task.sampling.mean_group_size if task.has_large_groups else task.effect
+    effect = task.sampling.mean_group_size if task.needs_pseudo_group else task.effect
     documents = task.sampling.kish / effect
     return np.asarray(extra / (documents + extra) * (sign * task.bound - task.spread.mean))

@@ -51,7 +51,7 @@ class Planned:
             half = self.flips * documents / 2.0
             low, _ = score_limits(half, half, documents, self.quantile)
             below = np.maximum(-low, error)
-            if task.has_large_groups:
+            if task.needs_pseudo_group:
                 worst, wider = with_pseudo_group(
                     np.zeros_like(below),
                     self.variance / scale,
@@ -61,7 +61,7 @@ class Planned:
                 )
                 below = np.maximum(below, self.quantile * wider - worst)
             return np.asarray(below / unit)
-        if task.has_large_groups:
+        if task.needs_pseudo_group:
             documents = np.full_like(unit, task.sampling.effective_groups * scale)
         extra = max(task.rule.pseudo_documents, self.quantile**2)
         return np.asarray((error + extra / (documents + extra) * task.bound) / unit)

@@ -44,8 +44,8 @@ class GateRule:
     shrink: float = 1.0
     """Pseudo-groups, whose documents all move together, that a design effect is averaged with."""
     large_groups: float = 10.0
-    """Where a document's group has more documents than this on average, a pseudo-group that was
-    lost whole is added."""
+    """Where a document's group has more documents than this on average, or groups are very unequal,
+    a pseudo-group that was lost whole is added."""
     clip: float = 0.5
     """In units: a document of an unbounded metric counts as no more changed than this."""
     pseudo_documents: float = 3.84
