@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gpu help lint scale-out security sessions stack stack-test test wheel
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gate gpu help lint scale-out security sessions stack stack-test test wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -23,6 +23,9 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 
 field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures, what messages advise (a quarter of an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/field
+
+gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and what it should, simulated (ten to twenty minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security

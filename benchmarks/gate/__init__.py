@@ -1,0 +1,1 @@
+"""How often the gate promotes what it must not, and what it should: simulated."""
