@@ -171,7 +171,7 @@ def profile(
     """Measure the task vectors of a recipe's models: norms, cosines, sign conflicts, layers."""
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_profile
-    from merge_core.errors import RecipeError
+    from merge_core.errors import OutputError, RecipeError
     from merge_core.homes.home import Home
     from merge_core.operations.profile import profile_task_vectors
     from merge_core.recipes.loading import load_recipe
@@ -184,6 +184,10 @@ def profile(
             "a task vector is a difference from a base, and this recipe names no checkpoint as one",
             where=str(recipe),
             mend="name the checkpoint that the models were fine-tuned from as base_model",
+        )
+    if plot is not None and not plot.parent.exists():
+        raise OutputError(
+            "there is no such directory", where=str(plot.parent), mend="make it, or name another"
         )
     with terminal.progress() as progress:
         sources = fetch_all(
