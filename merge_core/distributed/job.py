@@ -171,7 +171,7 @@ def layout_digest(plan: Plan) -> str:
             [
                 [tensor.method, [[str(e.path), e.offset, e.dtype, e.shape] for e in entries]]
                 for tensor in plan.tensors
-                for entries in (tensor.computed.entries,)
+                for entries in (tensor.merged.entries,)
             ],
         ]
     )
@@ -183,7 +183,7 @@ def input_files(plan: Plan) -> tuple[InputFile, ...]:
     Raises:
         OSError: one of them is gone.
     """
-    paths = {entry.path for tensor in plan.tensors for entry in tensor.computed.entries}
+    paths = {entry.path for tensor in plan.tensors for entry in tensor.merged.entries}
     return tuple(_input_file(path) for path in sorted(paths))
 
 
@@ -229,7 +229,7 @@ def _shards(plan: Plan) -> list[list[int]]:
 
 
 def _cost(tensor: PlannedTensor) -> int:
-    return tensor.slot.nbytes + sum(entry.nbytes for entry in tensor.computed.entries)
+    return tensor.slot.nbytes + sum(entry.nbytes for entry in tensor.merged.entries)
 
 
 def _input_file(path: Path) -> InputFile:

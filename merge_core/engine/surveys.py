@@ -13,14 +13,14 @@ from typing import Any
 
 from merge_core.methods import method_named
 from merge_core.methods.base import Survey
-from merge_core.planning.merged_tensor import Computation, ComputedTensor, Computing
+from merge_core.planning.merged_tensor import Computation, Computing, MergedTensor
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.runtime.gpu_memory import explained_shortage
 from merge_core.runtime.gpu_transfers import own_queue
 
 
 def run_surveys(
-    surveys: Mapping[str, tuple[ComputedTensor, ...]],
+    surveys: Mapping[str, tuple[MergedTensor, ...]],
     found: dict[str, Survey],
     context: Callable[[], Computing],
     workers: int,
@@ -46,7 +46,7 @@ def run_surveys(
 
 
 def adopted_surveys(
-    surveys: Mapping[str, tuple[ComputedTensor, ...]], findings: Mapping[str, Mapping[str, Any]]
+    surveys: Mapping[str, tuple[MergedTensor, ...]], findings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Survey]:
     """The surveys of a plan with what was found elsewhere, by their keys. Nothing is read."""
     adopted = {}
@@ -57,7 +57,7 @@ def adopted_surveys(
     return adopted
 
 
-def _survey_of(tensors: Sequence[ComputedTensor]) -> Survey:
+def _survey_of(tensors: Sequence[MergedTensor]) -> Survey:
     survey = method_named(tensors[0].method).survey([tensor.job(None) for tensor in tensors])
     assert survey is not None
     return survey
@@ -66,7 +66,7 @@ def _survey_of(tensors: Sequence[ComputedTensor]) -> Survey:
 def _run_pass(
     survey: Survey,
     index: int,
-    tensors: Sequence[ComputedTensor],
+    tensors: Sequence[MergedTensor],
     context: Callable[[], Computing],
     workers: int,
     progress: Progress | None,
@@ -109,7 +109,7 @@ def _run_pass(
 def _see(
     survey: Survey,
     index: int,
-    tensor: ComputedTensor,
+    tensor: MergedTensor,
     context: Computing,
     lock: threading.Lock,
     given_up: threading.Event,

@@ -62,8 +62,8 @@ def _is_divisible(tensor: PlannedTensor) -> bool:
     if tensor.method == COPY:
         return True
     # What is made as it is read might be made again for every part.
-    stored = all(isinstance(source, TensorEntry) for source in tensor.computed.sources)
-    return stored and tensor.computed.granularity == "elementwise"
+    stored = all(isinstance(source, TensorEntry) for source in tensor.merged.sources)
+    return stored and tensor.merged.granularity == "elementwise"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Work:
         from merge_core.kernels.cpu.stored_tensor import Unusual
 
         try:
-            computation = FusedComputation.of(tensor.computed, self.reader, self.block, self.check)
+            computation = FusedComputation.of(tensor.merged, self.reader, self.block, self.check)
             if computation is None:
                 return False
             computation.write(_Place(self, tensor), part.start, part.stop)
@@ -152,21 +152,19 @@ class Work:
         from merge_core.kernels.gpu.computation import GpuComputation
 
         device = compute_device(self.device)
-        computation = GpuComputation.of(
-            tensor.computed, self.reader, device, self.block, self.check
-        )
+        computation = GpuComputation.of(tensor.merged, self.reader, device, self.block, self.check)
         if computation is None:
             return False
         return computation.write(_Place(self, tensor), part.start, part.stop)
 
     def _general(self, tensor: PlannedTensor, part: Part, most_kept: int = 0) -> None:
-        computation = Computation(tensor.computed, self.general(most_kept))
+        computation = Computation(tensor.merged, self.general(most_kept))
         for start, count in computation.ranges(part.start, part.stop):
             values = to_host(computation.rounded(start, count))
             self._write(tensor, start, values.view(torch.uint8).numpy().data)
 
     def _copy(self, tensor: PlannedTensor, part: Part) -> None:
-        entries = [entry for source in tensor.computed.inputs for entry in entries_of(source)]
+        entries = [entry for source in tensor.merged.inputs for entry in entries_of(source)]
         for start in range(part.start, part.stop, self.block):
             self.check()
             count = min(self.block, part.stop - start)

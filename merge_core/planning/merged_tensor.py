@@ -29,7 +29,7 @@ COPY = "copy"
 """In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
 
 
-class ComputedTensor(NamedTuple):
+class MergedTensor(NamedTuple):
     """One tensor of a result before it has a place: everything its computation depends on.
 
     A tuple, since a plan may have 100 000 of them.
@@ -127,7 +127,7 @@ class Computing(FeedContext):
 class Computation:
     """One tensor being computed by one worker: the passes of its method, then any block of it."""
 
-    def __init__(self, tensor: ComputedTensor, context: FeedContext) -> None:
+    def __init__(self, tensor: MergedTensor, context: FeedContext) -> None:
         assert isinstance(context, Computing)
         self._tensor = tensor
         self._context = context
@@ -232,7 +232,7 @@ def _bfloat16_holds(size: float) -> bool:
 
 
 class _Rounded:
-    """A computed tensor as others read it: any block, cut from blocks that begin where they may."""
+    """A merged tensor as others read it: any block, cut from blocks that begin where they may."""
 
     def __init__(self, computation: Computation) -> None:
         self._computation = computation

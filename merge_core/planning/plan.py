@@ -17,8 +17,8 @@ from merge_core.methods import external_code
 from merge_core.planning.derived_buffers import with_buffers_of
 from merge_core.planning.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
-from merge_core.planning.merged_tensor import ComputedTensor
-from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
+from merge_core.planning.merged_tensor import MergedTensor
+from merge_core.planning.merged_tensors import RecipeInputs, plan_tensors
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
@@ -33,10 +33,10 @@ STACKING = "2"
 
 
 class PlannedTensor(NamedTuple):
-    """One output tensor: what it is computed from, how, and where it goes."""
+    """One output tensor: what it is made of, how, and where it goes."""
 
     slot: Slot
-    computed: ComputedTensor
+    merged: MergedTensor
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class PlannedTensor(NamedTuple):
     @property
     def method(self) -> str:
         """Name of the merge method, or `copy`."""
-        return self.computed.method
+        return self.merged.method
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
     inputs: tuple[MergeInput, ...]
     digest: str
     """sha256 over the recipe, the inputs' digests, the shard size and the engine's version."""
-    surveys: Mapping[str, tuple[ComputedTensor, ...]] = field(default_factory=dict)
+    surveys: Mapping[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
     """Tensors that a method must see before it computes any, in the order to survey them."""
     tokenizer: MergedTokenizer | None = None
     """The result's tokenizer, where vocabularies are merged."""
@@ -79,7 +79,7 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes of weights that are read in one pass over every input."""
-        return sum(entry.nbytes for tensor in self.tensors for entry in tensor.computed.entries)
+        return sum(entry.nbytes for tensor in self.tensors for entry in tensor.merged.entries)
 
     @property
     def parameters(self) -> int:
@@ -147,7 +147,7 @@ def make_plan(
         CompatibilityError: the inputs do not have the same tensors with the same shapes.
     """
     inputs = open_inputs(recipe, sources, statistics)
-    tensors = compute_tensors(recipe, inputs)
+    tensors = plan_tensors(recipe, inputs)
     placed = [(each.name, each.dtype, each.shape) for each in tensors]
     slots, shards = lay_out(placed, shard_bytes, inputs.checkpoints[recipe.donor].stem)
     by_name = {each.name: each for each in tensors}

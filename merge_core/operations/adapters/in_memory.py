@@ -13,7 +13,7 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.engine.surveys import run_surveys
 from merge_core.methods.base import Survey
 from merge_core.planning.merged_tensor import Computing
-from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
+from merge_core.planning.merged_tensors import RecipeInputs, plan_tensors
 from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
@@ -41,7 +41,7 @@ def merge_held(
         checkpoints={reference: _checkpoint(tensors) for reference, tensors in models.items()},
         digests=dict(digests),
     )
-    tensors = compute_tensors(recipe, inputs)
+    tensors = plan_tensors(recipe, inputs)
     found: dict[str, Survey] = {}
     with BlockReader() as reader:
 
