@@ -18,7 +18,7 @@ from merge_core.distributed.job import (
     library_versions,
     write_job,
 )
-from merge_core.engine.run import survey_plan
+from merge_core.engine.run import model_statistics_of
 from merge_core.errors import StepError
 from merge_core.output.journal import boot_id
 from merge_core.output.shard_writer import output_error
@@ -59,8 +59,8 @@ def conduct(
 ) -> None:
     """Have every tensor that is not in place computed by workers.
 
-    Surveys of the whole model are made here, once, and handed over: a worker that made its own
-    would read the whole model for it.
+    Model statistics are gathered here, once, and handed over: a worker that gathered its own would
+    read the whole model for it.
 
     Raises:
         MergeflowError: what a worker raised.
@@ -96,10 +96,10 @@ def _job(
     settings: ComputeSettings,
     progress: Progress | None,
 ) -> MergeJob:
-    findings = {}
-    if plan.surveys:
-        found = survey_plan(plan, **asdict(settings), progress=progress)
-        findings = {key: survey.findings() for key, survey in found.items()}
+    statistics = {}
+    if plan.observed:
+        found = model_statistics_of(plan, **asdict(settings), progress=progress)
+        statistics = {key: each.to_json() for key, each in found.items()}
     return MergeJob(
         plan=plan.digest,
         layout=layout_digest(plan),
@@ -108,7 +108,7 @@ def _job(
         order=workers.order,
         groups=_groups(plan, workers.fan_out),
         inputs=input_files(plan),
-        surveys=findings,
+        surveys=statistics,
         versions=library_versions(),
         device="cpu" if is_cpu(settings.device) else settings.device.replace("auto", "cuda"),
         threads=settings.threads,

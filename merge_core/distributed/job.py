@@ -1,7 +1,7 @@
 """A merge cut into groups of tensors, for workers that share nothing with it but storage.
 
 The process that conducts a merge writes the job into the working directory: what to merge, how the
-plan is cut, what the surveys found. A worker needs the directory's path, the attempt and the number
+plan is cut, the model statistics. A worker needs the directory's path, the attempt and the number
 of a group (`merge_core.distributed.worker`). How workers come to know these is a `FanOut`'s
 business.
 """
@@ -106,7 +106,7 @@ class MergeJob(Record):
     groups: tuple[ShardGroup, ...]
     inputs: tuple[InputFile, ...]
     surveys: dict[str, Any]
-    """Findings, by the surveys' keys."""
+    """Model statistics, by their keys. The field's name is that of the file's format."""
     versions: dict[str, str]
     device: str
     """Never `auto`: a GPU rounds some values otherwise than a CPU, so all workers use one kind."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_core.errors import CompatibilityError
-from merge_core.methods.base import Survey
+from merge_core.methods.base import ModelStatistics
 from merge_core.output.shard_writer import ShardWriter
 from merge_core.planning.merged_tensor import COPY, Computation, Computing
 from merge_core.planning.plan import Plan, PlannedTensor
@@ -82,7 +82,7 @@ class Work:
     most_kept: int
     block: int
     fused: bool
-    surveys: Mapping[str, Survey]
+    model_statistics: Mapping[str, ModelStatistics]
     torch_threads: OneThreadEach
     timings: Timings
     stop: threading.Event
@@ -91,7 +91,9 @@ class Work:
         """A context for the methods' own kernels. Loads torch."""
         self.torch_threads.enter()
         device = compute_device(self.device)
-        return Computing(self.reader, device, self.block, self.surveys, self.stop, most_kept)
+        return Computing(
+            self.reader, device, self.block, self.model_statistics, self.stop, most_kept
+        )
 
     def check(self) -> None:
         """Raises Stopped when the merge is being given up."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.methods.base import Kernel, Method, Survey, TensorJob
+from merge_core.methods.base import Kernel, Method, ModelStatistics, TensorJob
 from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.model_statistics import TENSOR, GlobalTrim, is_global, scope_parameter
 from merge_core.methods.parts.sparsify import KeepAll, KeepLargest, KeepRandom, Sparsifier
-from merge_core.methods.parts.surveys import TENSOR, GlobalTrim, is_global, scope_parameter
 from merge_core.methods.parts.task_vector_sum import (
     DENSITY,
     ELECTION,
@@ -69,14 +69,14 @@ class Ties(Method):
     elects = True
     granularity = "statistics"
 
-    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+    def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         trim = GlobalTrim(jobs)
         return trim if trim.is_needed else None
 
     def kernel(self, job: TensorJob) -> Kernel:
-        if is_global(job) and job.survey is not None:
-            assert isinstance(job.survey, GlobalTrim)
-            keepers = job.survey.keepers(job)
+        if is_global(job) and job.model_statistics is not None:
+            assert isinstance(job.model_statistics, GlobalTrim)
+            keepers = job.model_statistics.keepers(job)
         else:
             keepers = _largest(job)
         return TaskVectorSum(job, keepers, rescale=rescale_kind(job), consensus=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from merge_core.errors import MergeflowError, NonFiniteError
 from merge_core.methods import method_named
-from merge_core.methods.base import Block, Granularity, Kernel, Survey, TensorJob
+from merge_core.methods.base import Block, Granularity, Kernel, ModelStatistics, TensorJob
 from merge_core.methods.parameter import Scalar
 from merge_core.methods.post_steps import post_step_named
 from merge_core.progress import Stopped
@@ -54,8 +54,8 @@ class MergedTensor(NamedTuple):
     """What calibration measured, one for each input, or nothing."""
     depth: float = 0.0
     in_layers: bool = False
-    survey: str | None = None
-    """Key of the survey whose findings its method needs."""
+    statistics_key: str | None = None
+    """Key of the model statistics that its method needs."""
     copy_of: str = ""
     """Name of the tensor that it is a copy of: it is computed as that one is."""
 
@@ -86,7 +86,7 @@ class MergedTensor(NamedTuple):
             return "matrix"
         return method
 
-    def job(self, survey: Survey | None) -> TensorJob:
+    def job(self, model_statistics: ModelStatistics | None) -> TensorJob:
         """What its kernel may know."""
         return TensorJob(
             name=self.copy_of or self.name,
@@ -99,7 +99,7 @@ class MergedTensor(NamedTuple):
             models=self.models,
             depth=self.depth,
             in_layers=self.in_layers,
-            survey=survey,
+            model_statistics=model_statistics,
         )
 
     def open(self, context: FeedContext) -> Feed:
@@ -115,12 +115,12 @@ class Computing(FeedContext):
         reader: BlockReader,
         device: torch.device,
         block: int,
-        surveys: Mapping[str, Survey],
+        model_statistics: Mapping[str, ModelStatistics],
         stop: threading.Event,
         most_kept: int = 0,
     ) -> None:
         super().__init__(reader, device, block, most_kept)
-        self.surveys = surveys
+        self.model_statistics = model_statistics
         self.stop = stop
 
 
@@ -131,8 +131,8 @@ class Computation:
         assert isinstance(context, Computing)
         self._tensor = tensor
         self._context = context
-        survey = context.surveys.get(tensor.survey) if tensor.survey else None
-        self._job = tensor.job(survey)
+        key = tensor.statistics_key
+        self._job = tensor.job(context.model_statistics.get(key) if key else None)
         self._base = context.open(tensor.base) if tensor.base is not None else None
         self._inputs = [context.open(source) for source in tensor.inputs]
         self._statistics = [(source, context.open(source)) for source in tensor.statistics]

@@ -53,8 +53,8 @@ class RecipeInputs:
     """Of each checkpoint's content; random masks depend on it."""
     statistics: Mapping[str, Checkpoint] = field(default_factory=dict)
     """What calibration measured of a model, tensor by tensor under the model's own names."""
-    surveys: dict[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
-    """Filled while planning: the tensors of each recipe whose method surveys the whole model."""
+    observed: dict[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
+    """Filled while planning: the tensors of each recipe whose method has model statistics."""
     readings: dict[str, int] = field(default_factory=dict)
     """Filled while planning: how many checkpoints a tensor of each named recipe is read from."""
     copies: Copies = field(default_factory=dict)
@@ -94,7 +94,7 @@ def plan_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[MergedTensor]:
     method = recipe.method
     tensors = [_planned(method, each, resolved[id(each.part)], inputs) for each in expansions]
     _check_parameters(method, tensors)
-    return _tied(_with_survey(recipe, tensors, inputs), inputs.copies)
+    return _tied(_with_model_statistics(recipe, tensors, inputs), inputs.copies)
 
 
 def _tied(tensors: list[MergedTensor], copies: Copies) -> list[MergedTensor]:
@@ -263,20 +263,20 @@ def _statistics(
     return present if len(present) == len(found) else ()
 
 
-def _with_survey(
+def _with_model_statistics(
     recipe: Recipe, tensors: list[MergedTensor], inputs: RecipeInputs
 ) -> list[MergedTensor]:
     """Mark the tensors of a method that must see the whole model first."""
     method = recipe.method
-    if type(method).survey is Method.survey:
+    if type(method).model_statistics is Method.model_statistics:
         return tensors
-    surveyed = [tensor for tensor in tensors if tensor.method == method.name]
-    if method.survey([tensor.job(None) for tensor in surveyed]) is None:
+    observed = [tensor for tensor in tensors if tensor.method == method.name]
+    if method.model_statistics([tensor.job(None) for tensor in observed]) is None:
         return tensors
     key = recipe.name or _LAST
-    inputs.surveys[key] = tuple(surveyed)
+    inputs.observed[key] = tuple(observed)
     return [
-        tensor._replace(survey=key) if tensor.method == method.name else tensor
+        tensor._replace(statistics_key=key) if tensor.method == method.name else tensor
         for tensor in tensors
     ]
 

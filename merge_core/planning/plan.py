@@ -60,8 +60,8 @@ class Plan:
     inputs: tuple[MergeInput, ...]
     digest: str
     """sha256 over the recipe, the inputs' digests, the shard size and the engine's version."""
-    surveys: Mapping[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
-    """Tensors that a method must see before it computes any, in the order to survey them."""
+    observed: Mapping[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
+    """The tensors that model statistics are of, by their keys, in the order to gather them."""
     tokenizer: MergedTokenizer | None = None
     """The result's tokenizer, where vocabularies are merged."""
     copy_code: bool = False
@@ -158,7 +158,7 @@ def make_plan(
         inputs=merge_inputs(recipe, sources),
         digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code, inputs.engine),
         engine=inputs.engine,
-        surveys=inputs.surveys,
+        observed=inputs.observed,
         tokenizer=inputs.tokenizer,
         copy_code=copy_code,
         config=inputs.config_of(recipe),

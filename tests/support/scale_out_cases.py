@@ -31,7 +31,7 @@ SHARD_BYTES = 1_500_000
 
 
 def recipe(base: str, models: list[str], scope: str = "global") -> dict[str, Any]:
-    """TIES; with the scope global there is a survey, whose findings the workers are given."""
+    """TIES; with the scope global there are model statistics, which the workers are given."""
     return {
         "merge_method": "ties",
         "base_model": base,

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.engine.surveys import run_surveys
-from merge_core.methods.base import Survey
+from merge_core.engine.model_statistics import gather_model_statistics
+from merge_core.methods.base import ModelStatistics
 from merge_core.planning.merged_tensor import Computing
 from merge_core.planning.merged_tensors import RecipeInputs, plan_tensors
 from merge_core.recipes.recipe import Recipe
@@ -42,13 +42,13 @@ def merge_held(
         digests=dict(digests),
     )
     tensors = plan_tensors(recipe, inputs)
-    found: dict[str, Survey] = {}
+    found: dict[str, ModelStatistics] = {}
     with BlockReader() as reader:
 
         def context() -> Computing:
             return Computing(reader, torch.device("cpu"), CHUNK, found, threading.Event())
 
-        run_surveys(inputs.surveys, found, context, 1)
+        gather_model_statistics(inputs.observed, found, context, 1)
         return {
             tensor.name: tensor.open(context()).read(0, tensor.numel).reshape(tensor.shape)
             for tensor in tensors

@@ -1,7 +1,7 @@
-"""Surveys: passes over a whole model, before its first tensor is computed.
+"""Gathers model statistics: passes over a whole model, before its first tensor is computed.
 
-Tensors are read by several workers in any order; a survey's findings do not depend on it. They are
-not kept: a resumed merge surveys again, and finds the same.
+Several workers read the tensors, in any order; the statistics do not depend on it. They are not
+kept: a resumed merge gathers them again, and finds the same.
 """
 
 from __future__ import annotations
@@ -12,59 +12,62 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from merge_core.methods import method_named
-from merge_core.methods.base import Survey
+from merge_core.methods.base import ModelStatistics
 from merge_core.planning.merged_tensor import Computation, Computing, MergedTensor
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.runtime.gpu_memory import explained_shortage
 from merge_core.runtime.gpu_transfers import own_queue
 
 
-def run_surveys(
-    surveys: Mapping[str, tuple[MergedTensor, ...]],
-    found: dict[str, Survey],
+def gather_model_statistics(
+    observed: Mapping[str, tuple[MergedTensor, ...]],
+    found: dict[str, ModelStatistics],
     context: Callable[[], Computing],
     workers: int,
     progress: Progress | None = None,
 ) -> None:
-    """Carry out surveys in their order: a later recipe may use the result of an earlier one.
+    """Gather the statistics of each recipe in turn: a later one may use the result of an earlier.
 
     Args:
-        found: where the findings go; the contexts look there.
+        observed: for each key the tensors that the statistics are of.
+        found: where the statistics go; the contexts look there.
         context: makes a worker's context.
 
     Raises:
         NonFiniteError, CheckpointError: an input is broken.
     """
-    for key, tensors in surveys.items():
-        survey = _survey_of(tensors)
+    for key, tensors in observed.items():
+        statistics = _empty(tensors)
         index = 0
-        while index < survey.passes:
-            _run_pass(survey, index, tensors, context, workers, progress)
-            survey.conclude(index)
+        while index < statistics.passes:
+            _run_pass(statistics, index, tensors, context, workers, progress)
+            statistics.conclude(index)
             index += 1
-        found[key] = survey
+        found[key] = statistics
 
 
-def adopted_surveys(
-    surveys: Mapping[str, tuple[MergedTensor, ...]], findings: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Survey]:
-    """The surveys of a plan with what was found elsewhere, by their keys. Nothing is read."""
-    adopted = {}
-    for key, tensors in surveys.items():
-        survey = _survey_of(tensors)
-        survey.adopt(findings[key])
-        adopted[key] = survey
-    return adopted
+def restored_model_statistics(
+    observed: Mapping[str, tuple[MergedTensor, ...]], gathered: Mapping[str, Mapping[str, Any]]
+) -> dict[str, ModelStatistics]:
+    """The statistics of a plan that another process gathered, by their keys. Nothing is read."""
+    restored = {}
+    for key, tensors in observed.items():
+        statistics = _empty(tensors)
+        statistics.from_json(gathered[key])
+        restored[key] = statistics
+    return restored
 
 
-def _survey_of(tensors: Sequence[MergedTensor]) -> Survey:
-    survey = method_named(tensors[0].method).survey([tensor.job(None) for tensor in tensors])
-    assert survey is not None
-    return survey
+def _empty(tensors: Sequence[MergedTensor]) -> ModelStatistics:
+    statistics = method_named(tensors[0].method).model_statistics(
+        [tensor.job(None) for tensor in tensors]
+    )
+    assert statistics is not None
+    return statistics
 
 
 def _run_pass(
-    survey: Survey,
+    statistics: ModelStatistics,
     index: int,
     tensors: Sequence[MergedTensor],
     context: Callable[[], Computing],
@@ -74,15 +77,15 @@ def _run_pass(
     lock = threading.Lock()
     queue = iter(tensors)
     total = sum(tensor.numel for tensor in tensors)
-    throttle = Throttle(progress, f"survey {index + 1}", total)
+    throttle = Throttle(progress, f"model statistics {index + 1}", total)
     given_up = threading.Event()
 
     def work() -> None:
         mine = context()
         with own_queue(mine.device):
-            show_tensors(mine)
+            observe_tensors(mine)
 
-    def show_tensors(mine: Computing) -> None:
+    def observe_tensors(mine: Computing) -> None:
         while not given_up.is_set() and not mine.stop.is_set():
             with lock:
                 tensor = next(queue, None)
@@ -90,7 +93,7 @@ def _run_pass(
                 return
             try:
                 with explained_shortage(f"look at tensor {tensor.name}"):
-                    _see(survey, index, tensor, mine, lock, given_up)
+                    _observe(statistics, index, tensor, mine, lock, given_up)
             except BaseException:
                 given_up.set()
                 raise
@@ -106,25 +109,25 @@ def _run_pass(
             given_up.set()
 
 
-def _see(
-    survey: Survey,
+def _observe(
+    statistics: ModelStatistics,
     index: int,
     tensor: MergedTensor,
     context: Computing,
     lock: threading.Lock,
     given_up: threading.Event,
 ) -> None:
-    """Show one tensor to a probe, unless the pass is given up before its last block."""
+    """Show one tensor to its observer, unless the pass is given up before its last block."""
     job = tensor.job(None)
-    probe = survey.probe(index, job)
-    if probe is None:
+    observer = statistics.observer(index, job)
+    if observer is None:
         return
     try:
         for block in Computation(tensor, context).blocks():
             if given_up.is_set():
                 return
-            probe.observe(block)
+            observer.observe(block)
     except Stopped:
         return
     with lock:
-        survey.absorb(index, job, probe)
+        statistics.reduce(index, job, observer)
