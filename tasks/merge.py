@@ -45,7 +45,7 @@ def merge_task(
     home: Path,
     device: str = "auto",
     threads: int | None = None,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     fan_out: FanOut | None = None,
     record: CheckpointManifest | None = None,
@@ -64,7 +64,7 @@ def merge_task(
         shard_bytes=shard_bytes,
         fan_out=fan_out,
         check=False,
-        statistics=statistics,
+        calibration=calibration,
         record=record,
         progress=prefect_progress("merge"),
     )

@@ -121,7 +121,7 @@ def merge(
             inputs = open_inputs(loaded, sources)
             for warning in idle_filters(loaded, explain(loaded, inputs), inputs):
                 terminal.warn(warning)
-        statistics = calibrate_all(
+        calibration = calibrate_all(
             loaded,
             sources,
             home=home,
@@ -140,7 +140,7 @@ def merge(
             threads=threads,
             shard_bytes=shard_bytes,
             check=False,
-            statistics=statistics,
+            calibration=calibration,
             copy_code=copy_code,
             fan_out=_processes(processes, home),
             unidentified=unidentified,

@@ -190,7 +190,7 @@ def merge(
     pipeline: Pipeline,
     sources: Mapping[str, SourceCheckpoint],
     home: Home,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
     """The merged checkpoint in the store, every byte of it as its manifest says, and that of this
     recipe and these sources.
@@ -200,9 +200,9 @@ def merge(
     """
     recipe, how = pipeline.recipe, pipeline.execution
     shard_bytes = read_size(how.shard_size)
-    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, statistics)
+    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, calibration)
     store = Store(home)
-    measured = dict(statistics or {})
+    measured = dict(calibration or {})
     fan_out = fan_out_of(how.scale_out, home)
     compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
     arguments = (wanted.plan_digest, recipe, dict(sources), *compute)

@@ -50,6 +50,7 @@ class MergeOrder(Record):
     recipe: dict[str, Any]
     sources: dict[str, SourceCheckpoint]
     statistics: dict[str, SourceCheckpoint]
+    """What calibration measured. The field's name is that of the file's format."""
     shard_bytes: int
     copy_code: bool
 
@@ -58,7 +59,7 @@ class MergeOrder(Record):
         cls,
         recipe: Recipe,
         sources: Mapping[str, SourceCheckpoint],
-        statistics: Mapping[str, SourceCheckpoint] | None,
+        calibration: Mapping[str, SourceCheckpoint] | None,
         shard_bytes: int,
         copy_code: bool,
     ) -> MergeOrder:
@@ -66,7 +67,7 @@ class MergeOrder(Record):
         return cls(
             recipe=recipe.model_dump(mode="json", exclude_defaults=True),
             sources=dict(sources),
-            statistics=dict(statistics or {}),
+            statistics=dict(calibration or {}),
             shard_bytes=shard_bytes,
             copy_code=copy_code,
         )
@@ -77,7 +78,7 @@ class MergeOrder(Record):
             parse_recipe(self.recipe),
             self.sources,
             shard_bytes=self.shard_bytes,
-            statistics=self.statistics,
+            calibration=self.statistics,
             copy_code=self.copy_code,
         )
 

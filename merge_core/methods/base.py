@@ -21,7 +21,7 @@ from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 
-Granularity = Literal["elementwise", "statistics", "rowwise", "matrix"]
+Granularity = Literal["elementwise", "multipass", "rowwise", "matrix"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Block:
     start: int
     base: torch.Tensor | None
     models: Sequence[torch.Tensor]
-    statistics: Sequence[torch.Tensor] = ()
+    calibration: Sequence[torch.Tensor] = ()
     """What calibration measured for this tensor, one for each model; empty where it did not. The
     same run of elements where its shape is the tensor's, else the whole of it."""
 
@@ -156,7 +156,7 @@ class Method(ABC):
     granularity: ClassVar[Granularity] = "elementwise"
     """rowwise: blocks are whole rows, and start at multiples of `TensorJob.row_step`; matrix: the
     whole tensor is one block."""
-    statistics: ClassVar[str | None] = None
+    calibration: ClassVar[str | None] = None
     """Name of what has to be measured of each model on calibration data, if anything."""
     random: ClassVar[bool] = False
     elects: ClassVar[bool] = False

@@ -88,7 +88,7 @@ class MetaGpt(Method):
     paper = "Zhou et al. 2024, MetaGPT (arXiv:2406.11385)"
     parameters = (LAMBDA, scope_parameter("measure norms", GLOBAL))
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
     def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         return _norms(jobs)
@@ -109,7 +109,7 @@ class NormalizedTaskArithmetic(Method):
     paper = "Ilharco et al. 2023 (arXiv:2212.04089), with norms equalised"
     parameters = (WEIGHT, LAMBDA, scope_parameter("measure norms", GLOBAL))
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
     def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         return _norms(jobs)

@@ -67,7 +67,7 @@ class Ties(Method):
     )
     base = "required"
     elects = True
-    granularity = "statistics"
+    granularity = "multipass"
 
     def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         trim = GlobalTrim(jobs)
@@ -98,7 +98,7 @@ class DareLinear(Method):
         *common_parameters(normalize=False, rescale=True),
     )
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
     random = True
 
     def kernel(self, job: TensorJob) -> Kernel:
@@ -124,7 +124,7 @@ class DareTies(Method):
     )
     base = "required"
     elects = True
-    granularity = "statistics"
+    granularity = "multipass"
     random = True
 
     def kernel(self, job: TensorJob) -> Kernel:

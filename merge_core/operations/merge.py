@@ -33,7 +33,7 @@ def merge(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     block_elements: int | None = None,
     check: bool = True,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
     fan_out: FanOut | None = None,
     unidentified: Unidentified | None = None,
@@ -57,7 +57,7 @@ def merge(
             learned while this process merges into `out`, or before where they have to be known.
         record: without `out`, what was said before to be the result: it is found again if the
             store agrees (`merge_core.store.objects`).
-        statistics: what `tasks.calibration.measure` measured of each model, for methods that use
+        calibration: what `tasks.calibration.measure` measured of each model, for methods that use
             data.
 
     Raises:
@@ -69,7 +69,7 @@ def merge(
     """
     if out is not None:
         refuse_existing(out)
-    known_first = out is None or fan_out is not None or statistics or needs_digests(recipe)
+    known_first = out is None or fan_out is not None or calibration or needs_digests(recipe)
     if unidentified is not None and known_first:
         sources, unidentified = unidentified.identify(progress or (lambda _: None)), None
     if check:
@@ -79,7 +79,7 @@ def merge(
         tolerance = Tolerance.of(recipe)
         raise_for_errors(verify(base, models, scan_weights=False, tolerance=tolerance))
     for reference in measurements(recipe):
-        if reference not in (statistics or {}):
+        if reference not in (calibration or {}):
             raise RecipeError(
                 f"{recipe.merge_method} needs measurements of '{reference}', and there are none",
                 where="calibration",
@@ -87,13 +87,13 @@ def merge(
                 " does",
             )
     plan = make_plan(
-        recipe, sources, shard_bytes=shard_bytes, statistics=statistics, copy_code=copy_code
+        recipe, sources, shard_bytes=shard_bytes, calibration=calibration, copy_code=copy_code
     )
     if unidentified is not None:
         plan = unidentified.plan(plan, sources)
     workers = None
     if fan_out is not None:
-        order = MergeOrder.of(recipe, sources, statistics, shard_bytes, copy_code)
+        order = MergeOrder.of(recipe, sources, calibration, shard_bytes, copy_code)
         workers = Workers(fan_out, order)
     return execute(
         plan,

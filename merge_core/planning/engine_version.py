@@ -78,7 +78,7 @@ def _goes_by_names(recipe: Recipe) -> bool:
     levels = [level for index in range(len(recipe.post)) for level in recipe.post_levels(index)]
     for part in recipe.parts:
         levels += [*(member.own for member in part.members), *recipe.levels(part)]
-    return method.statistics is not None or any(
+    return method.calibration is not None or any(
         _has_filters(value) for level in levels for value in level.values()
     )
 

@@ -50,7 +50,7 @@ class MergedTensor(NamedTuple):
     """One for each input; empty for methods that draw nothing."""
     post: tuple[tuple[str, Mapping[str, Scalar]], ...] = ()
     """Post-steps with their resolved parameters, in order."""
-    statistics: tuple[TensorInput, ...] = ()
+    calibration: tuple[TensorInput, ...] = ()
     """What calibration measured, one for each input, or nothing."""
     depth: float = 0.0
     in_layers: bool = False
@@ -73,7 +73,7 @@ class MergedTensor(NamedTuple):
     def entries(self) -> tuple[TensorEntry, ...]:
         """Every tensor on disk that it is made from, some perhaps twice."""
         return tuple(
-            entry for source in (*self.sources, *self.statistics) for entry in entries_of(source)
+            entry for source in (*self.sources, *self.calibration) for entry in entries_of(source)
         )
 
     @property
@@ -135,7 +135,7 @@ class Computation:
         self._job = tensor.job(context.model_statistics.get(key) if key else None)
         self._base = context.open(tensor.base) if tensor.base is not None else None
         self._inputs = [context.open(source) for source in tensor.inputs]
-        self._statistics = [(source, context.open(source)) for source in tensor.statistics]
+        self._calibration = [(source, context.open(source)) for source in tensor.calibration]
         self._post = [(post_step_named(name), settings) for name, settings in tensor.post]
         self._kernel: Kernel | None = None
         self.numel = tensor.numel
@@ -211,14 +211,14 @@ class Computation:
     def _block(self, start: int, count: int) -> Block:
         base = self._base.read(start, count) if self._base else None
         models = [feed.read(start, count) for feed in self._inputs]
-        statistics = [
+        calibration = [
             feed.read(start, count)
             if source.shape == self._tensor.shape
             else feed.read(0, source.numel)
-            for source, feed in self._statistics
+            for source, feed in self._calibration
         ]
         self._context.settle()
-        return Block(start, base, models, statistics)
+        return Block(start, base, models, calibration)
 
     def _step(self) -> int:
         granularity = self._tensor.granularity

@@ -51,7 +51,7 @@ class RecipeInputs:
     checkpoints: dict[str, Checkpoint]
     digests: dict[str, str]
     """Of each checkpoint's content; random masks depend on it."""
-    statistics: Mapping[str, Checkpoint] = field(default_factory=dict)
+    calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
     """What calibration measured of a model, tensor by tensor under the model's own names."""
     observed: dict[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
     """Filled while planning: the tensors of each recipe whose method has model statistics."""
@@ -170,7 +170,7 @@ def _planned(
         parameters=part.recipe_wide(each.name, each.depth),
         random_keys=tuple([key(each.name) for key in part.random_keys]),
         post=tuple([(name, resolver(each.name, each.depth)) for name, resolver in part.post]),
-        statistics=_statistics(method, part.references, each.inputs, inputs),
+        calibration=_calibration(method, part.references, each.inputs, inputs),
         depth=each.depth,
         in_layers=each.in_layers,
     )
@@ -243,7 +243,7 @@ def _random_keys(
     ]
 
 
-def _statistics(
+def _calibration(
     method: Method,
     references: Sequence[str],
     sources: Sequence[TensorInput],
@@ -253,11 +253,11 @@ def _statistics(
 
     A plan to look at is made before anything is measured; `merge` refuses to go on without.
     """
-    if method.statistics is None or not inputs.statistics:
+    if method.calibration is None or not inputs.calibration:
         return ()
     found = []
     for reference, source in zip(references, sources, strict=True):
-        measured = inputs.statistics[reference].tensors
+        measured = inputs.calibration[reference].tensors
         found.append(measured.get(source.name) or measured.get(WHOLE_MODEL))
     present = tuple(statistic for statistic in found if statistic is not None)
     return present if len(present) == len(found) else ()

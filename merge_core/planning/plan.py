@@ -99,7 +99,7 @@ def plan_key(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
     engine: str | None = None,
 ) -> str:
@@ -115,8 +115,8 @@ def plan_key(
         opened = (open_source(sources[reference]) for reference in recipe.references())
         engine = engine_of(recipe, Peculiarities.of(opened))
     identity = _identity(recipe, sources, shard_bytes, engine)
-    if statistics:
-        measured = {reference: each.digest for reference, each in statistics.items()}
+    if calibration:
+        measured = {reference: each.digest for reference, each in calibration.items()}
         identity["statistics"] = measured
     if copy_code:
         identity["copy_code"] = True
@@ -131,7 +131,7 @@ def make_plan(
     sources: Mapping[str, SourceCheckpoint],
     *,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
 ) -> Plan:
     """Plan a merge from the headers of its checkpoints.
@@ -139,14 +139,14 @@ def make_plan(
     Args:
         sources: a checkpoint for each of `recipe.references()`.
         shard_bytes: upper bound of a weight file's data, in bytes.
-        statistics: for methods that use calibration data, what was measured of each model.
+        calibration: for methods that use calibration data, what was measured of each model.
         copy_code: take over the donor's own code (.py files that its config names).
 
     Raises:
         CheckpointError: an input is damaged.
         CompatibilityError: the inputs do not have the same tensors with the same shapes.
     """
-    inputs = open_inputs(recipe, sources, statistics)
+    inputs = open_inputs(recipe, sources, calibration)
     tensors = plan_tensors(recipe, inputs)
     placed = [(each.name, each.dtype, each.shape) for each in tensors]
     slots, shards = lay_out(placed, shard_bytes, inputs.checkpoints[recipe.donor].stem)
@@ -156,7 +156,7 @@ def make_plan(
         tensors=tuple(PlannedTensor(slot, by_name[slot.name]) for slot in slots),
         shards=shards,
         inputs=merge_inputs(recipe, sources),
-        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code, inputs.engine),
+        digest=plan_key(recipe, sources, shard_bytes, calibration, copy_code, inputs.engine),
         engine=inputs.engine,
         observed=inputs.observed,
         tokenizer=inputs.tokenizer,
@@ -182,7 +182,7 @@ def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes:
 def open_inputs(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
 ) -> RecipeInputs:
     """The checkpoints of a recipe, from their headers. Arguments as for `make_plan`.
 
@@ -205,9 +205,9 @@ def open_inputs(
         digests=_digests(recipe, sources, peculiar),
         copies=kept,
         engine=engine_of(recipe, peculiar),
-        statistics={
+        calibration={
             reference: open_checkpoint(measured.directory)
-            for reference, measured in (statistics or {}).items()
+            for reference, measured in (calibration or {}).items()
         },
         tokenizer=tokenizer,
     )

@@ -66,7 +66,7 @@ class FusedComputation:
         alike = len({(entry.dtype, entry.numel) for entry in entries}) == 1
         if len(entries) < len(tensor.sources) or not alike or entries[0].dtype not in _INPUTS:
             return None
-        if tensor.post or tensor.statistics or tensor.statistics_key or tensor.dtype not in STORED:
+        if tensor.post or tensor.calibration or tensor.statistics_key or tensor.dtype not in STORED:
             return None
         kernel = fused_kernel(tensor.method, tensor.job(None))
         if kernel is None:

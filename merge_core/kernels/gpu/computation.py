@@ -116,7 +116,7 @@ class GpuComputation:
         }
         if len(stored) > 1 or not stored <= {*_INPUTS} or tensor.dtype not in _OUTPUTS:
             return None
-        if tensor.post or tensor.statistics or tensor.statistics_key or not tensor.numel:
+        if tensor.post or tensor.calibration or tensor.statistics_key or not tensor.numel:
             return None
         if len(tensor.sources) * block >= _MOST_PLACES:
             return None

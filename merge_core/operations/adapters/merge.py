@@ -153,7 +153,7 @@ def _models(recipe: Recipe) -> list[str]:
             raise RecipeError(
                 f"{key} has no meaning for adapters", where=key, mend="list them under models"
             )
-    if recipe.method.statistics is not None:
+    if recipe.method.calibration is not None:
         raise RecipeError(
             f"{recipe.merge_method} measures models by running them, and adapters alone do not run",
             where="merge_method",
