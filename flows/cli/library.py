@@ -24,7 +24,7 @@ from flows.cli.verify import verify
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
-    from merge_core.distributed.job import FanOut
+    from merge_core.distributed.job import Executor
     from merge_core.homes.home import Home
     from merge_core.recipes.recipe import Recipe
     from merge_core.records import CheckpointManifest
@@ -142,7 +142,7 @@ def merge(
             check=False,
             calibration=calibration,
             copy_code=copy_code,
-            fan_out=_processes(processes, home),
+            executor=_processes(processes, home),
             unidentified=unidentified,
             progress=progress,
             timings=timings,
@@ -316,7 +316,7 @@ def apply(
     _give_manifest(terminal, manifest, time.monotonic() - started)
 
 
-def _processes(count: int | None, home: Home) -> FanOut | None:
+def _processes(count: int | None, home: Home) -> Executor | None:
     """Child processes that compute, if any were asked for."""
     if count is None:
         return None

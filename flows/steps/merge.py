@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prefect import runtime
 
-from flows.fanout.choose import fan_out_of
+from flows.fanout.choose import executor_of
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
@@ -203,8 +203,8 @@ def merge(
     wanted = Wanted.of_recipe(recipe, sources, shard_bytes, calibration)
     store = Store(home)
     measured = dict(calibration or {})
-    fan_out = fan_out_of(how.scale_out, home)
-    compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
+    executor = executor_of(how.scale_out, home)
+    compute = (home.path, how.device, how.threads, measured, shard_bytes, executor)
     arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):

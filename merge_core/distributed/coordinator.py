@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from merge_core.distributed.job import (
-    FanOut,
+    Executor,
     MergeJob,
     MergeOrder,
     ShardGroup,
@@ -46,11 +46,11 @@ class ComputeSettings:
 class Workers:
     """Who computes in place of this process, and what they make the plan from."""
 
-    fan_out: FanOut
+    executor: Executor
     order: MergeOrder
 
 
-def conduct(
+def coordinate(
     plan: Plan,
     staging: Staging,
     workers: Workers,
@@ -75,7 +75,7 @@ def conduct(
     except OSError as error:
         raise output_error(error, staging.directory) from error
     with _watching(plan, staging, progress):
-        workers.fan_out.run(staging.directory, job)
+        workers.executor.run(staging.directory, job)
     staging.finished = staging.vouched_for()
     undone = everything - staging.finished
     if undone:
@@ -106,7 +106,7 @@ def _job(
         attempt=staging.attempt,
         boot=boot_id(),
         order=workers.order,
-        groups=_groups(plan, workers.fan_out),
+        groups=_groups(plan, workers.executor),
         inputs=input_files(plan),
         surveys=statistics,
         versions=library_versions(),
@@ -116,11 +116,11 @@ def _job(
     )
 
 
-def _groups(plan: Plan, fan_out: FanOut) -> tuple[ShardGroup, ...]:
+def _groups(plan: Plan, executor: Executor) -> tuple[ShardGroup, ...]:
     count = _MOST_GROUPS
-    if fan_out.workers is not None:
-        count = _GROUPS_FOR_EACH_WORKER * fan_out.workers
-    return cut_into_groups(plan, count, whole_shards=fan_out.whole_shards)
+    if executor.workers is not None:
+        count = _GROUPS_FOR_EACH_WORKER * executor.workers
+    return cut_into_groups(plan, count, whole_shards=executor.whole_shards)
 
 
 @contextmanager

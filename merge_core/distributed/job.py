@@ -1,8 +1,8 @@
 """A merge cut into groups of tensors, for workers that share nothing with it but storage.
 
-The process that conducts a merge writes the job into the working directory: what to merge, how the
+The coordinator of a merge writes the job into the working directory: what to merge, how the
 plan is cut, the model statistics. A worker needs the directory's path, the attempt and the number
-of a group (`merge_core.distributed.worker`). How workers come to know these is a `FanOut`'s
+of a group (`merge_core.distributed.worker`). How workers come to know these is an `Executor`'s
 business.
 """
 
@@ -115,7 +115,7 @@ class MergeJob(Record):
     block_elements: int | None
 
 
-class FanOut(ABC):
+class Executor(ABC):
     """A way to have the groups of a job merged by workers in other processes."""
 
     workers: int | None = None

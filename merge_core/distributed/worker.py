@@ -64,7 +64,7 @@ def merge_group(
     """Compute what is missing of one group, into the files of the merge.
 
     Args:
-        directory: the merge's working directory, as the conducting process sees it.
+        directory: the merge's working directory, as the coordinator sees it.
         attempt: the one of the job that the caller means.
         device: one of the job's kind, for machines with several; by default the job's.
         threads: by default as many as the job says.
@@ -109,7 +109,7 @@ def is_finished(directory: Path, job: MergeJob, number: int) -> bool:
 
 
 def vouched_tensors(directory: Path, job: MergeJob, number: int) -> set[int]:
-    """The tensors that are in place according to a group's journals and the conductor's."""
+    """The tensors that are in place according to a group's journals and the coordinator's."""
     journals = [directory / JOURNAL, *_journals(directory, job.attempt, number)]
     return vouched_for(journals, job.plan, job.attempt, job.groups[-1].end)
 
@@ -154,7 +154,7 @@ def check_inputs(job: MergeJob) -> None:
 
 
 class GroupWriter(ShardWriter):
-    """Writes a group's tensors to the files of a merge that another process conducts."""
+    """Writes a group's tensors to the files of a merge that another process coordinates."""
 
     def __init__(self, directory: Path, plan: Plan, job: MergeJob, number: int) -> None:
         super().__init__(directory, plan)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from merge_core.distributed.coordinator import ComputeSettings, Workers, conduct
+from merge_core.distributed.coordinator import ComputeSettings, Workers, coordinate
 from merge_core.distributed.job import input_files
 from merge_core.engine.run import Follower, run_plan
 from merge_core.errors import (
@@ -104,7 +104,7 @@ def execute(
             staging.prepare()
             settings = ComputeSettings(device, threads, block_elements)
             if workers is not None:
-                conduct(plan, staging, workers, settings, progress)
+                coordinate(plan, staging, workers, settings, progress)
             hashing = threads or default_threads()
             with ExitStack() as beside:
                 # Opened only now: another machine's writes may not show in a file that was open

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.distributed.coordinator import Workers
-from merge_core.distributed.job import FanOut, MergeOrder
+from merge_core.distributed.job import Executor, MergeOrder
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.operations.deferred_digests import Unidentified, needs_digests
@@ -35,7 +35,7 @@ def merge(
     check: bool = True,
     calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
-    fan_out: FanOut | None = None,
+    executor: Executor | None = None,
     unidentified: Unidentified | None = None,
     record: CheckpointManifest | None = None,
     progress: Progress | None = None,
@@ -51,7 +51,7 @@ def merge(
             its own verify step, turns this off.
         copy_code: take over the donor's own code (.py files that its config names): whoever loads
             the result with trust_remote_code runs it.
-        fan_out: has groups of tensors computed by other processes, to the same bytes; `threads` is
+        executor: has groups of tensors computed by other processes, to the same bytes; `threads` is
             then for each of them. By default this process computes.
         unidentified: `sources` as they were seen, which are then without digests: these are
             learned while this process merges into `out`, or before where they have to be known.
@@ -69,7 +69,7 @@ def merge(
     """
     if out is not None:
         refuse_existing(out)
-    known_first = out is None or fan_out is not None or calibration or needs_digests(recipe)
+    known_first = out is None or executor is not None or calibration or needs_digests(recipe)
     if unidentified is not None and known_first:
         sources, unidentified = unidentified.identify(progress or (lambda _: None)), None
     if check:
@@ -92,9 +92,9 @@ def merge(
     if unidentified is not None:
         plan = unidentified.plan(plan, sources)
     workers = None
-    if fan_out is not None:
+    if executor is not None:
         order = MergeOrder.of(recipe, sources, calibration, shard_bytes, copy_code)
-        workers = Workers(fan_out, order)
+        workers = Workers(executor, order)
     return execute(
         plan,
         sources,
