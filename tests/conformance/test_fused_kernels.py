@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merge_core.jit.kernel import Bound
+from merge_core.jit.kernel import BoundCall
 from merge_core.kernels.cpu.computation import FusedComputation
 from merge_core.kernels.cpu.families import WeightedSum
 from merge_core.kernels.cpu.stored_tensor import StoredBlock, StoredTensor, Unusual
@@ -180,7 +180,7 @@ def test_an_average_of_two_is_summed_in_float32(
 ) -> None:
     patterns = np.zeros(4, np.uint16)
     [step] = WeightedSum(weights, divisor).steps(StoredBlock(0, None, (patterns,) * 2), patterns)
-    assert isinstance(step.keeps, Bound)
+    assert isinstance(step.keeps, BoundCall)
     assert step.keeps.name == f"weighted_sums.{name}"
 
 
