@@ -83,7 +83,7 @@ def execute(
     if out is None:
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
-        out = placed(out)
+        out = absolute_without_dotdot(out)
         workplace, target = out.parent / f".{out.name}.mergeflow", Path(_literal(out))
     store = Store(home)
     with (
@@ -157,7 +157,7 @@ def execute(
         except (OutputError, StepError, UnreadableError):
             raise
         except OSError as error:
-            raise _told(error, staging, None if out else home) from error
+            raise _as_output_error(error, staging, None if out else home) from error
         except MergeflowError:
             staging.discard()
             raise
@@ -183,7 +183,7 @@ def refuse_existing(out: Path) -> None:
         )
 
 
-def placed(out: Path) -> Path:
+def absolute_without_dotdot(out: Path) -> Path:
     """The absolute path of a place; without `..`, for which directories would have to be made."""
     return out.resolve() if ".." in out.parts else out.absolute()
 
@@ -235,7 +235,7 @@ def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str,
                 memo.remember(path, file.sha256, sealed[file.name])
 
 
-def _told(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
+def _as_output_error(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
     """What the system said of a file beside the weights, which was being read or written."""
     place = Path(error.filename or staging.checkpoint)
     ours = (staging.directory, home.path) if home else (staging.directory,)

@@ -24,7 +24,7 @@ from merge_core.tensors.safetensors_header import TensorEntry
 Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
-def merge_held(
+def merge_in_memory(
     recipe: Recipe, models: Mapping[str, Tensors], digests: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
     """The tensors that a recipe makes of float64 tensors, in float64.
@@ -56,12 +56,12 @@ def merge_held(
 
 
 def _checkpoint(tensors: Tensors) -> Checkpoint:
-    held = {name: _HeldTensor(name, values) for name, values in sorted(tensors.items())}
-    return Checkpoint(Path(), MappingProxyType(held), (), {})
+    in_memory = {name: _TensorInMemory(name, values) for name, values in sorted(tensors.items())}
+    return Checkpoint(Path(), MappingProxyType(in_memory), (), {})
 
 
 @dataclass(frozen=True)
-class _HeldTensor:
+class _TensorInMemory:
     name: str
     values: torch.Tensor
     dtype: str = "F64"
@@ -76,10 +76,10 @@ class _HeldTensor:
         return self.values.numel()
 
     def open(self, context: FeedContext) -> Feed:
-        return _HeldFeed(self.values)
+        return _FeedFromMemory(self.values)
 
 
-class _HeldFeed:
+class _FeedFromMemory:
     def __init__(self, values: torch.Tensor) -> None:
         self._values = values.reshape(-1)
 
