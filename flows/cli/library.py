@@ -76,7 +76,7 @@ def merge(
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.terminal.console import Terminal, seconds
     from merge_core.homes.home import Home
-    from merge_core.operations.deferred_digests import Unidentified, needs_digests
+    from merge_core.operations.deferred_digests import DeferredDigests, needs_digests
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.merge import merge as run_merge
     from merge_core.planning.explain import explain, has_filters, idle_filters
@@ -106,11 +106,11 @@ def merge(
         sources, identify = find_all(
             loaded.references(), home, beside, progress=progress, tolerance=tolerance
         )
-        unidentified = None
+        deferred = None
         if identify and (processes or measurements(loaded) or needs_digests(loaded)):
             sources = identify(progress)
         elif identify:
-            unidentified = Unidentified.see(sources, identify, shard_bytes)
+            deferred = DeferredDigests.of(sources, identify, shard_bytes)
         found = time.monotonic()
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
@@ -143,7 +143,7 @@ def merge(
             calibration=calibration,
             copy_code=copy_code,
             executor=_processes(processes, home),
-            unidentified=unidentified,
+            deferred=deferred,
             progress=progress,
             timings=timings,
         )
@@ -151,7 +151,7 @@ def merge(
     _give_manifest(terminal, manifest, ended - started)
     if not as_json:
         known, merged = "identified", "merged"
-        if unidentified:
+        if deferred:
             known, merged = "found", "identified and merged"
         terminal.say(
             f"  time   inputs {known} {seconds(found - started)}, checked"

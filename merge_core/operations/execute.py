@@ -26,9 +26,9 @@ from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.homes.store_access import StoreAccess
 from merge_core.operations.deferred_digests import (
-    FollowedBy,
-    Identifying,
-    Unidentified,
+    CheckedFollower,
+    DeferredDigests,
+    DigestThread,
     changed_meanwhile,
 )
 from merge_core.output.manifest import seal
@@ -58,13 +58,13 @@ def execute(
     workers: Workers | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
-    unidentified: Unidentified | None = None,
+    deferred: DeferredDigests | None = None,
     record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
     """Carry out a plan; a killed run of the same plan is resumed. Arguments as for `merge`.
 
     Args:
-        unidentified: how to learn the digests of the sources, which have none, while this process
+        deferred: how to learn the digests of the sources, which have none, while this process
             merges into `out`.
         workers: who computes; by default this process.
         extra_files: written in place of config, tokenizer and model card, for results that are not
@@ -98,8 +98,8 @@ def execute(
             refuse_existing(out)
         try:
             before = input_files(plan)
-            if unidentified is not None:
-                unidentified.refuse_changes_before(sources)
+            if deferred is not None:
+                deferred.refuse_changes_before(sources)
             _refuse_changed(sources, home)
             staging.prepare()
             settings = ComputeSettings(device, threads, block_elements)
@@ -111,10 +111,10 @@ def execute(
                 # before.
                 hasher = ShardHasher(plan, staging.checkpoint, hashing, timings)
                 follower: Follower = beside.enter_context(hasher)
-                if unidentified is not None:
+                if deferred is not None:
                     progress = SharedProgress(progress)
-                    identifying = beside.enter_context(Identifying(unidentified, progress))
-                    follower = FollowedBy(hasher, identifying)
+                    digest_thread = beside.enter_context(DigestThread(deferred, progress))
+                    follower = CheckedFollower(hasher, digest_thread)
                 hasher.finished(staging.finished)
                 if workers is None:
                     run_plan(
@@ -126,9 +126,9 @@ def execute(
                         follower=follower,
                     )
                 weights = hasher.digests(progress)
-                if unidentified is not None:
+                if deferred is not None:
                     with timings.during("wait"):
-                        plan, sources = identifying.conclude(plan)
+                        plan, sources = digest_thread.conclude(plan)
             if input_files(plan) != before:
                 raise changed_meanwhile()
             if len(plan.shards) > 1:
@@ -140,8 +140,8 @@ def execute(
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
             # After all else: what was copied of the inputs has to be what they are known by, too.
-            if unidentified is not None:
-                unidentified.refuse_changes(sources)
+            if deferred is not None:
+                deferred.refuse_changes(sources)
             else:
                 # What is in the store vouches for its inputs, so the memo is not asked.
                 _refuse_changed(sources, home, afresh=out is None, progress=progress)

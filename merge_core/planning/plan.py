@@ -165,7 +165,7 @@ def make_plan(
     )
 
 
-def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes: int) -> Plan:
+def with_digests(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes: int) -> Plan:
     """A plan that was made of sources without digests, as it would be with them.
 
     Args:
