@@ -52,7 +52,7 @@ wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, 
 lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy --strict merge_core
+	@$(BIN)/mypy --strict merge_core tasks flows mergeflow
 	@$(BIN)/lint-imports
 
 architecture: $(VENV)/.installed-dev  ## the ladder of rooms, its sizes and levels; fails on a circle of imports

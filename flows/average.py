@@ -17,10 +17,12 @@ from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
 from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
+from flows.steps import judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.scores import Scores
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -105,7 +107,7 @@ class _Average(NamedTuple):
     manifest: CheckpointManifest
     baseline: SourceCheckpoint
     singles: list[SourceCheckpoint]
-    scores: merging.Scores
+    scores: Scores
 
 
 def _average(
@@ -130,14 +132,14 @@ def _average(
     baseline = step.baseline(averaging, trajectory, sources, suite, home)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
     roles = step.roles(averaging, trajectory, sources, baseline)
-    scores = merging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
+    scores = judging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 
 def _conclude(average: _Average, home: Home) -> MergeOutcome:
     pipeline, scores = average.pipeline, average.scores
-    decision = approve(pipeline, home, scores, merging.decide(pipeline, scores))
-    registration = merging.register(
+    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    registration = judging.register(
         pipeline,
         home,
         average.manifest,
@@ -149,4 +151,4 @@ def _conclude(average: _Average, home: Home) -> MergeOutcome:
         None,
         average.files,
     )
-    return merging.outcome_of(average.manifest, average.baseline, scores, decision, registration)
+    return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)

@@ -11,6 +11,7 @@ from flows.approve import approve
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
+from flows.steps import judging
 from flows.steps import merge as step
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
@@ -69,9 +70,9 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     baseline = sources[recipe.donor]
     others = [source for source in sources.values() if source != baseline]
     experts = [step.written_out(pipeline, source, home) for source in others]
-    scores = step.evaluate(pipeline, suite, baseline, experts, manifest, home)
-    decision = approve(pipeline, home, scores, step.decide(pipeline, scores))
-    registration = step.register(
+    scores = judging.evaluate(pipeline, suite, baseline, experts, manifest, home)
+    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    registration = judging.register(
         pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
     )
-    return step.outcome_of(manifest, baseline, scores, decision, registration)
+    return judging.outcome_of(manifest, baseline, scores, decision, registration)

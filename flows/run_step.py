@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -50,7 +49,7 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     subject = plain(subject, _LONGEST_SUBJECT)
     named = task.with_options(task_run_name=f"{task.name} {subject}".strip())
     started = time.monotonic()
-    state = named(*arguments, **options, return_state=True)
+    state: State[R] = named(*arguments, **options, return_state=True)
     cached = state.name == "Cached"
     outcome = "cached" if cached else f"{time.monotonic() - started:.1f} s"
     if not state.is_completed():
@@ -151,5 +150,10 @@ def run_together(
     """
     if parallel == 1:
         return [job() for job in jobs]
-    runs = [partial(contextvars.copy_context().run, job) for job in jobs]
+    runs = [_in_this_context(job) for job in jobs]
     return all_at_once(lambda run: run(), runs, parallel, stop)
+
+
+def _in_this_context(job: Callable[[], R]) -> Callable[[], R]:
+    context = contextvars.copy_context()
+    return lambda: context.run(job)

@@ -49,8 +49,8 @@ def merge(
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
     from merge_core.operations.execute import refuse_existing
-    from merge_core.recipes.checks import warnings_of
     from merge_core.recipes.loading import load_recipe
+    from merge_core.recipes.warnings import warnings_of
     from tasks.sources.locate import fetch_adapters, local_checkpoint
 
     if space not in ("auto", "concat", "core"):

@@ -81,8 +81,8 @@ def merge(
     from merge_core.operations.merge import merge as run_merge
     from merge_core.planning.explain import explain, has_filters, idle_filters
     from merge_core.planning.plan import open_inputs
-    from merge_core.recipes.checks import warnings_of
     from merge_core.recipes.measurements import measurements
+    from merge_core.recipes.warnings import warnings_of
     from merge_core.runtime.timings import Timings
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import raise_for_errors

@@ -33,7 +33,7 @@ def plan(
     from merge_core.planning.explain import explain as explained
     from merge_core.planning.explain import has_filters, idle_filters
     from merge_core.planning.plan import make_plan, open_inputs
-    from merge_core.recipes.checks import warnings_of
+    from merge_core.recipes.warnings import warnings_of
 
     terminal = Terminal(machine=as_json)
     loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)

@@ -42,7 +42,7 @@ def verify(
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_compatibility
     from merge_core.homes.home import Home
-    from merge_core.recipes.checks import warnings_of
+    from merge_core.recipes.warnings import warnings_of
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import verify as examine
     from tasks.sources.locate import base_and_models, fetch_all

@@ -13,9 +13,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
-from prefect.deployments.runner import EntrypointType
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
+from prefect.types.entrypoint import EntrypointType
 
 from flows.fanout.merge_group import merge_shard_group
 from merge_core.distributed.job import Executor, MergeJob
@@ -170,6 +171,7 @@ class _Dispatch:
             flow_run_name=f"{self._job.plan[:8]} group {number + 1} of {total}",
             timeout=0,
         )
+        assert isinstance(run, FlowRun)  # a coroutine inside an event loop alone
         return _Given(run.id, begun_before, attempts)
 
     def _read(self, ids: Iterable[UUID]) -> list[FlowRun]:
@@ -200,7 +202,11 @@ def _check_pool(client: SyncPrefectClient, name: str) -> None:
 
 def _deployed(pool: str) -> UUID:
     """The deployment by which workers of a pool find the flow: by its module, installed there."""
+    # Both calls answer with a coroutine inside an event loop alone.
     deployment = merge_shard_group.to_deployment(
         name=pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH
     )
-    return deployment.apply()
+    assert isinstance(deployment, RunnerDeployment)
+    identity = deployment.apply()
+    assert isinstance(identity, UUID)
+    return identity

@@ -40,6 +40,7 @@ def measure(zoo: Zoo, scales: Sequence[float] = SCALES) -> dict[str, dict[str, S
     """Model name -> domain -> score: base, experts, and task arithmetic at each scale."""
     with quiet_and_reproducible(0), torch.no_grad():
         tokenizer = AutoTokenizer.from_pretrained(zoo.base, trust_remote_code=False)
+        assert isinstance(tokenizer, PreTrainedTokenizerFast)  # as `train_tokenizer` made it
         model = _load(zoo.base).eval()
         base = _weights(zoo.base)
         experts = {"code": _weights(zoo.code_expert), "prose": _weights(zoo.prose_expert)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -29,7 +30,9 @@ def quiet_and_reproducible(seed: int) -> Iterator[None]:
     """Seeded, deterministic, one-threaded torch and a silent transformers, all undone after."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    # The module answers for this name by a property, of which type checkers know nothing.
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     with torch.random.fork_rng(devices=[]):
@@ -37,7 +40,7 @@ def quiet_and_reproducible(seed: int) -> Iterator[None]:
             torch.set_num_threads(1)
             torch.use_deterministic_algorithms(True)
             # Nothing here reads memory before writing it, and filling it costs an eighth.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            memory.fill_uninitialized_memory = False
             torch.manual_seed(seed)
             transformers_logging.set_verbosity_error()
             transformers_logging.disable_progress_bar()
@@ -45,7 +48,7 @@ def quiet_and_reproducible(seed: int) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            memory.fill_uninitialized_memory = fill
             transformers_logging.set_verbosity(verbosity)
             if bars:
                 transformers_logging.enable_progress_bar()
@@ -108,7 +111,7 @@ def train(
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = schedules[0].get_last_lr()[0]
+        rate = float(schedules[0].get_last_lr()[0])
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
@@ -126,7 +129,7 @@ def save_checkpoint(
 ) -> None:
     """Weights in bfloat16 with config, generation config and tokenizer."""
     directory.mkdir(parents=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+    copy.deepcopy(model).bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     for path in directory.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone

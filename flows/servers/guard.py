@@ -183,7 +183,8 @@ class _Request:
         ]
         self.path: str = scope["path"]
         self.method: str = scope.get("method", "GET")
-        self.scheme: str = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        scheme: str = scope["scheme"]
+        self.scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
 
     def values(self, name: bytes) -> list[str]:
         """Every header of a name."""

@@ -126,16 +126,17 @@ _RULE_FIELDS = (
     *("max_regression", "min_gain", "on_inconclusive", "confidence"),
     *("approve_within", "fall_back_to"),
 )
+_rule_fields: dict[str, Any] = {
+    name: (PromotionRule.model_fields[name].annotation, PromotionRule.model_fields[name])
+    for name in _RULE_FIELDS
+}
 PromotionForm = create_model(
     "PromotionForm",
     __config__=ConfigDict(
         frozen=True, extra="forbid", title="Promotion rule", json_schema_extra=_say_bounds
     ),
     __doc__="The rule that the merged checkpoint has to pass; else the base is kept.",
-    **{
-        name: (PromotionRule.model_fields[name].annotation, PromotionRule.model_fields[name])
-        for name in _RULE_FIELDS
-    },
+    **_rule_fields,
 )
 """The part of the promotion rule that a form asks for; the rest keeps its defaults."""
 
@@ -151,7 +152,7 @@ class Judged(BaseModel):
         " letters, digits, dot, dash and underscore. For example code-and-prose.",
         json_schema_extra=NAME_OF_RUN,
     )
-    promote: PromotionForm = Field(  # type: ignore[valid-type]
+    promote: PromotionForm = Field(
         default_factory=PromotionForm,
         title="Promotion rule",
         description="When the merged checkpoint may replace the base.",

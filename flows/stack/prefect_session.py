@@ -81,8 +81,9 @@ def prefect_session(home: Home) -> Iterator[PrefectSession]:
     given = os.environ.get("PREFECT_API_URL")
     stack = running_stack(home)
     if given or stack:
-        own = stack is not None and given in (None, "", stack.api)
-        ours = {"PREFECT_HOME": str(home.prefect), **stack.environment(home)} if own else {}
+        ours: dict[str, str] = {}
+        if stack is not None and given in (None, "", stack.api):
+            ours = {"PREFECT_HOME": str(home.prefect), **stack.environment(home)}
         with _client(home, ours), _drained():
             yield PrefectSession(os.environ["PREFECT_API_URL"], None)
         return

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -15,6 +15,9 @@ from flows.stack.stack import answers
 from flows.terminal.console import Terminal, add_row, cell, seconds, shown_path
 from merge_core.homes.home import Home
 from tasks.servers.stack_record import StackRecord, running_stack
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import WorkPoolStatus
 
 _RUNS = 8
 
@@ -156,7 +159,7 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
         )
         automations = client.read_automations()
     return {
-        "pool": "paused" if pool.is_paused else str(pool.status.value).lower().replace("_", " "),
+        "pool": "paused" if pool.is_paused else _in_words(pool.status),
         "workers": tuple(worker.name for worker in workers if worker.status == "ONLINE"),
         "deployments": tuple(sorted(deployment.name for deployment in deployments)),
         "forms": form_addresses(deployments, record.prefect),
@@ -179,6 +182,10 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
             for run in runs
         ),
     }
+
+
+def _in_words(status: WorkPoolStatus | None) -> str:
+    return status.value.lower().replace("_", " ") if status else "unknown"
 
 
 def when(schedule: Any) -> str:

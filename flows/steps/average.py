@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.run_step import run_step
 from flows.settings.averaging import Averaging
+from flows.steps import judging
 from flows.steps import merge as merging
 from flows.steps.artifacts import publish_report
 from flows.steps.trajectory_page import trajectory_markdown
@@ -163,7 +164,7 @@ def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mi
     pipeline = averaging.pipeline(averaging.weighted(references))
     singles = [sources[reference] for reference in references]
     names = distinct_names(references)
-    reports = merging.score(pipeline, suite, singles, names, home)
+    reports = judging.score(pipeline, suite, singles, names, home)
     reference = reports[-1]
     made: dict[tuple[int, ...], CheckpointManifest] = {}
 
@@ -171,7 +172,7 @@ def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mi
         tried = averaging.weighted([references[position] for position in positions])
         made[positions] = merging.merge(averaging.pipeline(tried), sources, home)
         label = "+".join(names[position] for position in positions)
-        [report] = merging.score(
+        [report] = judging.score(
             pipeline, suite, [made[positions].as_source()], [f"soup {label}"], home
         )
         return overall(report, reference)
@@ -205,7 +206,7 @@ def baseline(
     references = [each.reference for each in trajectory.chosen if each.reference in sources]
     singles = [sources[reference] for reference in references]
     pipeline = averaging.pipeline(averaging.weighted(references))
-    reports = merging.score(pipeline, suite, singles, distinct_names(references), home)
+    reports = judging.score(pipeline, suite, singles, distinct_names(references), home)
     scores = [overall(report, reports[-1]) for report in reports]
     return singles[ranking(scores)[0]]
 

@@ -12,7 +12,7 @@ from flows.terminal.console import size
 from merge_core.homes.home import Home
 from merge_core.planning.explain import explain, idle_filters
 from merge_core.planning.plan import make_plan, open_inputs
-from merge_core.recipes.checks import warnings_of
+from merge_core.recipes.warnings import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.tolerance import Tolerance

@@ -1,7 +1,8 @@
-"""The merge flow's steps: what each is cached by, what it shows, what is checked of a cache hit.
+"""The merge flow's steps up to a merged checkpoint that loads; `judging` has those after it.
 
-A hit is a claim about the disk. Where it names files they are looked at, and the step is done again
-when they are missing or changed.
+Each step says what it is cached by, what it shows, and what is checked of a cache hit. A hit is a
+claim about the disk. Where it names files they are looked at, and the step is done again when they
+are missing or changed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from prefect import runtime
-
 from flows.fanout.choose import executor_of
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import as_graph, publish_links, publish_report, with_warnings
-from flows.steps.scores import Scores
+from flows.steps.artifacts import publish_report, with_warnings
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.own_files import NotOursError, read_own, set_aside
@@ -26,15 +24,13 @@ from merge_core.files.private import write_private
 from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile, profile_key
-from merge_core.output.model_files import RECIPE_NAME
 from merge_core.planning.explain import explain, idle_filters
 from merge_core.planning.plan import open_inputs
 from merge_core.progress import SharedProgress
-from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.measurements import measurements
+from merge_core.recipes.warnings import warnings_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.runtime.threads import default_threads
 from merge_core.store.objects import Store, Wanted
 from merge_core.store.quarantine import count_as_new
 from merge_core.store.vouching import departures
@@ -43,24 +39,14 @@ from merge_core.verification.tolerance import Tolerance
 from merge_core.verification.verify import CompatibilityReport, raise_for_errors, verify_key
 from tasks.calibrate import calibrate_task
 from tasks.calibration.measure import calibration_key
-from tasks.decide import decide_task, decision_key
-from tasks.evaluate import evaluate_task
-from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
-from tasks.evaluation.suite import Suite
 from tasks.load import loading_task
 from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
-from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
-from tasks.register import register_task
-from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.reports.decision import decision_markdown, serving_markdown
 from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
-from tasks.roles import MERGE, Roles
 from tasks.sources.locate import IDENTIFIED_AT_ONCE, Location
 from tasks.sources.location_keys import location_key
 from tasks.units import read_size
@@ -273,160 +259,6 @@ def load(
     (_log.info if report.checked else _log.warning)("%s", report.sentence)
     raise_for_loading(report, "merged")
     return report
-
-
-def evaluate(
-    pipeline: Pipeline,
-    suite: Suite,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    manifest: CheckpointManifest,
-    home: Home,
-    roles: Roles = MERGE,
-) -> Scores:
-    """Scores of base, experts and merged."""
-    judged = experts if pipeline.evaluate.experts else ()
-    checkpoints = [base, *judged, manifest.as_source()]
-    of_experts = distinct_names([expert.reference for expert in judged])
-    names = [roles.baseline, *of_experts, roles.candidate]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home, names[-1])
-    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
-
-
-def score(
-    pipeline: Pipeline,
-    suite: Suite,
-    checkpoints: Sequence[SourceCheckpoint],
-    names: Sequence[str],
-    home: Home,
-    candidate: str | None = None,
-) -> list[EvaluationReport]:
-    """Scores of checkpoints on one suite, each found by the checkpoint's content where known.
-
-    Args:
-        candidate: name of the checkpoint whose evaluation may die. A candidate that cannot be
-            evaluated is no better than the baseline; its report says why it has no scores.
-
-    Raises:
-        StepError: the evaluation of another checkpoint failed.
-    """
-    device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
-    threads = max(1, default_threads() // parallel) if parallel > 1 else None
-
-    def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
-        key = evaluation_key(checkpoint, suite, device)
-        named = checkpoint.model_copy(update={"reference": name})
-        how = {"logs": home.logs, "digest_memo": home.digest_memo}
-        arguments = (key, named, suite, home.scratch, device, threads)
-        try:
-            with device_slot(device):
-                report = run_step(evaluate_task, *arguments, subject=name, **how)
-        except StepError as error:
-            if name != candidate:
-                raise
-            _log.warning(
-                "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
-            )
-            report = failed_evaluation(named, suite, device, error)
-        # The same content may have been scored under another name.
-        return report.model_copy(update={"reference": checkpoint.reference})
-
-    jobs = [partial(one, *job) for job in zip(checkpoints, names, strict=True)]
-    return run_together(jobs, parallel)
-
-
-def decide(pipeline: Pipeline, scores: Scores) -> Decision:
-    """The verdict, with everyone's scores side by side on the run's page."""
-    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
-    decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
-    page = decision_markdown(decision, *scores.reports, scores.roles)
-    publish_report(pipeline.name, "decision", page)
-    return decision
-
-
-def register(
-    pipeline: Pipeline,
-    home: Home,
-    manifest: CheckpointManifest,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    scores: Scores,
-    decision: Decision,
-    compatibility: CompatibilityReport,
-    profile: TaskVectorProfile | None,
-    artifacts: Mapping[str, str] | None = None,
-) -> Registration | None:
-    """The record in MLflow and the alias: the last step, never cached, safe to repeat.
-
-    Args:
-        artifacts: more files for the merge's run in MLflow, by name.
-    """
-    name = pipeline.register_as.model
-    if name is None:
-        return None
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
-    recipe_file = Path(manifest.path) / RECIPE_NAME
-    if not recipe_file.exists():
-        raise StepError(
-            "the merged checkpoint was removed while this run waited",
-            where=manifest.path,
-            mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
-        )
-    registration = run_step(
-        register_task,
-        subject=name,
-        tracking_uri=uri,
-        experiment=pipeline.register_as.experiment,
-        model_name=name,
-        recipe_yaml=recipe_file.read_text("utf-8"),
-        recipe_digest=pipeline.recipe.digest,
-        manifest=manifest,
-        base=base,
-        models=experts,
-        reports=[scores.base, *scores.experts, scores.merged],
-        decision=decision,
-        compatibility=compatibility,
-        profile=profile,
-        pipeline_name=pipeline.name,
-        prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts=artifacts,
-        fall_back_to=pipeline.promote.fall_back_to,
-        roles=scores.roles,
-        digest_memo=home.digest_memo,
-        progress=prefect_progress(f"register {name}"),
-    )
-    ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
-    page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
-    publish_report(pipeline.name, "lineage", page)
-    publish_links(pipeline.name, registration)
-    served = manifest.path if decision.promote else base.path
-    publish_report(pipeline.name, "serving", serving_markdown(served, registration))
-    return registration
-
-
-def outcome_of(
-    manifest: CheckpointManifest,
-    baseline: SourceCheckpoint,
-    scores: Scores,
-    decision: Decision,
-    registration: Registration | None,
-) -> MergeOutcome:
-    """The run's answer: which checkpoint to serve, and why."""
-    served = manifest.as_source() if decision.promote else baseline
-    champion = registration.champion if registration else None
-    return MergeOutcome(
-        state="Promoted" if decision.promote else "FellBack",
-        serve=served.path,
-        serve_digest=served.digest,
-        champion=f"models:/{champion.name}/{champion.version}" if champion else None,
-        merged=manifest,
-        base=baseline,
-        baseline=scores.roles.baseline,
-        decision=decision,
-        scores=scores.by_name(),
-        odd_answers=scores.odd_answers(),
-        registration=registration,
-    )
 
 
 def _picture(profile: TaskVectorProfile, kept: Path) -> bytes:

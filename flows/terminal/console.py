@@ -234,7 +234,9 @@ class _ByKind(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         column = self._of_bytes if task.fields["unit"] == "bytes" else self._of_things
-        return Text.assemble(column.render(task))
+        shown = column.render(task)
+        assert isinstance(shown, Text)  # both columns are of those that render text
+        return shown
 
 
 class _ThingsPerSecond(ProgressColumn):

@@ -1,77 +1,21 @@
-"""The merge methods: each is one class, listed here once or registered from outside."""
+"""The merge methods: each is one class, in a module of this room or registered from outside.
+
+A class derived from `Method` in any module here is found by itself. Public: `METHODS`,
+`all_methods`, `method_named`, `find_method`, and `register` for methods of one's own.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import external
-from merge_core.methods.arcee_fusion import ArceeFusion
 from merge_core.methods.base import Method
-from merge_core.methods.breadcrumbs_della import Breadcrumbs, BreadcrumbsTies, Della, DellaLinear
-from merge_core.methods.calibrated import Fisher, LmCocktail, RegMean
-from merge_core.methods.data_free import (
-    ConsensusTaskArithmetic,
-    Emr,
-    MagMax,
-    MetaGpt,
-    NormalizedTaskArithmetic,
-)
-from merge_core.methods.internal import ApplyTaskVector, ExtractTaskVector
-from merge_core.methods.linear import Linear, Passthrough
-from merge_core.methods.model_stock import ModelStock
-from merge_core.methods.nearswap_ram import NearSwap, Ram, RamPlus
-from merge_core.methods.pcb import Pcb
-from merge_core.methods.sce import Sce
-from merge_core.methods.spectral import IsoC, IsoCts, Knots, Star, TsvM, Wudi
-from merge_core.methods.spherical import Karcher, MultiSlerp, NuSlerp, Slerp
-from merge_core.methods.task_arithmetic import DareLinear, DareTies, TaskArithmetic, Ties
+from merge_core.methods.discovery import methods_of
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Linear(),
-        Passthrough(),
-        Slerp(),
-        NuSlerp(),
-        MultiSlerp(),
-        Karcher(),
-        TaskArithmetic(),
-        NormalizedTaskArithmetic(),
-        MetaGpt(),
-        Ties(),
-        DareLinear(),
-        DareTies(),
-        Breadcrumbs(),
-        BreadcrumbsTies(),
-        DellaLinear(),
-        Della(),
-        ModelStock(),
-        Sce(),
-        NearSwap(),
-        ArceeFusion(),
-        Ram(),
-        RamPlus(),
-        MagMax(),
-        Emr(),
-        ConsensusTaskArithmetic(),
-        Pcb(),
-        IsoC(),
-        IsoCts(),
-        TsvM(),
-        Star(),
-        Knots(),
-        Wudi(),
-        Fisher(),
-        RegMean(),
-        LmCocktail(),
-    )
-}
-"""Every method of this package that a recipe may name."""
-
-_INTERNAL: dict[str, Method] = {
-    method.name: method for method in (ExtractTaskVector(), ApplyTaskVector())
-}
+METHODS, _INTERNAL = methods_of(sys.modules[__name__])
+"""Every method of this package, by name: those that a recipe may name, and those of commands."""
 
 
 def register(method: type[Method]) -> type[Method]:

@@ -1,40 +1,30 @@
-"""What a recipe must satisfy before it is planned, and what it is warned of.
+"""What a recipe must satisfy before it is planned.
 
 Every problem is one error that names its YAML path and what would be right.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from merge_core.errors import RecipeError
-from merge_core.recipes.measurements import measurements
-
-if TYPE_CHECKING:
-    from merge_core.recipes.recipe import Recipe
-
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from merge_core.errors import did_you_mean
+from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import method_named
 from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.methods.post_steps import post_step_named
+from merge_core.recipes.calibration_check import check_calibration
 from merge_core.recipes.chat_templates import check_chat_template
 from merge_core.recipes.parameters import Level, resolve, setting_problems
 from merge_core.recipes.parts import Part
+from merge_core.recipes.several import place_of
 from merge_core.recipes.tokenizer import UNION
 from merge_core.tensors.dtypes import code_of
 from merge_core.tensors.filters import FILTER_KEYS, check_filter, is_total
 
 if TYPE_CHECKING:
     from merge_core.recipes.recipe import Recipe
-
-_MANY_MODELS = 4
-_NAME = re.compile(r"[\w.-]+")
 
 
 def problems_of(recipe: Recipe) -> list[RecipeError]:
@@ -47,7 +37,7 @@ def problems_of(recipe: Recipe) -> list[RecipeError]:
     checks += [partial(_check_base, recipe, part) for part in recipe.parts]
     listed = recipe.direct_references()
     settings: list[RecipeError] = []
-    for level in _levels(recipe):
+    for level in checked_levels(recipe):
         known = method.parameters if level.recipe_wide else method.per_model()
         settings += setting_problems(
             level.level, known, level.level.where, method=method.name, models=listed
@@ -92,82 +82,21 @@ def _check_base(recipe: Recipe, part: Part) -> None:
         )
 
 
-def check_name(recipe: Recipe, names: Sequence[str | None], index: int) -> None:
-    """Refuse a name that later recipes could not use, and the use of a name before it is there.
-
-    Args:
-        names: of all recipes of the file, in their order; the recipe's own is at `index`.
-
-    Raises:
-        RecipeError: no name, one that is given twice, a reference to itself or to a later recipe.
-    """
-    is_last = index == len(names) - 1
-    if recipe.name is None and not is_last:
-        raise RecipeError(
-            "every recipe but the last needs a name, by which later ones use it", where="name"
-        )
-    if recipe.name is not None and not _NAME.fullmatch(recipe.name) and not is_last:
-        raise RecipeError(
-            f"'{recipe.name}' cannot be used as a reference; use letters, digits, dot, dash and"
-            " underscore",
-            where="name",
-        )
-    if recipe.name is not None and names.count(recipe.name) > 1:
-        raise RecipeError(f"the name '{recipe.name}' is given twice", where="name")
-    for reference in recipe.direct_references():
-        if reference in names[index:]:
-            whose = "itself" if reference == recipe.name else f"'{reference}', which comes later"
-            raise RecipeError(
-                f"this recipe uses {whose}",
-                where=_place_of(recipe, reference),
-                mend="a recipe can use those before it; a directory of that name is ./NAME",
-            )
-
-
-def warnings_of(recipe: Recipe) -> list[str]:
-    """What is allowed but often a mistake, in words, of a recipe and of those that it uses."""
-    earlier = [
-        f"recipe {each.name}: {text}" for each in recipe.recipes for text in _own_warnings(each)
-    ]
-    return [*recipe.idle_settings(), *earlier, *_own_warnings(recipe)]
-
-
-def _own_warnings(recipe: Recipe) -> list[str]:
-    found = []
-    crowd = max(len(recipe.inputs(part)) for part in recipe.parts)
-    # Means of many checkpoints of one run are the rule, and nothing in them is summed up.
-    if crowd > _MANY_MODELS and recipe.merge_method != "linear":
-        found.append(f"{crowd} models are merged; interference grows with their number")
-    found += [
-        f"{where} is {value:g}: a scale above 1 often leaves the loss basin"
-        for where, value in _scales(recipe)
-        if abs(value) > 1
-    ]
-    if recipe.merge_method == "task_arithmetic" and any(
-        "density" in level
-        for part in recipe.parts
-        for member in recipe.inputs(part)
-        for level in recipe.levels(part, member)
-    ):
-        found.append("density has no effect in task_arithmetic; use ties or dare_linear")
-    return found
-
-
 @dataclass(frozen=True)
-class _Checked:
+class CheckedLevel:
     level: Level
     recipe_wide: bool
     """Whether parameters that are set once for all models may be here."""
 
 
-def _levels(recipe: Recipe) -> list[_Checked]:
+def checked_levels(recipe: Recipe) -> list[CheckedLevel]:
     """Every `parameters:` mapping of a recipe, each once."""
-    found: dict[str, _Checked] = {}
+    found: dict[str, CheckedLevel] = {}
     for part in recipe.parts:
         for member in part.members:
-            found[member.own.where] = _Checked(member.own, False)
+            found[member.own.where] = CheckedLevel(member.own, False)
         for level in recipe.levels(part):
-            found[level.where] = _Checked(level, True)
+            found[level.where] = CheckedLevel(level, True)
     return list(found.values())
 
 
@@ -190,19 +119,6 @@ def _check_forms(recipe: Recipe) -> None:
                 f"'{name}' is no part of tensor names: names between dots",
                 where=f"modules.{name}",
             )
-
-
-def _place_of(recipe: Recipe, reference: str) -> str:
-    """YAML path of the first mention of a reference."""
-    if reference == recipe.base_model:
-        return "base_model"
-    for part in recipe.parts:
-        if reference == part.base:
-            return f"{part.where.rpartition('.')[0]}.base_model"
-        for member in part.members:
-            if reference == member.model:
-                return f"{member.own.where.rpartition('.')[0]}.model"
-    return "models"
 
 
 def _check_members(recipe: Recipe, part: Part) -> None:
@@ -358,7 +274,7 @@ def _check_adapters(recipe: Recipe) -> None:
         if plus and recipe.recipe_named(name):
             raise RecipeError(
                 f"an adapter cannot be applied to the result of the recipe '{name}'",
-                where=_place_of(recipe, reference),
+                where=place_of(recipe, reference),
                 mend="apply it to a checkpoint, and use that in a recipe",
             )
 
@@ -395,82 +311,8 @@ def _check_tokenizer(recipe: Recipe) -> None:
                 )
 
 
-def agreeing(earlier: Recipe, last: Recipe) -> Recipe:
-    """An earlier recipe without what only the last may say, where both say the same of it."""
-    update: dict[str, None] = {}
-    merges_tokens = earlier.tokenizer is not None or earlier.tokenizer_source == UNION
-    if merges_tokens and earlier.vocabulary == last.vocabulary:
-        update |= {"tokenizer": None, "tokenizer_source": None}
-    if earlier.chat_template is not None and earlier.chat_template == last.chat_template:
-        update["chat_template"] = None
-    return earlier.model_copy(update=update)
-
-
 def _is_total(value: Any) -> bool:
     """Whether a setting has a value for every tensor."""
     if isinstance(value, list | tuple) and isinstance(value[0], Mapping):
         return any(is_total(entry) for entry in value)
     return True
-
-
-def _largest_number(value: Any) -> Sequence[float]:
-    """The number of largest magnitude in a setting, in any of its forms; nothing for None."""
-    if isinstance(value, Mapping):
-        value = value.get("value")
-    if isinstance(value, list | tuple):
-        numbers = [number for item in value for number in _largest_number(item)]
-        return [max(numbers, key=abs)] if numbers else []
-    return [float(value)] if isinstance(value, int | float) else []
-
-
-def _scales(recipe: Recipe) -> list[tuple[str, float]]:
-    names = {parameter.name for parameter in recipe.method.parameters} & {"weight", "lambda"}
-    if recipe.method.base != "required":
-        return []
-    return [
-        (f"{each.level.where}.{name}", number)
-        for each in _levels(recipe)
-        for name in sorted(names)
-        for number in _largest_number(each.level.get(name))
-    ]
-
-
-def check_calibration(recipe: Recipe) -> None:
-    """Refuse a calibration that nothing uses, or a method that lacks one.
-
-    Raises:
-        RecipeError: what is wrong with it.
-    """
-    method = recipe.method
-    if method.calibration is None:
-        if recipe.calibration is not None:
-            raise RecipeError(
-                f"{method.name} uses no data", where="calibration", mend="remove the block"
-            )
-    elif recipe.calibration is None:
-        raise RecipeError(
-            f"{method.name} measures the models on data, and none is named",
-            where="calibration",
-            mend='add calibration: {data: FILE.jsonl}, with a line {"text": ...} for each sample',
-        )
-    else:
-        _check_measurable(recipe)
-    needed = measurements(recipe)
-    if recipe.vocabulary is not None and any(m.statistic == "fisher" for m in needed.values()):
-        raise RecipeError(
-            "what fisher measures belongs to the models' own tokens, which this rearranges",
-            where="tokenizer" if recipe.tokenizer else "tokenizer_source",
-            mend="remove it: models of one vocabulary need it not, and others cannot be merged"
-            " by fisher",
-        )
-
-
-def _check_measurable(recipe: Recipe) -> None:
-    for reference in recipe.input_references():
-        if recipe.recipe_named(reference):
-            raise RecipeError(
-                f"'{reference}' is another recipe's result, which is on no disk and cannot be"
-                f" measured for {recipe.merge_method}",
-                where="models",
-                mend="merge it first, and name the checkpoint",
-            )

@@ -9,9 +9,10 @@ from typing import Any
 
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import all_of, examined, load_yaml_documents
-from merge_core.recipes.checks import agreeing, check_name, problems_of
+from merge_core.recipes.checks import problems_of
 from merge_core.recipes.forms import Forms, read_forms
 from merge_core.recipes.recipe import Recipe
+from merge_core.recipes.several import agreeing, check_name
 
 _MOST_DOCUMENTS = 64
 

@@ -26,7 +26,7 @@ def own_queue(device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.cuda.device(device):
-        queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        queue = torch.cuda.Stream(device)
         with torch.cuda.stream(queue):
             yield
 

@@ -20,12 +20,13 @@ from merge_core.recipes.tokenizer import UNION, TokenizerSettings
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput
+from merge_core.tokenizers.comparison import MEND
 from merge_core.tokenizers.embeddings import Tables, vocabulary_tables
 from merge_core.tokenizers.files import tokenizer_files
 from merge_core.tokenizers.merged import MergedTokenizer
 from merge_core.tokenizers.row_sources import RowSources
 from merge_core.tokenizers.rows import ABSENT, GatheredRows, Rows, row_map
-from merge_core.tokenizers.tokenizer import MEND, TOKENIZER_FILES, Tokenizer, read_tokenizer
+from merge_core.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 from merge_core.tokenizers.union import (
     Difference,
     MergedVocabulary,

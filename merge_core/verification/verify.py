@@ -20,13 +20,9 @@ from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry
+from merge_core.tokenizers.comparison import compare_tokenizers
 from merge_core.tokenizers.prompting import compare_prompting, read_prompting
-from merge_core.tokenizers.tokenizer import (
-    TOKENIZER_FILES,
-    Tokenizer,
-    compare_tokenizers,
-    read_tokenizer,
-)
+from merge_core.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 from merge_core.verification.alone_findings import alone_findings
 from merge_core.verification.ancestry import Ancestry, measure_ancestry
 from merge_core.verification.class_comparison import architecture_of

@@ -87,13 +87,13 @@ def content_task(
         kind = get_type_hints(function).get("return")
         if not (isinstance(kind, type) and issubclass(kind, Record)):
             raise TypeError(f"step '{step}' must be annotated with the record that it returns")
-        return task(
-            function,
+        as_task: Callable[[Callable[P, R]], Task[P, R]] = task(
             name=step,
             cache_policy=ContentKey(step=step, version=version, kind=kind, fits=fits),
             persist_result=True,
             result_serializer="json",
             **options,
         )
+        return as_task(function)
 
     return decorate

@@ -118,7 +118,8 @@ def load_model(
     checkpoint = open_checkpoint(directory)
     _check_kind(checkpoint)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        # Annotated as the model alone; with `output_loading_info` it is a pair.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=torch.float32,
             local_files_only=True,
@@ -132,6 +133,7 @@ def load_model(
             place="model",
             mend="methods that use data need a model that transformers loads without remote code",
         ) from None
+    model, report = loaded
     if report["missing_keys"]:
         raise Problem(
             f"the checkpoint has no tensor for {sorted(report['missing_keys'])[0]}", place="model"

@@ -172,5 +172,6 @@ def _linear_layers(model: Any) -> Iterator[nn.Module]:
 
 
 def _inputs(layer: nn.Module) -> int:
-    weight: torch.Tensor = layer.weight
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
     return int(weight.shape[0] if isinstance(layer, Conv1D) else weight.shape[1])

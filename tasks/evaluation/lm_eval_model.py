@@ -57,13 +57,17 @@ class ObservedLM(HFLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         self._scored = requests
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        answers: list[tuple[float, bool]] = super().loglikelihood(
+            requests, disable_tqdm=disable_tqdm
+        )
+        return answers
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         self._scored = ()
-        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        return answers
 
     def _loglikelihood_tokens(
         self,
@@ -74,7 +78,9 @@ class ObservedLM(HFLM):
         for instance, (_, context, continuation) in zip(self._scored, requests, strict=False):
             if len(context) + len(continuation) > self.max_length + 1:
                 self.observed.truncated.add(_document(instance))
-        answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+            requests, disable_tqdm, override_bs
+        )
         if not self._scored:
             # Windows of whole documents come batch by batch; each document's first window
             # follows the bare prefix token.
@@ -88,7 +94,8 @@ class ObservedLM(HFLM):
             if len(self.tok_encode(prompt)) > room:
                 self.observed.truncated.add(_document(instance))
             self._asked[str(instance.args)].append(instance)
-        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+        answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return answers
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any

@@ -32,7 +32,7 @@ def create_database(database: Path, artifacts: str) -> None:
 
     event.listen(Engine, "connect", hurry)
     try:
-        store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts)  # type: ignore[no-untyped-call]
+        store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts)
         store.engine.dispose()
     finally:
         event.remove(Engine, "connect", hurry)

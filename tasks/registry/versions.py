@@ -140,7 +140,9 @@ def give_alias(
     registry.client.set_registered_model_alias(name, CHAMPION, version)
 
 
-def as_record(version: ModelVersion, model_id: str, champion: str | None) -> RegisteredVersion:
+def as_record(
+    version: ModelVersion, model_id: str | None, champion: str | None
+) -> RegisteredVersion:
     """An MLflow model version as the record that flows on."""
     return RegisteredVersion(
         name=version.name,

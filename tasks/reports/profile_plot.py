@@ -248,7 +248,8 @@ def _label_parts(axes: Axes, profile: TaskVectorProfile) -> None:
 
 def _tick_step(layers: int) -> int:
     """1, 2, 5, 10, ...: the first that gives at most a dozen ticks."""
-    return next(s for k in range(9) for s in (10**k, 2 * 10**k, 5 * 10**k) if layers <= 12 * s)
+    steps = (digit * int(10**k) for k in range(9) for digit in (1, 2, 5))
+    return next(step for step in steps if layers <= 12 * step)
 
 
 def _part_label(section: Section) -> str:

@@ -82,6 +82,7 @@ def list_repository(reference: HubReference, *, is_adapter: bool = False) -> Hub
         HubUnreachableError: the Hub did not answer.
     """
     from huggingface_hub import constants
+    from huggingface_hub.hf_api import RepoFile
 
     where = _name(reference)
     with explained(where):
@@ -100,10 +101,10 @@ def list_repository(reference: HubReference, *, is_adapter: bool = False) -> Hub
         HubFile(
             name=entry.path,
             size=entry.size,
-            sha256=entry.lfs.sha256 if getattr(entry, "lfs", None) else None,
+            sha256=entry.lfs.sha256 if entry.lfs else None,
         )
         for entry in tree
-        if hasattr(entry, "size") and _is_wanted(entry.path)
+        if isinstance(entry, RepoFile) and _is_wanted(entry.path)
     )
     listing = HubListing(repository=reference.repository, commit=commit, files=files)
     if not listing.shards:

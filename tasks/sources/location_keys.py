@@ -35,7 +35,7 @@ def is_of_location(source: SourceCheckpoint, location: Location) -> bool:
     """Whether a record can be what `fetch` gives of a location: its place, its commit, the digests
     that a registry or the Hub states. The files themselves are for `departures`."""
     if source.adapter is None or location.adapter is None:
-        same_adapter = source.adapter is location.adapter
+        same_adapter = source.adapter is None and location.adapter is None
     else:
         same_adapter = _is_at(source.adapter, location.adapter)
     return (

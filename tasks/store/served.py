@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def served_by(registry: Registry) -> Served:
     return found
 
 
-def workspaces(registry: Registry) -> list[str | None]:
+def workspaces(registry: Registry) -> Sequence[str | None]:
     """Names of the workspaces of a server that has several; else None, the only one."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking._tracking_service.utils import _get_store

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from merge_core.errors import StepError
-from merge_core.output.manifest import MANIFEST_NAME, SUMS_NAME
+from merge_core.files.sha256sums import SUMS_NAME
+from merge_core.output.manifest import MANIFEST_NAME
 from merge_core.output.model_files import RECIPE_NAME
 from tasks.store.served import Files
 

@@ -12,9 +12,9 @@ import pytest
 
 from flows.cli import program
 from merge_core.errors import CheckpointError, RecipeError
-from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
+from merge_core.recipes.warnings import warnings_of
 from tasks.sources.references import parse_reference
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 

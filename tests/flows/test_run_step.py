@@ -110,7 +110,7 @@ def test_a_gpu_has_one_slot_which_is_free_again_afterwards(
     session: PrefectSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow_steps, "resolved_device_kind", lambda _: "cuda")
-    monkeypatch.setattr("socket.gethostname", lambda: "host-of-the-test")
+    monkeypatch.setattr(flow_steps, "machine_name", lambda: "host-of-the-test")
     inside = 0
     most = 0
 

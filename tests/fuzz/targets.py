@@ -22,8 +22,8 @@ from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
 from merge_core.files.digests import DigestMemo, canonical_json
 from merge_core.planning.plan import make_plan
-from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
+from merge_core.recipes.warnings import warnings_of
 from merge_core.tensors.dtypes import ITEM_SIZES
 from merge_core.tensors.safetensors_header import TensorEntry, read_header
 from merge_core.verification.tolerance import Tolerance

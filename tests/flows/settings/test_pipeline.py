@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from flows.settings.pipeline import Pipeline, check_places, load_pipeline
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError
-from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe
+from merge_core.recipes.warnings import warnings_of
 
 RECIPE: dict[str, Any] = {
     "merge_method": "task_arithmetic",

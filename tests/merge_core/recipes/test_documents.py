@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from merge_core.errors import RecipeError
-from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
+from merge_core.recipes.warnings import warnings_of
 
 CHAIN = """
 name: soup

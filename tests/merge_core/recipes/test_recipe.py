@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import load_yaml
 from merge_core.methods import METHODS
-from merge_core.recipes.checks import warnings_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.parameters import gradient
+from merge_core.recipes.warnings import warnings_of
 from merge_core.tensors.names import depths_of, layer_counts
 
 GOOD = """

@@ -12,7 +12,8 @@ import pytest
 
 from merge_core.errors import CheckpointError
 from merge_core.findings import Finding
-from merge_core.tokenizers.tokenizer import Tokenizer, compare_tokenizers, read_tokenizer
+from merge_core.tokenizers.comparison import compare_tokenizers
+from merge_core.tokenizers.tokenizer import Tokenizer, read_tokenizer
 from tests.support.tiny_llama import tokenizer_json
 
 Write = Callable[..., Tokenizer | None]
