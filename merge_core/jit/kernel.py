@@ -114,7 +114,7 @@ class Kernel:
         return loaded.result(buffer)[0] if loaded.result else None
 
     def bind(self, *arguments: Any) -> BoundCall:
-        """Pack arguments once for many calls, of which `steps` takes care.
+        """Pack arguments once for many calls, which `merge_core.kernels.cpu.program` makes.
 
         Raises:
             TypeError: an argument is of no kind that kernels take.
