@@ -208,7 +208,7 @@ class Recipe(Record):
         entry = self.post[index]
         return [Level(f"post[{index}].{entry.step}", entry.parameters)]
 
-    def refuseidle_settings(self, where: str) -> None:
+    def refuse_idle_settings(self, where: str) -> None:
         """For those who want no parameter in a recipe that its method does not take.
 
         Raises:
