@@ -59,7 +59,7 @@ class SourceCheckpoint(Record):
     an adapter it covers both."""
     files: tuple[FileDigest, ...]
     adapter: SourceAdapter | None = None
-    """What is added to the weights as they are read."""
+    """A LoRA adapter that is added to the weights as they are read."""
 
     @property
     def directory(self) -> Path:
@@ -91,7 +91,7 @@ class TakenOver(Record):
     """Neither weights nor copied; directories end in a slash. Known right after the merge only: the
     manifest on disk does not name them, since they are no part of the model."""
     code_left_behind: tuple[str, ...] = ()
-    """Those of them that the model's config names as its code."""
+    """The files of `left_behind` that the model's config names as its code."""
 
 
 class CheckpointManifest(Record):

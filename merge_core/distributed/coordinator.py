@@ -1,4 +1,4 @@
-"""Having a merge's groups computed by workers: the job, who is where, what came of it."""
+"""Has workers compute a merge's groups: writes the job, watches progress, checks the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who computes in place of this process, and what they make the plan from."""
+    """The workers that compute in place of this process, and the order they make the plan from."""
 
     executor: Executor
     order: MergeOrder

@@ -1,9 +1,8 @@
 """A merge cut into groups of tensors, for workers that share nothing with it but storage.
 
 The coordinator of a merge writes the job into the working directory: what to merge, how the
-plan is cut, the model statistics. A worker needs the directory's path, the attempt and the number
-of a group (`merge_core.distributed.worker`). How workers come to know these is an `Executor`'s
-business.
+plan is cut, the model statistics. A worker (`merge_core.distributed.worker`) needs the directory's
+path, the attempt and the number of a group; an `Executor` tells it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceCheckpoint
 
 _DECIDING_LIBRARIES = ("mergeflow", "torch", "numpy", "numba")
-"""Those whose version may decide a bit of the result."""
+"""Libraries whose version may decide a bit of the result."""
 
 
 class ShardGroup(Record):
@@ -189,7 +188,7 @@ def input_files(plan: Plan) -> tuple[InputFile, ...]:
 
 
 def library_versions() -> dict[str, str]:
-    """What has to be the same wherever the same bytes are wanted."""
+    """The versions that must agree between machines that are to give the same bytes."""
     found = {"engine": ENGINE}
     for name in _DECIDING_LIBRARIES:
         try:

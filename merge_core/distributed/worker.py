@@ -196,7 +196,7 @@ class GroupWriter(ShardWriter):
         return self._job.boot != boot_id()
 
     def _to_vouch_for(self) -> set[int]:
-        """What is believed here and not there: a dead worker of this machine did not sync it."""
+        """Tensors that count as finished on this machine only: a dead worker did not sync them."""
         return self.finished if self._is_elsewhere() else set()
 
 

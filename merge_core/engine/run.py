@@ -42,7 +42,7 @@ _NOT_COMPUTING = ("read", "write", "wait")
 
 
 class Follower(Protocol):
-    """Who follows the workers through the files that they write. Called from any thread."""
+    """Follows the workers through the files that they write. Any thread may call it."""
 
     def written(self, index: int, start: int, stop: int) -> None:
         """Elements `start` to `stop` of the plan's tensor `index` are in place."""

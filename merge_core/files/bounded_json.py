@@ -16,7 +16,7 @@ def parse_json(content: bytes, *, unique_keys: bool = False, finite: bool = Fals
     """The value of a JSON text in UTF-8.
 
     Args:
-        unique_keys: refuse an object with a key twice, of which readers take one or the other.
+        unique_keys: refuse an object that has a key twice: readers differ in which one they use.
         finite: refuse NaN and infinity, which JSON does not know and Python's reader takes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Who owns a file, who may put another in its place, and what that is called in a message."""
+"""The owner of a file, the users who may replace it, and how a message names them."""
 
 from __future__ import annotations
 

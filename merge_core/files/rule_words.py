@@ -118,7 +118,8 @@ def _among(given: object, known: list[str]) -> str:
 
 
 def _shown(given: object, *, quoted: bool = False) -> str:
-    """What was given: a text only where it is a choice among words, since others may be secrets."""
+    """The value that was given. A text is shown only where it is one of several known words: any
+    other may be a secret."""
     if given is None:
         return "nothing"
     if isinstance(given, bool):

@@ -57,7 +57,7 @@ class Home:
 
     @property
     def set_aside(self) -> Path:
-        """What was in an object's place without being that object, for a person to look at."""
+        """Directories that stood in an object's place and are not it, for a person to inspect."""
         return self.path / "store" / "set-aside"
 
     @property
@@ -102,7 +102,7 @@ class Home:
 
     @property
     def stack(self) -> Path:
-        """What is known of the local stack that runs here (`mergeflow up`)."""
+        """The record of the local stack that runs here (`mergeflow up`)."""
         return self.path / "stack"
 
     @property

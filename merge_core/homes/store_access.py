@@ -1,4 +1,4 @@
-"""Who may read the store: its owner alone, or a serving account's group too.
+"""Rights to read the store: for its owner alone, or for a serving account's group too.
 
 `store: {group: NAME}` in the home's stack.yaml opens published checkpoints to that group, for
 reading, and nothing else: it may pass through the home (0710) and its store (0710), list and read
@@ -33,7 +33,7 @@ _LISTABLE = stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """Who may read the published checkpoints of one home."""
+    """The rights to read the published checkpoints of one home."""
 
     home: Path
     group: int | None

@@ -34,7 +34,7 @@ class DeferredDigests:
     learn: LearnDigests
     shard_bytes: int
     seen: Mapping[str, str]
-    """What changes with each of their files, by path."""
+    """The fingerprint of each of their files, by path."""
 
     @classmethod
     def of(cls, sources: Sources, learn: LearnDigests, shard_bytes: int) -> DeferredDigests:
@@ -58,7 +58,7 @@ class DeferredDigests:
         return replace(plan, digest=identity)
 
     def refuse_changes_before(self, sources: Sources) -> None:
-        """Nobody wrote to a file between the beginning and now.
+        """Refuse inputs that were written to since they were seen.
 
         Args:
             sources: as they were seen, without digests.
@@ -71,7 +71,7 @@ class DeferredDigests:
             raise changed_meanwhile()
 
     def refuse_changes(self, sources: Sources) -> None:
-        """What was hashed is what was merged: nobody wrote to a file between the beginning and now.
+        """Refuse inputs that were written to since they were seen: other bytes may be merged.
 
         Args:
             sources: with digests, which were computed meanwhile.

@@ -221,7 +221,7 @@ def _refuse_changed(
 
 
 def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str, str]) -> None:
-    """Who uses the result need not hash it again: publishing changed nothing but its place.
+    """Save later users from hashing the result again: publishing changed only its place.
 
     Args:
         sealed: the fingerprint of each file that is as it was hashed.
@@ -236,7 +236,7 @@ def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str,
 
 
 def _as_output_error(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
-    """What the system said of a file beside the weights, which was being read or written."""
+    """The error for a system call on a file beside the weights, while it was read or written."""
     place = Path(error.filename or staging.checkpoint)
     ours = (staging.directory, home.path) if home else (staging.directory,)
     written = any(place.is_relative_to(directory) for directory in ours)

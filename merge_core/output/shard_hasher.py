@@ -54,7 +54,7 @@ class ShardHasher:
         self._followed: set[int] = set()
         """The files that threads are hashing."""
         self._behind: set[int] = set()
-        """Those of them of which much is written and not hashed."""
+        """Shards with much written that is not hashed yet."""
         self._waiting = 0
         self._given_up = False
         self._failure: OSError | None = None

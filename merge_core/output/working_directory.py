@@ -33,7 +33,7 @@ _OURS = {JOURNAL, f"{JOURNAL}.new", JOB, f"{JOB}.new", GROUPS, CHECKPOINT, _REPL
 _STILL_OPEN = (".nfs", ".fuse_hidden")
 """So begin the names that some file systems give to files removed while somebody had them open."""
 _HOLDER = re.compile(r"(\d{1,19}) ([\w.-]{1,255})\n", re.ASCII)
-"""What is in the lock file."""
+"""The content of the lock file."""
 _LOOK_EVERY = 0.2
 _ATTEMPTS, _PAUSE = 200, 0.005
 """To make the directory and a lock in it, while others make and remove it."""

@@ -41,7 +41,7 @@ class Peculiarities:
 
     @classmethod
     def of(cls, checkpoints: Iterable[Checkpoint]) -> Peculiarities:
-        """Those of some checkpoints together."""
+        """The peculiarities of several checkpoints together."""
         everyone = list(checkpoints)
         return cls(
             buffers=any(map(_has_buffers, everyone)),

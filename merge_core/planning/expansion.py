@@ -312,7 +312,7 @@ class _Combined:
         return {name[start:]: name for name in self._by_layer[key].get(layer, [])}
 
     def expansions(self, names: Sequence[str], depths: Sequence[float | None]) -> list[Expansion]:
-        """Output tensors that are called alike everywhere and none of which is excluded.
+        """Output tensors that have one name in all models, and that no filter excludes.
 
         Args:
             depths: one for each name; None outside the layers.

@@ -1,7 +1,7 @@
 """Calibration: what a recipe says about the data that some methods measure its models on.
 
-Measuring runs the models, so it happens outside the engine (`tasks.calibration.measure`); here is
-only what has to be measured of which checkpoint.
+Measuring runs the models, so it happens outside the engine (`tasks.calibration.measure`). This
+module only says which measurement each checkpoint needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a merge needs to know of one of its models."""
+    """One measurement that a merge needs of one of its models."""
 
     statistic: str
     """`merge_core.methods.base.Method.calibration` of the method."""
@@ -26,7 +26,7 @@ class Measurement:
 
 
 def measurements(recipe: Recipe) -> dict[str, Measurement]:
-    """What has to be measured before a recipe can be merged, by checkpoint reference.
+    """The measurements that a recipe needs before its merge, by checkpoint reference.
 
     Raises:
         RecipeError: two documents of the recipe need different measurements of one checkpoint.

@@ -45,7 +45,8 @@ def quota(membership: Path, mount: Path) -> float:
 
 
 def _directories(root: Path, group: str) -> Iterator[Path]:
-    """Those of a group and of all above it; a container may see its own only, as the root."""
+    """The directories of a group and of all groups above it. A container may see its own group
+    only, as the root."""
     path = PurePosixPath(group.lstrip("/"))
     for each in (path, *path.parents):
         yield root / each

@@ -35,7 +35,7 @@ class Timings:
             self.add(phase, time.perf_counter() - started)
 
     def seconds(self, phase: str) -> float:
-        """What was counted so far."""
+        """The seconds counted so far."""
         with self._lock:
             return self._seconds[phase]
 

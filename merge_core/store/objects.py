@@ -298,7 +298,7 @@ def pointed(store: Path, plan_digest: str) -> str | None:
 def _unsound(
     directory: Path, object_id: str, memo: DigestMemo, afresh: bool, progress: Progress | None
 ) -> list[str]:
-    """What is wrong with an object in itself, whatever it may be the result of."""
+    """The problems of an object by itself, whichever plan it is the result of."""
     try:
         sums = read_plain(directory / SUMS_NAME, MAX_SUMS_BYTES)
         if hashlib.sha256(sums).hexdigest() != object_id:

@@ -87,7 +87,7 @@ class Columns(NamedTuple):
 
 
 KnownHeaders = dict[bytes, Columns]
-"""What was read before, by the sha256 of the headers' JSON."""
+"""Headers that were parsed before, by the sha256 of their JSON."""
 
 
 def read_header(path: Path, known: KnownHeaders | None = None) -> dict[str, TensorEntry]:

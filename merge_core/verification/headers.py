@@ -44,7 +44,7 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "sliding_window")
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What can be known of a checkpoint without its weights."""
+    """A checkpoint's description, from its headers and config alone."""
 
     name: str
     headers: Headers

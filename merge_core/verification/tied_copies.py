@@ -122,4 +122,4 @@ def _same_bytes(first: TensorEntry, second: TensorEntry, seen: str, reader: Bloc
 
 _MOST_REMEMBERED = 1024
 _compared: dict[tuple[TensorEntry, TensorEntry, str, str], bool] = {}
-"""What was found out of files as they are: a merge is planned more than once."""
+"""Answers for unchanged files, kept because a merge is planned more than once."""

@@ -181,7 +181,7 @@ def test_an_average_of_two_is_summed_in_float32(
     patterns = np.zeros(4, np.uint16)
     [step] = WeightedSum(weights, divisor).steps(StoredBlock(0, None, (patterns,) * 2), patterns)
     assert isinstance(step.keeps, BoundCall)
-    assert step.keeps.name == f"weighted_sums.{name}"
+    assert step.keeps.name == f"weighted_sum.{name}"
 
 
 def test_float32_sums_nothing_else() -> None:

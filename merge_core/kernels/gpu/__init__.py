@@ -2,7 +2,7 @@
 
 The methods' own torch expressions (`merge_core.methods`) run on any device. What is added here for
 a GPU changes no byte: page-locked copies and a queue of work for each worker
-(`runtime.gpu_transfers`), Triton kernels for the hottest methods (`triton_kernels`,
-`computation`), and sums in the order in which the CPU adds (`reductions.gpu`). A kernel is used on a device where it has been seen to give
-the bits that torch gives there (`runtime.gpu_self_check`).
+(`runtime.gpu_transfers`), Triton kernels for the hottest methods (`triton_kernels`, `computation`),
+and sums in the order in which the CPU adds (`reductions.gpu`). A kernel is used on a device where
+it has been seen to give the bits that torch gives there (`runtime.gpu_self_check`).
 """

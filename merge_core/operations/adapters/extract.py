@@ -62,7 +62,7 @@ class ExtractOptions:
 
 @dataclass
 class _Extract:
-    """What was found so far."""
+    """The modules and rest tensors found so far."""
 
     factors: list[Factors] = field(default_factory=list)
     rows: list[ModuleRow] = field(default_factory=list)
