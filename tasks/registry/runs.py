@@ -289,18 +289,24 @@ def _params(facts: MergeFacts) -> dict[str, str]:
         "engine": manifest.engine,
         "dtype": manifest.dtype,
         "parameters": str(manifest.parameters),
-        "promote.min_gain": repr(decision.min_gain),
-        "promote.confidence": repr(decision.confidence),
+        **_rule(decision),
     }
-    for comparison in decision.comparisons:
-        key = f"promote.max_regression.{_slug(comparison.task)}.{_slug(comparison.metric)}"
-        params[key] = repr(comparison.max_regression)
     params.update(_flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
     if len(params) > _MAX_PARAMS:
         left = len(params) - _MAX_PARAMS
         params = dict(list(params.items())[:_MAX_PARAMS])
         params["recipe.more"] = f"{left} more values: see recipe.yaml"
     return {key[:250]: value[:_MAX_PARAM_VALUE] for key, value in params.items()}
+
+
+def _rule(decision: Decision) -> dict[str, str]:
+    asked: dict[str, Any] = {"min_gain": decision.min_gain, "confidence": decision.confidence}
+    loss = "guard_margin" if decision.gate else "max_regression"
+    if decision.gate:
+        asked = {"exceed": decision.gate.exceed, "alpha": decision.gate.alpha}
+    for each in decision.comparisons:
+        asked[f"{loss}.{_slug(each.task)}.{_slug(each.metric)}"] = each.max_regression
+    return {f"promote.{name}": repr(value) for name, value in asked.items()}
 
 
 def _flatten(prefix: str, value: Any) -> dict[str, str]:

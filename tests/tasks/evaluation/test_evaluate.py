@@ -19,12 +19,11 @@ from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
-from tasks.evaluation.document_values import WORST_BITS
 from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.evaluation.process import Problem, load_tasks
 from tasks.evaluation.suite import Suite, load_suite
-from tasks.records import EvaluationReport
+from tasks.records import WORST_BITS, EvaluationReport
 from tests.support.edited_objects import flip
 from tests.support.processes import is_alive, wait_until
 
