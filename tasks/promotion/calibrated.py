@@ -54,11 +54,19 @@ def decide_calibrated(
         StepError: they are not of the same documents.
     """
     numbers = gate_rule(rule)
-    result = judge(_measurements(candidate, baseline, experts), numbers)
-    shown = result
+    measured = _measurements(candidate, baseline, experts)
+    try:
+        result = shown = judge(measured, numbers)
+        planned = plan(measured, numbers)
+    except ValueError as error:
+        raise StepError(
+            f"the evaluations of {candidate.reference} and {baseline.reference} cannot be compared:"
+            f" {error}",
+            where="decide",
+            mend="evaluate both again with the same suite and the same data",
+        ) from None
     if any(task.outcome == "invalid" for task in result.tasks):
         shown = judge(_measurements(candidate, baseline, experts, nan_as_worst=True), numbers)
-    planned = plan(_measurements(candidate, baseline, experts), numbers)
     comparisons = tuple(
         _comparison(candidate.score(task.name), baseline.score(task.name), task, decided.outcome)
         for task, decided in zip(shown.tasks, result.tasks, strict=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from merge_core.errors import RecipeError, StepError, did_you_mean
+from merge_core.files.strict_yaml import load_yaml, validated
 from tasks.promotion.bootstrap import (
     Floats,
     improvement,
@@ -117,6 +119,16 @@ class PromotionRule(CalibratedKeys):
         "2d. Without approval nothing is promoted. Empty: nobody is asked.",
         json_schema_extra={"position": 9},
     )
+
+
+def read_rule(path: Path) -> PromotionRule:
+    """Read a rule from a file of its own, or from below `promote` in a pipeline's.
+
+    Raises:
+        RecipeError: unreadable, or not a rule.
+    """
+    values = load_yaml(path)
+    return validated(PromotionRule, values.get("promote", values), str(path))
 
 
 def decide(

@@ -80,7 +80,7 @@ def measurement(
     strata = [identity.rpartition(":")[0] for identity in before.ids]
     return TaskMeasurement(
         name=candidate.task,
-        kind=_kind(candidate.metric, [*columns.values(), *theirs.values()]),
+        kind=_kind(candidate.metric, [*columns.values(), *theirs.values()], before.weights),
         baseline=columns["baseline"],
         candidate=columns["candidate"],
         experts=theirs,
@@ -105,12 +105,12 @@ def not_finite(score: TaskScore) -> Sequence[int]:
     return places[: score.non_finite]
 
 
-def _kind(metric: str, columns: Sequence[Floats]) -> Kind:
+def _kind(metric: str, columns: Sequence[Floats], weights: Floats) -> Kind:
     """Likelihoods are unbounded whatever their values are; of other metrics the values tell."""
     if metric in LIKELIHOOD_METRICS:
         return "score"
     values = np.concatenate(columns)
     values = values[np.isfinite(values)]
-    if np.all((values == 0) | (values == 1)):
+    if np.all((values == 0) | (values == 1)) and np.all(weights == weights[0]):
         return "binary"
     return "fraction" if np.all((values >= 0) & (values <= 1)) else "score"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MAX_PARAMS = 200
 _MAX_PARAM_VALUE = 500
 _MAX_TAG_VALUE = 5000
-_OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes"}
+_OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 
 
@@ -299,12 +299,11 @@ def _params(facts: MergeFacts) -> dict[str, str]:
     return {key[:250]: value[:_MAX_PARAM_VALUE] for key, value in params.items()}
 
 
-def _rule(decision: Decision) -> dict[str, str]:
-    asked: dict[str, Any] = {"min_gain": decision.min_gain, "confidence": decision.confidence}
-    loss = "guard_margin" if decision.gate else "max_regression"
-    if decision.gate:
-        asked = {"exceed": decision.gate.exceed, "alpha": decision.gate.alpha}
-    for each in decision.comparisons:
+def _rule(made: Decision) -> dict[str, str]:
+    loss, asked = "max_regression", {"min_gain": made.min_gain, "confidence": made.confidence}
+    if made.gate:
+        loss, asked = "guard_margin", {"exceed": made.gate.exceed, "alpha": made.gate.alpha}
+    for each in made.comparisons:
         asked[f"{loss}.{_slug(each.task)}.{_slug(each.metric)}"] = each.max_regression
     return {f"promote.{name}": repr(value) for name, value in asked.items()}
 

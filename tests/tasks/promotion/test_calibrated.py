@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from merge_core.errors import StepError
-from tasks.decide import decision_key
+from tasks.decide import _fits, decision_key
 from tasks.promotion.rule import PromotionRule, decide
 from tasks.promotion.task_measurements import measurement, not_finite
 from tasks.records import WORST_BITS, Decision, TaskScore
@@ -244,6 +244,23 @@ def test_decisions_of_the_former_gate_keep_their_key_and_their_record() -> None:
     record = hashlib.sha256(decision.model_dump_json().encode()).hexdigest()
     assert record == "673a526c53e8b9428cdf1e894150dd2d097d749d7c8e200be34fc4a528eed571"
     assert decision_key(*pair, CALIBRATED) != key
+
+
+def test_a_stored_decision_is_believed_for_the_rule_that_it_was_made_by() -> None:
+    reports = {"candidate": CODER, "baseline": BEFORE}
+    died = report("merged", failure="it was killed")
+    calibrated, former_one, failed = (
+        decide(CODER, BEFORE, CALIBRATED),
+        decide(CODER, BEFORE, PromotionRule()),
+        decide(died, BEFORE, CALIBRATED),
+    )
+    assert _fits(calibrated, rule=CALIBRATED, **reports)
+    assert _fits(former_one, rule=PromotionRule(), **reports)
+    assert _fits(failed, candidate=died, baseline=BEFORE, rule=CALIBRATED)
+    assert not _fits(calibrated, rule=PromotionRule(), **reports)
+    assert not _fits(former_one, rule=CALIBRATED, **reports)
+    for keys in ({"exceed": 0.1}, {"alpha": 0.01}):
+        assert not _fits(calibrated, rule=PromotionRule(gate="calibrated", **keys), **reports)
 
 
 def test_a_rule_of_the_former_gate_does_not_load_scipy() -> None:
