@@ -88,7 +88,10 @@ def decide(
     ],
     expert: Annotated[
         list[Path] | None,
-        typer.Option(metavar="E.json", help="The report of a merged model; may be repeated."),
+        typer.Option(
+            metavar="E.json",
+            help="The report of a model that went into the merge; may be repeated.",
+        ),
     ] = None,
     rule: Annotated[
         Path | None,
