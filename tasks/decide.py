@@ -43,11 +43,23 @@ def _fits(
     return (
         decision.candidate_digest == candidate.checkpoint_digest
         and decision.baseline_digest == baseline.checkpoint_digest
-        and (decision.min_gain, decision.confidence) == (rule.min_gain, rule.confidence)
+        and _asks_for_the_same(decision, rule)
         and compared
         == {each.task: (each.score, before.get(each.task)) for each in candidate.scores}
         and decision.approval is None
     )
+
+
+def _asks_for_the_same(decision: Decision, rule: PromotionRule) -> bool:
+    if rule.gate == "former":
+        asked = (decision.min_gain, decision.confidence) == (rule.min_gain, rule.confidence)
+        return decision.gate is None and asked
+    if decision.gate is None:  # a candidate that could not be evaluated was measured by no gate
+        return not decision.comparisons
+    from tasks.promotion.calibrated import gate_rule  # scipy is slow to import
+
+    numbers = gate_rule(rule)
+    return (decision.gate.exceed, decision.gate.alpha) == (numbers.exceed, numbers.alpha)
 
 
 @content_task("decide", version=2, fits=_fits, retries=0)

@@ -4,13 +4,16 @@ task.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from merge_core.files.digests import DigestMemo
 from merge_core.records import SourceCheckpoint
 from tasks.caching.content_task import content_task
-from tasks.evaluation.evaluate import evaluate_checkpoint
+from tasks.caching.record_storage import RecordStorage
+from tasks.caching.stored_records import parse_record, stored_form
+from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
 from tasks.evaluation.suite import Suite, suite_digest
 from tasks.processes.model import resolved_device_kind
 from tasks.records import EvaluationReport
@@ -33,7 +36,10 @@ def _fits(
     )
 
 
-@content_task("evaluate", version=1, fits=_fits, retries=0)
+_VERSION = 1
+
+
+@content_task("evaluate", version=_VERSION, fits=_fits, retries=0)
 def evaluate_task(
     key: str,
     checkpoint: SourceCheckpoint,
@@ -57,3 +63,40 @@ def evaluate_task(
         memo=DigestMemo(digest_memo),
         progress=prefect_progress(f"evaluate {checkpoint.reference}"),
     )
+
+
+def stored_evaluation(
+    cache: Path, checkpoint: SourceCheckpoint, suite: Suite, device: str
+) -> EvaluationReport | None:
+    """What a pipeline has evaluated before, told of this checkpoint; None if nothing is believed.
+
+    Args:
+        cache: the home's.
+    """
+    storage, path = _storage(cache, checkpoint, suite, device)
+    try:
+        content = storage.read_path(str(path))
+    except FileNotFoundError:
+        return None
+    report = parse_record(content, path.name, EvaluationReport)
+    return report.model_copy(update={"reference": checkpoint.reference})
+
+
+def keep_evaluation(
+    cache: Path, checkpoint: SourceCheckpoint, suite: Suite, device: str, report: EvaluationReport
+) -> None:
+    """Keep a report where pipelines, and `stored_evaluation`, find it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    storage, path = _storage(cache, checkpoint, suite, device)
+    storage.write_path(str(path), stored_form(report, str(path)))
+
+
+def _storage(
+    cache: Path, checkpoint: SourceCheckpoint, suite: Suite, device: str
+) -> tuple[RecordStorage, Path]:
+    path = cache / f"evaluate-v{_VERSION}-{evaluation_key(checkpoint, suite, device)}"
+    fits = partial(_fits, checkpoint=checkpoint, suite=suite, device=device)
+    return RecordStorage.of(path, EvaluationReport, fits), path

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from tasks.roles import Baseline
@@ -13,12 +19,31 @@ Verdict = Literal["promoted", "fell_back", "inconclusive"]
 Scale = Literal["ratio", "power_of_two"]
 Outcome = Literal["held", "regressed", "unclear"]
 
+WORST_BITS = 256.0
+"""Most bits that one byte, word or answer can cost. A likelihood of NaN, or of zero, costs this:
+worse than anything a working model does (random bytes cost 8), and still an ordinary number."""
+LIKELIHOOD_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity")
+"""Metrics whose values are bits: unbounded, the fewer the better."""
+
 
 class _Measured(Record):
     """Numbers that were measured. An evaluation gives finite ones alone, so a record of it that
     holds others, which compare with nothing, was not written by one."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+    _later: ClassVar[frozenset[str]] = frozenset()
+    """Fields of later versions, which are not written where they are None: what is stored and
+    what keys are computed from stays as it was."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in self._later
+        }
 
 
 class TaskScore(_Measured):
@@ -51,12 +76,29 @@ class TaskScore(_Measured):
     """Documents that the model answered with nothing but blanks."""
     cut_off: int | None = None
     """Documents whose answer reached the largest number of tokens before it came to an end."""
+    not_finite_at: tuple[int, ...] | None = None
+    """Places in `values` of the documents that `non_finite` counts; None if there are none, or in
+    records of a mergeflow that only counted them."""
+    clusters: tuple[str, ...] | None = None
+    """For each document, in the order of `values`, the group that it was drawn with; None where the
+    suite names no `cluster`."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"not_finite_at", "clusters"})
 
     @model_validator(mode="after")
     def _one_of_each_for_a_document(self) -> Self:
         hashes = self.doc_ids if self.prompt_hashes is None else self.prompt_hashes
         if not len(self.doc_ids) == len(self.values) == len(self.weights) == len(hashes):
             raise ValueError("documents, values, weights and prompts are not as many")
+        if self.clusters is not None and len(self.clusters) != len(self.doc_ids):
+            raise ValueError("documents and clusters are not as many")
+        places = self.not_finite_at
+        if places is not None and (
+            len(places) != (self.non_finite or 0)
+            or len(set(places)) != len(places)
+            or not all(0 <= place < len(self.doc_ids) for place in places)
+        ):
+            raise ValueError("the documents without a finite score are not those that are counted")
         return self
 
 
@@ -110,6 +152,52 @@ class TaskComparison(_Measured):
     if there are none, or prompts were not kept."""
 
 
+class GuardedTask(_Measured):
+    """What the calibrated gate found on one task, in units: how far the baseline's documents lie
+    apart."""
+
+    task: str
+    unit: float
+    """In the metric's own unit; of perplexities, in bits."""
+    change: float
+    low: float
+    high: float
+    margin: float
+    """What the task may not have lost."""
+    groups: int
+    """What was drawn independently: documents, or clusters of them."""
+    gained: int | None = None
+    """Documents that became right, and wrong; None but for metrics of 0 and 1."""
+    lost: int | None = None
+
+
+class KeptOfExpert(_Measured):
+    """What a merge kept of what one expert certainly gains on one task."""
+
+    task: str
+    expert: str
+    gain: float
+    """The expert's, over the baseline; positive is better."""
+    kept: float
+    """The merge's gain as a share of it."""
+    outcome: Literal["kept", "below", "unclear"]
+
+
+class CalibratedGate(_Measured):
+    """What the calibrated gate's verdict rests on. The change is in units."""
+
+    alpha: float
+    exceed: float
+    change: float
+    low: float
+    high: float
+    visible: float | None = None
+    """The smallest mean change that these documents show four times of five; None without experts
+    to plan from."""
+    tasks: tuple[GuardedTask, ...]
+    kept: tuple[KeptOfExpert, ...] = ()
+
+
 class Approval(Record):
     """What a person said of a promotion that the rule allows."""
 
@@ -141,6 +229,12 @@ class Decision(_Measured):
     baseline_digest: str
     approval: Approval | None = None
     """Of a person, where the pipeline asks for one and the rule has promoted."""
+    gate: CalibratedGate | None = None
+    """Of the calibrated gate; None where the former one decided. Then `gain` and what follows it is
+    the mean change in units, `min_gain` what it has to exceed, `max_regression` of a comparison its
+    margin in the metric's own unit, and `confidence` that of the intervals."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"gate"})
 
 
 class RegisteredVersion(Record):

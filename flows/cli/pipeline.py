@@ -1,4 +1,4 @@
-"""Commands around whole pipelines: run one, evaluate, look at the ancestry, the demo."""
+"""Commands around whole pipelines: run one, look at the ancestry, the demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Device, Strict, TrackingUri
+from flows.cli.options import AsJson, Strict, TrackingUri
 from tasks.processes.shipped_files import example
 
 
@@ -15,7 +15,6 @@ def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the program."""
     app.command(epilog="Example: `mergeflow demo`")(demo)
     app.command(epilog=f"Example: `mergeflow run {example('pipelines', 'zoo-good.yaml')}`")(run)
-    app.command(epilog="Example: `mergeflow evaluate merged/ starter`")(evaluate)
     app.command(epilog="Example: `mergeflow lineage models:/zoo-good@champion`")(lineage)
     app.command(epilog='Example: `eval "$(mergeflow env)" && prefect flow-run ls`')(env)
 
@@ -47,43 +46,6 @@ def run(
             show_outcome(terminal, outcome)
     if outcome.state != "Promoted":
         raise typer.Exit(3)
-
-
-def evaluate(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A directory, Hub id or models:/ address.")
-    ],
-    suite: Annotated[
-        str, typer.Argument(metavar="SUITE", help="A suite directory or a shipped suite's name.")
-    ],
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Score one checkpoint with lm-eval."""
-    from flows.terminal.console import Terminal
-    from flows.terminal.reports import show_scores
-    from merge_core.homes.home import Home
-    from tasks.evaluation.evaluate import evaluate_checkpoint
-    from tasks.evaluation.suite import load_suite
-    from tasks.sources.locate import fetch_all
-
-    terminal = Terminal(machine=as_json)
-    home = Home.discover()
-    loaded = load_suite(suite)
-    with terminal.progress() as progress:
-        source = fetch_all([checkpoint], home, progress=progress)[checkpoint]
-        report = evaluate_checkpoint(
-            source,
-            loaded,
-            device=device,
-            scratch=home.scratch,
-            logs=home.logs,
-            progress=progress,
-        )
-    if as_json:
-        terminal.give(report.model_dump(mode="json"))
-    else:
-        show_scores(terminal, [report])
 
 
 def lineage(

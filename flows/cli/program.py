@@ -14,13 +14,13 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import adapters, average, check, gc, library, pipeline, stack
+from flows.cli import adapters, average, check, evaluation, gc, library, pipeline, stack
 from flows.cli import home as cli_home
 from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
 from tasks.processes.shipped_files import example
 
-_WITHOUT_REGISTRY = {"home", "methods"}
+_WITHOUT_REGISTRY = {"decide", "home", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
     *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
 }
@@ -39,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 pipeline.add_commands(app)
+evaluation.add_commands(app)
 average.add_commands(app)
 gc.add_commands(app)
 stack.add_commands(app)

@@ -10,12 +10,11 @@ from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
 from flows.steps.endings import Ending
 from flows.terminal.console import Terminal, add_row, cell, shown_path
+from flows.terminal.reports import OUTCOME_STYLES
 from merge_core.text.plain import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
 from tasks.roles import MERGE, Roles
-
-_OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
 
 
 def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
@@ -77,7 +76,7 @@ def _scores(outcome: MergeOutcome) -> Table:
     for name in (*(called.get(each, each) for each in outcome.scores), "change"):
         table.add_column(cell(name), justify="right", no_wrap=True)
     for comparison in outcome.decision.comparisons:
-        task, style = comparison.task, _OUTCOME_STYLES[comparison.outcome]
+        task, style = comparison.task, OUTCOME_STYLES[comparison.outcome]
         add_row(
             table,
             task,

@@ -11,11 +11,12 @@ from flows.terminal.console import Terminal, add_row, cell
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.odd_answers import odd_answers
-from tasks.records import EvaluationReport
-from tasks.reports.decision import column_names
+from tasks.records import Decision, EvaluationReport
+from tasks.reports.decision import column_names, comparison_rows
 from tasks.reports.names import distinct_names
 
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
 
 
 def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
@@ -70,6 +71,37 @@ def show_scores(terminal: Terminal, reports: Sequence[EvaluationReport]) -> None
     for name, report in zip(column_names(reports), reports, strict=True):
         for line in odd_answers(report):
             terminal.warn(f"{name}: {line}")
+
+
+def show_decision(
+    terminal: Terminal,
+    decision: Decision,
+    baseline: EvaluationReport,
+    experts: Sequence[EvaluationReport],
+    candidate: EvaluationReport,
+) -> None:
+    """Everyone's scores side by side, the verdict, and its reasons."""
+    names = column_names([baseline, *experts, candidate])
+    table = _table("task", "metric", *names, "change", "outcome")
+    for row in comparison_rows(decision, baseline, experts, candidate):
+        scores = (row.base, *row.experts, row.merged)
+        add_row(
+            table,
+            row.task,
+            _metric(row.metric, row.higher_is_better),
+            *(f"{score:.4f}" for score in scores),
+            f"{row.improvement:+.4f}",
+            cell(row.outcome, OUTCOME_STYLES[row.outcome]),
+        )
+    if decision.comparisons:
+        terminal.results.print(table)
+    words = {"promoted": "promoted", "fell_back": "fell back", "inconclusive": "inconclusive"}
+    said = words[decision.verdict]
+    if decision.verdict == "inconclusive":
+        said += ": promoted, as the rule says" if decision.promote else ": the baseline stays"
+    terminal.say(said, style="bold green" if decision.promote else "bold yellow")
+    for reason in decision.reasons:
+        terminal.say(f"  - {reason}")
 
 
 def _profile_row(section: Section) -> list[str]:

@@ -10,11 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tasks.records import Scale
-
-WORST_BITS = 256.0
-"""Most bits that one byte, word or answer can cost. A likelihood of NaN, or of zero, costs this:
-worse than anything a working model does (random bytes cost 8), and still an ordinary number."""
+from tasks.records import WORST_BITS, Scale
 
 _BITS_PER = ("bits_per_byte", "byte_perplexity", "word_perplexity")
 _NATS_PER_BIT = math.log(2)

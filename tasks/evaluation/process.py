@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tasks.evaluation.clusters import check_cluster, cluster_of
 from tasks.processes.model import Problem, Send, do_job, torch_device
 
 _MEANS = ("mean", "nanmean", "bits_per_byte", "weighted_perplexity", "perplexity")
@@ -36,6 +38,7 @@ def _evaluate(job: dict[str, Any], send: Send) -> dict[str, Any]:
     tasks = {name: task for leaves in entries for name, task in leaves.items()}
     for task in tasks.values():
         _set_examples(task, settings["num_fewshot"], settings["seed"])
+    _check_clusters(job["tasks"], entries)
 
     progress = _Documents(list(tasks.values()), settings["limit"], send)
     random.seed(settings["seed"])
@@ -173,6 +176,14 @@ def _check_task(task: Any, entry: dict[str, Any], place: str) -> None:
         )
 
 
+def _check_clusters(entries: list[dict[str, Any]], leaves: list[dict[str, Any]]) -> None:
+    for index, (entry, own) in enumerate(zip(entries, leaves, strict=True)):
+        field = entry.get("cluster")
+        for name, task in own.items() if field is not None else ():
+            for document in itertools.islice(task.eval_docs, 1):
+                check_cluster(field, document, name, f"tasks[{index}].cluster")
+
+
 def _set_examples(task: Any, count: int | None, seed: int) -> None:
     own = task.get_config("num_fewshot")
     if count is None and own is None:
@@ -192,7 +203,8 @@ def _score(
     prompts: list[str] = []
     values: list[float] = []
     weights: list[float] = []
-    non_finite = 0
+    not_finite_at: list[int] = []
+    clusters: list[str] = []
     for leaf in leaves:
         for sample in samples[leaf]:
             if entry["filter"] not in (None, sample["filter"]):
@@ -204,7 +216,11 @@ def _score(
             digest = sample["doc_hash"]
             ids.append(digest if len(leaves) == 1 else f"{leaf}:{digest}")
             prompts.append(sample["prompt_hash"])
-            non_finite += not finite
+            if "cluster" in entry:
+                place = f"tasks[{index}].cluster"
+                clusters.append(cluster_of(entry["cluster"], sample["doc"], leaf, place))
+            if not finite:
+                not_finite_at.append(len(values))
             values.append(value)
             weights.append(weight)
     if not sum(weights) > 0:
@@ -216,7 +232,9 @@ def _score(
         "scale": metric_scale(metric),
         "doc_ids": ids,
         "prompt_hashes": prompts,
-        "non_finite": non_finite,
+        "non_finite": len(not_finite_at),
+        "not_finite_at": not_finite_at or None,
+        "clusters": clusters or None,
         "values": values,
         "weights": weights,
     }

@@ -11,7 +11,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.files.digests import digest_of, sha256_file
@@ -56,6 +65,17 @@ class SuiteTask(BaseModel):
     """May be left out for the common metrics. lm-eval's own opinion of the task must agree."""
     filter: str | None = None
     """Which answer filter counts, for tasks with several (`strict-match`, `flexible-extract`)."""
+    cluster: str | None = Field(default=None, min_length=1)
+    """The documents' field that says which of them were drawn together: a passage with several
+    questions, a subject, a file. Null: each was drawn by itself."""
+
+    @model_serializer(mode="wrap")
+    def _cluster_where_it_is_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Suites that name none keep their digest."""
+        values: dict[str, Any] = handler(self)
+        if self.cluster is None:
+            values.pop("cluster", None)
+        return values
 
     @model_validator(mode="before")
     @classmethod

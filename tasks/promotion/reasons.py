@@ -17,7 +17,7 @@ _UNITS = {
 def task_reason(comparison: TaskComparison, confidence: float, min_documents: int) -> str:
     """What happened on one task, and what that means for the rule."""
     c = comparison
-    unit = _UNITS.get(c.metric, f"in {c.metric}")
+    unit = in_unit(c.metric)
     allowed = number(c.max_regression)
     if c.low == c.high == 0:
         change = f"{c.task} scored alike on each of {c.documents} documents"
@@ -27,11 +27,7 @@ def task_reason(comparison: TaskComparison, confidence: float, min_documents: in
         way = "better" if c.improvement > 0 else "worse"
         size = number(abs(c.improvement))
         change = f"{c.task} got {way} by {size} {unit} ({_span(c.low, c.high, confidence)})"
-    if c.other_prompts:
-        change += (
-            f"; {c.other_prompts} of its {c.documents} documents were asked with other prompts than"
-            " the baseline's (another chat template?), so not the weights alone are compared"
-        )
+    change += other_prompts_words(c)
     before, now = c.non_finite or (0, 0)
     if now > before:
         return (
@@ -63,6 +59,21 @@ def gain_reason(
     if high < min_gain:
         return f"{change}; {need} is required and it is certainly less"
     return f"{change}; {need} is required and this may be less"
+
+
+def in_unit(metric: str) -> str:
+    """A metric as the unit of a number: "bits per byte", "in accuracy"."""
+    return _UNITS.get(metric, f"in {metric}")
+
+
+def other_prompts_words(c: TaskComparison) -> str:
+    """What follows when documents were asked with other prompts; nothing when none were."""
+    if not c.other_prompts:
+        return ""
+    return (
+        f"; {c.other_prompts} of its {c.documents} documents were asked with other prompts than"
+        " the baseline's (another chat template?), so not the weights alone are compared"
+    )
 
 
 def number(value: float) -> str:

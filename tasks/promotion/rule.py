@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from merge_core.errors import RecipeError, StepError, did_you_mean
+from merge_core.files.strict_yaml import load_yaml, validated
 from tasks.promotion.bootstrap import (
     Floats,
     improvement,
@@ -17,6 +19,7 @@ from tasks.promotion.bootstrap import (
     pair,
     resampled_improvements,
 )
+from tasks.promotion.calibrated_keys import CalibratedKeys
 from tasks.promotion.reasons import gain_reason, task_reason
 from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict
 from tasks.units import DURATION
@@ -31,10 +34,8 @@ SEVERITY_ORDER: tuple[Outcome, ...] = ("regressed", "unclear", "held")
 """The order in which reasons are told."""
 
 
-class PromotionRule(BaseModel):
+class PromotionRule(CalibratedKeys):
     """When a merged checkpoint may be promoted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     baseline: Literal["base"] = Field(
         default="base",
@@ -120,6 +121,16 @@ class PromotionRule(BaseModel):
     )
 
 
+def read_rule(path: Path) -> PromotionRule:
+    """Read a rule from a file of its own, or from below `promote` in a pipeline's.
+
+    Raises:
+        RecipeError: unreadable, or not a rule.
+    """
+    values = load_yaml(path)
+    return validated(PromotionRule, values.get("promote", values), str(path))
+
+
 def decide(
     candidate: EvaluationReport,
     baseline: EvaluationReport,
@@ -147,10 +158,11 @@ def decide(
     A candidate with other weights that scores alike on every document holds everywhere with a gain
     of exactly 0, so a rule that asks for no gain promotes it and any other does not.
 
-    The experts do not change the verdict; they have to be of the same suite, as reports show them
-    beside it. Raises StepError when reports are not comparable or the baseline has no finite score
-    for more than 1 % of a task's documents, RecipeError when the rule names a task that the suite
-    does not have.
+    So decides the former gate, where the experts do not change the verdict; they have to be of the
+    same suite, as reports show them beside it. The calibrated one is `tasks.promotion.calibrated`:
+    its verdicts are called alike. Raises StepError when reports are not comparable or the baseline
+    has no finite score for more than 1 % of a task's documents, RecipeError when the rule names a
+    task that the suite does not have.
     """
     for other in (baseline, *experts):
         _check_comparable(candidate, other)
@@ -164,6 +176,10 @@ def decide(
     _check_finite(baseline)
     if candidate.failure is not None:
         return _without_scores(candidate, baseline, rule)
+    if rule.gate == "calibrated":
+        from tasks.promotion.calibrated import decide_calibrated  # scipy is slow to import
+
+        return decide_calibrated(candidate, baseline, rule, experts)
     comparisons, draws = _compare_tasks(candidate, baseline, rule)
     gain, low, high = _gain(comparisons, draws, rule.confidence)
     same = candidate.checkpoint_digest == baseline.checkpoint_digest

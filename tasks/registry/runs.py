@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MAX_PARAMS = 200
 _MAX_PARAM_VALUE = 500
 _MAX_TAG_VALUE = 5000
-_OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes"}
+_OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 
 
@@ -289,18 +289,23 @@ def _params(facts: MergeFacts) -> dict[str, str]:
         "engine": manifest.engine,
         "dtype": manifest.dtype,
         "parameters": str(manifest.parameters),
-        "promote.min_gain": repr(decision.min_gain),
-        "promote.confidence": repr(decision.confidence),
+        **_rule(decision),
     }
-    for comparison in decision.comparisons:
-        key = f"promote.max_regression.{_slug(comparison.task)}.{_slug(comparison.metric)}"
-        params[key] = repr(comparison.max_regression)
     params.update(_flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
     if len(params) > _MAX_PARAMS:
         left = len(params) - _MAX_PARAMS
         params = dict(list(params.items())[:_MAX_PARAMS])
         params["recipe.more"] = f"{left} more values: see recipe.yaml"
     return {key[:250]: value[:_MAX_PARAM_VALUE] for key, value in params.items()}
+
+
+def _rule(made: Decision) -> dict[str, str]:
+    loss, asked = "max_regression", {"min_gain": made.min_gain, "confidence": made.confidence}
+    if made.gate:
+        loss, asked = "guard_margin", {"exceed": made.gate.exceed, "alpha": made.gate.alpha}
+    for each in made.comparisons:
+        asked[f"{loss}.{_slug(each.task)}.{_slug(each.metric)}"] = each.max_regression
+    return {f"promote.{name}": repr(value) for name, value in asked.items()}
 
 
 def _flatten(prefix: str, value: Any) -> dict[str, str]:

@@ -81,6 +81,7 @@ def decision_markdown(
 ) -> str:
     """The decision with its reasons, then the scores side by side."""
     rows = comparison_rows(decision, base, experts, candidate)
+    gate = decision.gate
     lines = [
         f"## {_headline(decision, roles)}",
         "",
@@ -92,12 +93,13 @@ def decision_markdown(
         "",
         *_scores(rows, column_names(experts), roles),
         "",
-        *_changes(rows, with_experts=bool(experts)),
+        *_changes(rows, with_experts=bool(experts), may_lose=_may_lose(decision) if gate else None),
     ]
     confidence = f"{100 * decision.confidence:g}"
+    how = "paired bootstrap over" if gate is None else "calibrated gate,"
     lines += [
         "",
-        f"Change and its {confidence} % interval (paired bootstrap over {decision.documents}"
+        f"Change and its {confidence} % interval ({how} {decision.documents}"
         f" documents): positive is better. Suite {code(candidate.suite)}, lm-eval"
         f" {inline(candidate.lm_eval_version)} on {inline(candidate.device)}."
         f" {roles.candidate.capitalize()} {code(candidate.checkpoint_digest[:12])},"
@@ -135,21 +137,35 @@ def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles)
     return table(head, cells, ("task", "metric"))
 
 
-def _changes(rows: Sequence[ComparisonRow], *, with_experts: bool) -> list[str]:
+def _may_lose(decision: Decision) -> list[str]:
+    return [number(comparison.max_regression) for comparison in decision.comparisons]
+
+
+def _changes(
+    rows: Sequence[ComparisonRow], *, with_experts: bool, may_lose: Sequence[str] | None = None
+) -> list[str]:
+    """What the scores mean.
+
+    Args:
+        may_lose: for each row what may be lost, where it was measured rather than written.
+    """
     kept = ["of the best expert's gain"] if with_experts else []
     lines = []
-    for row in rows:
+    for index, row in enumerate(rows):
         share = row.best_expert_gain_kept
         cells = [
             row.task,
             _signed(row.improvement),
             f"{_signed(row.low)} to {_signed(row.high)}",
+            *([may_lose[index]] if may_lose else []),
             row.outcome,
         ]
         if with_experts:
             cells.append("-" if share is None else f"{100 * share:.0f} %")
         lines.append(cells)
-    return table(["task", "change", "interval", "outcome", *kept], lines, ("task", "outcome"))
+    allowed = ["may lose"] if may_lose else []
+    head = ["task", "change", "interval", *allowed, "outcome", *kept]
+    return table(head, lines, ("task", "outcome"))
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:

@@ -45,6 +45,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("average.decay", "sqrt", ["average.decay", "'1-sqrt'"]),
         ("promote.baseline", "base", ["promote.baseline", "known here: best, champion, latest"]),
         ("promote.baseline", "champion", ["promote.baseline", "set register.model"]),
+        (
+            "promote.exceed",
+            0,
+            ["promote: exceed is a key of the calibrated gate", "gate: calibrated"],
+        ),
         ("retention.keep", 0, ["retention.keep"]),
     ],
 )
@@ -102,3 +107,15 @@ def test_settings_that_change_the_result_change_its_digest_and_others_do_not() -
         ("promote.approve_within", "8h"),
     ):
         assert digest(changed(path, value)) == known, path
+
+
+def test_an_average_is_judged_by_the_gate_that_its_rule_names() -> None:
+    values = changed("promote", {"gate": "calibrated", "exceed": 0.1})
+    averaging = Averaging.model_validate(values)
+    rule = averaging.pipeline(averaging.weighted(["/run/c1", "/run/c2"])).promote
+    assert (rule.gate, rule.exceed, rule.alpha) == ("calibrated", 0.1, None)
+    form = averaging.model_dump(mode="json", by_alias=True)
+    assert Averaging.model_validate(json.loads(json.dumps(form))) == averaging
+    suite = load_suite("starter")
+    former = Averaging.model_validate(GOOD).settings_digest(suite, suite)
+    assert averaging.settings_digest(suite, suite) != former

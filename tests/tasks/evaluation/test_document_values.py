@@ -6,12 +6,8 @@ import math
 
 import pytest
 
-from tasks.evaluation.document_values import (
-    WORST_BITS,
-    UnusableMetricError,
-    document_value,
-    metric_scale,
-)
+from tasks.evaluation.document_values import UnusableMetricError, document_value, metric_scale
+from tasks.records import WORST_BITS
 
 NAN, INF = math.nan, math.inf
 

@@ -19,12 +19,11 @@ from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
-from tasks.evaluation.document_values import WORST_BITS
 from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.evaluation.process import Problem, load_tasks
 from tasks.evaluation.suite import Suite, load_suite
-from tasks.records import EvaluationReport
+from tasks.records import WORST_BITS, EvaluationReport
 from tests.support.edited_objects import flip
 from tests.support.processes import is_alive, wait_until
 
@@ -248,7 +247,10 @@ def test_a_collapsed_model_gets_its_own_scores_the_worst_finite_ones(
     assert broken.score("bits").score == WORST_BITS
     assert broken.score("quiz").score == 0.0
     assert [score.non_finite for score in broken.scores] == [len(TEXTS), len(TEXTS)]
+    assert [score.not_finite_at for score in broken.scores] == [tuple(range(len(TEXTS)))] * 2
     assert [score.non_finite for score in report.scores] == [0, 0]
+    assert [score.not_finite_at for score in report.scores] == [None, None]
+    assert [score.clusters for score in report.scores] == [None, None]
     assert "scores that are not finite numbers" in odd_answers(broken)[0]
     assert odd_answers(report) == ()
     json.loads(broken.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
@@ -276,6 +278,7 @@ def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     )
     file = yaml.safe_load((directory / "suite.yaml").read_text())
     file["tasks"] = [{"task": task, "metric": metric} for task, metric in tasks.items()]
+    file["tasks"][1]["cluster"] = "prompt"
     file["settings"] = {"batch_size": 4, "num_fewshot": 0, "limit": 6, "max_length": 16}
     (directory / "suite.yaml").write_text(yaml.safe_dump(file))
 
@@ -288,6 +291,9 @@ def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     assert bits.weights == tuple(float(len(text.split())) for text in TEXTS[:6])
     assert bits.score == pytest.approx(2 ** (sum(bits.values) / sum(bits.weights)))
     assert [name.partition(":")[0] for name in both.doc_ids] == ["long"] * 3 + ["short"] * 3
+    assert both.clusters is not None, "the long prompts differ, the short ones are one cluster"
+    assert (len(set(both.clusters[:3])), both.clusters[3:]) == (3, ("x",) * 3)
+    assert bits.clusters is echo.clusters is None
     assert (echo.values, echo.score) == ((0.0,) * 3, 0.0)
     assert [score.truncated for score in report.scores] == [0, 3, 0]
     assert echo.cut_off == 3, "a random model does not come to an end within four tokens"

@@ -11,6 +11,7 @@ import yaml
 from merge_core.errors import RecipeError
 from tasks.evaluation.suite import (
     SHIPPED,
+    SuiteTask,
     is_self_contained,
     load_suite,
     suite_digest,
@@ -205,3 +206,10 @@ def test_the_digest_changes_with_python_beside_the_tasks(suite_directory):
 def test_the_digest_changes_with_what_changes_scores_and_names(suite_directory, changes, same):
     before = suite_digest(load_suite(suite_directory))
     assert (suite_digest(load_suite(edit(suite_directory, **changes))) == before) == same
+
+
+def test_a_task_without_a_cluster_is_written_as_it_always_was():
+    """The suite's digest is of what is written."""
+    task = SuiteTask(task="quiz", metric="acc")
+    assert set(task.model_dump()) == {"task", "metric", "higher_is_better", "filter"}
+    assert SuiteTask(**task.model_dump(), cluster="passage").model_dump()["cluster"] == "passage"

@@ -139,3 +139,16 @@ def test_names_that_would_break_the_table_are_escaped():
 def test_experts_get_the_shortest_names_that_differ(references, expected):
     experts = [report("e", *BASE.scores, reference=reference) for reference in references]
     assert column_names(experts) == expected
+
+
+def test_the_calibrated_gate_shows_what_each_task_may_lose():
+    rule = PromotionRule(gate="calibrated", keep_of_experts=0)
+    decision = decide(MERGED, BASE, rule, [CODER, PROSE])
+    assert decision.promote
+    text = decision_markdown(decision, BASE, [CODER, PROSE], MERGED)
+    assert all(f"* {reason}" in text for reason in decision.reasons)
+    changes = [line for line in text.splitlines() if line.startswith("|")][4:]
+    assert changes[0].startswith("| task | change | interval | may lose | outcome |")
+    assert len({line.count("|") for line in changes}) == 1
+    assert "95 % interval (calibrated gate, 800 documents)" in text
+    assert "bootstrap" not in text

@@ -1,0 +1,189 @@
+"""Why the calibrated gate promoted a checkpoint or not, for somebody who knows no statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.promotion.reasons import in_unit, number, other_prompts_words
+from tasks.records import CalibratedGate, KeptOfExpert, TaskComparison
+from tasks.statistics import GateResult, GateRule
+from tasks.statistics.results import PlanResult, TaskPlan, TaskResult
+
+
+def reasons(
+    result: GateResult,
+    comparisons: Sequence[TaskComparison],
+    gate: CalibratedGate,
+    planned: PlanResult,
+    rule: GateRule,
+    on_inconclusive: str,
+    same: bool,
+) -> tuple[str, ...]:
+    """One sentence for each thing that was found: what refuses first, then what is unclear.
+
+    Args:
+        same: the candidate has the baseline's own weights.
+    """
+    told: dict[str, list[str]] = {"regressed": [], "unclear": [], "held": []}
+    for comparison, task, plan in zip(comparisons, result.tasks, planned.tasks, strict=True):
+        told[comparison.outcome].append(_task(comparison, task, plan, rule))
+    kept = {
+        outcome: [_kept(each, rule) for each in gate.kept if each.outcome == outcome]
+        for outcome in ("below", "unclear", "kept")
+    }
+    lines = [
+        *(["the merged checkpoint is the baseline itself: nothing to promote"] if same else []),
+        *told["regressed"],
+        *(kept["below"] if rule.retention_blocks else []),
+        _mean(result, gate),
+        *told["unclear"],
+        *told["held"],
+        *([] if rule.retention_blocks else kept["below"]),
+        *kept["unclear"],
+        *kept["kept"],
+    ]
+    unclear = result.primary.outcome == "unclear" or told["unclear"]
+    if result.verdict != "promoted" and unclear and not same:
+        lines.append(_resolution(gate))
+    lines.append(_units(comparisons, gate))
+    if result.verdict == "inconclusive" and not same:
+        action = "keeps the baseline" if on_inconclusive == "fall_back" else "promotes"
+        lines.append(f"the evaluation cannot tell; the rule {action} in that case")
+    return tuple(lines)
+
+
+def _mean(result: GateResult, gate: CalibratedGate) -> str:
+    """The first question: is it better on the whole?"""
+    count = len(result.tasks)
+    over = "" if count == 1 else f" on average over {count} tasks"
+    way = "better" if gate.change > 0 else "worse"
+    said = f"the merged checkpoint is {way} than the baseline by {number(abs(gate.change))} units"
+    if gate.change == 0:
+        said = "the merged checkpoint is as good as the baseline"
+    said += f"{over}, surely {_span(gate.low, gate.high)}"
+    if gate.change == gate.low == gate.high == 0:
+        said = f"the merged checkpoint equals the baseline{over}"
+    outcome = result.primary.outcome
+    if any(task.outcome == "invalid" for task in result.tasks):
+        return f"{said}, where an answer that is no number counts as the worst there is"
+    if gate.exceed == 0:
+        ends = {
+            "gained": "it is better by more than chance",
+            "below": "it is certainly not better",
+            "unclear": "that may be chance",
+        }
+        return f"{said}; {ends[outcome]}"
+    asked = f"more than {_signed(gate.exceed)} is asked for"
+    ends = {
+        "gained": "and certainly reached",
+        "below": "and certainly not reached",
+        "unclear": "and it may be less",
+    }
+    return f"{said}; {asked} {ends[outcome]}"
+
+
+def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule) -> str:
+    """What happened on one task, and whether it may have lost too much."""
+    unit = in_unit(c.metric)
+    allowed = number(c.max_regression)
+    if c.low == c.high == 0 or (task.gained == 0 and task.lost == 0):
+        said = f"{c.task} scored alike on each of {c.documents} documents"
+    elif c.improvement == 0:
+        said = f"{c.task} did not change, surely {_span(c.low, c.high)}"
+    else:
+        way = "better" if c.improvement > 0 else "worse"
+        size = number(abs(c.improvement))
+        said = f"{c.task} got {way} by {size} {unit}, surely {_span(c.low, c.high)}"
+    if not c.low <= c.improvement <= c.high:
+        most = number(rule.clip * task.unit)
+        said += f" when no document counts for more than {most}"
+    if task.gained or task.lost:
+        said += f" (of {c.documents} documents {task.gained} became right and {task.lost} wrong)"
+    said += other_prompts_words(c)
+    if task.outcome == "invalid":
+        before, now = c.non_finite or (0, 0)
+        return (
+            f"{said}; {now} of {c.documents} answers are not finite numbers, and {before} of the"
+            " baseline's: that is never promoted"
+        )
+    if c.outcome == "regressed":
+        return f"{said}; it certainly lost more than the {allowed} allowed"
+    if c.outcome == "unclear":
+        return f"{said}; {_unclear(c, task, plan, rule)}"
+    wider = ""
+    if task.margin > rule.margin:
+        asked = number(c.max_regression * rule.margin / task.margin)
+        wider = f" ({asked} is asked for, and {c.documents} documents cannot show so little)"
+    return f"{said}; a loss of {allowed} is ruled out{wider}"
+
+
+def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule) -> str:
+    if task.documents < rule.min_documents:
+        return f"{task.documents} documents are too few to judge, {rule.min_documents} are needed"
+    if task.effective_groups < rule.min_groups:
+        return (
+            f"its documents come in {task.groups} groups, which count as"
+            f" {number(task.effective_groups)}: too few to judge, {number(rule.min_groups)} are"
+            " needed"
+        )
+    said = (
+        f"it may have lost up to {number(-c.low)}, and a loss of {number(c.max_regression)} has to"
+        " be ruled out"
+    )
+    needed = plan.documents_needed
+    if needed is not None and needed > task.documents:
+        about = number(float(f"{needed:.1g}"))
+        said += f"; about {about} documents would do for a merge that loses nothing"
+        said += f" (now {task.documents})"
+    return said
+
+
+def _kept(each: KeptOfExpert, rule: GateRule) -> str:
+    asked = f"{100 * rule.share:g} %"
+    if each.kept < 0:
+        said = f"on {each.task} the gain of {each.expert} was lost, and more"
+    else:
+        said = f"on {each.task} {100 * each.kept:.0f} % of the gain of {each.expert} was kept"
+    ends = {
+        "below": f"certainly less than the {asked} asked for",
+        "kept": f"certainly the {asked} asked for",
+        "unclear": f"whether it is the {asked} asked for cannot be told",
+    }
+    return f"{said}; {ends[each.outcome]}"
+
+
+def _resolution(gate: CalibratedGate) -> str:
+    """What the suite could have shown at all."""
+    if gate.visible is not None:
+        return (
+            f"this suite cannot tell less: a merge has to be better by about"
+            f" {number(gate.visible)} units to be promoted four times of five"
+        )
+    return (
+        f"this suite cannot tell less: a mean change is uncertain by about"
+        f" {number(gate.change - gate.low)} units"
+    )
+
+
+def _units(comparisons: Sequence[TaskComparison], gate: CalibratedGate) -> str:
+    apart = ", ".join(
+        f"{number(task.unit)} {in_unit(c.metric) if 'perplexity' not in c.metric else 'bits'}"
+        f" for {task.task}"
+        for task, c in zip(gate.tasks, comparisons, strict=True)
+    )
+    return (
+        f"a unit is how far the baseline's own documents lie apart: {apart}; 'surely' is wrong,"
+        f" to either side, in at most {100 * gate.alpha:g} % of evaluations"
+    )
+
+
+def _span(low: float, high: float) -> str:
+    if low >= 0:
+        return f"between {number(low)} and {number(high)} better"
+    if high <= 0:
+        return f"between {number(-high)} and {number(-low)} worse"
+    return f"between {number(-low)} worse and {number(high)} better"
+
+
+def _signed(value: float) -> str:
+    return f"a loss of {number(-value)} units" if value < 0 else f"{number(value)} units"
