@@ -179,7 +179,9 @@ def _check_task(task: Any, entry: dict[str, Any], place: str) -> None:
 def _check_clusters(entries: list[dict[str, Any]], leaves: list[dict[str, Any]]) -> None:
     for index, (entry, own) in enumerate(zip(entries, leaves, strict=True)):
         field = entry.get("cluster")
-        for name, task in own.items() if field is not None else ():
+        if field is None:
+            continue
+        for name, task in own.items():
             for document in itertools.islice(task.eval_docs, 1):
                 check_cluster(field, document, name, f"tasks[{index}].cluster")
 
