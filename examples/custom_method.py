@@ -18,7 +18,7 @@ import torch
 from merge_core.methods import register
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.methods.parameter import Parameter
-from merge_core.methods.parts.surveys import WholeModelSums
+from merge_core.methods.parts.model_statistics import WholeModelSums
 from merge_core.reductions.sums import add_up
 
 
@@ -35,7 +35,7 @@ class CappedTaskArithmetic(Method):
     parameters = (Parameter("cap", "longest task vector, in medians", 1.0, low=0),)
     base = "required"
 
-    def survey(self, jobs):
+    def model_statistics(self, jobs):
         """What is learned of the whole model before its first tensor is merged."""
         return WholeModelSums(torch.square)
 
@@ -48,7 +48,7 @@ class Capped(Kernel):
     """Holds a factor for each model; sees a tensor block by block, as float64."""
 
     def __init__(self, job: TensorJob):
-        lengths = [math.sqrt(square) for square in job.survey.sums(job)]
+        lengths = [math.sqrt(square) for square in job.model_statistics.sums(job)]
         longest = job.parameters["cap"] * statistics.median(lengths)
         self.factors = [min(1.0, longest / length) if length else 0.0 for length in lengths]
 

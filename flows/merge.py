@@ -64,8 +64,8 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
-    statistics = step.calibrate(pipeline, sources, home, beside)
-    manifest = step.merge(pipeline, sources, home, statistics)
+    calibration = step.calibrate(pipeline, sources, home, beside)
+    manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
     baseline = sources[recipe.donor]
     others = [source for source in sources.values() if source != baseline]

@@ -34,9 +34,11 @@ def refuse_foreign_packages() -> None:
     for name in PACKAGES:
         found = hidden(name)
         if found:
-            _refuse(found, HIDDEN_MEND)
+            _refuse(found, mend=HIDDEN_MEND)
         if not (_PLACE / name / "__init__.py").is_file():
-            _refuse(f"mergeflow's own package `{name}` in {str(_PLACE)!r} is incomplete", _AGAIN)
+            _refuse(
+                f"mergeflow's own package `{name}` in {str(_PLACE)!r} is incomplete", mend=_AGAIN
+            )
     _refuse_overwritten([f"{name}/__init__.py" for name in PACKAGES])
 
 
@@ -75,7 +77,7 @@ def _refuse_overwritten(names: list[str]) -> None:
                 _refuse(
                     f"mergeflow's own package `{package}` was overwritten by the distribution"
                     f" {owner}: {path!r} is not what mergeflow installed",
-                    f"uninstall that distribution, then {_AGAIN}",
+                    mend=f"uninstall that distribution, then {_AGAIN}",
                 )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from merge_core.distributed.job import FanOut
+from merge_core.distributed.job import Executor
 from merge_core.files.digests import model_digest
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
@@ -45,9 +45,9 @@ def merge_task(
     home: Path,
     device: str = "auto",
     threads: int | None = None,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    fan_out: FanOut | None = None,
+    executor: Executor | None = None,
     record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
     """Merge and publish. Compatibility was verified by the step before; NaN is refused here too.
@@ -62,9 +62,9 @@ def merge_task(
         device=device,
         threads=threads,
         shard_bytes=shard_bytes,
-        fan_out=fan_out,
+        executor=executor,
         check=False,
-        statistics=statistics,
+        calibration=calibration,
         record=record,
         progress=prefect_progress("merge"),
     )

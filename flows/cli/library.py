@@ -24,7 +24,7 @@ from flows.cli.verify import verify
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
-    from merge_core.distributed.job import FanOut
+    from merge_core.distributed.job import Executor
     from merge_core.homes.home import Home
     from merge_core.recipes.recipe import Recipe
     from merge_core.records import CheckpointManifest
@@ -76,7 +76,7 @@ def merge(
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.terminal.console import Terminal, seconds
     from merge_core.homes.home import Home
-    from merge_core.operations.deferred_digests import Unidentified, needs_digests
+    from merge_core.operations.deferred_digests import DeferredDigests, needs_digests
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.merge import merge as run_merge
     from merge_core.planning.explain import explain, has_filters, idle_filters
@@ -106,11 +106,11 @@ def merge(
         sources, identify = find_all(
             loaded.references(), home, beside, progress=progress, tolerance=tolerance
         )
-        unidentified = None
+        deferred = None
         if identify and (processes or measurements(loaded) or needs_digests(loaded)):
             sources = identify(progress)
         elif identify:
-            unidentified = Unidentified.see(sources, identify, shard_bytes)
+            deferred = DeferredDigests.of(sources, identify, shard_bytes)
         found = time.monotonic()
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
@@ -121,7 +121,7 @@ def merge(
             inputs = open_inputs(loaded, sources)
             for warning in idle_filters(loaded, explain(loaded, inputs), inputs):
                 terminal.warn(warning)
-        statistics = calibrate_all(
+        calibration = calibrate_all(
             loaded,
             sources,
             home=home,
@@ -140,10 +140,10 @@ def merge(
             threads=threads,
             shard_bytes=shard_bytes,
             check=False,
-            statistics=statistics,
+            calibration=calibration,
             copy_code=copy_code,
-            fan_out=_processes(processes, home),
-            unidentified=unidentified,
+            executor=_processes(processes, home),
+            deferred=deferred,
             progress=progress,
             timings=timings,
         )
@@ -151,7 +151,7 @@ def merge(
     _give_manifest(terminal, manifest, ended - started)
     if not as_json:
         known, merged = "identified", "merged"
-        if unidentified:
+        if deferred:
             known, merged = "found", "identified and merged"
         terminal.say(
             f"  time   inputs {known} {seconds(found - started)}, checked"
@@ -171,7 +171,7 @@ def profile(
     """Measure the task vectors of a recipe's models: norms, cosines, sign conflicts, layers."""
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_profile
-    from merge_core.errors import RecipeError
+    from merge_core.errors import OutputError, RecipeError
     from merge_core.homes.home import Home
     from merge_core.operations.profile import profile_task_vectors
     from merge_core.recipes.loading import load_recipe
@@ -184,6 +184,10 @@ def profile(
             "a task vector is a difference from a base, and this recipe names no checkpoint as one",
             where=str(recipe),
             mend="name the checkpoint that the models were fine-tuned from as base_model",
+        )
+    if plot is not None and not plot.parent.exists():
+        raise OutputError(
+            "there is no such directory", where=str(plot.parent), mend="make it, or name another"
         )
     with terminal.progress() as progress:
         sources = fetch_all(
@@ -316,7 +320,7 @@ def apply(
     _give_manifest(terminal, manifest, time.monotonic() - started)
 
 
-def _processes(count: int | None, home: Home) -> FanOut | None:
+def _processes(count: int | None, home: Home) -> Executor | None:
     """Child processes that compute, if any were asked for."""
     if count is None:
         return None

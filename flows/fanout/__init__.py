@@ -1,5 +1,5 @@
 """Who computes a merge beside this process: processes, a Prefect work pool, a Dask cluster.
 
-Public: `choose.fan_out_of`, `merge_group.merge_shard_group`. It imports `settings` and
+Public: `choose.executor_of`, `merge_group.merge_shard_group`. It imports `settings` and
 `run_step`.
 """

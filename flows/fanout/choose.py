@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from merge_core.distributed.job import FanOut
+from merge_core.distributed.job import Executor
 from merge_core.homes.home import Home
 
 if TYPE_CHECKING:
     from flows.settings.pipeline import ScaleOut
 
 
-def fan_out_of(chosen: ScaleOut, home: Home) -> FanOut | None:
+def executor_of(chosen: ScaleOut, home: Home) -> Executor | None:
     """The workers that were chosen; None for this process itself."""
     # Each brings libraries that the others do without.
     if chosen.processes is not None:

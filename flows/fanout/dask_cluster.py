@@ -14,7 +14,7 @@ from prefect.futures import as_completed
 from prefect.states import Completed
 
 from flows.run_step import UNSTORED, call_flow, end_with
-from merge_core.distributed.job import FanOut, MergeJob
+from merge_core.distributed.job import Executor, MergeJob
 from merge_core.distributed.worker import GroupResult, merge_group
 from merge_core.errors import MergeflowError, StepError, one_line
 from merge_core.runtime.processors import processors
@@ -24,7 +24,7 @@ _MOST_LOCAL_WORKERS = 8
 _CONNECT = 20.0
 
 
-class DaskCluster(FanOut):
+class DaskCluster(Executor):
     """The workers of a Dask scheduler; Dask gives what a dead worker was at to another."""
 
     def __init__(self, address: str) -> None:

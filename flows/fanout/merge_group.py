@@ -1,4 +1,4 @@
-"""The flow that a worker of a work pool runs: one group of a merge that another run conducts."""
+"""The flow that a worker of a work pool runs: one group of a merge that another run coordinates."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.fanout.merge_group import merge_shard_group
-from merge_core.distributed.job import FanOut, MergeJob
+from merge_core.distributed.job import Executor, MergeJob
 from merge_core.distributed.worker import is_finished, is_held, workers_seen
 from merge_core.errors import MergeflowError, StepError, did_you_mean, error_kind
 from merge_core.text.plain import plain_log
@@ -38,7 +38,7 @@ _NOBODY = 1800.0
 """Seconds to wait for any worker to take up anything."""
 
 
-class WorkPool(FanOut):
+class WorkPool(Executor):
     """Whoever serves a work pool. A run whose worker is gone is known by its group's free lock,
     which the kernel, or the file server, takes from a dead process; the group is given out again.
     """

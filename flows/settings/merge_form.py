@@ -34,7 +34,7 @@ from merge_core.recipes.recipe import Recipe
 from tasks.promotion.rule import PromotionRule
 from tasks.sources.references import expand_variables
 
-METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.statistics is None)
+METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.calibration is None)
 """Methods that the form offers: all but those that measure the models on data."""
 
 _FIRST_METHOD = "task_arithmetic"

@@ -19,7 +19,9 @@ def of_file(entry: dict[str, Any], directory: Path) -> Fields:
     """The fields of an entry of `prefect.yaml`."""
     variables = dict(entry["work_pool"].get("job_variables", {}))
     environment = variables.pop("env", {}) | {VARIABLE: str(directory)}
-    schedules = {spec["slug"]: _told(schedule_of(spec)) for spec in entry.get("schedules", [])}
+    schedules = {
+        spec["slug"]: _schedule_fields(schedule_of(spec)) for spec in entry.get("schedules", [])
+    }
     return {
         "description": entry["description"],
         "tags": sorted(entry.get("tags", [])),
@@ -41,7 +43,9 @@ def of_server(known: DeploymentResponse) -> Fields:
     if limit is not None:
         strategy = options.collision_strategy.value if options else "ENQUEUE"
         limits = {"limit": limit.limit, "collision_strategy": strategy}
-    schedules = {each.slug: _told(each.schedule) for each in known.schedules if each.slug}
+    schedules = {
+        each.slug: _schedule_fields(each.schedule) for each in known.schedules if each.slug
+    }
     return {
         "description": known.description,
         "tags": sorted(known.tags),
@@ -67,6 +71,6 @@ def schedule_of(spec: dict[str, Any]) -> SCHEDULE_TYPES:
     return construct_schedule(**{name: spec[name] for name in named if name in spec})
 
 
-def _told(schedule: SCHEDULE_TYPES) -> dict[str, Any]:
+def _schedule_fields(schedule: SCHEDULE_TYPES) -> dict[str, Any]:
     """When it starts runs. Whether it is on is the user's, and no field."""
     return schedule.model_dump(mode="json")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from flows.fanout.choose import fan_out_of
+from flows.fanout.choose import executor_of
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
@@ -176,7 +176,7 @@ def merge(
     pipeline: Pipeline,
     sources: Mapping[str, SourceCheckpoint],
     home: Home,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
     """The merged checkpoint in the store, every byte of it as its manifest says, and that of this
     recipe and these sources.
@@ -186,11 +186,11 @@ def merge(
     """
     recipe, how = pipeline.recipe, pipeline.execution
     shard_bytes = read_size(how.shard_size)
-    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, statistics)
+    wanted = Wanted.of_recipe(recipe, sources, shard_bytes, calibration)
     store = Store(home)
-    measured = dict(statistics or {})
-    fan_out = fan_out_of(how.scale_out, home)
-    compute = (home.path, how.device, how.threads, measured, shard_bytes, fan_out)
+    measured = dict(calibration or {})
+    executor = executor_of(how.scale_out, home)
+    compute = (home.path, how.device, how.threads, measured, shard_bytes, executor)
     arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):

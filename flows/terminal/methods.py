@@ -76,7 +76,7 @@ def minimal_recipe(method: Method) -> dict[str, Any]:
     recipe["models"] = models
     if wide:
         recipe["parameters"] = wide
-    if method.statistics:
+    if method.calibration:
         recipe["calibration"] = {"data": "samples.jsonl"}
     return recipe
 

@@ -67,8 +67,8 @@ def plan_json(plan: Plan, *, tensors: bool) -> dict[str, Any]:
                 "shape": list(tensor.slot.shape),
                 "shard": plan.shards[tensor.slot.shard].name,
                 "offset": tensor.slot.offset,
-                "model_parameters": [dict(values) for values in tensor.computed.model_parameters],
-                "parameters": dict(tensor.computed.parameters),
+                "model_parameters": [dict(values) for values in tensor.merged.model_parameters],
+                "parameters": dict(tensor.merged.parameters),
             }
             for tensor in plan.tensors
         ]
@@ -108,13 +108,13 @@ def _tensor_table(plan: Plan) -> Table:
 
 def _settings(tensor: PlannedTensor) -> str:
     """`weight 0.5, 0.5; normalize false`: per model in the order of the models, then overall."""
-    per_model = tensor.computed.model_parameters
+    per_model = tensor.merged.model_parameters
     parts = [
         f"{name} " + ", ".join(literal(values[name]) for values in per_model)
         for name in (per_model[0] if per_model else {})
     ]
-    parts += _overall(tensor.computed.parameters)
-    for step, settings in tensor.computed.post:
+    parts += _overall(tensor.merged.parameters)
+    for step, settings in tensor.merged.post:
         parts.append(" ".join([f"then {step}", *_overall(settings)]))
     return "; ".join([tensor.method, *parts])
 

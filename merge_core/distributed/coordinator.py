@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from merge_core.distributed.job import (
-    FanOut,
+    Executor,
     MergeJob,
     MergeOrder,
     ShardGroup,
@@ -18,7 +18,7 @@ from merge_core.distributed.job import (
     library_versions,
     write_job,
 )
-from merge_core.engine.run import survey_plan
+from merge_core.engine.run import model_statistics_of
 from merge_core.errors import StepError
 from merge_core.output.journal import boot_id
 from merge_core.output.shard_writer import output_error
@@ -46,11 +46,11 @@ class ComputeSettings:
 class Workers:
     """Who computes in place of this process, and what they make the plan from."""
 
-    fan_out: FanOut
+    executor: Executor
     order: MergeOrder
 
 
-def conduct(
+def coordinate(
     plan: Plan,
     staging: Staging,
     workers: Workers,
@@ -59,8 +59,8 @@ def conduct(
 ) -> None:
     """Have every tensor that is not in place computed by workers.
 
-    Surveys of the whole model are made here, once, and handed over: a worker that made its own
-    would read the whole model for it.
+    Model statistics are gathered here, once, and handed over: a worker that gathered its own would
+    read the whole model for it.
 
     Raises:
         MergeflowError: what a worker raised.
@@ -75,7 +75,7 @@ def conduct(
     except OSError as error:
         raise output_error(error, staging.directory) from error
     with _watching(plan, staging, progress):
-        workers.fan_out.run(staging.directory, job)
+        workers.executor.run(staging.directory, job)
     staging.finished = staging.vouched_for()
     undone = everything - staging.finished
     if undone:
@@ -96,19 +96,19 @@ def _job(
     settings: ComputeSettings,
     progress: Progress | None,
 ) -> MergeJob:
-    findings = {}
-    if plan.surveys:
-        found = survey_plan(plan, **asdict(settings), progress=progress)
-        findings = {key: survey.findings() for key, survey in found.items()}
+    statistics = {}
+    if plan.observed:
+        found = model_statistics_of(plan, **asdict(settings), progress=progress)
+        statistics = {key: each.to_json() for key, each in found.items()}
     return MergeJob(
         plan=plan.digest,
         layout=layout_digest(plan),
         attempt=staging.attempt,
         boot=boot_id(),
         order=workers.order,
-        groups=_groups(plan, workers.fan_out),
+        groups=_groups(plan, workers.executor),
         inputs=input_files(plan),
-        surveys=findings,
+        surveys=statistics,
         versions=library_versions(),
         device="cpu" if is_cpu(settings.device) else settings.device.replace("auto", "cuda"),
         threads=settings.threads,
@@ -116,11 +116,11 @@ def _job(
     )
 
 
-def _groups(plan: Plan, fan_out: FanOut) -> tuple[ShardGroup, ...]:
+def _groups(plan: Plan, executor: Executor) -> tuple[ShardGroup, ...]:
     count = _MOST_GROUPS
-    if fan_out.workers is not None:
-        count = _GROUPS_FOR_EACH_WORKER * fan_out.workers
-    return cut_into_groups(plan, count, whole_shards=fan_out.whole_shards)
+    if executor.workers is not None:
+        count = _GROUPS_FOR_EACH_WORKER * executor.workers
+    return cut_into_groups(plan, count, whole_shards=executor.whole_shards)
 
 
 @contextmanager

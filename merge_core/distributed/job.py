@@ -1,8 +1,8 @@
 """A merge cut into groups of tensors, for workers that share nothing with it but storage.
 
-The process that conducts a merge writes the job into the working directory: what to merge, how the
-plan is cut, what the surveys found. A worker needs the directory's path, the attempt and the number
-of a group (`merge_core.distributed.worker`). How workers come to know these is a `FanOut`'s
+The coordinator of a merge writes the job into the working directory: what to merge, how the
+plan is cut, the model statistics. A worker needs the directory's path, the attempt and the number
+of a group (`merge_core.distributed.worker`). How workers come to know these is an `Executor`'s
 business.
 """
 
@@ -50,6 +50,7 @@ class MergeOrder(Record):
     recipe: dict[str, Any]
     sources: dict[str, SourceCheckpoint]
     statistics: dict[str, SourceCheckpoint]
+    """What calibration measured. The field's name is that of the file's format."""
     shard_bytes: int
     copy_code: bool
 
@@ -58,7 +59,7 @@ class MergeOrder(Record):
         cls,
         recipe: Recipe,
         sources: Mapping[str, SourceCheckpoint],
-        statistics: Mapping[str, SourceCheckpoint] | None,
+        calibration: Mapping[str, SourceCheckpoint] | None,
         shard_bytes: int,
         copy_code: bool,
     ) -> MergeOrder:
@@ -66,7 +67,7 @@ class MergeOrder(Record):
         return cls(
             recipe=recipe.model_dump(mode="json", exclude_defaults=True),
             sources=dict(sources),
-            statistics=dict(statistics or {}),
+            statistics=dict(calibration or {}),
             shard_bytes=shard_bytes,
             copy_code=copy_code,
         )
@@ -77,7 +78,7 @@ class MergeOrder(Record):
             parse_recipe(self.recipe),
             self.sources,
             shard_bytes=self.shard_bytes,
-            statistics=self.statistics,
+            calibration=self.statistics,
             copy_code=self.copy_code,
         )
 
@@ -106,7 +107,7 @@ class MergeJob(Record):
     groups: tuple[ShardGroup, ...]
     inputs: tuple[InputFile, ...]
     surveys: dict[str, Any]
-    """Findings, by the surveys' keys."""
+    """Model statistics, by their keys. The field's name is that of the file's format."""
     versions: dict[str, str]
     device: str
     """Never `auto`: a GPU rounds some values otherwise than a CPU, so all workers use one kind."""
@@ -114,7 +115,7 @@ class MergeJob(Record):
     block_elements: int | None
 
 
-class FanOut(ABC):
+class Executor(ABC):
     """A way to have the groups of a job merged by workers in other processes."""
 
     workers: int | None = None
@@ -171,7 +172,7 @@ def layout_digest(plan: Plan) -> str:
             [
                 [tensor.method, [[str(e.path), e.offset, e.dtype, e.shape] for e in entries]]
                 for tensor in plan.tensors
-                for entries in (tensor.computed.entries,)
+                for entries in (tensor.merged.entries,)
             ],
         ]
     )
@@ -183,7 +184,7 @@ def input_files(plan: Plan) -> tuple[InputFile, ...]:
     Raises:
         OSError: one of them is gone.
     """
-    paths = {entry.path for tensor in plan.tensors for entry in tensor.computed.entries}
+    paths = {entry.path for tensor in plan.tensors for entry in tensor.merged.entries}
     return tuple(_input_file(path) for path in sorted(paths))
 
 
@@ -229,7 +230,7 @@ def _shards(plan: Plan) -> list[list[int]]:
 
 
 def _cost(tensor: PlannedTensor) -> int:
-    return tensor.slot.nbytes + sum(entry.nbytes for entry in tensor.computed.entries)
+    return tensor.slot.nbytes + sum(entry.nbytes for entry in tensor.merged.entries)
 
 
 def _input_file(path: Path) -> InputFile:

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import TracebackType
 
 from merge_core.distributed.job import MergeJob, layout_digest, library_versions, read_job
+from merge_core.engine.model_statistics import restored_model_statistics
 from merge_core.engine.run import run_plan
-from merge_core.engine.surveys import adopted_surveys
 from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import sha256_file
-from merge_core.methods.base import Survey
+from merge_core.methods.base import ModelStatistics
 from merge_core.output.journal import Journal, boot_id, vouched_for
 from merge_core.output.shard_writer import ShardWriter, output_error
 from merge_core.output.working_directory import GROUPS, JOURNAL
@@ -64,7 +64,7 @@ def merge_group(
     """Compute what is missing of one group, into the files of the merge.
 
     Args:
-        directory: the merge's working directory, as the conducting process sees it.
+        directory: the merge's working directory, as the coordinator sees it.
         attempt: the one of the job that the caller means.
         device: one of the job's kind, for machines with several; by default the job's.
         threads: by default as many as the job says.
@@ -76,7 +76,7 @@ def merge_group(
         MergeflowError: and all that `run_plan` raises.
     """
     started = time.monotonic()
-    job, plan, surveys = _joined(directory, attempt)
+    job, plan, model_statistics = _joined(directory, attempt)
     with _claimed(directory, job, number, wait) as claimed, _one_at_a_time:
         if not claimed:
             return None
@@ -90,7 +90,7 @@ def merge_group(
                 threads=threads or job.threads,
                 block_elements=job.block_elements,
                 only=job.groups[number].tensors,
-                surveys=surveys,
+                model_statistics=model_statistics,
                 progress=progress,
             )
             check_inputs(job)
@@ -109,7 +109,7 @@ def is_finished(directory: Path, job: MergeJob, number: int) -> bool:
 
 
 def vouched_tensors(directory: Path, job: MergeJob, number: int) -> set[int]:
-    """The tensors that are in place according to a group's journals and the conductor's."""
+    """The tensors that are in place according to a group's journals and the coordinator's."""
     journals = [directory / JOURNAL, *_journals(directory, job.attempt, number)]
     return vouched_for(journals, job.plan, job.attempt, job.groups[-1].end)
 
@@ -154,7 +154,7 @@ def check_inputs(job: MergeJob) -> None:
 
 
 class GroupWriter(ShardWriter):
-    """Writes a group's tensors to the files of a merge that another process conducts."""
+    """Writes a group's tensors to the files of a merge that another process coordinates."""
 
     def __init__(self, directory: Path, plan: Plan, job: MergeJob, number: int) -> None:
         super().__init__(directory, plan)
@@ -201,7 +201,7 @@ class GroupWriter(ShardWriter):
 
 
 @lru_cache(maxsize=1)
-def _joined(directory: Path, attempt: str) -> tuple[MergeJob, Plan, Mapping[str, Survey]]:
+def _joined(directory: Path, attempt: str) -> tuple[MergeJob, Plan, Mapping[str, ModelStatistics]]:
     """The job and its plan, made again from the inputs' headers; remembered from group to group."""
     job = read_job(directory)
     if job is None:
@@ -223,7 +223,7 @@ def _joined(directory: Path, attempt: str) -> tuple[MergeJob, Plan, Mapping[str,
             where=machine_name(),
             mend="make the same inputs readable at the same paths, and start again",
         )
-    return job, plan, adopted_surveys(plan.surveys, job.surveys)
+    return job, plan, restored_model_statistics(plan.observed, job.surveys)
 
 
 def _check_versions(job: MergeJob) -> None:

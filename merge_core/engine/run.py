@@ -16,9 +16,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol
 
-from merge_core.engine.surveys import run_surveys
+from merge_core.engine.model_statistics import gather_model_statistics
 from merge_core.engine.worker import Work, parts_of
-from merge_core.methods.base import Survey
+from merge_core.methods.base import ModelStatistics
 from merge_core.output.shard_writer import ShardWriter
 from merge_core.planning.merged_tensor import Computing
 from merge_core.planning.plan import Plan
@@ -61,7 +61,7 @@ def run_plan(
     block_elements: int | None = None,
     progress: Progress | None = None,
     only: Collection[int] | None = None,
-    surveys: Mapping[str, Survey] | None = None,
+    model_statistics: Mapping[str, ModelStatistics] | None = None,
     fused: bool = True,
     timings: Timings | None = None,
     follower: Follower | None = None,
@@ -73,7 +73,7 @@ def run_plan(
         threads: workers; by default one for each available core, at most 8, on a GPU at least 2.
         block_elements: elements of a block, rounded up to a multiple of `CHUNK`.
         only: indices of the tensors to compute; by default all.
-        surveys: what `survey_plan` found of this plan; by default it is called first.
+        model_statistics: those of `model_statistics_of`; by default they are gathered first.
         fused: use fused kernels where there are some (`merge_core.kernels.cpu`,
             `merge_core.kernels.gpu`); the bytes are the same.
         timings: where to add what was spent.
@@ -88,8 +88,8 @@ def run_plan(
     block = _block_elements(device, block_elements)
     wanted = range(len(plan.tensors)) if only is None else sorted(only)
     todo = [index for index in wanted if index not in staging.finished]
-    if todo and plan.surveys and surveys is None:
-        surveys = survey_plan(
+    if todo and plan.observed and model_statistics is None:
+        model_statistics = model_statistics_of(
             plan, device=device, threads=threads, block_elements=block_elements, progress=progress
         )
     throttle = Throttle(progress, "merge", _nbytes(plan, wanted))
@@ -109,7 +109,7 @@ def run_plan(
             most_kept=0 if on_cpu else spare_memory(compute_device(device)) // workers,
             block=block,
             fused=fused,
-            surveys=surveys or {},
+            model_statistics=model_statistics or {},
             torch_threads=torch_threads,
             timings=timings,
             stop=stop,
@@ -149,23 +149,23 @@ def run_plan(
             _run(work, workers, stop, timings)
 
 
-def survey_plan(
+def model_statistics_of(
     plan: Plan,
     *,
     device: str = "auto",
     threads: int | None = None,
     block_elements: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Survey]:
+) -> dict[str, ModelStatistics]:
     """What the plan's methods must learn of the whole model first; nothing for most plans.
 
     Arguments and errors as for `run_plan`.
     """
-    if not plan.surveys:
+    if not plan.observed:
         return {}
     target = compute_device(device)
     block = _block_elements(device, block_elements)
-    found: dict[str, Survey] = {}
+    found: dict[str, ModelStatistics] = {}
     with BlockReader() as reader, OneThreadEach() as torch_threads:
 
         def context() -> Computing:
@@ -174,7 +174,7 @@ def survey_plan(
 
         workers = threads or _default_workers(target.type == "cpu")
         with _ready(target, plan.recipe):
-            run_surveys(plan.surveys, found, context, workers, progress)
+            gather_model_statistics(plan.observed, found, context, workers, progress)
     return found
 
 

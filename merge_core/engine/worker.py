@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_core.errors import CompatibilityError
-from merge_core.methods.base import Survey
+from merge_core.methods.base import ModelStatistics
 from merge_core.output.shard_writer import ShardWriter
 from merge_core.planning.merged_tensor import COPY, Computation, Computing
 from merge_core.planning.plan import Plan, PlannedTensor
@@ -62,8 +62,8 @@ def _is_divisible(tensor: PlannedTensor) -> bool:
     if tensor.method == COPY:
         return True
     # What is made as it is read might be made again for every part.
-    stored = all(isinstance(source, TensorEntry) for source in tensor.computed.sources)
-    return stored and tensor.computed.granularity == "elementwise"
+    stored = all(isinstance(source, TensorEntry) for source in tensor.merged.sources)
+    return stored and tensor.merged.granularity == "elementwise"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Work:
     most_kept: int
     block: int
     fused: bool
-    surveys: Mapping[str, Survey]
+    model_statistics: Mapping[str, ModelStatistics]
     torch_threads: OneThreadEach
     timings: Timings
     stop: threading.Event
@@ -91,7 +91,9 @@ class Work:
         """A context for the methods' own kernels. Loads torch."""
         self.torch_threads.enter()
         device = compute_device(self.device)
-        return Computing(self.reader, device, self.block, self.surveys, self.stop, most_kept)
+        return Computing(
+            self.reader, device, self.block, self.model_statistics, self.stop, most_kept
+        )
 
     def check(self) -> None:
         """Raises Stopped when the merge is being given up."""
@@ -121,7 +123,7 @@ class Work:
         from merge_core.kernels.cpu.stored_tensor import Unusual
 
         try:
-            computation = FusedComputation.of(tensor.computed, self.reader, self.block, self.check)
+            computation = FusedComputation.of(tensor.merged, self.reader, self.block, self.check)
             if computation is None:
                 return False
             computation.write(_Place(self, tensor), part.start, part.stop)
@@ -152,21 +154,19 @@ class Work:
         from merge_core.kernels.gpu.computation import GpuComputation
 
         device = compute_device(self.device)
-        computation = GpuComputation.of(
-            tensor.computed, self.reader, device, self.block, self.check
-        )
+        computation = GpuComputation.of(tensor.merged, self.reader, device, self.block, self.check)
         if computation is None:
             return False
         return computation.write(_Place(self, tensor), part.start, part.stop)
 
     def _general(self, tensor: PlannedTensor, part: Part, most_kept: int = 0) -> None:
-        computation = Computation(tensor.computed, self.general(most_kept))
+        computation = Computation(tensor.merged, self.general(most_kept))
         for start, count in computation.ranges(part.start, part.stop):
             values = to_host(computation.rounded(start, count))
             self._write(tensor, start, values.view(torch.uint8).numpy().data)
 
     def _copy(self, tensor: PlannedTensor, part: Part) -> None:
-        entries = [entry for source in tensor.computed.inputs for entry in entries_of(source)]
+        entries = [entry for source in tensor.merged.inputs for entry in entries_of(source)]
         for start in range(part.start, part.stop, self.block):
             self.check()
             count = min(self.block, part.stop - start)

@@ -57,8 +57,8 @@ class _Loaded(NamedTuple):
     result: Callable[[bytearray], tuple[Any, ...]] | None
 
 
-class Growing(NamedTuple):
-    """An argument of a kernel that is bound: an integer, another one for each call."""
+class StridedArgument(NamedTuple):
+    """An integer argument of a bound kernel that grows from call to call."""
 
     first: int
     stride: int
@@ -66,10 +66,10 @@ class Growing(NamedTuple):
 
 
 _INTEGER = np.dtype(np.int64).char
-_NUMBERS: dict[type, str] = {int: _INTEGER, Growing: _INTEGER, float: "d", bool: "?"}
+_NUMBERS: dict[type, str] = {int: _INTEGER, StridedArgument: _INTEGER, float: "d", bool: "?"}
 
 
-class Bound(NamedTuple):
+class BoundCall(NamedTuple):
     """A kernel with its arguments, to be called many times. It keeps the arrays alive."""
 
     name: str
@@ -77,7 +77,7 @@ class Bound(NamedTuple):
     """Of the kernel's entry."""
     packed: bytearray
     """What the entry takes, the result in front."""
-    growing: tuple[tuple[int, Growing], ...]
+    strided: tuple[tuple[int, StridedArgument], ...]
     """The arguments that grow, each with its offset in `packed`."""
     result: str
     """The kind of what the kernel gives."""
@@ -113,8 +113,8 @@ class Kernel:
             raise RuntimeError(f"the kernel {self.name} has failed")
         return loaded.result(buffer)[0] if loaded.result else None
 
-    def bind(self, *arguments: Any) -> Bound:
-        """Pack arguments once for many calls, of which `steps` takes care.
+    def bind(self, *arguments: Any) -> BoundCall:
+        """Pack arguments once for many calls, which `merge_core.kernels.cpu.program` makes.
 
         Raises:
             TypeError: an argument is of no kind that kernels take.
@@ -123,15 +123,15 @@ class Kernel:
         for array in _arrays(arguments):
             if array.ndim != 1 or not array.flags.c_contiguous or not array.flags.aligned:
                 raise TypeError(_ODD_ARRAY)
-        growing = tuple(
+        strided = tuple(
             (_HEAD + _SLOT * place, value)
             for place, value in enumerate(values)
-            if type(value) is Growing
+            if type(value) is StridedArgument
         )
-        first = [value.first if type(value) is Growing else value for value in values]
+        first = [value.first if type(value) is StridedArgument else value for value in values]
         packed = bytearray(loaded.size)
         loaded.pack(packed, _HEAD, *first)
-        return Bound(self.name, loaded.address, packed, growing, loaded.kind, arguments)
+        return BoundCall(self.name, loaded.address, packed, strided, loaded.kind, arguments)
 
     def _ready(self, arguments: tuple[Any, ...]) -> tuple[_Loaded, list[Any]]:
         """The machine code for arguments of these types, and what is packed of them."""
@@ -204,7 +204,7 @@ def instruction(generator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _flatten(arguments: tuple[Any, ...], kinds: list[str], values: list[Any]) -> None:
-    """Append the kind of each argument, and what is packed of it, or the `Growing` itself."""
+    """Append each argument's kind, and what is packed of it, or the `StridedArgument` itself."""
     for argument in arguments:
         kind = type(argument)
         if kind is np.ndarray:

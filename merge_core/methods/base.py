@@ -5,8 +5,8 @@ a tensor in blocks, first `passes` times to let the kernel observe (norms, order
 once to combine. Blocks begin at multiples of `CHUNK`, so a reduction that adds up chunk by chunk
 gives the same bits for every block size and thread count.
 
-A method that must know the whole model before its first tensor has a `Survey`, which sees every
-tensor's blocks before any kernel is made.
+A method that must know the whole model before its first tensor has
+`ModelStatistics`, which observe every tensor's blocks before any kernel is made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from merge_core.methods.parameter import Parameter, Scalar
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 
-Granularity = Literal["elementwise", "statistics", "rowwise", "matrix"]
+Granularity = Literal["elementwise", "multipass", "rowwise", "matrix"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Block:
     start: int
     base: torch.Tensor | None
     models: Sequence[torch.Tensor]
-    statistics: Sequence[torch.Tensor] = ()
+    calibration: Sequence[torch.Tensor] = ()
     """What calibration measured for this tensor, one for each model; empty where it did not. The
     same run of elements where its shape is the tensor's, else the whole of it."""
 
@@ -65,7 +65,7 @@ class TensorJob:
     """Position among the layers from 0 to 1; 0 outside them."""
     in_layers: bool = False
     """Whether the tensor belongs to a numbered layer."""
-    survey: Survey | None = None
+    model_statistics: ModelStatistics | None = None
     """What was learned of the whole model, for methods that ask for it."""
 
     @property
@@ -100,38 +100,39 @@ class Kernel(ABC):
         """The merged values of a block, float64."""
 
 
-class Survey(ABC):
+class ModelStatistics(ABC):
     """What a method learns of the whole model before it makes its first kernel.
 
-    Every tensor is shown to a probe of its own in each pass, in any order and on several threads;
-    `absorb` then takes up the probe, one at a time. What it gathers must not depend on the order.
+    In each pass every tensor has an observer of its own, in any order and on several threads.
+    `reduce` then takes what the observers saw, one at a time. The result must not depend on the
+    order.
     """
 
     passes = 1
     """How many times the model is read. A pass may lower it, once nothing is left to learn."""
 
     @abstractmethod
-    def probe(self, index: int, job: TensorJob) -> Probe | None:
-        """An observer of one tensor in pass `index`; None if it need not be read."""
+    def observer(self, index: int, job: TensorJob) -> Observer | None:
+        """What sees the blocks of one tensor in pass `index`; None if it need not be read."""
 
     @abstractmethod
-    def absorb(self, index: int, job: TensorJob, probe: Probe) -> None:
-        """Take up what a probe saw of its tensor."""
+    def reduce(self, index: int, job: TensorJob, observer: Observer) -> None:
+        """Take up what an observer saw of its tensor."""
 
     def conclude(self, index: int) -> None:
         """All tensors of pass `index` were seen."""
 
     @abstractmethod
-    def findings(self) -> dict[str, Any]:
-        """What the kernels need of it, once concluded, as JSON: for workers elsewhere."""
+    def to_json(self) -> dict[str, Any]:
+        """What the kernels need, after the last pass, as JSON values: for workers elsewhere."""
 
     @abstractmethod
-    def adopt(self, findings: Mapping[str, Any]) -> None:
-        """Take the findings of another survey of the same tensors in place of its own."""
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Take what `to_json` gave for the same tensors, in place of passes of its own."""
 
 
-class Probe(ABC):
-    """One tensor's share of a survey's pass."""
+class Observer(ABC):
+    """Sees one tensor in one pass of `ModelStatistics`."""
 
     @abstractmethod
     def observe(self, block: Block) -> None:
@@ -155,7 +156,7 @@ class Method(ABC):
     granularity: ClassVar[Granularity] = "elementwise"
     """rowwise: blocks are whole rows, and start at multiples of `TensorJob.row_step`; matrix: the
     whole tensor is one block."""
-    statistics: ClassVar[str | None] = None
+    calibration: ClassVar[str | None] = None
     """Name of what has to be measured of each model on calibration data, if anything."""
     random: ClassVar[bool] = False
     elects: ClassVar[bool] = False
@@ -165,7 +166,7 @@ class Method(ABC):
     def kernel(self, job: TensorJob) -> Kernel:
         """A fresh kernel for one tensor."""
 
-    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+    def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         """What must be learned of the whole model first, given all its tensors; None for nothing.
 
         Raises:

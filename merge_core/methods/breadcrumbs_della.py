@@ -42,7 +42,7 @@ class Breadcrumbs(Method):
     paper = "Davari and Belilovsky 2023, Model Breadcrumbs (arXiv:2312.06795)"
     parameters = (WEIGHT, DENSITY, _GAMMA, *common_parameters(normalize=False, rescale=False))
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         return TaskVectorSum(job, _bands(job), rescale=rescale_kind(job), consensus=False)
@@ -67,7 +67,7 @@ class BreadcrumbsTies(Method):
     )
     base = "required"
     elects = True
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         return TaskVectorSum(job, _bands(job), rescale=rescale_kind(job), consensus=True)

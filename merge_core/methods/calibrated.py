@@ -35,8 +35,8 @@ class Fisher(Method):
         Parameter("floor", "least F, as a share of the tensor's mean F", 1e-6, low=1e-12, high=1),
     )
     base_is_input = True
-    granularity = "statistics"
-    statistics = "fisher"
+    granularity = "multipass"
+    calibration = "fisher"
 
     def check(
         self,
@@ -60,7 +60,7 @@ class _Fisher(Kernel):
         self._numel = job.numel
 
     def observe(self, index: int, block: Block) -> None:
-        for total, fisher in zip(self._sums, block.statistics, strict=False):
+        for total, fisher in zip(self._sums, block.calibration, strict=False):
             total.add(fisher)
 
     def conclude(self, index: int) -> None:
@@ -73,7 +73,7 @@ class _Fisher(Kernel):
         above = torch.zeros_like(block.models[0])
         below = torch.zeros_like(above)
         for model, fisher, weight in zip(
-            block.models, block.statistics, self._weights, strict=True
+            block.models, block.calibration, self._weights, strict=True
         ):
             trust = divided(fisher, self._mean).clamp(min=self._floor) * weight
             above += trust * model
@@ -101,7 +101,7 @@ class RegMean(Method):
     )
     base_is_input = True
     granularity = "matrix"
-    statistics = "gram"
+    calibration = "gram"
 
     def check(
         self,
@@ -123,10 +123,10 @@ class _RegMean(Kernel):
 
     def combine(self, block: Block) -> torch.Tensor:
         mean = _mean(block.models, self._weights)
-        if not block.statistics:
+        if not block.calibration:
             return mean
-        axis = inputs_axis(block.statistics[0])
-        grams = [gram_matrix(statistic) for statistic in block.statistics]
+        axis = inputs_axis(block.calibration[0])
+        grams = [gram_matrix(statistic) for statistic in block.calibration]
         level = self._ridge * float(add_up([gram.diagonal() for gram in grams]).mean())
         if level <= 0.0:
             return mean
@@ -173,7 +173,7 @@ class LmCocktail(Method):
         Parameter("temperature", "the lower, the more the best model counts", 5.0, low=1e-3),
     )
     base_is_input = True
-    statistics = "loss"
+    calibration = "loss"
 
     def kernel(self, job: TensorJob) -> Kernel:
         return _LmCocktail(job)
@@ -184,7 +184,7 @@ class _LmCocktail(Kernel):
         self._temperature = float(job.parameters["temperature"])
 
     def combine(self, block: Block) -> torch.Tensor:
-        losses = [float(loss) for loss in block.statistics] or [0.0] * len(block.models)
+        losses = [float(loss) for loss in block.calibration] or [0.0] * len(block.models)
         least = min(losses)
         weights = [math.exp((least - loss) / self._temperature) for loss in losses]
         return _mean(block.models, weights)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from merge_core.methods.base import Block, Kernel, Method, Survey, TensorJob
+from merge_core.methods.base import Block, Kernel, Method, ModelStatistics, TensorJob
 from merge_core.methods.parameter import Parameter
-from merge_core.methods.parts.surveys import (
+from merge_core.methods.parts.model_statistics import (
     GLOBAL,
     WholeModelSums,
     global_norms,
@@ -88,9 +88,9 @@ class MetaGpt(Method):
     paper = "Zhou et al. 2024, MetaGPT (arXiv:2406.11385)"
     parameters = (LAMBDA, scope_parameter("measure norms", GLOBAL))
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
-    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+    def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         return _norms(jobs)
 
     def kernel(self, job: TensorJob) -> Kernel:
@@ -109,9 +109,9 @@ class NormalizedTaskArithmetic(Method):
     paper = "Ilharco et al. 2023 (arXiv:2212.04089), with norms equalised"
     parameters = (WEIGHT, LAMBDA, scope_parameter("measure norms", GLOBAL))
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
-    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+    def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         return _norms(jobs)
 
     def kernel(self, job: TensorJob) -> Kernel:
@@ -162,15 +162,15 @@ class _Consensus(Kernel):
 
 
 class _ScaledSum(Kernel):
-    """Adds task vectors up by factors from their squared norms: surveyed, or measured here."""
+    """Adds task vectors up by factors from their squared norms, here or of the whole model."""
 
     def __init__(self, job: TensorJob) -> None:
         self._scale = float(job.parameters["lambda"])
         self._squares = [Sum() for _ in job.model_parameters]
         self._factors: list[float] = []
-        if is_global(job) and job.survey is not None:
-            assert isinstance(job.survey, WholeModelSums)
-            self._factors = self._from(job.survey.sums(job))
+        if is_global(job) and job.model_statistics is not None:
+            assert isinstance(job.model_statistics, WholeModelSums)
+            self._factors = self._from(job.model_statistics.sums(job))
         self.passes = int(not self._factors)
 
     def observe(self, index: int, block: Block) -> None:
@@ -210,5 +210,5 @@ class _EqualNorms(_ScaledSum):
         ]
 
 
-def _norms(jobs: Sequence[TensorJob]) -> Survey | None:
+def _norms(jobs: Sequence[TensorJob]) -> ModelStatistics | None:
     return global_norms() if any(map(is_global, jobs)) else None

@@ -62,7 +62,7 @@ class RamPlus(Method):
         _CHANGED,
     )
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         settings = [float(job.parameters[name]) for name in ("epsilon", "r", "alpha")]

@@ -30,7 +30,7 @@ class Pcb(Method):
         LAMBDA,
     )
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         ratio, clip, scale = (float(job.parameters[name]) for name in ("ratio", "clip", "lambda"))

@@ -33,7 +33,7 @@ class Sce(Method):
     )
     base = "required"
     elects = True
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         return _Sce(float(job.parameters["select_topk"]), len(job.model_parameters), job.numel)

@@ -43,7 +43,7 @@ class Slerp(Method):
     base = "required"
     base_role = "one of the two ends, which the result is at t = 0"
     most_models = 1
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         return _Slerp(float(job.parameters["t"]))
@@ -94,7 +94,7 @@ class MultiSlerp(Method):
         Parameter("normalize_weights", "make the weights add up to 1", True, kind="flag"),
         Parameter("eps", "guard against division by zero", 1e-8, low=0),
     )
-    granularity = "statistics"
+    granularity = "multipass"
 
     def check(
         self,
@@ -131,7 +131,7 @@ class Karcher(Method):
     )
     fewest_models = 2
     base_is_input = True
-    granularity = "statistics"
+    granularity = "multipass"
 
     def kernel(self, job: TensorJob) -> Kernel:
         iterations, tolerance = int(job.parameters["max_iter"]), float(job.parameters["tol"])

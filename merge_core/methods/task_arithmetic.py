@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.methods.base import Kernel, Method, Survey, TensorJob
+from merge_core.methods.base import Kernel, Method, ModelStatistics, TensorJob
 from merge_core.methods.parameter import Parameter
+from merge_core.methods.parts.model_statistics import TENSOR, GlobalTrim, is_global, scope_parameter
 from merge_core.methods.parts.sparsify import KeepAll, KeepLargest, KeepRandom, Sparsifier
-from merge_core.methods.parts.surveys import TENSOR, GlobalTrim, is_global, scope_parameter
 from merge_core.methods.parts.task_vector_sum import (
     DENSITY,
     ELECTION,
@@ -67,16 +67,16 @@ class Ties(Method):
     )
     base = "required"
     elects = True
-    granularity = "statistics"
+    granularity = "multipass"
 
-    def survey(self, jobs: Sequence[TensorJob]) -> Survey | None:
+    def model_statistics(self, jobs: Sequence[TensorJob]) -> ModelStatistics | None:
         trim = GlobalTrim(jobs)
         return trim if trim.is_needed else None
 
     def kernel(self, job: TensorJob) -> Kernel:
-        if is_global(job) and job.survey is not None:
-            assert isinstance(job.survey, GlobalTrim)
-            keepers = job.survey.keepers(job)
+        if is_global(job) and job.model_statistics is not None:
+            assert isinstance(job.model_statistics, GlobalTrim)
+            keepers = job.model_statistics.keepers(job)
         else:
             keepers = _largest(job)
         return TaskVectorSum(job, keepers, rescale=rescale_kind(job), consensus=True)
@@ -98,7 +98,7 @@ class DareLinear(Method):
         *common_parameters(normalize=False, rescale=True),
     )
     base = "required"
-    granularity = "statistics"
+    granularity = "multipass"
     random = True
 
     def kernel(self, job: TensorJob) -> Kernel:
@@ -124,7 +124,7 @@ class DareTies(Method):
     )
     base = "required"
     elects = True
-    granularity = "statistics"
+    granularity = "multipass"
     random = True
 
     def kernel(self, job: TensorJob) -> Kernel:

@@ -10,7 +10,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.files.sha256sums import MAX_SUMS_BYTES, SUMS_NAME, read_sums
 from merge_core.files.untrusted import read_plain
 from merge_core.findings import printable
-from merge_core.operations.execute import placed
+from merge_core.operations.execute import absolute_without_dotdot
 from merge_core.output.manifest import MANIFEST_NAME, read_manifest, verify_manifest, verify_sums
 from merge_core.progress import Progress
 from merge_core.records import Record
@@ -43,7 +43,7 @@ def check_directory(directory: Path, progress: Progress | None = None) -> Direct
         CheckpointError: there is nothing to compare it with.
         UnreadableError: a file cannot be read now.
     """
-    directory, memo = placed(directory), DigestMemo(None)
+    directory, memo = absolute_without_dotdot(directory), DigestMemo(None)
     in_store = object_id_of(directory) is not None
     try:
         content = read_plain(directory / SUMS_NAME, MAX_SUMS_BYTES)

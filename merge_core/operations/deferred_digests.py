@@ -17,27 +17,27 @@ from merge_core.checkpoints.sources import adapter_files, model_files
 from merge_core.engine.run import Follower
 from merge_core.errors import CheckpointError, unreadable
 from merge_core.files.digests import as_text, digest_of, fingerprint, lasting
-from merge_core.planning.plan import Plan, identified
+from merge_core.planning.plan import Plan, with_digests
 from merge_core.progress import Progress, SharedProgress
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceAdapter, SourceCheckpoint
 
 Sources = Mapping[str, SourceCheckpoint]
-Identify = Callable[[Progress], Sources]
+LearnDigests = Callable[[Progress], Sources]
 """Gives the sources with their digests; raises what is wrong with them."""
 
 
 @dataclass(frozen=True)
-class Unidentified:
-    """Inputs as they are on this disk when a merge begins."""
+class DeferredDigests:
+    """Inputs whose digests are learned later, as they are on this disk when a merge begins."""
 
-    identify: Identify
+    learn: LearnDigests
     shard_bytes: int
     seen: Mapping[str, str]
     """What changes with each of their files, by path."""
 
     @classmethod
-    def see(cls, sources: Sources, identify: Identify, shard_bytes: int) -> Unidentified:
+    def of(cls, sources: Sources, learn: LearnDigests, shard_bytes: int) -> DeferredDigests:
         """Look at every file that decides what the inputs are, before anything is read of them.
 
         Raises:
@@ -45,7 +45,7 @@ class Unidentified:
             UnreadableError: a directory or file cannot be looked at.
         """
         try:
-            return cls(identify, shard_bytes, _fingerprints(sources))
+            return cls(learn, shard_bytes, _fingerprints(sources))
         except OSError as error:
             raise unreadable(Path(error.filename or "an input"), error) from error
 
@@ -85,17 +85,17 @@ class Unidentified:
             raise changed_meanwhile()
 
 
-class Identifying:
-    """Identifies inputs in a thread of its own while the body runs; leaving it ends that."""
+class DigestThread:
+    """Learns digests in a thread of its own while the body runs; leaving it ends that."""
 
-    def __init__(self, inputs: Unidentified, progress: SharedProgress) -> None:
+    def __init__(self, inputs: DeferredDigests, progress: SharedProgress) -> None:
         self._inputs = inputs
         self._progress = progress
         self._pool = ThreadPoolExecutor(1)
         self._found: Future[Sources] | None = None
 
-    def __enter__(self) -> Identifying:
-        self._found = self._pool.submit(self._inputs.identify, self._progress)
+    def __enter__(self) -> DigestThread:
+        self._found = self._pool.submit(self._inputs.learn, self._progress)
         return self
 
     def __exit__(
@@ -121,15 +121,15 @@ class Identifying:
         assert self._found is not None
         sources = self._found.result()
         self._inputs.refuse_changes(sources)
-        return identified(plan, sources, self._inputs.shard_bytes), sources
+        return with_digests(plan, sources, self._inputs.shard_bytes), sources
 
 
-class FollowedBy:
+class CheckedFollower:
     """A follower of the workers that also stops them when an input turns out to be wrong."""
 
-    def __init__(self, follower: Follower, identifying: Identifying) -> None:
+    def __init__(self, follower: Follower, digest_thread: DigestThread) -> None:
         self._follower = follower
-        self._identifying = identifying
+        self._digests = digest_thread
 
     def written(self, index: int, start: int, stop: int) -> None:
         """As the follower's."""
@@ -137,7 +137,7 @@ class FollowedBy:
 
     def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
         """As the follower's."""
-        self._identifying.check()
+        self._digests.check()
         self._follower.pace(workers, is_over)
 
 

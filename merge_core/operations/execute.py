@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from merge_core.distributed.coordinator import ComputeSettings, Workers, conduct
+from merge_core.distributed.coordinator import ComputeSettings, Workers, coordinate
 from merge_core.distributed.job import input_files
 from merge_core.engine.run import Follower, run_plan
 from merge_core.errors import (
@@ -26,9 +26,9 @@ from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.homes.store_access import StoreAccess
 from merge_core.operations.deferred_digests import (
-    FollowedBy,
-    Identifying,
-    Unidentified,
+    CheckedFollower,
+    DeferredDigests,
+    DigestThread,
     changed_meanwhile,
 )
 from merge_core.output.manifest import seal
@@ -58,13 +58,13 @@ def execute(
     workers: Workers | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
-    unidentified: Unidentified | None = None,
+    deferred: DeferredDigests | None = None,
     record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
     """Carry out a plan; a killed run of the same plan is resumed. Arguments as for `merge`.
 
     Args:
-        unidentified: how to learn the digests of the sources, which have none, while this process
+        deferred: how to learn the digests of the sources, which have none, while this process
             merges into `out`.
         workers: who computes; by default this process.
         extra_files: written in place of config, tokenizer and model card, for results that are not
@@ -83,7 +83,7 @@ def execute(
     if out is None:
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
-        out = placed(out)
+        out = absolute_without_dotdot(out)
         workplace, target = out.parent / f".{out.name}.mergeflow", Path(_literal(out))
     store = Store(home)
     with (
@@ -98,23 +98,23 @@ def execute(
             refuse_existing(out)
         try:
             before = input_files(plan)
-            if unidentified is not None:
-                unidentified.refuse_changes_before(sources)
+            if deferred is not None:
+                deferred.refuse_changes_before(sources)
             _refuse_changed(sources, home)
             staging.prepare()
             settings = ComputeSettings(device, threads, block_elements)
             if workers is not None:
-                conduct(plan, staging, workers, settings, progress)
+                coordinate(plan, staging, workers, settings, progress)
             hashing = threads or default_threads()
             with ExitStack() as beside:
                 # Opened only now: another machine's writes may not show in a file that was open
                 # before.
                 hasher = ShardHasher(plan, staging.checkpoint, hashing, timings)
                 follower: Follower = beside.enter_context(hasher)
-                if unidentified is not None:
+                if deferred is not None:
                     progress = SharedProgress(progress)
-                    identifying = beside.enter_context(Identifying(unidentified, progress))
-                    follower = FollowedBy(hasher, identifying)
+                    digest_thread = beside.enter_context(DigestThread(deferred, progress))
+                    follower = CheckedFollower(hasher, digest_thread)
                 hasher.finished(staging.finished)
                 if workers is None:
                     run_plan(
@@ -126,9 +126,9 @@ def execute(
                         follower=follower,
                     )
                 weights = hasher.digests(progress)
-                if unidentified is not None:
+                if deferred is not None:
                     with timings.during("wait"):
-                        plan, sources = identifying.conclude(plan)
+                        plan, sources = digest_thread.conclude(plan)
             if input_files(plan) != before:
                 raise changed_meanwhile()
             if len(plan.shards) > 1:
@@ -140,8 +140,8 @@ def execute(
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
             # After all else: what was copied of the inputs has to be what they are known by, too.
-            if unidentified is not None:
-                unidentified.refuse_changes(sources)
+            if deferred is not None:
+                deferred.refuse_changes(sources)
             else:
                 # What is in the store vouches for its inputs, so the memo is not asked.
                 _refuse_changed(sources, home, afresh=out is None, progress=progress)
@@ -157,7 +157,7 @@ def execute(
         except (OutputError, StepError, UnreadableError):
             raise
         except OSError as error:
-            raise _told(error, staging, None if out else home) from error
+            raise _as_output_error(error, staging, None if out else home) from error
         except MergeflowError:
             staging.discard()
             raise
@@ -183,7 +183,7 @@ def refuse_existing(out: Path) -> None:
         )
 
 
-def placed(out: Path) -> Path:
+def absolute_without_dotdot(out: Path) -> Path:
     """The absolute path of a place; without `..`, for which directories would have to be made."""
     return out.resolve() if ".." in out.parts else out.absolute()
 
@@ -235,7 +235,7 @@ def _keep_digests(home: Home, manifest: CheckpointManifest, sealed: Mapping[str,
                 memo.remember(path, file.sha256, sealed[file.name])
 
 
-def _told(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
+def _as_output_error(error: OSError, staging: Staging, home: Home | None) -> MergeflowError:
     """What the system said of a file beside the weights, which was being read or written."""
     place = Path(error.filename or staging.checkpoint)
     ours = (staging.directory, home.path) if home else (staging.directory,)

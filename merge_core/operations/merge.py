@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.distributed.coordinator import Workers
-from merge_core.distributed.job import FanOut, MergeOrder
+from merge_core.distributed.job import Executor, MergeOrder
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
-from merge_core.operations.deferred_digests import Unidentified, needs_digests
+from merge_core.operations.deferred_digests import DeferredDigests, needs_digests
 from merge_core.operations.execute import execute, refuse_existing
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.planning.plan import make_plan
@@ -33,10 +33,10 @@ def merge(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     block_elements: int | None = None,
     check: bool = True,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
-    fan_out: FanOut | None = None,
-    unidentified: Unidentified | None = None,
+    executor: Executor | None = None,
+    deferred: DeferredDigests | None = None,
     record: CheckpointManifest | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
@@ -51,13 +51,13 @@ def merge(
             its own verify step, turns this off.
         copy_code: take over the donor's own code (.py files that its config names): whoever loads
             the result with trust_remote_code runs it.
-        fan_out: has groups of tensors computed by other processes, to the same bytes; `threads` is
+        executor: has groups of tensors computed by other processes, to the same bytes; `threads` is
             then for each of them. By default this process computes.
-        unidentified: `sources` as they were seen, which are then without digests: these are
-            learned while this process merges into `out`, or before where they have to be known.
+        deferred: `sources` as they were seen. They have no digests then: these are learned while
+            this process merges into `out`, or before where they have to be known.
         record: without `out`, what was said before to be the result: it is found again if the
             store agrees (`merge_core.store.objects`).
-        statistics: what `tasks.calibration.measure` measured of each model, for methods that use
+        calibration: what `tasks.calibration.measure` measured of each model, for methods that use
             data.
 
     Raises:
@@ -69,9 +69,9 @@ def merge(
     """
     if out is not None:
         refuse_existing(out)
-    known_first = out is None or fan_out is not None or statistics or needs_digests(recipe)
-    if unidentified is not None and known_first:
-        sources, unidentified = unidentified.identify(progress or (lambda _: None)), None
+    known_first = out is None or executor is not None or calibration or needs_digests(recipe)
+    if deferred is not None and known_first:
+        sources, deferred = deferred.learn(progress or (lambda _: None)), None
     if check:
         origin = recipe.base_checkpoint
         base = sources[origin] if origin else None
@@ -79,7 +79,7 @@ def merge(
         tolerance = Tolerance.of(recipe)
         raise_for_errors(verify(base, models, scan_weights=False, tolerance=tolerance))
     for reference in measurements(recipe):
-        if reference not in (statistics or {}):
+        if reference not in (calibration or {}):
             raise RecipeError(
                 f"{recipe.merge_method} needs measurements of '{reference}', and there are none",
                 where="calibration",
@@ -87,14 +87,14 @@ def merge(
                 " does",
             )
     plan = make_plan(
-        recipe, sources, shard_bytes=shard_bytes, statistics=statistics, copy_code=copy_code
+        recipe, sources, shard_bytes=shard_bytes, calibration=calibration, copy_code=copy_code
     )
-    if unidentified is not None:
-        plan = unidentified.plan(plan, sources)
+    if deferred is not None:
+        plan = deferred.plan(plan, sources)
     workers = None
-    if fan_out is not None:
-        order = MergeOrder.of(recipe, sources, statistics, shard_bytes, copy_code)
-        workers = Workers(fan_out, order)
+    if executor is not None:
+        order = MergeOrder.of(recipe, sources, calibration, shard_bytes, copy_code)
+        workers = Workers(executor, order)
     return execute(
         plan,
         sources,
@@ -104,7 +104,7 @@ def merge(
         threads=threads,
         block_elements=block_elements,
         workers=workers,
-        unidentified=unidentified,
+        deferred=deferred,
         record=record,
         progress=progress,
         timings=timings,

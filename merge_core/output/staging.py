@@ -3,7 +3,7 @@
 A killed merge leaves this directory, never anything that looks like a checkpoint. The next merge of
 the same plan takes it over and computes only what the journals do not vouch for.
 
-    lock                     held by the one process that conducts the merge
+    lock                     held by the merge's coordinator, one process
     journal                  what that process finished, or took over
     job.json                 for workers: what to merge (merge_core.distributed.job)
     groups/<attempt>/        locks and journals of the workers

@@ -72,13 +72,13 @@ def _elects_among_many(recipe: Recipe) -> bool:
 def _goes_by_names(recipe: Recipe) -> bool:
     """Whether two tensors of equal values may come out otherwise."""
     method = recipe.method
-    surveys = type(method).survey is not Method.survey
-    if recipe.slices or recipe.modules or recipe.exclude or method.random or surveys:
+    observes = type(method).model_statistics is not Method.model_statistics
+    if recipe.slices or recipe.modules or recipe.exclude or method.random or observes:
         return True
     levels = [level for index in range(len(recipe.post)) for level in recipe.post_levels(index)]
     for part in recipe.parts:
         levels += [*(member.own for member in part.members), *recipe.levels(part)]
-    return method.statistics is not None or any(
+    return method.calibration is not None or any(
         _has_filters(value) for level in levels for value in level.values()
     )
 

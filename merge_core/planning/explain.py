@@ -12,8 +12,8 @@ from typing import Any
 from merge_core.methods.parameter import Parameter
 from merge_core.methods.post_steps import post_step_named
 from merge_core.planning.expansion import Expansion, expand
-from merge_core.planning.merged_tensor import COPY, ComputedTensor
-from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
+from merge_core.planning.merged_tensor import COPY, MergedTensor
+from merge_core.planning.merged_tensors import RecipeInputs, plan_tensors
 from merge_core.recipes.parameters import Level, Resolved, tracer
 from merge_core.recipes.parts import Part
 from merge_core.recipes.recipe import Recipe
@@ -75,7 +75,7 @@ def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
     Raises:
         CompatibilityError, RecipeError: as for planning.
     """
-    result = {tensor.name: tensor for tensor in compute_tensors(recipe, inputs)}
+    result = {tensor.name: tensor for tensor in plan_tensors(recipe, inputs)}
     explained = []
     for each in (*recipe.recipes, recipe):
         made = result if each is recipe else inputs.checkpoints[str(each.name)].tensors
@@ -83,7 +83,7 @@ def explain(recipe: Recipe, inputs: RecipeInputs) -> list[Explained]:
         expansions = {expansion.name: expansion for expansion in expand(each, inputs.checkpoints)}
         for name, expansion in expansions.items():
             tensor = made[name]
-            assert isinstance(tensor, ComputedTensor)
+            assert isinstance(tensor, MergedTensor)
             place = "" if each is recipe else str(each.name)
             origin = expansions.get(tensor.copy_of, expansion)
             found = _explained(each, place, origin, tensor, traces)
@@ -199,7 +199,7 @@ class _Traces:
 
 
 def _explained(
-    recipe: Recipe, place: str, each: Expansion, tensor: ComputedTensor, traces: _Traces
+    recipe: Recipe, place: str, each: Expansion, tensor: MergedTensor, traces: _Traces
 ) -> Explained:
     members = each.part.members[: len(each.inputs)] if each.kept else recipe.inputs(each.part)
     method = KEPT if each.kept else tensor.method

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from merge_core.errors import MergeflowError, NonFiniteError
 from merge_core.methods import method_named
-from merge_core.methods.base import Block, Granularity, Kernel, Survey, TensorJob
+from merge_core.methods.base import Block, Granularity, Kernel, ModelStatistics, TensorJob
 from merge_core.methods.parameter import Scalar
 from merge_core.methods.post_steps import post_step_named
 from merge_core.progress import Stopped
@@ -29,7 +29,7 @@ COPY = "copy"
 """In place of a method: values that cannot be averaged (integers, flags) and must be equal."""
 
 
-class ComputedTensor(NamedTuple):
+class MergedTensor(NamedTuple):
     """One tensor of a result before it has a place: everything its computation depends on.
 
     A tuple, since a plan may have 100 000 of them.
@@ -50,12 +50,12 @@ class ComputedTensor(NamedTuple):
     """One for each input; empty for methods that draw nothing."""
     post: tuple[tuple[str, Mapping[str, Scalar]], ...] = ()
     """Post-steps with their resolved parameters, in order."""
-    statistics: tuple[TensorInput, ...] = ()
+    calibration: tuple[TensorInput, ...] = ()
     """What calibration measured, one for each input, or nothing."""
     depth: float = 0.0
     in_layers: bool = False
-    survey: str | None = None
-    """Key of the survey whose findings its method needs."""
+    statistics_key: str | None = None
+    """Key of the model statistics that its method needs."""
     copy_of: str = ""
     """Name of the tensor that it is a copy of: it is computed as that one is."""
 
@@ -73,7 +73,7 @@ class ComputedTensor(NamedTuple):
     def entries(self) -> tuple[TensorEntry, ...]:
         """Every tensor on disk that it is made from, some perhaps twice."""
         return tuple(
-            entry for source in (*self.sources, *self.statistics) for entry in entries_of(source)
+            entry for source in (*self.sources, *self.calibration) for entry in entries_of(source)
         )
 
     @property
@@ -86,7 +86,7 @@ class ComputedTensor(NamedTuple):
             return "matrix"
         return method
 
-    def job(self, survey: Survey | None) -> TensorJob:
+    def job(self, model_statistics: ModelStatistics | None) -> TensorJob:
         """What its kernel may know."""
         return TensorJob(
             name=self.copy_of or self.name,
@@ -99,7 +99,7 @@ class ComputedTensor(NamedTuple):
             models=self.models,
             depth=self.depth,
             in_layers=self.in_layers,
-            survey=survey,
+            model_statistics=model_statistics,
         )
 
     def open(self, context: FeedContext) -> Feed:
@@ -115,27 +115,27 @@ class Computing(FeedContext):
         reader: BlockReader,
         device: torch.device,
         block: int,
-        surveys: Mapping[str, Survey],
+        model_statistics: Mapping[str, ModelStatistics],
         stop: threading.Event,
         most_kept: int = 0,
     ) -> None:
         super().__init__(reader, device, block, most_kept)
-        self.surveys = surveys
+        self.model_statistics = model_statistics
         self.stop = stop
 
 
 class Computation:
     """One tensor being computed by one worker: the passes of its method, then any block of it."""
 
-    def __init__(self, tensor: ComputedTensor, context: FeedContext) -> None:
+    def __init__(self, tensor: MergedTensor, context: FeedContext) -> None:
         assert isinstance(context, Computing)
         self._tensor = tensor
         self._context = context
-        survey = context.surveys.get(tensor.survey) if tensor.survey else None
-        self._job = tensor.job(survey)
+        key = tensor.statistics_key
+        self._job = tensor.job(context.model_statistics.get(key) if key else None)
         self._base = context.open(tensor.base) if tensor.base is not None else None
         self._inputs = [context.open(source) for source in tensor.inputs]
-        self._statistics = [(source, context.open(source)) for source in tensor.statistics]
+        self._calibration = [(source, context.open(source)) for source in tensor.calibration]
         self._post = [(post_step_named(name), settings) for name, settings in tensor.post]
         self._kernel: Kernel | None = None
         self.numel = tensor.numel
@@ -211,14 +211,14 @@ class Computation:
     def _block(self, start: int, count: int) -> Block:
         base = self._base.read(start, count) if self._base else None
         models = [feed.read(start, count) for feed in self._inputs]
-        statistics = [
+        calibration = [
             feed.read(start, count)
             if source.shape == self._tensor.shape
             else feed.read(0, source.numel)
-            for source, feed in self._statistics
+            for source, feed in self._calibration
         ]
         self._context.settle()
-        return Block(start, base, models, statistics)
+        return Block(start, base, models, calibration)
 
     def _step(self) -> int:
         granularity = self._tensor.granularity
@@ -232,7 +232,7 @@ def _bfloat16_holds(size: float) -> bool:
 
 
 class _Rounded:
-    """A computed tensor as others read it: any block, cut from blocks that begin where they may."""
+    """A merged tensor as others read it: any block, cut from blocks that begin where they may."""
 
     def __init__(self, computation: Computation) -> None:
         self._computation = computation

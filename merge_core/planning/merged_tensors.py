@@ -1,6 +1,6 @@
-"""From a recipe to its computed tensors: every output tensor with resolved parameters and inputs.
+"""From a recipe to its merged tensors: every output tensor with resolved parameters and inputs.
 
-Recipes that a recipe uses by name become checkpoints of computed tensors, which the expansion then
+Recipes that a recipe uses by name become checkpoints of merged tensors, which the expansion then
 treats like any other.
 """
 
@@ -21,7 +21,7 @@ from merge_core.methods.parts.random_bits import random_keys
 from merge_core.methods.post_steps import post_step_named
 from merge_core.planning.engine_version import ENGINE
 from merge_core.planning.expansion import Expansion, expand
-from merge_core.planning.merged_tensor import COPY, ComputedTensor
+from merge_core.planning.merged_tensor import COPY, MergedTensor
 from merge_core.planning.model_config import result_config
 from merge_core.recipes.parameters import Level, resolve, resolver
 from merge_core.recipes.parts import Part
@@ -51,10 +51,10 @@ class RecipeInputs:
     checkpoints: dict[str, Checkpoint]
     digests: dict[str, str]
     """Of each checkpoint's content; random masks depend on it."""
-    statistics: Mapping[str, Checkpoint] = field(default_factory=dict)
+    calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
     """What calibration measured of a model, tensor by tensor under the model's own names."""
-    surveys: dict[str, tuple[ComputedTensor, ...]] = field(default_factory=dict)
-    """Filled while planning: the tensors of each recipe whose method surveys the whole model."""
+    observed: dict[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
+    """Filled while planning: the tensors of each recipe whose method has model statistics."""
     readings: dict[str, int] = field(default_factory=dict)
     """Filled while planning: how many checkpoints a tensor of each named recipe is read from."""
     copies: Copies = field(default_factory=dict)
@@ -67,11 +67,11 @@ class RecipeInputs:
     """Filled while planning: the config of each recipe's result."""
 
     def config_of(self, recipe: Recipe) -> dict[str, Any]:
-        """The config of a recipe's result, once its tensors are computed."""
+        """The config of a recipe's result, once its tensors are planned."""
         return self.configs[recipe.name or _LAST]
 
 
-def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor]:
+def plan_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[MergedTensor]:
     """The output tensors of a recipe, in an order that reads the donor's files front to back.
 
     Raises:
@@ -82,7 +82,7 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
         assert earlier.name is not None
         if earlier.name in inputs.checkpoints:
             continue
-        tensors = compute_tensors(earlier, inputs)
+        tensors = plan_tensors(earlier, inputs)
         config = inputs.config_of(earlier)
         inputs.readings[earlier.name] = _readings(earlier, inputs)
         inputs.checkpoints[earlier.name] = _view(earlier, tensors, config)
@@ -92,12 +92,12 @@ def compute_tensors(recipe: Recipe, inputs: RecipeInputs) -> list[ComputedTensor
     distinct = {id(each.part): each.part for each in expansions}
     resolved = {key: _PartSettings.of(recipe, part, inputs) for key, part in distinct.items()}
     method = recipe.method
-    tensors = [_computed(method, each, resolved[id(each.part)], inputs) for each in expansions]
+    tensors = [_planned(method, each, resolved[id(each.part)], inputs) for each in expansions]
     _check_parameters(method, tensors)
-    return _tied(_with_survey(recipe, tensors, inputs), inputs.copies)
+    return _tied(_with_model_statistics(recipe, tensors, inputs), inputs.copies)
 
 
-def _tied(tensors: list[ComputedTensor], copies: Copies) -> list[ComputedTensor]:
+def _tied(tensors: list[MergedTensor], copies: Copies) -> list[MergedTensor]:
     """Give copies the computation of what they are copies of, whatever a filter, a mask or a slice
     would make of them."""
     if not copies:
@@ -134,9 +134,7 @@ def _readings(recipe: Recipe, inputs: RecipeInputs) -> int:
     return count
 
 
-def _view(
-    recipe: Recipe, tensors: Sequence[ComputedTensor], config: Mapping[str, Any]
-) -> Checkpoint:
+def _view(recipe: Recipe, tensors: Sequence[MergedTensor], config: Mapping[str, Any]) -> Checkpoint:
     """A recipe's result as a checkpoint that others read."""
     return Checkpoint(
         directory=Path(f"recipe {recipe.name}"),
@@ -146,15 +144,15 @@ def _view(
     )
 
 
-def _computed(
+def _planned(
     method: Method, each: Expansion, part: _PartSettings, inputs: RecipeInputs
-) -> ComputedTensor:
+) -> MergedTensor:
     stored, pattern = part.stored_dtype, each.pattern
     dtype = pattern.dtype
     if each.kept or dtype not in MERGEABLE or is_computed_buffer(each.name):
         return _taken_over(each, stored if stored and dtype in MERGEABLE else dtype)
     _check_kinds(each)
-    return ComputedTensor(
+    return MergedTensor(
         name=each.name,
         dtype=stored or dtype,
         shape=pattern.shape,
@@ -172,16 +170,16 @@ def _computed(
         parameters=part.recipe_wide(each.name, each.depth),
         random_keys=tuple([key(each.name) for key in part.random_keys]),
         post=tuple([(name, resolver(each.name, each.depth)) for name, resolver in part.post]),
-        statistics=_statistics(method, part.references, each.inputs, inputs),
+        calibration=_calibration(method, part.references, each.inputs, inputs),
         depth=each.depth,
         in_layers=each.in_layers,
     )
 
 
-def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
+def _taken_over(each: Expansion, dtype: str) -> MergedTensor:
     """A tensor that is not merged: excluded, or of a dtype that has no mean."""
     if dtype in MERGEABLE:
-        return ComputedTensor(
+        return MergedTensor(
             name=each.name,
             dtype=dtype,
             shape=each.pattern.shape,
@@ -197,7 +195,7 @@ def _taken_over(each: Expansion, dtype: str) -> ComputedTensor:
         _check_kinds(each)
         sources = (*((each.base,) if each.base is not None else ()), *each.inputs)
     entries = tuple(entry for source in sources for entry in entries_of(source))
-    return ComputedTensor(
+    return MergedTensor(
         name=each.name,
         dtype=dtype,
         shape=each.pattern.shape,
@@ -245,7 +243,7 @@ def _random_keys(
     ]
 
 
-def _statistics(
+def _calibration(
     method: Method,
     references: Sequence[str],
     sources: Sequence[TensorInput],
@@ -255,30 +253,30 @@ def _statistics(
 
     A plan to look at is made before anything is measured; `merge` refuses to go on without.
     """
-    if method.statistics is None or not inputs.statistics:
+    if method.calibration is None or not inputs.calibration:
         return ()
     found = []
     for reference, source in zip(references, sources, strict=True):
-        measured = inputs.statistics[reference].tensors
+        measured = inputs.calibration[reference].tensors
         found.append(measured.get(source.name) or measured.get(WHOLE_MODEL))
     present = tuple(statistic for statistic in found if statistic is not None)
     return present if len(present) == len(found) else ()
 
 
-def _with_survey(
-    recipe: Recipe, tensors: list[ComputedTensor], inputs: RecipeInputs
-) -> list[ComputedTensor]:
+def _with_model_statistics(
+    recipe: Recipe, tensors: list[MergedTensor], inputs: RecipeInputs
+) -> list[MergedTensor]:
     """Mark the tensors of a method that must see the whole model first."""
     method = recipe.method
-    if type(method).survey is Method.survey:
+    if type(method).model_statistics is Method.model_statistics:
         return tensors
-    surveyed = [tensor for tensor in tensors if tensor.method == method.name]
-    if method.survey([tensor.job(None) for tensor in surveyed]) is None:
+    observed = [tensor for tensor in tensors if tensor.method == method.name]
+    if method.model_statistics([tensor.job(None) for tensor in observed]) is None:
         return tensors
     key = recipe.name or _LAST
-    inputs.surveys[key] = tuple(surveyed)
+    inputs.observed[key] = tuple(observed)
     return [
-        tensor._replace(survey=key) if tensor.method == method.name else tensor
+        tensor._replace(statistics_key=key) if tensor.method == method.name else tensor
         for tensor in tensors
     ]
 
@@ -330,7 +328,7 @@ class _PartSettings:
         )
 
 
-def _check_parameters(method: Method, tensors: Sequence[ComputedTensor]) -> None:
+def _check_parameters(method: Method, tensors: Sequence[MergedTensor]) -> None:
     checked: tuple[object, object] | None = None
     for tensor in tensors:
         settings = (tensor.model_parameters, tensor.parameters)

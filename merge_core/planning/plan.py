@@ -17,8 +17,8 @@ from merge_core.methods import external_code
 from merge_core.planning.derived_buffers import with_buffers_of
 from merge_core.planning.engine_version import ENGINE, Peculiarities, engine_of
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES, PlannedShard, Slot, lay_out
-from merge_core.planning.merged_tensor import ComputedTensor
-from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
+from merge_core.planning.merged_tensor import MergedTensor
+from merge_core.planning.merged_tensors import RecipeInputs, plan_tensors
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.garbage import collection_paused
@@ -33,10 +33,10 @@ STACKING = "2"
 
 
 class PlannedTensor(NamedTuple):
-    """One output tensor: what it is computed from, how, and where it goes."""
+    """One output tensor: what it is made of, how, and where it goes."""
 
     slot: Slot
-    computed: ComputedTensor
+    merged: MergedTensor
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class PlannedTensor(NamedTuple):
     @property
     def method(self) -> str:
         """Name of the merge method, or `copy`."""
-        return self.computed.method
+        return self.merged.method
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Plan:
     inputs: tuple[MergeInput, ...]
     digest: str
     """sha256 over the recipe, the inputs' digests, the shard size and the engine's version."""
-    surveys: Mapping[str, tuple[ComputedTensor, ...]] = field(default_factory=dict)
-    """Tensors that a method must see before it computes any, in the order to survey them."""
+    observed: Mapping[str, tuple[MergedTensor, ...]] = field(default_factory=dict)
+    """The tensors that model statistics are of, by their keys, in the order to gather them."""
     tokenizer: MergedTokenizer | None = None
     """The result's tokenizer, where vocabularies are merged."""
     copy_code: bool = False
@@ -79,7 +79,7 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes of weights that are read in one pass over every input."""
-        return sum(entry.nbytes for tensor in self.tensors for entry in tensor.computed.entries)
+        return sum(entry.nbytes for tensor in self.tensors for entry in tensor.merged.entries)
 
     @property
     def parameters(self) -> int:
@@ -99,7 +99,7 @@ def plan_key(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
     engine: str | None = None,
 ) -> str:
@@ -115,8 +115,8 @@ def plan_key(
         opened = (open_source(sources[reference]) for reference in recipe.references())
         engine = engine_of(recipe, Peculiarities.of(opened))
     identity = _identity(recipe, sources, shard_bytes, engine)
-    if statistics:
-        measured = {reference: each.digest for reference, each in statistics.items()}
+    if calibration:
+        measured = {reference: each.digest for reference, each in calibration.items()}
         identity["statistics"] = measured
     if copy_code:
         identity["copy_code"] = True
@@ -131,7 +131,7 @@ def make_plan(
     sources: Mapping[str, SourceCheckpoint],
     *,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
 ) -> Plan:
     """Plan a merge from the headers of its checkpoints.
@@ -139,15 +139,15 @@ def make_plan(
     Args:
         sources: a checkpoint for each of `recipe.references()`.
         shard_bytes: upper bound of a weight file's data, in bytes.
-        statistics: for methods that use calibration data, what was measured of each model.
+        calibration: for methods that use calibration data, what was measured of each model.
         copy_code: take over the donor's own code (.py files that its config names).
 
     Raises:
         CheckpointError: an input is damaged.
         CompatibilityError: the inputs do not have the same tensors with the same shapes.
     """
-    inputs = open_inputs(recipe, sources, statistics)
-    tensors = compute_tensors(recipe, inputs)
+    inputs = open_inputs(recipe, sources, calibration)
+    tensors = plan_tensors(recipe, inputs)
     placed = [(each.name, each.dtype, each.shape) for each in tensors]
     slots, shards = lay_out(placed, shard_bytes, inputs.checkpoints[recipe.donor].stem)
     by_name = {each.name: each for each in tensors}
@@ -156,16 +156,16 @@ def make_plan(
         tensors=tuple(PlannedTensor(slot, by_name[slot.name]) for slot in slots),
         shards=shards,
         inputs=merge_inputs(recipe, sources),
-        digest=plan_key(recipe, sources, shard_bytes, statistics, copy_code, inputs.engine),
+        digest=plan_key(recipe, sources, shard_bytes, calibration, copy_code, inputs.engine),
         engine=inputs.engine,
-        surveys=inputs.surveys,
+        observed=inputs.observed,
         tokenizer=inputs.tokenizer,
         copy_code=copy_code,
         config=inputs.config_of(recipe),
     )
 
 
-def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes: int) -> Plan:
+def with_digests(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes: int) -> Plan:
     """A plan that was made of sources without digests, as it would be with them.
 
     Args:
@@ -182,7 +182,7 @@ def identified(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes:
 def open_inputs(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
-    statistics: Mapping[str, SourceCheckpoint] | None = None,
+    calibration: Mapping[str, SourceCheckpoint] | None = None,
 ) -> RecipeInputs:
     """The checkpoints of a recipe, from their headers. Arguments as for `make_plan`.
 
@@ -205,9 +205,9 @@ def open_inputs(
         digests=_digests(recipe, sources, peculiar),
         copies=kept,
         engine=engine_of(recipe, peculiar),
-        statistics={
+        calibration={
             reference: open_checkpoint(measured.directory)
-            for reference, measured in (statistics or {}).items()
+            for reference, measured in (calibration or {}).items()
         },
         tokenizer=tokenizer,
     )

@@ -18,7 +18,7 @@ def check_calibration(recipe: Recipe) -> None:
         RecipeError: what is wrong with it.
     """
     method = recipe.method
-    if method.statistics is None:
+    if method.calibration is None:
         if recipe.calibration is not None:
             raise RecipeError(
                 f"{method.name} uses no data", where="calibration", mend="remove the block"

@@ -21,7 +21,7 @@ class Measurement:
     """What a merge needs to know of one of its models."""
 
     statistic: str
-    """`merge_core.methods.base.Method.statistics` of the method."""
+    """`merge_core.methods.base.Method.calibration` of the method."""
     calibration: Calibration
 
 
@@ -33,7 +33,7 @@ def measurements(recipe: Recipe) -> dict[str, Measurement]:
     """
     found: dict[str, Measurement] = {}
     for each in (*recipe.recipes, recipe):
-        statistic = each.method.statistics
+        statistic = each.method.calibration
         if statistic is None or each.calibration is None:
             continue
         wanted = Measurement(statistic, each.calibration)

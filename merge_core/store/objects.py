@@ -54,10 +54,10 @@ class Wanted(NamedTuple):
         recipe: Recipe,
         sources: Mapping[str, SourceCheckpoint],
         shard_bytes: int,
-        statistics: Mapping[str, SourceCheckpoint] | None = None,
+        calibration: Mapping[str, SourceCheckpoint] | None = None,
     ) -> Wanted:
         """The result of the plan that `make_plan` would make of the same."""
-        digest = plan_key(recipe, sources, shard_bytes, statistics)
+        digest = plan_key(recipe, sources, shard_bytes, calibration)
         return cls(digest, recipe.digest, recipe.merge_method, merge_inputs(recipe, sources))
 
     def differences(self, manifest: CheckpointManifest) -> list[str]:

@@ -84,7 +84,7 @@ def one_at_a_time(home: Home) -> Iterator[None]:
         make_private_directory(directory)
         descriptor = os.open(directory / _LOCK, flags, 0o600)
     except OSError as error:
-        raise _told(error, directory) from error
+        raise _as_output_error(error, directory) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -132,7 +132,7 @@ def set_aside(
             return None
         except OSError as error:
             _forget(entry)
-            raise _told(error, source / name) from error
+            raise _as_output_error(error, source / name) from error
     for plan in kept.plans:
         with contextlib.suppress(OSError):
             (home.path / "store" / "plans" / plan).unlink()
@@ -176,7 +176,7 @@ def put_back(home: Home, item: Quarantined, *, as_new: bool = False) -> None:
             os.utime(entry / _ITEM, follow_symlinks=False)
         move_entry(entry, _ITEM, target, item.name)
     except OSError as error:
-        raise _told(error, target / item.name) from error
+        raise _as_output_error(error, target / item.name) from error
     if item.plans and (plans := store_directory(home, "plans")):
         for plan in filter(_PLAN.fullmatch, item.plans):
             with contextlib.suppress(OSError):
@@ -229,7 +229,7 @@ def delete(home: Home, item: Quarantined) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _told(error, directory / item.entry) from error
+        raise _as_output_error(error, directory / item.entry) from error
 
 
 def _directory(home: Home) -> Path:
@@ -291,7 +291,7 @@ def _forget(entry: Path) -> None:
             entry.rmdir()
 
 
-def _told(error: OSError, path: Path) -> OutputError:
+def _as_output_error(error: OSError, path: Path) -> OutputError:
     return OutputError(
         f"cannot be moved or removed: {error.strerror}",
         where=str(path),

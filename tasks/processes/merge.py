@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from merge_core.distributed.job import FanOut, MergeJob
+from merge_core.distributed.job import Executor, MergeJob
 from merge_core.errors import MergeflowError, StepError, error_from
 from merge_core.files.private import make_private_directory
 from merge_core.homes.home import Home
@@ -22,7 +22,7 @@ _MOST_DEATHS = 3
 """A group at which this many workers have died is not tried again."""
 
 
-class Processes(FanOut):
+class Processes(Executor):
     """`count` child processes, which end with this one. One that dies is replaced, and what it was
     at is taken over by whichever is free first."""
 

@@ -27,7 +27,7 @@ _FEW_NON_FINITE = 0.01
 """Share of a task's documents for which a baseline may have no finite score."""
 AFTERWARDS = {"approve_within", "fall_back_to"}
 """Keys of the rule that say what becomes of a decision, and change nothing in it."""
-GRAVITY: tuple[Outcome, ...] = ("regressed", "unclear", "held")
+SEVERITY_ORDER: tuple[Outcome, ...] = ("regressed", "unclear", "held")
 """The order in which reasons are told."""
 
 
@@ -169,7 +169,7 @@ def decide(
     same = candidate.checkpoint_digest == baseline.checkpoint_digest
     outcomes = [comparison.outcome for comparison in comparisons]
     verdict = _verdict([*outcomes, _outcome(low, high, rule.min_gain)], same)
-    gravest_first = sorted(comparisons, key=lambda c: GRAVITY.index(c.outcome))
+    gravest_first = sorted(comparisons, key=lambda c: SEVERITY_ORDER.index(c.outcome))
     reasons = [
         *(["the merged checkpoint is the baseline itself: nothing to promote"] if same else []),
         *(task_reason(c, rule.confidence, rule.min_documents) for c in gravest_first),

@@ -203,13 +203,13 @@ def _nowhere(text: str, tried: list[Path], may_be_on_hub: bool) -> CheckpointErr
     hints = [
         *([f"did you mean {_as_written(near)}?"] if near else [there] if there else []),
         *([f"for the Hub, write its branch too: {text}@main"] if may_be_on_hub else []),
-        "looked for " + ", ".join(map(str, tried)),
     ]
+    before = "".join(f"{hint}; " for hint in hints)
     what = "this is not the name of a Hub repository"
     if may_be_on_hub:
         what = f"'{text.partition('/')[0]}' is a directory here, so it is not looked for on the Hub"
     return CheckpointError(
         f"there is no such directory, and {what}",
         where=text,
-        mend="; ".join(hints),
+        mend=f"{before}looked for {', '.join(map(str, tried))}",
     )

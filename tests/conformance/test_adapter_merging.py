@@ -202,7 +202,7 @@ def test_the_order_of_the_adapters_changes_nothing_in_core_space(bench: Bench) -
 def test_every_method_that_needs_no_more_runs_in_core_space(bench: Bench) -> None:
     skipped = {}
     for method in METHODS.values():
-        if method.statistics is not None:
+        if method.calibration is not None:
             continue
         names = ["one", "two", "three"][: method.most_models or 3]
         own = {p.name: 0.5 for p in method.per_model() if p.default is None}

@@ -81,7 +81,7 @@ def test_slices_have_no_meaning_for_adapters(bench: Bench) -> None:
 
 
 def test_a_method_that_needs_data_is_refused(bench: Bench) -> None:
-    needing = [each for each in METHODS.values() if each.statistics is not None]
+    needing = [each for each in METHODS.values() if each.calibration is not None]
     for method in needing:
         own = {p.name: 0.5 for p in method.per_model() if p.default is None}
         models = {"one": own, "two": own}

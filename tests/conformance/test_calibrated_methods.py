@@ -1,4 +1,4 @@
-"""Methods that use data, from measured statistics on disk to the result, against float64 numpy."""
+"""Methods that use data, from calibration on disk to the result, against float64 numpy."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Bench:
             }
         )
         out = self.root / f"{self.count}-out"
-        plan = make_plan(recipe, sources, statistics=measured)
+        plan = make_plan(recipe, sources, calibration=measured)
         home = Home(self.root / "home")
         execute(plan, sources, home=home, out=out, threads=2, block_elements=block)
         return {name: each.numpy() for name, each in load_file(out / "model.safetensors").items()}
@@ -323,7 +323,7 @@ def test_other_measurements_are_another_plan(tmp_path: Path) -> None:
     first = {name: written(tmp_path / f"f{name}", as_tensors(FISHERS[name])) for name in "ab"}
     second = {**first, "b": written(tmp_path / "again", as_tensors(FISHERS["c"]))}
     recipe = parse_recipe(recipe_of())
-    plans = {make_plan(recipe, sources, statistics=each).digest for each in (first, second, None)}
+    plans = {make_plan(recipe, sources, calibration=each).digest for each in (first, second, None)}
     assert len(plans) == 3
 
 

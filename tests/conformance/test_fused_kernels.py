@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merge_core.jit.kernel import Bound
+from merge_core.jit.kernel import BoundCall
 from merge_core.kernels.cpu.computation import FusedComputation
 from merge_core.kernels.cpu.families import WeightedSum
 from merge_core.kernels.cpu.stored_tensor import StoredBlock, StoredTensor, Unusual
 from merge_core.kernels.cpu.thresholds import find_cuts
 from merge_core.kernels.cpu.weighted_sum import can_sum_in_float32, sum_of_two_powers, weighted_sum
 from merge_core.methods import method_named
-from merge_core.planning.merged_tensor import Computation, ComputedTensor, Computing
+from merge_core.planning.merged_tensor import Computation, Computing, MergedTensor
 from merge_core.reductions.constants import CHUNK
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES
@@ -180,7 +180,7 @@ def test_an_average_of_two_is_summed_in_float32(
 ) -> None:
     patterns = np.zeros(4, np.uint16)
     [step] = WeightedSum(weights, divisor).steps(StoredBlock(0, None, (patterns,) * 2), patterns)
-    assert isinstance(step.keeps, Bound)
+    assert isinstance(step.keeps, BoundCall)
     assert step.keeps.name == f"weighted_sums.{name}"
 
 
@@ -245,7 +245,7 @@ def computed(
     entries: list[TensorEntry],
     out: str,
     shape: tuple[int, ...],
-) -> ComputedTensor:
+) -> MergedTensor:
     method = method_named(method_name)
     weights = parameters.get("weights", (0.5, 0.3, 0.9))
     models = entries[1 : 1 + min(method.most_models or 3, len(weights))]
@@ -257,7 +257,7 @@ def computed(
         for weight in weights
     ]
     needs_base = method.base == "required"
-    return ComputedTensor(
+    return MergedTensor(
         name="w",
         dtype=out,
         shape=shape,
@@ -350,7 +350,7 @@ def test_no_infinity_or_nan_gets_through(dtype: str, out: str, tmp_path: Path) -
                         run_fused(alone)
 
 
-def run_fused(tensor: ComputedTensor) -> None:
+def run_fused(tensor: MergedTensor) -> None:
     with BlockReader() as reader:
         fused = FusedComputation.of(tensor, reader, CHUNK, lambda: None)
         assert fused is not None

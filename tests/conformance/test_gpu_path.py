@@ -18,7 +18,7 @@ from merge_core.engine import run, worker
 from merge_core.errors import NonFiniteError, StepError
 from merge_core.methods import METHODS
 from merge_core.methods.base import TensorJob
-from merge_core.methods.parts.surveys import GlobalTrim
+from merge_core.methods.parts.model_statistics import GlobalTrim
 from merge_core.methods.spherical import add_rows
 from merge_core.planning.merged_tensor import Computation
 from merge_core.records import SourceCheckpoint
@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 def test_every_method_has_a_recipe() -> None:
-    on_data = {name for name, method in METHODS.items() if method.statistics}
+    on_data = {name for name, method in METHODS.items() if method.calibration}
     assert set(RECIPES) | on_data == set(METHODS)
 
 
@@ -215,13 +215,13 @@ def test_a_gpu_that_is_short_of_memory_merges_without_keeping_inputs(
     assert on_gpu.object_id == on_cpu.object_id
 
 
-def test_a_survey_on_a_gpu_without_enough_memory_says_what_to_do(
+def test_model_statistics_on_a_gpu_without_enough_memory_say_what_to_do(
     models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scarce(self: GlobalTrim, index: int, job: TensorJob) -> None:
         raise SHORTAGES[0]
 
-    monkeypatch.setattr(GlobalTrim, "probe", scarce)
+    monkeypatch.setattr(GlobalTrim, "observer", scarce)
     recipe = RECIPES["ties"] | {"parameters": {"density": 0.4, "scope": "global"}}
     with pytest.raises(StepError, match="not enough free memory to look at tensor"):
         run_recipe(recipe, models, tmp_path / "out", device="cuda")

@@ -149,7 +149,7 @@ def assert_same(found: Tensors, expected: Tensors, tolerance: float = 1e-7) -> N
 
 def test_the_tables_leave_no_method_out() -> None:
     two_or_more = {name for name, method in METHODS.items() if method.fewest_models > 1}
-    on_data = {name for name, method in METHODS.items() if method.statistics}
+    on_data = {name for name, method in METHODS.items() if method.calibration}
     assert set(ALONE) | CHANGED_ALONE | two_or_more | on_data == set(METHODS)
     one = {name for name, method in METHODS.items() if method.most_models == 1}
     assert set(SYMMETRIC) | one | {"nuslerp"} | on_data == set(METHODS)

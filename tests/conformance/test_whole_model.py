@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from merge_core.engine.surveys import run_surveys
+from merge_core.engine.model_statistics import gather_model_statistics
 from merge_core.errors import NonFiniteError, RecipeError
 from merge_core.planning.merged_tensor import Computing
 from merge_core.planning.plan import make_plan
@@ -194,7 +194,7 @@ def test_task_vectors_are_brought_to_one_length_as_a_whole_or_by_tensor(
 
 
 @pytest.mark.parametrize("options", [{"threads": 3}, {"block_elements": 1}, {"threads": 1}])
-def test_a_survey_gives_the_same_bytes_however_it_is_carried_out(
+def test_model_statistics_are_the_same_however_they_are_gathered(
     zoo: Zoo, tmp_path: Path, options: dict[str, int]
 ) -> None:
     models = [entry(name, weight=1) for name in EXPERTS]
@@ -211,15 +211,15 @@ def _by_scope(zoo: Zoo, merge: Callable[[Models], Array], scope: str) -> Mapping
     return {key: merge({name: loaded[name][key] for name in NAMES}) for key in loaded["base"]}
 
 
-def test_a_survey_that_fails_reads_no_tensor_to_its_end(tmp_path: Path) -> None:
+def test_a_pass_for_model_statistics_that_fails_reads_no_tensor_to_its_end(tmp_path: Path) -> None:
     tensors = {"broken": torch.tensor([float("nan")]), "long": torch.ones(50 * CHUNK).half()}
     sources = {name: write_checkpoint(tmp_path / name, tensors) for name in ("base", "a")}
     settings = based(entry("a", weight=1.0), density=0.5, scope="global")
     plan = make_plan(parse_recipe({"merge_method": "ties", **settings}), sources)
     stop = threading.Event()
     with SlowReader() as reader, pytest.raises(NonFiniteError):
-        run_surveys(
-            plan.surveys,
+        gather_model_statistics(
+            plan.observed,
             {},
             lambda: Computing(reader, torch.device("cpu"), CHUNK, {}, stop),
             workers=2,

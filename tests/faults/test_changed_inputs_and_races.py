@@ -74,7 +74,7 @@ def refused(command: ForkedCommand, *parts: str) -> None:
     "moment",
     [
         pytest.param(r"/b\t(\d+)\t\1$", id="after it was hashed"),
-        pytest.param("progress\tsurvey 1", marks=_MORE, id="in the first pass"),
+        pytest.param("progress\tmodel statistics 1", marks=_MORE, id="in the first pass"),
         pytest.param("progress\tmerge", marks=_MORE, id="before the last pass"),
     ],
 )

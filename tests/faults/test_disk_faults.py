@@ -31,7 +31,7 @@ from tests.support.processes import wait_until
 from tests.support.traces import bytes_taken_over
 
 CASE = Case("ties_global", 10 * TENSOR_BYTES)
-DURING = Signalled(signal.SIGSTOP, line="progress\tsurvey 1")
+DURING = Signalled(signal.SIGSTOP, line="progress\tmodel statistics 1")
 """The merge stops when it has read a part of its inputs."""
 _FAILING_CALLS = Path(__file__).parents[1] / "support" / "failing_calls.c"
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
@@ -165,7 +165,7 @@ def test_a_disk_too_small_from_the_start_is_left_as_it_was(
     ("moment", "kept"),
     [
         pytest.param("model-00001-of.*\twrite", 0, marks=_MORE, id="while it takes its room"),
-        pytest.param("progress\tsurvey 1", TENSORS, id="while it computes"),
+        pytest.param("progress\tmodel statistics 1", TENSORS, id="while it computes"),
         pytest.param("config.json\twrite", TENSORS, marks=_MORE, id="while it writes the config"),
         pytest.param("SHA256SUMS\twrite", TENSORS, marks=_MORE, id="while it seals"),
     ],
@@ -193,7 +193,9 @@ def test_a_disk_filled_meanwhile_keeps_finished_tensors(
     ("moment", "calls", "kept"),
     [
         pytest.param("progress\thash", "reads", 0, marks=_MORE, id="while it hashes"),
-        pytest.param("progress\tsurvey 1", "reads", 0, marks=_MORE, id="in the first pass"),
+        pytest.param(
+            "progress\tmodel statistics 1", "reads", 0, marks=_MORE, id="in the first pass"
+        ),
         # Of the merge alone: the inputs may still be being hashed beside it.
         pytest.param("progress\tmerge", "preads", 1, id="in the last pass"),
     ],
@@ -285,7 +287,7 @@ def test_an_output_place_that_closes_meanwhile_keeps_finished_tensors(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["hash", "survey 1", "merge"])
+@pytest.mark.parametrize("moment", ["hash", "model statistics 1", "merge"])
 def test_an_input_that_may_no_longer_be_read_is_told(
     moment: str, server: ForkServer, models: Path, tmp_path: Path, expected: object
 ) -> None:

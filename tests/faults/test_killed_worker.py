@@ -67,7 +67,10 @@ def test_two_processes_one_of_them_killed_give_the_same_bytes_and_redo_little(
 
 
 def test_processes_that_die_again_and_again_end_in_an_error_that_names_the_log(
-    zoo: dict[str, SourceCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zoo: dict[str, SourceCheckpoint],
+    alone: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -81,6 +84,10 @@ def test_processes_that_die_again_and_again_end_in_an_error_that_names_the_log(
     assert "exit status -9" in str(caught.value)
     assert "out of luck" in str(caught.value)
     assert not (tmp_path / "out").exists()
+    assert "use fewer processes" in str(caught.value.mend)
+    (tmp_path / "sitecustomize.py").unlink()  # there is memory now
+    run_merge(zoo, tmp_path / "out", Processes(2, tmp_path / "logs"))
+    assert sums(tmp_path / "out") == alone
 
 
 @pytest.mark.slow

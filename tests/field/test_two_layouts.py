@@ -170,5 +170,8 @@ def test_a_digest_from_before_still_names_a_directory_with_a_second_layout(
     assert former_digest(source, memo) == registered
     location = Location(reference="base", directory=source.path, digest=registered)
     assert fetch(location, memo).digest == source.digest
-    with pytest.raises(CheckpointError, match="not the registered ones"):
+    with pytest.raises(CheckpointError, match="not the registered ones") as refused:
         fetch(location.model_copy(update={"digest": "0" * 64}), memo)
+    assert refused.value.mend == "merge and register again, or name another version"
+    another = location.model_copy(update={"digest": source.digest})
+    assert fetch(another, memo).digest == source.digest

@@ -206,9 +206,14 @@ def test_an_answer_that_comes_after_another_promotion_moves_nothing(
 
     with (
         answering(YES, first=promote_another),
-        pytest.raises(StepError, match="champion changed from none to models:/zoo/"),
+        pytest.raises(StepError, match="champion changed from none to models:/zoo/") as refused,
     ):
         asks_meanwhile()
+    assert "it asks anew" in str(refused.value.mend)
+    with answering(YES):
+        again = asks_meanwhile()
+    assert again.approval is not None
+    assert again.approval.approved
 
 
 def test_who_decided_is_in_mlflow_on_run_and_version_and_each_word_has_its_run(

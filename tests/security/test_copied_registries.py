@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from merge_core.errors import MergeflowError
+from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
 from tasks.records import Registration
 from tasks.registry import loader
@@ -203,8 +204,26 @@ def test_a_copy_by_hard_links_is_refused_before_it_changes_the_original(
     before = contents(original / "mlflow")
     with pytest.raises(MergeflowError, match="by hard links") as refused:
         run_in(copy, 0.7)
-    assert "cp -a" in str(refused.value.mend)
     assert contents(original / "mlflow") == before
+    [advised] = re.findall(r"(cp -p .*)$", str(refused.value.mend))
+    subprocess.run(["sh", "-c", advised], cwd=copy / "mlflow", check=True)
+    run_in(copy, 0.7)
+    assert contents(original / "mlflow") == before
+
+
+def test_a_moved_home_that_cannot_be_changed_is_told_and_can_be_once_it_may(
+    original: Path, place: Path
+) -> None:
+    moved = original.rename(place / "elsewhere")
+    lock = moved / "mlflow" / "mlflow.db.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    with pytest.raises(StepError, match="was moved or copied") as refused:
+        run_in(moved, 0.7)
+    assert "see that you may write there" in str(refused.value.mend)
+    lock.rmdir()
+    run_in(moved, 0.7)
+    assert not original.exists()
 
 
 def test_only_what_begins_with_the_old_place_is_changed(original: Path, place: Path) -> None:

@@ -261,6 +261,15 @@ def test_mlflows_client_logs_in_at_the_stack_of_this_home_and_nowhere_else(
 def test_mlflows_client_takes_the_users_own_login(
     mlflow: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    with (
+        pytest.raises(StepError, match="wants another login") as refused,
+        _registry(mlflow) as registry,
+    ):
+        registry.client.search_registered_models()
+    said = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    assert str(refused.value.mend).startswith(said)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", mlflow.login.user)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", mlflow.login.password)
     with _registry(mlflow) as registry:
@@ -278,9 +287,11 @@ def test_prefects_client_without_the_password_is_told_before_any_work(
     session.ready()
     with (
         temporary_settings({PREFECT_API_AUTH_STRING: "mergeflow:wrong"}),
-        pytest.raises(StepError, match="PREFECT_API_AUTH_STRING"),
+        pytest.raises(StepError, match="PREFECT_API_AUTH_STRING") as refused,
     ):
         session.ready()
+    assert str(refused.value.mend).startswith("set PREFECT_API_AUTH_STRING to its NAME:PASSWORD")
+    session.ready()  # with the right one, which is set again
 
 
 def test_an_artifact_opened_by_its_address_runs_nothing_in_the_servers_name(

@@ -29,7 +29,7 @@ def mergeflow(
     """One command in a process of its own, with the given code and home."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
     return subprocess.run(
-        [sys.executable, "-c", _WITH_CODE_OF, str(code), *arguments],
+        [sys.executable, "-c", COMMAND, str(code), *arguments],
         cwd=cwd,
         env={**kept, "MERGEFLOW_HOME": str(home), "COLUMNS": "120"},
         capture_output=True,
@@ -38,7 +38,7 @@ def mergeflow(
     )
 
 
-_WITH_CODE_OF = """
+COMMAND = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 sys.argv[0] = "mergeflow"

@@ -25,14 +25,18 @@ from tests.support.syntax_trees import (
     called,
     calls,
     default,
+    grows,
     own_nodes,
     parameters,
     stored,
 )
 
-PACKAGES = ("merge_core", "tasks", "flows")
+PACKAGES = ("merge_core", "tasks", "flows", "mergeflow")
 ROOT = Path(__file__).parents[2]
 HOLE = "{}"
+_NONE = "\0"
+"""What `None` stands for: no text, and so no part of a sentence either."""
+_EMPTY = {"", _NONE}
 _MOST = 4
 """A sentence with more forms than that is one with holes: what varies in it are values."""
 
@@ -166,7 +170,7 @@ class Source:
         seen |= {id(value)}
         match value:
             case ast.Constant():
-                return {value.value} if isinstance(value.value, str) and value.value else {""}
+                return {value.value if isinstance(value.value, str) else _NONE}
             case ast.JoinedStr():
                 return self._joined(value, module, functions, seen)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
@@ -202,7 +206,7 @@ class Source:
                 found |= self.texts(value, module, functions, seen)
             except RelayError:
                 relays += 1
-        if relays and not found - {""}:
+        if relays and not found - _EMPTY:
             raise RelayError
         if not values:
             raise UnresolvedError
@@ -220,7 +224,7 @@ class Source:
             found = self.texts(value, module, functions, seen)
         except (UnresolvedError, RelayError):
             return {HOLE}
-        return found
+        return found - {_NONE} or {HOLE}
 
     def _joined(
         self,
@@ -261,7 +265,9 @@ class Source:
                 values += given
             if values:
                 texts = set().union(*(each for each in values if each is not None))
-                if relays and not texts - {""}:
+                if grows(function, name):
+                    texts = {text + HOLE for text in texts - _EMPTY}
+                if relays and not texts - _EMPTY:
                     raise RelayError
                 return texts
         if name in module.constants:
@@ -315,7 +321,7 @@ class Source:
                 each = self._element(item, index, module, functions, seen)
                 relays += each is None
                 found |= each or set()
-            return None if relays and not found - {""} else found
+            return None if relays and not found - _EMPTY else found
         except RelayError:
             return None
 
@@ -378,7 +384,7 @@ def printed_mends() -> dict[str, list[str]]:
     """Every template, with the places that print it."""
     found: dict[str, list[str]] = defaultdict(list)
     for site in Source().sites():
-        for text in site.texts - {""}:
+        for text in site.texts - _EMPTY:
             found[text].append(site.place)
     return dict(found)
 

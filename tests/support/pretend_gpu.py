@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from merge_core.engine import run, surveys, worker
+from merge_core.engine import model_statistics, run, worker
 from merge_core.kernels.gpu import computation
 from merge_core.reductions import gpu
 from merge_core.runtime import devices, gpu_transfers
@@ -113,7 +113,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Visits]:
         monkeypatch.setattr(
             module, "compute_device", lambda name: GPU if name == "cuda" else compute_device(name)
         )
-    for module in (run, surveys):
+    for module in (run, model_statistics):
         monkeypatch.setattr(module, "own_queue", queue)
     monkeypatch.setattr(run, "is_cpu", lambda name: name != "cuda")
     monkeypatch.setattr(run, "spare_memory", lambda device: 1 << 30)

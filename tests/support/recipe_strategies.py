@@ -48,7 +48,9 @@ def recipes() -> st.SearchStrategy[dict[str, Any]]:
 def _recipes(draw: st.DrawFn, name: str | None = None, extra: tuple[str, ...] = ()) -> Any:
     """One document. `name`: of one that others use, so it keeps the layers as they are; `extra`:
     names of recipes that it uses as its first models."""
-    method = METHODS[draw(st.sampled_from(sorted(m for m in METHODS if not METHODS[m].statistics)))]
+    method = METHODS[
+        draw(st.sampled_from(sorted(m for m in METHODS if not METHODS[m].calibration)))
+    ]
     recipe: dict[str, Any] = {"merge_method": method.name}
     if name is not None:
         recipe["name"] = name

@@ -17,7 +17,7 @@ from prefect import flow
 
 from flows.settings.pipeline import Pipeline
 from flows.steps import merge as merge_steps
-from merge_core.distributed.job import FanOut, MergeJob
+from merge_core.distributed.job import Executor, MergeJob
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
@@ -31,7 +31,7 @@ SHARD_BYTES = 1_500_000
 
 
 def recipe(base: str, models: list[str], scope: str = "global") -> dict[str, Any]:
-    """TIES; with the scope global there is a survey, whose findings the workers are given."""
+    """TIES; with the scope global there are model statistics, which the workers are given."""
     return {
         "merge_method": "ties",
         "base_model": base,
@@ -59,7 +59,7 @@ def write_zoo(root: Path, broken: bool = False) -> dict[str, SourceCheckpoint]:
 def run_merge(
     zoo: dict[str, SourceCheckpoint],
     out: Path,
-    fan_out: FanOut | None = None,
+    executor: Executor | None = None,
     scope: str = "global",
 ) -> CheckpointManifest:
     """Merge a zoo of `write_zoo` on the CPU."""
@@ -73,7 +73,7 @@ def run_merge(
         threads=1,
         shard_bytes=SHARD_BYTES,
         check=False,
-        fan_out=fan_out,
+        executor=executor,
     )
 
 
@@ -111,10 +111,10 @@ def sums(directory: Path) -> dict[str, str]:
     }
 
 
-class Observed(FanOut):
-    """Another fan-out whose journals are looked at when it is done, before they are removed."""
+class Observed(Executor):
+    """Another executor whose journals are looked at when it is done, before they are removed."""
 
-    def __init__(self, inner: FanOut) -> None:
+    def __init__(self, inner: Executor) -> None:
         self._inner = inner
         self.workers, self.whole_shards = inner.workers, inner.whole_shards
         self.job: MergeJob | None = None

@@ -55,6 +55,16 @@ def bound(function: Function, name: str) -> Iterator[tuple[ast.expr, int | None]
                         yield value, index
 
 
+def grows(function: Function, name: str) -> bool:
+    """Whether a function adds to what it has bound to a name: `name += value`."""
+    return any(
+        isinstance(node, ast.AugAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id == name
+        for node in own_nodes(function)
+    )
+
+
 def stored(function: Function, name: str) -> Iterator[ast.expr]:
     """What a function stores in a table of this name: `name[key] = value`."""
     for node in own_nodes(function):

@@ -85,8 +85,8 @@ def _reached_by(fields: list[str], target: str) -> int:
         if stage.startswith("hash "):
             done = int(fields[2]) == int(fields[3])
             return PHASES.index("verifying and planning" if done else "hashing inputs")
-        named = {"merge": "streaming", "hash": "streaming", "survey": "first passes"}
-        return PHASES.index(named.get(stage.split()[0], "starting"))
+        named = {"merge": "streaming", "hash": "streaming", "model statistics": "first passes"}
+        return PHASES.index(named.get(stage.rstrip(" 0123456789"), "starting"))
     path, operation = fields[-2:]
     if operation == "read":
         return 0

@@ -109,7 +109,7 @@ class _AdaptedFeed:
         self._height = min(max(1, self._rows), max(_FEWEST_ROWS, _TILE // max(1, self._columns)))
         self._factor = self._left.new_zeros(self._height, self._left.shape[1])
         self._tile = self._left.new_zeros(self._height, self._columns)
-        self._held = -1
+        self._tile_index = -1
 
     def read(self, start: int, count: int) -> torch.Tensor:
         if not count:
@@ -118,13 +118,13 @@ class _AdaptedFeed:
         result = self._tile.new_empty(count)
         for index in range(start // length, (start + count - 1) // length + 1):
             first, last = max(start, index * length), min(start + count, (index + 1) * length)
-            tile = self._made(index).view(-1)[first - index * length : last - index * length]
+            tile = self._tile_of(index).view(-1)[first - index * length : last - index * length]
             result[first - start : last - start] = tile
         return result
 
-    def _made(self, index: int) -> torch.Tensor:
+    def _tile_of(self, index: int) -> torch.Tensor:
         """One tile of the result; the last one made is kept, for the block that goes on in it."""
-        if index == self._held:
+        if index == self._tile_index:
             return self._tile
         first = index * self._height
         rows = min(self._height, self._rows - first)
@@ -136,7 +136,7 @@ class _AdaptedFeed:
         self._tile[:rows] += origin.view(rows, self._columns)
         if self._magnitude is not None:
             self._renorm(first, rows)
-        self._held = index
+        self._tile_index = index
         return self._tile
 
     def _renorm(self, first: int, rows: int) -> None:

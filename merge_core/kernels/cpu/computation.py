@@ -18,7 +18,7 @@ from merge_core.kernels.cpu.stored_tensor import (
     StoredTensor,
     requiring_finite,
 )
-from merge_core.planning.merged_tensor import ComputedTensor
+from merge_core.planning.merged_tensor import MergedTensor
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import TensorEntry
 
@@ -47,7 +47,7 @@ class Sink(Protocol):
 class FusedComputation:
     """One tensor, or a part of it, being computed by one worker."""
 
-    def __init__(self, tensor: ComputedTensor, kernel: FusedKernel, inputs: StoredTensor) -> None:
+    def __init__(self, tensor: MergedTensor, kernel: FusedKernel, inputs: StoredTensor) -> None:
         self._kernel = kernel
         self._inputs = inputs
         self._out = np.empty(min(inputs.block, inputs.numel), STORED[tensor.dtype])
@@ -55,7 +55,7 @@ class FusedComputation:
 
     @classmethod
     def of(
-        cls, tensor: ComputedTensor, reader: BlockReader, block: int, check: Callable[[], None]
+        cls, tensor: MergedTensor, reader: BlockReader, block: int, check: Callable[[], None]
     ) -> FusedComputation | None:
         """The computation, or None when the tensor needs the method's own kernel.
 
@@ -66,7 +66,7 @@ class FusedComputation:
         alike = len({(entry.dtype, entry.numel) for entry in entries}) == 1
         if len(entries) < len(tensor.sources) or not alike or entries[0].dtype not in _INPUTS:
             return None
-        if tensor.post or tensor.statistics or tensor.survey or tensor.dtype not in STORED:
+        if tensor.post or tensor.calibration or tensor.statistics_key or tensor.dtype not in STORED:
             return None
         kernel = fused_kernel(tensor.method, tensor.job(None))
         if kernel is None:

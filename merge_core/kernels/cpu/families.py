@@ -200,12 +200,12 @@ class Differences:
     def writing(self, block: StoredBlock, bits: Array) -> Sequence[Step]:
         """What writes a block's patterns."""
         arrays = block.base, block.models[self.model], bits
-        return [calling(_write_differences, *arrays, otherwise=unusual)]
+        return [calling(_write_differences, *arrays, on_failure=unusual)]
 
     def counting(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
         """What counts them in some windows."""
         arrays = block.base, block.models[self.model]
-        return [calling(_count_differences, *arrays, windows, otherwise=unusual)]
+        return [calling(_count_differences, *arrays, windows, on_failure=unusual)]
 
 
 _patterns_on_stack = array_on_stack("int32", TILE)

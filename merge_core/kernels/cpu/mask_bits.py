@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from merge_core.jit.calling_convention import Array
-from merge_core.jit.kernel import Growing, Kernel, compiled
+from merge_core.jit.kernel import Kernel, StridedArgument, compiled
 from merge_core.kernels.cpu.program import Step, calling
 
 _GATHER = np.uint64(0x0102040810204080)
@@ -44,7 +44,7 @@ class _Room:
 _room = _Room()
 
 
-class RememberedMasks:
+class KeptMasks:
     """The masks of one tensor's blocks. Without room for all of them, it remembers none.
 
     Args:
@@ -62,15 +62,15 @@ class RememberedMasks:
             weakref.finalize(self, _room.give_back, 8 * count * nbytes)
             self._bits = [np.empty(nbytes, np.uint8) for _ in range(count)]
 
-    def put(self, start: Growing, masks: Sequence[Array]) -> list[Step]:
+    def put(self, start: StridedArgument, masks: Sequence[Array]) -> list[Step]:
         """What remembers the masks (uint8, 0 or 1) of the block that begins at an index."""
         return self._steps(_pack, start, masks)
 
-    def get(self, start: Growing, masks: Sequence[Array]) -> list[Step] | None:
+    def get(self, start: StridedArgument, masks: Sequence[Array]) -> list[Step] | None:
         """What writes the masks of a block, or None if they must be found again."""
         return self._steps(_unpack, start, masks) or None
 
-    def _steps(self, kernel: Kernel, start: Growing, masks: Sequence[Array]) -> list[Step]:
+    def _steps(self, kernel: Kernel, start: StridedArgument, masks: Sequence[Array]) -> list[Step]:
         assert start.first % self._block == 0
         return [
             calling(kernel, mask, start, self._block, self._each, bits)

@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 
 from merge_core.jit.calling_convention import NOTHING, Array
-from merge_core.jit.kernel import Bound, Growing, Kernel, compiled, instruction
+from merge_core.jit.kernel import BoundCall, Kernel, StridedArgument, compiled, instruction
 from merge_core.jit.lazy_numba import types
 
 _READ, _WRITE, _CALL, _CHECK = range(4)
@@ -34,7 +34,7 @@ _POINTER = _BYTE.as_pointer()
 
 _BOOLEAN = np.dtype(bool).char
 
-Otherwise = Callable[[int], None]
+OnFailure = Callable[[int], None]
 """What to do where a step does not go as planned; takes the index of the block's first element."""
 
 
@@ -49,59 +49,59 @@ class Step(NamedTuple):
     """
 
     fields: tuple[int, int, int, int, int, int]
-    otherwise: Otherwise | None
+    on_failure: OnFailure | None
     """None for a kernel that has no result."""
-    keeps: Array | Bound
+    keeps: Array | BoundCall
 
 
-def reading(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
+def reading(descriptor: int, array: Array, position: int, on_failure: OnFailure) -> Step:
     """What fills an array from a file; the next block is read from where this one ends.
 
-    otherwise: called where the system gives an error, or less than was asked for.
+    on_failure: called where the system gives an error, or less than was asked for.
 
     Raises:
         TypeError: the array is not contiguous, or cannot be written to.
     """
     if not array.flags.writeable:
         raise TypeError("what is read into cannot be written to")
-    return _transferring(_READ, descriptor, array, position, otherwise)
+    return _transferring(_READ, descriptor, array, position, on_failure)
 
 
-def writing(descriptor: int, array: Array, position: int, otherwise: Otherwise) -> Step:
+def writing(descriptor: int, array: Array, position: int, on_failure: OnFailure) -> Step:
     """What writes an array to a file, as `reading` reads."""
-    return _transferring(_WRITE, descriptor, array, position, otherwise)
+    return _transferring(_WRITE, descriptor, array, position, on_failure)
 
 
 def _transferring(
-    kind: int, descriptor: int, array: Array, position: int, otherwise: Otherwise
+    kind: int, descriptor: int, array: Array, position: int, on_failure: OnFailure
 ) -> Step:
     if not array.flags.c_contiguous:
         raise TypeError("what is read or written is not contiguous")
     address = array.__array_interface__["data"][0]
     fields = (kind, descriptor, address, array.nbytes, position, array.nbytes)
-    return Step(fields, otherwise, array)
+    return Step(fields, on_failure, array)
 
 
-def calling(kernel: Kernel, *arguments: Any, otherwise: Otherwise | None = None) -> Step:
-    """What calls a kernel, of whose arguments one may be `Growing`.
+def calling(kernel: Kernel, *arguments: Any, on_failure: OnFailure | None = None) -> Step:
+    """What calls a kernel, one of whose arguments may be a `StridedArgument`.
 
-    otherwise: called where the kernel gives False; kernels that give nothing have none.
+    on_failure: called where the kernel gives False; kernels that give nothing have none.
 
     Raises:
         TypeError: the arguments are none for this kernel, or its result is another.
     """
     bound = kernel.bind(*arguments)
-    if bound.result != (NOTHING if otherwise is None else _BOOLEAN):
+    if bound.result != (NOTHING if on_failure is None else _BOOLEAN):
         raise TypeError(f"the result of {bound.name} is left out, or not the one that is expected")
-    if len(bound.growing) > 1:
-        raise TypeError("one argument can grow")
-    slot, growing = 0, Growing(0, 0)
-    if bound.growing:
-        offset, growing = bound.growing[0]
+    if len(bound.strided) > 1:
+        raise TypeError("only one argument can be strided")
+    slot, strided = 0, StridedArgument(0, 0)
+    if bound.strided:
+        offset, strided = bound.strided[0]
         slot = bound.packed_address + offset
-    kind = _CALL if otherwise is None else _CHECK
-    fields = (kind, bound.address, bound.packed_address, slot, *growing)
-    return Step(fields, otherwise, bound)
+    kind = _CALL if on_failure is None else _CHECK
+    fields = (kind, bound.address, bound.packed_address, slot, *strided)
+    return Step(fields, on_failure, bound)
 
 
 class Program:
@@ -136,7 +136,7 @@ class Program:
 
         Raises:
             RuntimeError: a kernel failed.
-            Exception: what a step's `otherwise` raises.
+            Exception: what a step's `on_failure` raises.
         """
         count = len(self._steps)
         place, end = first * count, last * count
@@ -144,18 +144,18 @@ class Program:
             place = _take_steps(self._fields, _system_calls(), count, place, end, self._spent)
             if place < 0:
                 bound = self._steps[~place % count].keeps
-                assert isinstance(bound, Bound)
+                assert isinstance(bound, BoundCall)
                 raise RuntimeError(f"the kernel {bound.name} has failed")
             if place < end:
                 block, number = divmod(place, count)
-                otherwise = self._steps[number].otherwise
-                assert otherwise is not None
-                otherwise(self._start + block * self._count)
+                on_failure = self._steps[number].on_failure
+                assert on_failure is not None
+                on_failure(self._start + block * self._count)
                 place += 1
 
 
-def take(steps: Sequence[Step], start: int) -> None:
-    """Take some steps once, for a block that begins at an index.
+def run_once(steps: Sequence[Step], start: int) -> None:
+    """Run some steps once, for the block that begins at an index.
 
     Raises:
         Exception: as for `Program.run`.

@@ -9,7 +9,7 @@ import numpy as np
 
 from merge_core.jit.calling_convention import Array
 from merge_core.kernels.cpu.families import Joining, restoring_factor
-from merge_core.kernels.cpu.mask_bits import RememberedMasks
+from merge_core.kernels.cpu.mask_bits import KeptMasks
 from merge_core.kernels.cpu.program import Step, calling
 from merge_core.kernels.cpu.random_numbers import draw_mask
 from merge_core.kernels.cpu.rank_drop import drawing_by_rank, limit_of
@@ -55,7 +55,7 @@ class RandomDraws(FusedKernel):
         self._factors = tuple(factors)
         self._restore = restore
         self._row = row
-        self._remembered: RememberedMasks | None = None
+        self._kept_masks: KeptMasks | None = None
         self.step = step
 
     def prepare(self, tensor: StoredTensor) -> None:
@@ -63,12 +63,12 @@ class RandomDraws(FusedKernel):
             return
         squared = True if self._restore == "l2" else None
         totals = [np.zeros(2) for _ in self._draws]
-        remembered = RememberedMasks(len(self._draws), tensor.numel, tensor.block)
+        kept_masks = KeptMasks(len(self._draws), tensor.numel, tensor.block)
 
         def steps(block: StoredBlock) -> Iterator[Step]:
             masks = self._room(block)
             yield from self._drawing(block, masks)
-            yield from remembered.put(block.growing_start, masks)
+            yield from kept_masks.put(block.strided_start, masks)
             for model, mask, total in zip(block.models, masks, totals, strict=True):
                 yield calling(norms_in_steps, block.base, model, mask, squared, self.step, total)
 
@@ -77,12 +77,12 @@ class RandomDraws(FusedKernel):
         if not np.isfinite(totals).all():
             raise Unusual
         self.drops = False
-        self._remembered = remembered
+        self._kept_masks = kept_masks
         self._factors = tuple(restoring_factor(self._restore, total) for total in totals)
 
     def steps(self, block: StoredBlock, out: Array) -> Iterator[Step]:
         masks = self._room(block)
-        known = self._remembered.get(block.growing_start, masks) if self._remembered else None
+        known = self._kept_masks.get(block.strided_start, masks) if self._kept_masks else None
         yield from known or self._drawing(block, masks)
         yield self._joining.step(block, masks, self._factors, out)
 
@@ -92,7 +92,7 @@ class RandomDraws(FusedKernel):
     def _drawing(self, block: StoredBlock, masks: Sequence[Array]) -> Iterator[Step]:
         """What draws the masks of a block."""
         for model, mask, draw in zip(block.models, masks, self._draws, strict=True):
-            start = block.growing_start
+            start = block.strided_start
             if draw.density in (0.0, 1.0):
                 mask[:] = int(draw.density)
             elif draw.epsilon == 0.0 or self._row == 1:

@@ -14,7 +14,7 @@ import numpy as np
 
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import widen
-from merge_core.jit.kernel import Growing, compiled
+from merge_core.jit.kernel import StridedArgument, compiled
 from merge_core.kernels.cpu.program import Step, calling
 from merge_core.kernels.cpu.random_numbers import TOP, draw_between, number
 from merge_core.kernels.cpu.rank_bins import count_bins, extremes, write_bins, write_patterns
@@ -45,7 +45,7 @@ def drawing_by_rank(
     low: float,
     slope: float,
     key: int,
-    start: Growing,
+    start: StridedArgument,
     mask: Array,
 ) -> Step:
     """What draws entries of some whole rows into `mask` (uint8).
@@ -78,7 +78,7 @@ def drawing_by_rank(
                 _decide_all(ranks, chance, first_of_block + first, mask[those])
 
     return calling(
-        _draw_rows, base, model, row, bits, chance, start, room, mask, otherwise=sort_the_rest
+        _draw_rows, base, model, row, bits, chance, start, room, mask, on_failure=sort_the_rest
     )
 
 

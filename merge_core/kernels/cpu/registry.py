@@ -18,8 +18,8 @@ from merge_core.kernels.cpu.stored_tensor import FusedKernel
 from merge_core.methods import method_named
 from merge_core.methods.base import TensorJob
 from merge_core.methods.parts.gram import GramKernel
+from merge_core.methods.parts.model_statistics import is_global
 from merge_core.methods.parts.sparsify import kept_count
-from merge_core.methods.parts.surveys import is_global
 from merge_core.methods.parts.task_vector_sum import rescale_kind
 from merge_core.reductions.constants import CHUNK
 
@@ -32,7 +32,7 @@ COMBINATIONS = ("slerp", "nuslerp", "multislerp", "karcher", "model_stock")
 
 def fused_kernel(method: str, job: TensorJob) -> FusedKernel | None:
     """The fused kernel for a tensor, or None where only the method's own kernel will do."""
-    if not job.numel or job.survey is not None:
+    if not job.numel or job.model_statistics is not None:
         return None
     builder = FUSED.get(method)
     if builder:

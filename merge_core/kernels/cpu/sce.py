@@ -17,7 +17,7 @@ from merge_core.jit.formats import (
     with_sign_of,
 )
 from merge_core.jit.kernel import compiled
-from merge_core.kernels.cpu.mask_bits import RememberedMasks
+from merge_core.kernels.cpu.mask_bits import KeptMasks
 from merge_core.kernels.cpu.program import Step, calling
 from merge_core.kernels.cpu.stored_tensor import FusedKernel, StoredBlock, StoredTensor, unusual
 from merge_core.kernels.cpu.thresholds import (
@@ -49,31 +49,31 @@ class SelectByVariance(FusedKernel):
         self._cut = ALL
         self._shares = (0.0,) * models
         self._variances = Variances()
-        self._remembered: RememberedMasks | None = None
+        self._kept_masks: KeptMasks | None = None
 
     def prepare(self, tensor: StoredTensor) -> None:
         if self._topk < 1:
             self._cut = find_share(tensor, self._variances, self._variances.varying, self._topk)
             # One model alone varies from nothing, whatever it holds.
             self.drops = len(self._shares) == 1
-        remembered = RememberedMasks(1, tensor.numel, tensor.block)
+        kept_masks = KeptMasks(1, tensor.numel, tensor.block)
         totals = np.zeros(len(self._shares))
 
         def steps(block: StoredBlock) -> Iterator[Step]:
             mask = np.empty(block.count, np.uint8)
             yield from self._choice(block, mask)
-            yield from remembered.put(block.growing_start, [mask])
+            yield from kept_masks.put(block.strided_start, [mask])
             for k, model in enumerate(block.models):
                 yield calling(squares_in_steps, block.base, model, mask, CHUNK, totals[k : k + 1])
 
         for _ in tensor.walk(steps):
             pass
-        self._remembered = remembered
+        self._kept_masks = kept_masks
         self._shares = tuple(energy_shares((totals / tensor.numel).tolist()))
 
     def steps(self, block: StoredBlock, out: Array) -> Iterator[Step]:
         mask = np.empty(block.count, np.uint8)
-        known = self._remembered.get(block.growing_start, [mask]) if self._remembered else None
+        known = self._kept_masks.get(block.strided_start, [mask]) if self._kept_masks else None
         yield from known or self._choice(block, mask)
         order = order_of(self._shares)
         models = tuple([block.models[place] for place in order])
@@ -105,7 +105,7 @@ class Variances:
         """What writes a block's patterns."""
         return [
             calling(_write_variances, block.base, block.models, _grids(block.models), bits),
-            calling(_count_varying, bits, self.varying, otherwise=unusual),
+            calling(_count_varying, bits, self.varying, on_failure=unusual),
         ]
 
     def counting(self, block: StoredBlock, windows: tuple[Window, ...]) -> Sequence[Step]:
@@ -117,7 +117,7 @@ class Variances:
 def _within(cut: Cut, block: StoredBlock, patterns: Array, mask: Array) -> Step:
     """What writes which entries of a block are among those of a cut."""
     last = _NEVER if cut.last is None else cut.last
-    return calling(_choose, patterns, np.int32(cut.threshold), last, block.growing_start, mask)
+    return calling(_choose, patterns, np.int32(cut.threshold), last, block.strided_start, mask)
 
 
 @compiled

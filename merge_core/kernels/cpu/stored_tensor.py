@@ -11,7 +11,7 @@ import numpy as np
 
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.formats import STORED, all_finite
-from merge_core.jit.kernel import Growing
+from merge_core.jit.kernel import StridedArgument
 from merge_core.kernels.cpu.program import Program, Step, calling, reading
 from merge_core.reductions.constants import CHUNK
 from merge_core.tensors.block_reader import BlockReader
@@ -45,9 +45,9 @@ class StoredBlock:
         return self.models if self.base is None else (self.base, *self.models)
 
     @property
-    def growing_start(self) -> Growing:
+    def strided_start(self) -> StridedArgument:
         """`start` as a step's argument: that of the next block, when it comes to it."""
-        return Growing(self.start, self.count)
+        return StridedArgument(self.start, self.count)
 
 
 class StoredTensor:
@@ -210,7 +210,7 @@ class Unusual(Exception):  # noqa: N818 - not an error: the general kernels take
 
 def requiring_finite(*arrays: Array) -> Step:
     """What raises Unusual where runs of stored values, all of one dtype, hold NaN or infinity."""
-    return calling(*all_finite(*arrays), otherwise=unusual)
+    return calling(*all_finite(*arrays), on_failure=unusual)
 
 
 def unusual(start: int) -> None:

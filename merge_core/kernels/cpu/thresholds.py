@@ -19,7 +19,7 @@ import numpy as np
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import compiled
 from merge_core.jit.stack_arrays import array_on_stack
-from merge_core.kernels.cpu.program import Step, take
+from merge_core.kernels.cpu.program import Step, run_once
 from merge_core.kernels.cpu.stored_tensor import StoredBlock, StoredTensor
 from merge_core.kernels.cpu.windows import WIDTH, count_above, pick
 
@@ -123,7 +123,7 @@ def find_share(tensor: StoredTensor, patterns: Patterns, counted: Array, share: 
 def patterns_of(block: StoredBlock, patterns: Patterns) -> Array:
     """The magnitude patterns (int32) of a block's entries."""
     bits = np.empty(block.count, np.int32)
-    take(patterns.writing(block, bits), block.start)
+    run_once(patterns.writing(block, bits), block.start)
     return bits
 
 

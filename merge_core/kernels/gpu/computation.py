@@ -8,7 +8,7 @@ from typing import Protocol
 
 from merge_core.methods import method_named
 from merge_core.methods.base import Block
-from merge_core.planning.merged_tensor import ComputedTensor
+from merge_core.planning.merged_tensor import MergedTensor
 from merge_core.reductions import triton_lanes
 from merge_core.reductions.constants import TINY_SUM
 from merge_core.runtime.gpu_self_check import is_trusted, same_bits
@@ -47,7 +47,7 @@ class Formula:
         return self.models + (self.kernel == "task_vector_sum")
 
     @classmethod
-    def of(cls, tensor: ComputedTensor) -> Formula | None:
+    def of(cls, tensor: MergedTensor) -> Formula | None:
         """That of a tensor's method with its settings, if there is one."""
         job = tensor.job(None)
         models = len(tensor.inputs)
@@ -85,7 +85,7 @@ class GpuComputation:
 
     def __init__(
         self,
-        tensor: ComputedTensor,
+        tensor: MergedTensor,
         formula: Formula,
         reader: BlockReader,
         device: torch.device,
@@ -100,7 +100,7 @@ class GpuComputation:
     @classmethod
     def of(
         cls,
-        tensor: ComputedTensor,
+        tensor: MergedTensor,
         reader: BlockReader,
         device: torch.device,
         block: int,
@@ -116,7 +116,7 @@ class GpuComputation:
         }
         if len(stored) > 1 or not stored <= {*_INPUTS} or tensor.dtype not in _OUTPUTS:
             return None
-        if tensor.post or tensor.statistics or tensor.survey or not tensor.numel:
+        if tensor.post or tensor.calibration or tensor.statistics_key or not tensor.numel:
             return None
         if len(tensor.sources) * block >= _MOST_PLACES:
             return None
@@ -206,7 +206,7 @@ def _patterns(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
 
 
-def agrees(device: torch.device, tensor: ComputedTensor, formula: Formula) -> bool:
+def agrees(device: torch.device, tensor: MergedTensor, formula: Formula) -> bool:
     """Whether a kernel gives the bits of the method's own expressions, on awkward values."""
     source = tensor.inputs[0]
     dtype = torch_dtype(tensor.dtype)

@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.engine.surveys import run_surveys
-from merge_core.methods.base import Survey
+from merge_core.engine.model_statistics import gather_model_statistics
+from merge_core.methods.base import ModelStatistics
 from merge_core.planning.merged_tensor import Computing
-from merge_core.planning.merged_tensors import RecipeInputs, compute_tensors
+from merge_core.planning.merged_tensors import RecipeInputs, plan_tensors
 from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
@@ -24,7 +24,7 @@ from merge_core.tensors.safetensors_header import TensorEntry
 Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
-def merge_held(
+def merge_in_memory(
     recipe: Recipe, models: Mapping[str, Tensors], digests: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
     """The tensors that a recipe makes of float64 tensors, in float64.
@@ -41,14 +41,14 @@ def merge_held(
         checkpoints={reference: _checkpoint(tensors) for reference, tensors in models.items()},
         digests=dict(digests),
     )
-    tensors = compute_tensors(recipe, inputs)
-    found: dict[str, Survey] = {}
+    tensors = plan_tensors(recipe, inputs)
+    found: dict[str, ModelStatistics] = {}
     with BlockReader() as reader:
 
         def context() -> Computing:
             return Computing(reader, torch.device("cpu"), CHUNK, found, threading.Event())
 
-        run_surveys(inputs.surveys, found, context, 1)
+        gather_model_statistics(inputs.observed, found, context, 1)
         return {
             tensor.name: tensor.open(context()).read(0, tensor.numel).reshape(tensor.shape)
             for tensor in tensors
@@ -56,12 +56,12 @@ def merge_held(
 
 
 def _checkpoint(tensors: Tensors) -> Checkpoint:
-    held = {name: _HeldTensor(name, values) for name, values in sorted(tensors.items())}
-    return Checkpoint(Path(), MappingProxyType(held), (), {})
+    in_memory = {name: _TensorInMemory(name, values) for name, values in sorted(tensors.items())}
+    return Checkpoint(Path(), MappingProxyType(in_memory), (), {})
 
 
 @dataclass(frozen=True)
-class _HeldTensor:
+class _TensorInMemory:
     name: str
     values: torch.Tensor
     dtype: str = "F64"
@@ -76,10 +76,10 @@ class _HeldTensor:
         return self.values.numel()
 
     def open(self, context: FeedContext) -> Feed:
-        return _HeldFeed(self.values)
+        return _FeedFromMemory(self.values)
 
 
-class _HeldFeed:
+class _FeedFromMemory:
     def __init__(self, values: torch.Tensor) -> None:
         self._values = values.reshape(-1)
 

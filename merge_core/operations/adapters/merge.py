@@ -20,7 +20,7 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.files.digests import digest_of
 from merge_core.findings import some
-from merge_core.operations.adapters.in_memory import merge_held
+from merge_core.operations.adapters.in_memory import merge_in_memory
 from merge_core.operations.adapters.low_rank import Pair, core_space, cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow
 from merge_core.operations.adapters.write import Factors, write_adapter
@@ -153,7 +153,7 @@ def _models(recipe: Recipe) -> list[str]:
             raise RecipeError(
                 f"{key} has no meaning for adapters", where=key, mend="list them under models"
             )
-    if recipe.method.statistics is not None:
+    if recipe.method.calibration is not None:
         raise RecipeError(
             f"{recipe.merge_method} measures models by running them, and adapters alone do not run",
             where="merge_method",
@@ -262,10 +262,10 @@ def _weights(
         for index, name in enumerate(references)
     }
     zeros = {module.tensor: torch.zeros(count, dtype=torch.float64) for module in modules}
-    held = units | ({recipe.base_model: zeros} if recipe.base_model else {})
+    in_memory = units | ({recipe.base_model: zeros} if recipe.base_model else {})
     return {
         tensor: dict(zip(references, vector.tolist(), strict=True))
-        for tensor, vector in merge_held(recipe, held, digests).items()
+        for tensor, vector in merge_in_memory(recipe, in_memory, digests).items()
     }
 
 
@@ -290,7 +290,7 @@ def _in_core_space(
         if recipe.base_model:
             cores[recipe.base_model][module.tensor] = empty
         throttle.advance(1)
-    made = merge_held(recipe, cores, digests)
+    made = merge_in_memory(recipe, cores, digests)
     merged = []
     for module in modules:
         small = spaces[module.name].cut(made[module.tensor], rank)

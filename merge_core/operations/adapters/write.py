@@ -23,7 +23,7 @@ from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.files.hashing import hash_files
 from merge_core.files.sha256sums import SUMS_NAME, sums_text
 from merge_core.operations.adapters.records import AdapterManifest
-from merge_core.operations.execute import placed, refuse_existing
+from merge_core.operations.execute import absolute_without_dotdot, refuse_existing
 from merge_core.planning.layout import lay_out
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.dtypes import code_of_torch, name_of, torch_dtype
@@ -89,7 +89,7 @@ def write_adapter(
         "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
         "dtype": name_of(dtype),
     }
-    out = placed(out)
+    out = absolute_without_dotdot(out)
     working = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.settings.method_forms import FORMS
+from flows.stack.ports import listen
 from merge_core.homes.home import Home
 from tests.field.mends.situations import Situation, recipe, situations
 from tests.support.followed_mends import Advice, RefusedError, Shell, Step
@@ -79,6 +81,19 @@ def a_form_that_names_no_file(here: Path) -> Iterator[Step]:
     home = home_of(here)
     yield (MergeForm(recipe="nowhere.yaml").read, home)
     yield (MergeForm(recipe=(here / "recipe.yaml").read_text()).read, home)
+
+
+def a_form_of_layers_that_go_backwards(here: Path) -> Iterator[Step]:
+    home = home_of(here)
+
+    def read(first: int, last: int) -> str:
+        runs = [{"model": "./a", "first": 0, "last": 1}, {"model": "./b"}]
+        runs[1] |= {"first": first, "last": last}
+        form = FORMS["stack-layers"].model_validate({"name": "n", "runs": runs})
+        return str(form.read(home))
+
+    yield (read, 3, 2)
+    yield (read, 2, 3)
 
 
 def databases(home: Home, password: str) -> None:
@@ -160,8 +175,6 @@ def a_stack_that_is_up(here: Path) -> Iterator[Step]:
 
 
 def a_port_that_is_taken(here: Path) -> Iterator[Step]:
-    from flows.stack.stack import listen
-
     taken, _ = listen(None, 4299, "--prefect-port")
     with taken:
         number = taken.getsockname()[1]
@@ -171,8 +184,6 @@ def a_port_that_is_taken(here: Path) -> Iterator[Step]:
 
 def opened(number: int) -> str:
     """Listen on a port, and let go of it."""
-    from flows.stack.stack import listen
-
     listening, said = listen(number, 4299, "--prefect-port")
     listening.close()
     return str(said)
@@ -242,7 +253,7 @@ def a_package_that_hides_ours(here: Path) -> Iterator[Step]:
 
     def methods(path: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", "from flows.cli import main; main()", "methods"],
+            [sys.executable, "-P", "-c", "from mergeflow.command import main; main()", "methods"],
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,

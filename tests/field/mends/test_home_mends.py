@@ -100,6 +100,13 @@ def a_home_that_leads_in_a_circle(here: Path) -> Iterator[Step]:
     yield ENV
 
 
+def a_home_on_no_disk(here: Path) -> Iterator[Step]:
+    named("/proc/self/mergeflow")
+    yield ENV
+    named(here / "home")
+    yield ENV
+
+
 def a_link_of_another_user(here: Path) -> Iterator[Step]:
     only_root_can()
     (here / "real/home").mkdir(parents=True, mode=0o700)

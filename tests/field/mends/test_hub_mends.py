@@ -13,7 +13,15 @@ from safetensors.torch import save_file
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from tasks.sources.locate import fetch, locate
-from tests.field.mends.situations import Situation, fine_tune, situations, tensors_of
+from tests.field.mends.situations import (
+    VERIFY,
+    Situation,
+    fine_tune,
+    recipe,
+    situations,
+    tensors_of,
+)
+from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint
 from tests.support.followed_mends import Advice, Shell, Step
 from tests.support.hub_server import Hub, serve_hub
@@ -37,6 +45,23 @@ def a_directory_that_looks_like_a_repository(here: Path) -> Iterator[Step]:
     (here / "a/b").mkdir()
     shutil.copytree(here / "base", here / "a/b", dirs_exist_ok=True)
     yield (got, here, "./a/b")
+
+
+def a_directory_whose_name_is_misspelt(here: Path) -> Iterator[Step]:
+    shutil.copytree(here / "base", here / "runs/code")
+    yield (got, here, "rusn/code")
+    yield (got, here, "./runs/code")
+
+
+def an_adapter_of_another_base(here: Path) -> Iterator[Step]:
+    (hub,) = SHELF
+    hub.repositories["org/another"] = hub.repositories["org/tuned"]
+    factors = random_factors({"model.layers.0.mlp.up_proj": (8, 8)}, 2, scale=0.02)
+    write_adapter(here / "lora", factors, base_model_name_or_path="org/another")
+    recipe(here, models=[{"model": "org/tuned+./lora"}, {"model": "./b"}])
+    yield VERIFY
+    recipe(here, models=[{"model": "org/another+./lora"}, {"model": "./b"}])
+    yield VERIFY
 
 
 def a_repository_of_pickles(here: Path) -> Iterator[Step]:

@@ -281,3 +281,16 @@ def test_plain_commands_import_nothing_heavy(command: str, recipe: Path, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("command", [["plan"], ["merge", "--threads", "1"]])
+def test_strict_refuses_a_parameter_that_has_no_effect(
+    recipe: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    values = yaml.safe_load(recipe.read_text())
+    values["parameters"] = {**values.get("parameters", {}), "lambda": 0.9, "smooth": True}
+    recipe.write_text(yaml.safe_dump(values))
+    out = [str(recipe.parent / "strict")] if command[0] == "merge" else []
+    assert program.run([command[0], str(recipe), *out, *command[1:], "--strict"]) == 2
+    assert "parameters.smooth" in capsys.readouterr().err
+    assert not (recipe.parent / "strict").exists()

@@ -165,11 +165,15 @@ def test_a_zoo_of_another_scale_is_not_taken_for_this_one(tiny_zoo: Zoo) -> None
     assert not is_whole(tiny_zoo.directory, DEMO)
 
 
-def test_a_directory_with_other_things_in_it_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_directory_with_other_things_in_it_is_refused_and_kept(
+    tmp_path: Path, tiny_zoo: Zoo
+) -> None:
     (tmp_path / "thesis.txt").write_text("draft")
-    with pytest.raises(OutputError, match="is not a model zoo"):
+    with pytest.raises(OutputError, match="is not a model zoo") as refused:
         build_zoo(tmp_path, scale="tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "or an earlier zoo" in str(refused.value.mend)
+    assert build_zoo(tiny_zoo.directory, scale="tiny").directory == tiny_zoo.directory
 
 
 def test_a_build_elsewhere_gives_the_same_bytes_and_says_nothing_but_progress(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from merge_core.distributed import worker
-from merge_core.distributed.job import FanOut, MergeJob, cut_into_groups, read_job, write_job
+from merge_core.distributed.job import Executor, MergeJob, cut_into_groups, read_job, write_job
 from merge_core.distributed.worker import merge_group
 from merge_core.errors import (
     CheckpointError,
@@ -34,7 +34,7 @@ from tests.support.scale_out_cases import sums
 SHARD_BYTES = 4_000
 
 
-class Here(FanOut):
+class Here(Executor):
     """Does what it is given with each group of a job, in this process, the last group first."""
 
     whole_shards = False
@@ -68,7 +68,7 @@ def zoo(tmp_path: Path) -> dict[str, SourceCheckpoint]:
 
 
 def run(
-    zoo: dict[str, SourceCheckpoint], out: Path, fan_out: FanOut | None, scope: str = "global"
+    zoo: dict[str, SourceCheckpoint], out: Path, executor: Executor | None, scope: str = "global"
 ) -> CheckpointManifest:
     recipe = {
         "merge_method": "ties",
@@ -84,7 +84,7 @@ def run(
         device="cpu",
         shard_bytes=SHARD_BYTES,
         check=False,
-        fan_out=fan_out,
+        executor=executor,
     )
 
 
@@ -236,7 +236,7 @@ def test_a_worker_refuses_inputs_with_other_headers(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        # Done by the worker; but the run that conducts the merge sees its own file written to.
+        # Done by the worker; but the run that coordinates the merge sees its own file written to.
         ("same", "an input changed while it was merged"),
         ("other", "is not the same file on this worker"),
         ("gone", "this input of the merge is not on this worker"),

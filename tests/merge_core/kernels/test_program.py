@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from merge_core.jit.calling_convention import Array
-from merge_core.jit.kernel import Growing, compiled
-from merge_core.kernels.cpu.program import Program, Step, calling, reading, take, writing
+from merge_core.jit.kernel import StridedArgument, compiled
+from merge_core.kernels.cpu.program import Program, Step, calling, reading, run_once, writing
 
 COUNT, BLOCKS = 100, 7
 
@@ -55,7 +55,7 @@ def test_reads_calls_and_writes_move_on_from_block_to_block(numbers: int, tmp_pa
     with (tmp_path / "out").open("w+b") as out:
         steps = [
             reading(numbers, values, 8, refused),
-            calling(_add, values, Growing(1000, 10), sums),
+            calling(_add, values, StridedArgument(1000, 10), sums),
             writing(out.fileno(), values, 16, refused),
         ]
         program = Program(steps, 0, COUNT)
@@ -75,7 +75,7 @@ def test_a_result_that_is_false_is_told_and_the_loop_goes_on(numbers: int) -> No
     values, asked = np.empty(COUNT, np.int16), []
     steps = [
         reading(numbers, values, 8, refused),
-        calling(_all_below, values, 3 * COUNT, otherwise=asked.append),
+        calling(_all_below, values, 3 * COUNT, on_failure=asked.append),
     ]
     Program(steps, 5000, COUNT).run(0, BLOCKS)
     assert asked == [5000 + block * COUNT for block in range(3, BLOCKS)]
@@ -85,7 +85,7 @@ def test_what_is_raised_about_a_result_ends_the_loop(numbers: int) -> None:
     values, sums = np.empty(COUNT, np.int16), np.zeros(1, np.int64)
     steps = [
         reading(numbers, values, 8, refused),
-        calling(_all_below, values, 3 * COUNT, otherwise=refused),
+        calling(_all_below, values, 3 * COUNT, on_failure=refused),
         calling(_add, values, 0, sums),
     ]
     with pytest.raises(AssertionError, match="asked about 300"):
@@ -111,7 +111,7 @@ def test_what_the_system_refuses_is_done_again_by_the_interpreter(
     transfer: Callable[..., Step],
 ) -> None:
     asked: list[int] = []
-    take([transfer(-1, np.empty(COUNT, np.int16), 0, asked.append)], 40)
+    run_once([transfer(-1, np.empty(COUNT, np.int16), 0, asked.append)], 40)
     assert asked == [40]
 
 
@@ -122,8 +122,8 @@ def test_arguments_are_looked_at_when_they_are_bound() -> None:
             calling(_add, odd, 1, np.zeros(1, np.int64))
     with pytest.raises(TypeError, match="kernels take no str"):
         calling(_add, "text", 1, np.zeros(1, np.int64))
-    with pytest.raises(TypeError, match="one argument can grow"):
-        calling(_put_sum, Growing(0, 1), Growing(0, 1), np.zeros(1, np.int64))
+    with pytest.raises(TypeError, match="only one argument can be strided"):
+        calling(_put_sum, StridedArgument(0, 1), StridedArgument(0, 1), np.zeros(1, np.int64))
 
 
 def test_transfers_look_at_their_arrays() -> None:
@@ -140,7 +140,7 @@ def test_a_result_is_neither_overlooked_nor_made_up() -> None:
     with pytest.raises(TypeError, match=r"_all_below is left out"):
         calling(_all_below, values, 1)
     with pytest.raises(TypeError, match="not the one that is expected"):
-        calling(_add, values, 1, np.zeros(1, np.int64), otherwise=refused)
+        calling(_add, values, 1, np.zeros(1, np.int64), on_failure=refused)
 
 
 def test_the_arrays_live_as_long_as_their_steps() -> None:
@@ -148,5 +148,5 @@ def test_the_arrays_live_as_long_as_their_steps() -> None:
     steps = [calling(_add, np.full(1 << 20, 3, np.int16), 0, sums) for _ in range(5)]
     for _ in range(5):
         np.full(1 << 20, 7, np.int16)
-    take(steps, 0)
+    run_once(steps, 0)
     assert sums[0] == 5 * 3 * (1 << 20)

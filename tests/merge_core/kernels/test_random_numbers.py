@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from merge_core.jit.calling_convention import Array
-from merge_core.jit.kernel import Growing
+from merge_core.jit.kernel import StridedArgument
 from merge_core.kernels.cpu import mask_bits
-from merge_core.kernels.cpu.mask_bits import RememberedMasks
-from merge_core.kernels.cpu.program import Program, take
+from merge_core.kernels.cpu.mask_bits import KeptMasks
+from merge_core.kernels.cpu.program import Program, run_once
 from merge_core.kernels.cpu.random_numbers import LANES, TOP, WIDE, draw_between, draw_mask
 from merge_core.kernels.cpu.rank_drop import drawing_by_rank
 from merge_core.methods.parts.random_bits import BITS, random_integers
@@ -174,7 +174,9 @@ def test_a_number_with_the_highest_bits_of_its_limit_is_compared_exactly() -> No
 
 def draw_by_rank(base: Array, model: Array, row: int, low: float, slope: float) -> Array:
     mask = np.full(base.size, 7, np.uint8)
-    take([drawing_by_rank(base, model, row, low, slope, KEY, Growing(START, 0), mask)], START)
+    run_once(
+        [drawing_by_rank(base, model, row, low, slope, KEY, StridedArgument(START, 0), mask)], START
+    )
     return mask
 
 
@@ -183,11 +185,11 @@ def test_masks_come_back_as_they_were(block: int) -> None:
     masks = [np.zeros(block, np.uint8), np.zeros(block, np.uint8)]
     numel = 3 * block - 5
     kept = [np.random.default_rng(k).integers(0, 2, numel).astype(np.uint8) for k in range(2)]
-    mask_bits = RememberedMasks(2, numel, block)
+    mask_bits = KeptMasks(2, numel, block)
     for first in range(0, numel, block):
         parts = [whole[first : first + block].copy() for whole in kept]
-        take(mask_bits.put(Growing(first, 0), parts), first)
-    steps = mask_bits.get(Growing(0, block), masks)
+        run_once(mask_bits.put(StridedArgument(first, 0), parts), first)
+    steps = mask_bits.get(StridedArgument(0, block), masks)
     assert steps is not None
     program = Program(steps, 0, block)
     for number in range(2):
@@ -195,7 +197,7 @@ def test_masks_come_back_as_they_were(block: int) -> None:
         for whole, mask in zip(kept, masks, strict=True):
             assert (mask == whole[number * block :][:block]).all()
     last = [np.full(block - 5, 7, np.uint8) for _ in range(2)]
-    take(mask_bits.get(Growing(2 * block, 0), last) or [], 2 * block)
+    run_once(mask_bits.get(StridedArgument(2 * block, 0), last) or [], 2 * block)
     assert all((k[2 * block :] == mask).all() for k, mask in zip(kept, last, strict=True))
 
 
@@ -203,9 +205,9 @@ def test_masks_are_remembered_while_there_is_room(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(mask_bits, "_room", mask_bits._Room())
     monkeypatch.setattr(mask_bits, "MOST", 64)
     masks = [np.ones(16, np.uint8)] * 2
-    first, second = RememberedMasks(2, 20, 16), RememberedMasks(1, 20, 16)
-    assert first.get(Growing(0, 0), masks) is not None
-    assert second.put(Growing(0, 0), masks) == []
-    assert second.get(Growing(0, 0), masks) is None
+    first, second = KeptMasks(2, 20, 16), KeptMasks(1, 20, 16)
+    assert first.get(StridedArgument(0, 0), masks) is not None
+    assert second.put(StridedArgument(0, 0), masks) == []
+    assert second.get(StridedArgument(0, 0), masks) is None
     del first
-    assert RememberedMasks(2, 20, 16).get(Growing(0, 0), masks) is not None
+    assert KeptMasks(2, 20, 16).get(StridedArgument(0, 0), masks) is not None

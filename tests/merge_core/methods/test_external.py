@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from merge_core.errors import RecipeError
 from merge_core.methods import method_named, register
 from merge_core.methods.base import Method
+from merge_core.methods.external import _registered, code_of
 from merge_core.methods.linear import Linear
 from tests.support.tiny_llama import base_weights, write_llama
 
@@ -52,7 +55,7 @@ def _package(root: Path, source: str, name: str = "capped_task_arithmetic") -> N
 def _mergeflow(
     *arguments: str, cwd: Path, program: str = "", packages: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [program] if program else ["-P", "-m", "flows.cli"]
+    command = [program] if program else ["-P", "-m", "flows.cli.program"]
     root = str(EXAMPLE.parents[1])
     path = os.pathsep.join([root, *([str(packages)] if packages else [])])
     return subprocess.run(
@@ -113,10 +116,14 @@ def test_a_package_that_cannot_be_loaded_is_named(models: Path, tmp_path: Path) 
     assert ended.returncode == 2
     assert "stranger-methods" in ended.stderr
     assert "nothing_of_this_name" in ended.stderr
+    assert "what to do: mend or uninstall stranger-methods" in ended.stderr
     assert "Traceback" not in ended.stderr
     listed = _mergeflow("methods", cwd=models, packages=packages)
     assert listed.returncode == 0
     assert "ties" in listed.stdout
+    _package(packages, EXAMPLE.read_text().replace("@register\n", ""))
+    mended = _mergeflow("merge", "recipe.yaml", "out", cwd=models, packages=packages)
+    assert mended.returncode == 0, mended.stderr
 
 
 def test_a_package_cannot_take_the_name_of_a_method(models: Path, tmp_path: Path) -> None:
@@ -139,8 +146,33 @@ def test_a_name_that_is_taken_is_refused() -> None:
     class Mine(Linear):
         pass
 
-    with pytest.raises(RecipeError, match="'linear' is taken"):
+    with pytest.raises(RecipeError, match="'linear' is taken") as refused:
         register(Mine)
+    assert refused.value.mend == "give the class another `name`"
+    Mine.name = "mine"
+    try:
+        register(Mine)
+        assert isinstance(method_named("mine"), Mine)
+    finally:
+        del _registered["mine"]
+
+
+def test_a_class_that_is_in_no_file_is_refused_and_taken_from_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "from merge_core.methods.linear import Linear\n\n\n"
+        'class Loose(Linear):\n    name = "loose"\n'
+    )
+    typed: dict[str, type[Linear]] = {}
+    exec(source, {}, typed)  # as one types it at Python's prompt
+    with pytest.raises(RecipeError, match="has no source file") as refused:
+        code_of(typed["Loose"]())
+    assert "define the class in a Python file" in str(refused.value.mend)
+    (tmp_path / "loose_method.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = import_module("loose_method").Loose()
+    assert code_of(made) == hashlib.sha256(source.encode()).hexdigest()
 
 
 def test_an_incomplete_class_is_refused() -> None:

@@ -161,7 +161,7 @@ def test_filters_that_decide_nothing_are_named(zoo: dict[str, SourceCheckpoint])
 def test_what_is_explained_is_what_is_planned(zoo: dict[str, SourceCheckpoint]) -> None:
     tensors = explained(FILTERED, zoo)
     for planned in make_plan(parse_recipe(FILTERED), zoo).tensors:
-        tensor, computed = tensors[planned.name], planned.computed
+        tensor, computed = tensors[planned.name], planned.merged
         if tensor.method in ("kept", "copy"):
             continue
         assert tensor.method == computed.method

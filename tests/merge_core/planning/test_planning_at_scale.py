@@ -35,16 +35,14 @@ def test_every_tensor_of_a_mixture_of_experts_is_planned_once_in_the_donors_orde
     assert [tensor.name for tensor in plan.tensors] == list(shapes)
     for tensor in plan.tensors:
         assert tensor.slot.shape == shapes[tensor.name]
-        assert tensor.computed.base is not None
-        read = (tensor.computed.base, *tensor.computed.inputs)
-        origin = (
-            tensor.computed.copy_of or tensor.name
-        )  # all are zeros, the head like the embedding
+        assert tensor.merged.base is not None
+        read = (tensor.merged.base, *tensor.merged.inputs)
+        origin = tensor.merged.copy_of or tensor.name  # all are zeros, the head like the embedding
         assert [(each.name, each.path.parent.name) for each in read] == [  # type: ignore[union-attr]
             (origin, model) for model in MODELS
         ]
     weights = {
-        tensor.name: [each["weight"] for each in tensor.computed.model_parameters]
+        tensor.name: [each["weight"] for each in tensor.merged.model_parameters]
         for tensor in plan.tensors
     }
     assert weights["model.norm.weight"] == [0.0, 0.0]

@@ -49,10 +49,10 @@ def settings_of(plan: Plan) -> dict[str, tuple[object, ...]]:
         tensor.name: (
             tensor.method,
             tensor.slot.dtype,
-            tensor.computed.model_parameters,
-            tensor.computed.parameters,
-            tensor.computed.post,
-            tuple(source.name for source in tensor.computed.sources),
+            tensor.merged.model_parameters,
+            tensor.merged.parameters,
+            tensor.merged.post,
+            tuple(source.name for source in tensor.merged.sources),
         )
         for tensor in plan.tensors
     }
@@ -73,7 +73,7 @@ def test_what_is_explained_is_what_is_planned(
     recipe: dict[str, Any], zoo: dict[str, SourceCheckpoint]
 ) -> None:
     parsed = parse_recipe(recipe)
-    planned = {tensor.name: tensor.computed for tensor in make_plan(parsed, zoo).tensors}
+    planned = {tensor.name: tensor.merged for tensor in make_plan(parsed, zoo).tensors}
     explained = [each for each in explain(parsed, open_inputs(parsed, zoo)) if not each.recipe]
     assert sorted(planned) == sorted(each.name for each in explained)
     for each in explained:

@@ -127,13 +127,13 @@ def test_merged_models_are_better_on_the_data_than_the_base(
     experts = {str(path): source(path) for path in (tiny_zoo.code_expert, tiny_zoo.prose_expert)}
     base = loss(tiny_zoo.base)
     for method, statistic in (("fisher", "fisher"), ("regmean", "gram")):
-        statistics = {}
+        calibration = {}
         for number, (name, expert) in enumerate(experts.items()):
             out = tmp_path / f"{method}-{number}"
             measure(job_of(expert.directory, statistic, out, **shared), lambda _: None)
-            statistics[name] = source(out)
+            calibration[name] = source(out)
         recipe = parse_recipe(zoo_recipe(method, tiny_zoo))
-        manifest = merge(recipe, experts, home=home, check=False, statistics=statistics)
+        manifest = merge(recipe, experts, home=home, check=False, calibration=calibration)
         assert loss(Path(manifest.path)) < base
 
 

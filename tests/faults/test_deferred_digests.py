@@ -19,7 +19,7 @@ from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations import execute
-from merge_core.operations.deferred_digests import Unidentified
+from merge_core.operations.deferred_digests import DeferredDigests
 from merge_core.operations.merge import merge
 from merge_core.output.manifest import SUMS_NAME
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
@@ -85,14 +85,14 @@ def run(
             )
             for name in NAMES
         }
-    seen = Unidentified.see(sources, identify, DEFAULT_SHARD_BYTES) if identify else None
+    seen = DeferredDigests.of(sources, identify, DEFAULT_SHARD_BYTES) if identify else None
     return merge(
         recipe(method),
         sources,
         home=Home(root / "home"),
         out=root / out,
         check=False,
-        unidentified=seen,
+        deferred=seen,
         progress=progress,
     )
 

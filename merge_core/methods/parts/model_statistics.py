@@ -1,4 +1,4 @@
-"""Surveys of whole task vectors: sums such as norms, and the magnitude that a share exceeds."""
+"""Model statistics of task vectors: sums such as norms, and the magnitude that a share exceeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from merge_core.errors import RecipeError
-from merge_core.methods.base import Block, Probe, Survey, TensorJob
+from merge_core.methods.base import Block, ModelStatistics, Observer, TensorJob
 from merge_core.methods.parameter import Parameter
 from merge_core.methods.parts.sparsify import KeepAll, Sparsifier, kept_count
 from merge_core.methods.parts.top_k import AboveThreshold, ThresholdSearch, magnitude_bits
@@ -33,7 +33,7 @@ def is_global(job: TensorJob) -> bool:
     return job.parameters["scope"] == GLOBAL
 
 
-class GlobalTrim(Survey):
+class GlobalTrim(ModelStatistics):
     """For each model the max(1, int(density * N)) largest of all N entries of its task vector.
 
     Magnitudes are compared as float32. Among equal ones the first tensors by name count, and in the
@@ -73,7 +73,7 @@ class GlobalTrim(Survey):
         """Whether any task vector is trimmed at all."""
         return bool(self._searches)
 
-    def probe(self, index: int, job: TensorJob) -> Probe | None:
+    def observer(self, index: int, job: TensorJob) -> Observer | None:
         if not is_global(job):
             return None
         sought = [self._searches.get(model) for model in job.models]
@@ -81,13 +81,13 @@ class GlobalTrim(Survey):
             return _Histograms(index, sought)
         return _TieCounts(sought)
 
-    def absorb(self, index: int, job: TensorJob, probe: Probe) -> None:
-        if isinstance(probe, _Histograms):
-            for search, histogram in zip(probe.searches, probe.histograms, strict=True):
+    def reduce(self, index: int, job: TensorJob, observer: Observer) -> None:
+        if isinstance(observer, _Histograms):
+            for search, histogram in zip(observer.searches, observer.histograms, strict=True):
                 if search is not None:
                     search.add(index, histogram)
-        elif isinstance(probe, _TieCounts):
-            for model, count in zip(job.models, probe.counts, strict=True):
+        elif isinstance(observer, _TieCounts):
+            for model, count in zip(job.models, observer.counts, strict=True):
                 if model in self._ties:
                     self._ties[model][job.name] = count
 
@@ -100,7 +100,7 @@ class GlobalTrim(Survey):
         if index == ThresholdSearch.passes:
             self._share_out()
 
-    def findings(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             str(model): {
                 "found": search.found,
@@ -112,9 +112,9 @@ class GlobalTrim(Survey):
             for model, search in self._searches.items()
         }
 
-    def adopt(self, findings: Mapping[str, Any]) -> None:
+    def from_json(self, values: Mapping[str, Any]) -> None:
         for model, search in self._searches.items():
-            found = findings[str(model)]
+            found = values[str(model)]
             search.found, search.threshold = found["found"], found["threshold"]
             search.ties_wanted = found["ties_wanted"]
             self._ties[model], self._wanted[model] = found["ties"], found["wanted"]
@@ -145,7 +145,7 @@ class GlobalTrim(Survey):
                 left -= self._wanted[model][tensor]
 
 
-class WholeModelSums(Survey):
+class WholeModelSums(ModelStatistics):
     """For each model a sum over all entries of its whole task vector.
 
     Args:
@@ -162,26 +162,26 @@ class WholeModelSums(Survey):
         self._counts = counts
         self._parts: dict[int, dict[str, float]] = {}
 
-    def probe(self, index: int, job: TensorJob) -> Probe | None:
+    def observer(self, index: int, job: TensorJob) -> Observer | None:
         if self._counts is not None and not self._counts(job):
             return None
         return _TensorSums(self._measure, len(job.models))
 
-    def absorb(self, index: int, job: TensorJob, probe: Probe) -> None:
-        assert isinstance(probe, _TensorSums)
-        for model, total in zip(job.models, probe.totals, strict=True):
+    def reduce(self, index: int, job: TensorJob, observer: Observer) -> None:
+        assert isinstance(observer, _TensorSums)
+        for model, total in zip(job.models, observer.totals, strict=True):
             self._parts.setdefault(model, {})[job.name] = total.value
 
-    def findings(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             str(model): {tensor: part.hex() for tensor, part in parts.items()}
             for model, parts in self._parts.items()
         }
 
-    def adopt(self, findings: Mapping[str, Any]) -> None:
+    def from_json(self, values: Mapping[str, Any]) -> None:
         self._parts = {
             int(model): {tensor: float.fromhex(part) for tensor, part in parts.items()}
-            for model, parts in findings.items()
+            for model, parts in values.items()
         }
 
     def sums(self, job: TensorJob) -> list[float]:
@@ -211,7 +211,7 @@ class _KeepAbove(Sparsifier):
         return self._chosen.mask(delta, start)
 
 
-class _Histograms(Probe):
+class _Histograms(Observer):
     def __init__(self, index: int, searches: list[ThresholdSearch | None]) -> None:
         self._index = index
         self.searches = searches
@@ -226,7 +226,7 @@ class _Histograms(Probe):
                 self.histograms[position] = counted if before is None else before + counted
 
 
-class _TieCounts(Probe):
+class _TieCounts(Observer):
     def __init__(self, searches: list[ThresholdSearch | None]) -> None:
         self._searches = searches
         self.counts = [0] * len(searches)
@@ -238,7 +238,7 @@ class _TieCounts(Probe):
                 self.counts[position] += int((magnitude_bits(delta) == search.threshold).sum())
 
 
-class _TensorSums(Probe):
+class _TensorSums(Observer):
     def __init__(self, measure: Callable[[torch.Tensor], torch.Tensor], models: int) -> None:
         self._measure = measure
         self.totals = [Sum() for _ in range(models)]
