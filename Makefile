@@ -38,7 +38,7 @@ crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; 
 sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts, an older home (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py \
 		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py tests/flows/test_calibrated_run.py \
-		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_links.py \
+		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_mounts.py \
 		tests/upgrade
 
 scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work pool, Dask), some of them killed (slow)
@@ -55,7 +55,7 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 	@$(BIN)/mypy --strict merge_core tasks flows mergeflow
 	@$(BIN)/lint-imports
 
-architecture: $(VENV)/.installed-dev  ## the ladder of rooms, its sizes and levels; fails on a circle of imports
+architecture: $(VENV)/.installed-dev  ## the ladder of rooms, its sizes and levels; fails on a circle, a room without words, a file too long
 	@$(BIN)/python -m tests.architecture
 
 bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (forty minutes, 11 GB)

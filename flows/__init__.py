@@ -1,4 +1,4 @@
-"""The flows and the command line.
+"""The flows and the command line. Public: `merge`, `average`, `approve`, `merge_from_form`.
 
 Two things are so before any module of this package is imported: nothing calls home, and Prefect
 takes its logging from its own file, since files that it would find elsewhere call functions.

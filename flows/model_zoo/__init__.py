@@ -1,6 +1,7 @@
 """A model zoo trained on this machine: a tiny base, its experts, and the traps around them.
 
 `build_zoo(directory)` trains it once from the text every Python has and finds it again after.
+Public: that, and `Zoo`, its places.
 """
 
 from flows.model_zoo.place import Zoo

@@ -2,6 +2,7 @@
 
 Arrays in, plain values out: `judge(tasks, rule)` and, before the merge, `plan(tasks, rule)`. This
 room knows numpy and scipy, and nothing of suites, reports or servers.
+Public: the names below.
 """
 
 from tasks.statistics.judge import judge

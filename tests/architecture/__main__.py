@@ -1,7 +1,7 @@
 """Prints the ladder of rooms: `python -m tests.architecture [--tree DIR]`.
 
 Another tree, to compare with, is one that `git archive COMMIT | tar -x -C DIR` made. The exit code
-is 1 for a circle.
+is 1 for a circle, a room without its words and a file that is too long.
 """
 
 from __future__ import annotations
@@ -9,14 +9,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.architecture.measure import PACKAGES, ROOT, Room, structure
+from tests.architecture.measure import (
+    MOST_LINES,
+    PACKAGES,
+    ROOT,
+    Room,
+    lacking_words,
+    structure,
+    too_long,
+)
 
 
 def main() -> None:
     """Print what `structure` finds, the top of the ladder first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tree", type=Path, default=ROOT, help="default: this project")
-    found = structure(parser.parse_args().tree.resolve())
+    tree = parser.parse_args().tree.resolve()
+    found = structure(tree)
     for package in reversed(PACKAGES):
         print(f"{package}/")
         rooms = [room for room in found.rooms if room.name.split(".")[0] == package]
@@ -31,7 +40,14 @@ def main() -> None:
         print(f"circles among {kind}: {len(circles)}")
         for names in circles:
             print("  " + ", ".join(names))
-    if found.circles or found.room_circles:
+    wordless, long = lacking_words(tree), too_long(tree)
+    print(f"rooms without their words: {len(wordless)}")
+    for name in wordless:
+        print(f"  {name}")
+    print(f"files of more than {MOST_LINES} lines: {len(long)}")
+    for text in long:
+        print(f"  {text}")
+    if found.circles or found.room_circles or wordless or long:
         raise SystemExit(1)
 
 

@@ -13,6 +13,8 @@ import networkx
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("merge_core", "tasks", "flows")
 """From the foot of the ladder to its top."""
+MOST_LINES = 400
+"""Of a file of the packages or of the tests."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,36 @@ def structure(tree: Path = ROOT) -> Structure:
     )
 
 
+def lacking_words(tree: Path) -> list[str]:
+    """Rooms, at any depth, whose `__init__.py` does not say what they are for and what is public.
+
+    That takes a docstring of two lines or more, with the word "public" in it.
+    """
+    found = []
+    for package in PACKAGES:
+        rooms = {path.parent for path in (tree / package).rglob("*.py")}
+        for room in sorted(rooms):
+            words = _words(room / "__init__.py")
+            if len(words.splitlines()) < 2 or "public" not in words.lower():
+                found.append(".".join(room.relative_to(tree).parts))
+    return found
+
+
+def too_long(tree: Path) -> list[str]:
+    """Files of the packages and of the tests with more than `MOST_LINES` lines, and how many."""
+    found = []
+    for top in (*PACKAGES, "mergeflow", "tests"):
+        for path in sorted((tree / top).rglob("*.py")):
+            lines = len(path.read_bytes().splitlines())
+            if lines > MOST_LINES:
+                found.append(f"{path.relative_to(tree).as_posix()}: {lines} lines")
+    return found
+
+
+def _words(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_bytes())) or "" if path.is_file() else ""
+
+
 def _is_text(node: ast.stmt) -> bool:
     return (
         isinstance(node, ast.Expr)
@@ -143,7 +175,7 @@ def _measured(tree: Path, name: str, level: int) -> Room:
         level=level,
         files=len(paths),
         statements=sum(map(statements, paths)),
-        words=ast.get_docstring(ast.parse(front.read_bytes())) or "" if front.is_file() else "",
+        words=_words(front),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_core.checkpoints.adapters import open_adapter
-from merge_core.checkpoints.checkpoint import open_checkpoint
-from merge_core.checkpoints.sources import describe_adapter, describe_source, open_source
+from merge_core.checkpoints.sources import open_source
 from merge_core.errors import (
-    CheckpointError,
-    CompatibilityError,
     MergeflowError,
     OutputError,
-    RecipeError,
 )
-from merge_core.files.digests import DigestMemo
 from merge_core.methods import METHODS
-from merge_core.operations.adapters.merge import merge_adapters
-from merge_core.operations.adapters.records import AdapterManifest
-from merge_core.recipes.loading import parse_recipe
+from tests.conformance.adapter_bench import Q0, Q1, Q2, SHAPES, UP, Bench
 from tests.conformance.test_adapters import applied, read_all
-from tests.support.adapters import Factors, random_factors, write_adapter
+from tests.support.adapters import write_adapter
 from tests.support.checkpoints import write_checkpoint
-
-SHAPES = {
-    "model.layers.0.self_attn.q_proj": (12, 8),
-    "model.layers.1.self_attn.q_proj": (12, 8),
-    "model.layers.2.self_attn.q_proj": (12, 8),
-    "model.layers.2.mlp.up_proj": (20, 8),
-}
-Q0, Q1, Q2, UP = SHAPES
-Deltas = dict[str, torch.Tensor]
-
-
-class Bench:
-    """Adapters on disk with their dense changes, and a way to merge them."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.deltas: dict[str, Deltas] = {}
-        self.factors: dict[str, tuple[Factors, float]] = {}
-
-    def add(
-        self, name: str, rank: int, *, seed: int, modules: tuple[str, ...] = (), **settings: Any
-    ) -> str:
-        """An adapter of a rank for some modules, all by default."""
-        shapes = {module: SHAPES[module] for module in modules or SHAPES}
-        factors = random_factors(shapes, rank, seed=seed, scale=0.5)
-        write_adapter(self.place / name, factors, **settings)
-        alpha = settings.get("lora_alpha", rank)
-        scaling = alpha / rank**0.5 if settings.get("use_rslora") else alpha / rank
-        self.factors[name] = (factors, scaling)
-        self.deltas[name] = {
-            module: scaling * (b.double() @ a.double()) for module, (a, b) in factors.items()
-        }
-        return name
-
-    def delta(self, name: str, module: str) -> torch.Tensor:
-        """The dense change of one module; zero where the adapter has none."""
-        return self.deltas[name].get(module, torch.zeros(SHAPES[module], dtype=torch.float64))
-
-    def merge(
-        self,
-        method: str,
-        models: Mapping[str, Mapping[str, Any]],
-        out: str = "out",
-        parameters: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> AdapterManifest:
-        """Merge adapters by name with their parameters."""
-        values: dict[str, Any] = {
-            "merge_method": method,
-            "models": [{"model": name, "parameters": dict(own)} for name, own in models.items()],
-            "parameters": dict(parameters or {}),
-        }
-        if METHODS[method].base == "required":
-            values["base_model"] = "some/base"
-        values |= options.pop("recipe", {})
-        adapters = {
-            name: describe_adapter(name, self.place / name, DigestMemo(None)) for name in models
-        }
-        return merge_adapters(parse_recipe(values), adapters, self.place / out, **options)
-
-    def merged(self, out: str = "out") -> Deltas:
-        """The dense changes of a merged adapter, read back from its files."""
-        zeros = {f"{name}.weight": torch.zeros(shape) for name, shape in SHAPES.items()}
-        base = self.place / "zero-base"
-        if not base.exists():
-            write_checkpoint(base, zeros)
-        source = applied(describe_source("b", base, DigestMemo(None)), self.place / out)
-        return {
-            name.removesuffix(".weight"): read_all(tensor)
-            for name, tensor in open_source(source).tensors.items()
-        }
 
 
 @pytest.fixture
@@ -369,69 +290,3 @@ def test_embeddings_are_merged_like_the_rest(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base", {f"{name}.weight": torch.zeros(32, 8)})
     view = open_source(applied(base, tmp_path / "out"))
     assert_close(read_all(view.tensors[f"{name}.weight"]), wanted)
-
-
-# --- refused --------------------------------------------------------------------------------------
-
-
-def test_a_method_that_is_not_linear_cannot_be_stacked(bench: Bench) -> None:
-    with pytest.raises(RecipeError, match="ties is not linear"):
-        bench.merge("ties", {"one": {"weight": 1.0}, "two": {"weight": 1.0}}, space="concat")
-
-
-def test_adapters_of_other_shapes_are_refused(bench: Bench) -> None:
-    write_adapter(bench.place / "wide", random_factors({Q0: (12, 9)}, 2))
-    with pytest.raises(CompatibilityError, match=r"is \[12, 9\] here and \[12, 8\] in one"):
-        bench.merge("linear", {"one": {"weight": 1.0}, "wide": {"weight": 1.0}})
-
-
-def test_adapters_that_do_not_fit_the_base_are_refused(bench: Bench, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "base", {f"{Q0}.weight": torch.zeros(12, 8)})
-    with pytest.raises(CompatibilityError, match="3 of the 4 tensors"):
-        bench.merge("linear", {"one": {"weight": 1.0}}, base=open_checkpoint(tmp_path / "base"))
-
-
-def test_what_is_saved_in_full_cannot_go_into_an_adapter_merge(bench: Bench) -> None:
-    tensors = {"base_model.model.lm_head.weight": torch.zeros(4, 4)}
-    write_adapter(bench.place / "full", random_factors({Q0: (12, 8)}, 2), tensors=tensors)
-    with pytest.raises(CheckpointError, match=r"saves lm_head\.weight in full") as caught:
-        bench.merge("linear", {"full": {"weight": 1.0}})
-    assert "BASE+ADAPTER" in str(caught.value)
-
-
-def test_a_copy_of_the_bases_weights_is_compared_with_them(bench: Bench, tmp_path: Path) -> None:
-    weights = {f"{name}.weight": torch.randn(shape) for name, shape in SHAPES.items()}
-    write_checkpoint(tmp_path / "base", weights)
-    write_checkpoint(tmp_path / "other", {name: 2 * tensor for name, tensor in weights.items()})
-    tensors = {f"base_model.model.{Q0}.base_layer.weight": weights[f"{Q0}.weight"]}
-    write_adapter(bench.place / "with", random_factors({Q0: (12, 8)}, 2), tensors=tensors)
-    models = {"with": {"weight": 1.0}}
-    bench.merge("linear", models, base=open_checkpoint(tmp_path / "base"))
-    assert not open_adapter(bench.place / "out").replaced
-    with pytest.raises(CompatibilityError, match=f"carries {Q0}.weight of the base"):
-        bench.merge("linear", models, "out2", base=open_checkpoint(tmp_path / "other"))
-
-
-def test_slices_have_no_meaning_for_adapters(bench: Bench) -> None:
-    source = {"model": "one", "layer_range": [0, 2]}
-    with pytest.raises(RecipeError, match="slices has no meaning for adapters"):
-        merge_adapters(
-            parse_recipe({"merge_method": "passthrough", "slices": [{"sources": [source]}]}),
-            {},
-            bench.place / "out",
-        )
-
-
-def test_a_method_that_needs_data_is_refused(bench: Bench) -> None:
-    needing = [each for each in METHODS.values() if each.calibration is not None]
-    for method in needing:
-        own = {p.name: 0.5 for p in method.per_model() if p.default is None}
-        models = {"one": own, "two": own}
-        with pytest.raises(RecipeError, match="measures models by running them"):
-            bench.merge(method.name, models, recipe={"calibration": {"data": "texts.jsonl"}})
-
-
-def test_adapters_that_name_different_bases_are_merged_with_a_warning(bench: Bench) -> None:
-    bench.add("stranger", 2, seed=7, base_model_name_or_path="another/base")
-    manifest = bench.merge("linear", {"one": {"weight": 1.0}, "stranger": {"weight": 1.0}})
-    assert "another/base, some/base" in manifest.warnings[0]

@@ -1,4 +1,7 @@
-"""LoRA adapters in PEFT's format: read strictly, applied as weights stream, merged, extracted."""
+"""LoRA adapters in PEFT's format: read strictly, applied as weights stream, merged, extracted.
+
+Public: the names below.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Settings of a config after layers were stacked: every place, every list, every rule by number."""
+"""Settings of a config after layers were stacked: every place, every list, every rule by number.
+
+Public: the names below. `rules` says what a setting means layer by layer.
+"""
 
 from __future__ import annotations
 

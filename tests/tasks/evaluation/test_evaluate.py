@@ -7,157 +7,25 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, StepError
-from merge_core.files.digests import DigestMemo
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.evaluation.process import Problem, load_tasks
-from tasks.evaluation.suite import Suite, load_suite
+from tasks.evaluation.suite import load_suite
 from tasks.records import WORST_BITS, EvaluationReport
 from tests.support.edited_objects import flip
 from tests.support.processes import is_alive, wait_until
+from tests.support.small_suite import TEXTS, choices, slow_task, write_suite
 
 ROOT = Path(__file__).resolve().parents[3]
-TEXTS = [
-    f"Line {i}: the {a} {b} {c} the {d}."
-    for i, (a, b, c, d) in enumerate(
-        (a, b, c, d)
-        for a in ("old", "small", "green", "quiet")
-        for b in ("fox", "clock", "river", "engine")
-        for c in ("follows", "meets")
-        for d in ("road", "garden")
-    )
-]
-CONTEXT = 96
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(TEXTS, vocab_size=300, special_tokens=["<s>"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=trained._tokenizer, bos_token="<s>", eos_token="<s>"
-    )
-
-
-@pytest.fixture(scope="module")
-def make_checkpoint(tmp_path_factory, tokenizer) -> Callable[..., SourceCheckpoint]:
-    """A two-layer Llama with random weights of a given seed, changed by `edit` before saving."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    def make(seed: int, edit=lambda model: None) -> SourceCheckpoint:
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=300,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=CONTEXT,
-                initializer_range=0.2,
-                bos_token_id=0,
-                eos_token_id=0,
-            )
-        )
-        with torch.no_grad():
-            edit(model)
-        directory = tmp_path_factory.mktemp(f"model-{seed}")
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        return describe_source(str(directory), directory, DigestMemo(None))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def base(make_checkpoint) -> SourceCheckpoint:
-    return make_checkpoint(0)
-
-
-def choices(i: int) -> list[str]:
-    return [" the road.", " the garden, of course.", f" {i}."]
-
-
-def write_suite(directory: Path, **changes) -> Suite:
-    """A suite with a likelihood task, a multiple choice task and whatever `changes` replaces."""
-    (directory / "tasks").mkdir(parents=True)
-    (directory / "data").mkdir()
-    texts = [{"text": text} for text in TEXTS]
-    questions = [
-        {"prompt": text[:25], "choices": choices(i), "answer": i % 3}
-        for i, text in enumerate(TEXTS)
-    ]
-    for name, rows in (("texts", texts), ("questions", questions)):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (directory / "data" / f"{name}.jsonl").write_text(lines)
-    common = {"dataset_path": "json", "test_split": "test"}
-    perplexities = ("bits_per_byte", "word_perplexity", "byte_perplexity")
-    task_files = {
-        "bits": {
-            "dataset_kwargs": {"data_files": {"test": "data/texts.jsonl"}},
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "{{text}}",
-            "metric_list": [{"metric": metric} for metric in perplexities],
-        },
-        "quiz": {
-            "dataset_kwargs": {"data_files": {"test": "data/questions.jsonl"}},
-            "output_type": "multiple_choice",
-            "doc_to_text": "{{prompt}}",
-            "doc_to_choice": "choices",
-            "doc_to_target": "answer",
-            "target_delimiter": "",
-            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "f1"}],
-        },
-    }
-    for name, config in task_files.items():
-        text = yaml.safe_dump({"task": name, **common, **config})
-        (directory / "tasks" / f"{name}.yaml").write_text(text)
-    suite = {
-        "name": "small",
-        "include": "tasks",
-        "tasks": [{"task": "bits", "metric": "bits_per_byte"}, {"task": "quiz", "metric": "acc"}],
-        "settings": {"batch_size": 16, "num_fewshot": 0},
-        "timeout_minutes": 4,
-    }
-    (directory / "suite.yaml").write_text(yaml.safe_dump({**suite, **changes}))
-    return load_suite(directory)
-
-
-def slow_task(directory: Path, suite: Suite) -> Suite:
-    """A task whose documents take for ever to prepare; it notes its process id."""
-    helper = (
-        "import os, pathlib, time\n"
-        "def sleep(docs):\n"
-        f"    note = pathlib.Path({str(directory)!r}, 'pid')\n"
-        "    note.with_suffix('.part').write_text(str(os.getpid()))\n"
-        "    note.with_suffix('.part').rename(note)\n"
-        "    time.sleep(600)\n"
-    )
-    (directory / "tasks" / "helper.py").write_text(helper)
-    file = directory / "tasks" / "bits.yaml"
-    file.write_text(file.read_text() + "process_docs: !function helper.sleep\n")
-    return load_suite(directory)
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory) -> Suite:
-    return write_suite(tmp_path_factory.mktemp("suite") / "small")
 
 
 @pytest.fixture(scope="module")
