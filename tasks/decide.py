@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from merge_core.files.digests import digest_of
 from tasks.caching.content_task import content_task
-from tasks.promotion.rule import AFTERWARDS, PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import AFTERWARDS, PromotionRule
 from tasks.records import Decision, EvaluationReport
 
 

@@ -108,8 +108,8 @@ def decide(
     from flows.terminal.reports import show_decision
     from merge_core.errors import RecipeError, StepError
     from tasks.evaluation.report_file import check_same_tasks, read_report
+    from tasks.promotion.decision import decide as decided
     from tasks.promotion.rule import PromotionRule, read_rule
-    from tasks.promotion.rule import decide as decided
 
     terminal = Terminal(machine=as_json)
     asked = PromotionRule() if rule is None else read_rule(rule)

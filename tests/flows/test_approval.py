@@ -27,7 +27,8 @@ from flows.stack.prefect_session import PrefectSession
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from tasks.promotion.rule import PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
 from tasks.registry.client import open_registry
 from tasks.registry.register import register_merge

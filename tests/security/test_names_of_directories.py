@@ -20,7 +20,8 @@ from flows.steps.endings import Ending, ending_of
 from merge_core.files.strict_yaml import load_yaml_documents
 from merge_core.homes.home import Home
 from tasks.promotion.approval import with_approval
-from tasks.promotion.rule import PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import PromotionRule
 from tasks.records import Approval
 from tasks.registry.client import default_tracking_uri, open_registry
 from tasks.registry.lineage import (

@@ -11,7 +11,8 @@ from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from tasks.decide import decision_key
 from tasks.promotion.approval import with_approval, without_question
-from tasks.promotion.rule import PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import PromotionRule
 from tasks.records import Approval, Decision
 from tasks.registry.runs import approval_tags
 from tasks.units import read_duration, spell_duration

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from merge_core.errors import StepError
 from tasks.decide import _fits, decision_key
-from tasks.promotion.rule import PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import PromotionRule
 from tasks.promotion.task_measurements import measurement, not_finite
 from tasks.records import WORST_BITS, Decision, TaskScore
 from tests.support.former_records import former

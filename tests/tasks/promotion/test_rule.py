@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from merge_core.errors import RecipeError, StepError
 from tasks.decide import decision_key
 from tasks.promotion.bootstrap import improvement, pair
-from tasks.promotion.rule import PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, TaskScore
 
 DOCUMENTS = 400

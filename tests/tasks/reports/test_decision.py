@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from tasks.promotion.rule import PromotionRule, decide
+from tasks.promotion.decision import decide
+from tasks.promotion.rule import PromotionRule
 from tasks.reports.decision import (
     column_names,
     comparison_rows,

@@ -1,0 +1,241 @@
+"""Decide whether a merged checkpoint may replace the baseline: a paired test, with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from merge_core.errors import RecipeError, StepError, did_you_mean
+from tasks.promotion.bootstrap import (
+    Floats,
+    improvement,
+    interval,
+    other_prompts,
+    pair,
+    resampled_improvements,
+)
+from tasks.promotion.reasons import gain_reason, task_reason
+from tasks.promotion.rule import PromotionRule
+from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict
+
+SMALLEST_BASELINE = 0.01
+"""A baseline score nearer to zero than this counts as this when a gain is taken relative to it."""
+_FEW_NON_FINITE = 0.01
+"""Share of a task's documents for which a baseline may have no finite score."""
+SEVERITY_ORDER: tuple[Outcome, ...] = ("regressed", "unclear", "held")
+"""The order in which reasons are told."""
+
+
+def decide(
+    candidate: EvaluationReport,
+    baseline: EvaluationReport,
+    rule: PromotionRule,
+    experts: Sequence[EvaluationReport] = (),
+) -> Decision:
+    """Compare two checkpoints on the same documents and judge by the rule.
+
+    Each task's improvement has a paired bootstrap interval [low, high], positive being better. With
+    r the regression allowed on that task, the task
+
+    * regressed if the candidate has more documents without a finite score than the baseline;
+    * regressed if high < -r: it certainly got worse by more than is allowed;
+    * held      if low >= -r: it certainly did not;
+    * is unclear otherwise, and always with fewer than `min_documents` documents.
+
+    The gain (mean over tasks of improvement / |baseline score|) has an interval of its own.
+
+    * fell_back: any task regressed, or the gain's interval is wholly below `min_gain`, or the
+      candidate is the baseline (same digest: there is nothing to promote), or it could not be
+      evaluated;
+    * promoted: every task held, and the gain's lower end is at least `min_gain`;
+    * inconclusive: anything else; `on_inconclusive` says what to do.
+
+    A candidate with other weights that scores alike on every document holds everywhere with a gain
+    of exactly 0, so a rule that asks for no gain promotes it and any other does not.
+
+    So decides the former gate, where the experts do not change the verdict; they have to be of the
+    same suite, as reports show them beside it. The calibrated one is `tasks.promotion.calibrated`:
+    its verdicts are called alike. Raises StepError when reports are not comparable or the baseline
+    has no finite score for more than 1 % of a task's documents, RecipeError when the rule names a
+    task that the suite does not have.
+    """
+    for other in (baseline, *experts):
+        _check_comparable(candidate, other)
+    unknown = sorted(set(rule.per_task) - {score.task for score in baseline.scores})
+    if unknown:
+        raise RecipeError(
+            f"no task '{unknown[0]}' in suite '{candidate.suite}'",
+            where="promote.per_task",
+            mend=did_you_mean(unknown[0], [score.task for score in baseline.scores]),
+        )
+    _check_finite(baseline)
+    if candidate.failure is not None:
+        return _without_scores(candidate, baseline, rule)
+    if rule.gate == "calibrated":
+        from tasks.promotion.calibrated import decide_calibrated  # scipy is slow to import
+
+        return decide_calibrated(candidate, baseline, rule, experts)
+    comparisons, draws = _compare_tasks(candidate, baseline, rule)
+    gain, low, high = _gain(comparisons, draws, rule.confidence)
+    same = candidate.checkpoint_digest == baseline.checkpoint_digest
+    outcomes = [comparison.outcome for comparison in comparisons]
+    verdict = _verdict([*outcomes, _outcome(low, high, rule.min_gain)], same)
+    gravest_first = sorted(comparisons, key=lambda c: SEVERITY_ORDER.index(c.outcome))
+    reasons = [
+        *(["the merged checkpoint is the baseline itself: nothing to promote"] if same else []),
+        *(task_reason(c, rule.confidence, rule.min_documents) for c in gravest_first),
+        gain_reason(gain, low, high, rule.min_gain, rule.confidence, len(comparisons)),
+    ]
+    if verdict == "inconclusive":
+        action = "keeps the baseline" if rule.on_inconclusive == "fall_back" else "promotes"
+        reasons.append(f"the evaluation cannot tell; the rule {action} in that case")
+    return Decision(
+        verdict=verdict,
+        promote=verdict == "promoted"
+        or (verdict == "inconclusive" and rule.on_inconclusive == "promote"),
+        reasons=tuple(reasons),
+        comparisons=tuple(comparisons),
+        gain=gain,
+        gain_low=low,
+        gain_high=high,
+        min_gain=rule.min_gain,
+        confidence=rule.confidence,
+        documents=sum(comparison.documents for comparison in comparisons),
+        candidate_digest=candidate.checkpoint_digest,
+        baseline_digest=baseline.checkpoint_digest,
+    )
+
+
+def _without_scores(
+    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule
+) -> Decision:
+    """A candidate that could not be evaluated is not promoted, whatever the rule says."""
+    return Decision(
+        verdict="fell_back",
+        promote=False,
+        reasons=(f"the merged checkpoint could not be evaluated: {candidate.failure}",),
+        comparisons=(),
+        gain=0.0,
+        gain_low=0.0,
+        gain_high=0.0,
+        min_gain=rule.min_gain,
+        confidence=rule.confidence,
+        documents=0,
+        candidate_digest=candidate.checkpoint_digest,
+        baseline_digest=baseline.checkpoint_digest,
+    )
+
+
+def _check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> None:
+    made = {
+        "suites": (candidate.suite_digest, other.suite_digest),
+        "lm-eval versions": (candidate.lm_eval_version, other.lm_eval_version),
+        "transformers versions": (candidate.transformers_version, other.transformers_version),
+        "kinds of device": tuple(r.device.partition(":")[0] for r in (candidate, other)),
+    }
+    for what, (one, two) in made.items():
+        if one != two:
+            raise StepError(
+                f"the evaluations of {candidate.reference} and {other.reference} were made with"
+                f" different {what} ({one[:12]} and {two[:12]})",
+                where="decide",
+                mend="evaluate both again in the same way",
+            )
+
+
+def _check_finite(baseline: EvaluationReport) -> None:
+    """Refuse a baseline whose own scores are no numbers: whatever is compared with it looks good.
+
+    Raises:
+        StepError: names the task, and how many of its documents.
+    """
+    for score in baseline.scores:
+        documents = len(score.doc_ids)
+        if (score.non_finite or 0) > _FEW_NON_FINITE * documents:
+            raise StepError(
+                f"{baseline.reference} has no finite {score.metric} for {score.non_finite} of"
+                f" {documents} documents of the task '{score.task}'",
+                where="decide",
+                mend="a baseline that answers NaN cannot be compared with: look at its weights with"
+                " `mergeflow verify`, at the suite's metric and at settings.dtype",
+            )
+
+
+def _compare_tasks(
+    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule
+) -> tuple[list[TaskComparison], dict[str, Floats]]:
+    comparisons, draws = [], {}
+    known = {score.task: score for score in baseline.scores}
+    for score in candidate.scores:
+        paired = pair(score, known[score.task]) if score.task in known else None
+        if paired is None:
+            raise StepError(
+                f"the evaluations of {candidate.reference} and {baseline.reference} are not of the"
+                f" same documents in task '{score.task}'",
+                where="decide",
+                mend="evaluate both again with the same suite and the same data",
+            )
+        improvements = resampled_improvements(
+            paired,
+            higher_is_better=score.higher_is_better,
+            resamples=rule.resamples,
+            seed=rule.seed,
+        )
+        low, high = interval(improvements, rule.confidence)
+        allowed = rule.per_task.get(score.task, rule.max_regression)
+        documents = len(paired.ids)
+        enough = documents >= rule.min_documents
+        before = known[score.task]
+        non_finite = (before.non_finite or 0, score.non_finite or 0)
+        comparisons.append(
+            TaskComparison(
+                task=score.task,
+                metric=score.metric,
+                higher_is_better=score.higher_is_better,
+                baseline=before.score,
+                candidate=score.score,
+                improvement=improvement(paired, higher_is_better=score.higher_is_better),
+                low=low,
+                high=high,
+                max_regression=allowed,
+                documents=documents,
+                outcome=_task_outcome(low, high, -allowed, enough, non_finite),
+                non_finite=non_finite if any(non_finite) else None,
+                other_prompts=other_prompts(score, before) or None,
+            )
+        )
+        draws[score.task] = improvements
+    return comparisons, draws
+
+
+def _gain(
+    comparisons: Sequence[TaskComparison], draws: dict[str, Floats], confidence: float
+) -> tuple[float, float, float]:
+    # By name, so that sums of floats do not depend on the order of tasks.
+    ordered = sorted(comparisons, key=lambda comparison: comparison.task)
+    sizes = np.array([max(abs(c.baseline), SMALLEST_BASELINE) for c in ordered])
+    gain = float(np.mean([c.improvement for c in ordered] / sizes))
+    relative = np.stack([draws[c.task] for c in ordered]) / sizes[:, None]
+    return gain, *interval(relative.mean(axis=0), confidence)
+
+
+def _task_outcome(
+    low: float, high: float, floor: float, enough: bool, non_finite: tuple[int, int]
+) -> Outcome:
+    """The outcome of a task. More answers that are no numbers than the baseline has: regressed."""
+    if non_finite[1] > non_finite[0]:
+        return "regressed"
+    return _outcome(low, high, floor) if enough else "unclear"
+
+
+def _outcome(low: float, high: float, floor: float) -> Outcome:
+    if low >= floor:
+        return "held"
+    return "regressed" if high < floor else "unclear"
+
+
+def _verdict(outcomes: Sequence[Outcome], same: bool) -> Verdict:
+    if same or "regressed" in outcomes:
+        return "fell_back"
+    return "inconclusive" if "unclear" in outcomes else "promoted"
