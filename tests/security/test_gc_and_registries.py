@@ -25,10 +25,10 @@ pytest_plugins = ["tests.support.gc_fixtures"]
 
 
 def test_a_version_in_a_registry_that_was_used_once_keeps_what_it_leads_to(
-    store: Store, elsewhere: str
+    store: Store, their_registry: str
 ) -> None:
     served, useless = store.merged(1), store.merged(2)
-    store.registry = elsewhere
+    store.registry = their_registry
     store.register_with_evidence(served)
     assert gc() == 0
     assert store.objects() == {served.object_id}, "the second registry was asked"
@@ -38,31 +38,31 @@ def test_a_version_in_a_registry_that_was_used_once_keeps_what_it_leads_to(
 
 
 def test_a_registry_that_is_named_once_and_needs_something_is_asked_from_then_on(
-    store: Store, elsewhere: str
+    store: Store, their_registry: str
 ) -> None:
     served = store.merged(1)
-    version_from(elsewhere, served.path)
-    assert gc("--tracking-uri", elsewhere) == 0
+    version_from(their_registry, served.path)
+    assert gc("--tracking-uri", their_registry) == 0
     assert gc() == 0
     assert store.objects() == {served.object_id}
 
 
 def test_the_environment_names_one_registry_and_the_home_s_own_is_asked_too(
-    store: Store, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, their_registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = store.merged(1), store.merged(2)
     version_from(store.registry, here.path)
-    version_from(elsewhere, there.path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    version_from(their_registry, there.path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", their_registry)
     assert gc() == 0
     assert store.objects() == {here.object_id, there.object_id}
 
 
 def test_nothing_goes_while_the_database_of_a_registry_is_gone(
-    store: Store, elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, their_registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served, useless = store.merged(1), store.merged(2)
-    used(store, elsewhere, served)
+    used(store, their_registry, served)
     (tmp_path / "else where").rename(tmp_path / "moved")
     assert gc() == 1
     said = capsys.readouterr().err
@@ -74,12 +74,12 @@ def test_nothing_goes_while_the_database_of_a_registry_is_gone(
 
 
 def test_a_registry_that_is_gone_for_good_can_be_forgotten_by_the_command_that_is_shown(
-    store: Store, elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, their_registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shlex
 
     served = store.merged(1)
-    used(store, elsewhere, served)
+    used(store, their_registry, served)
     shutil.rmtree(tmp_path / "else where")
     assert gc() == 1
     shown = " ".join(capsys.readouterr().err.split())
@@ -92,12 +92,12 @@ def test_a_registry_that_is_gone_for_good_can_be_forgotten_by_the_command_that_i
 @pytest.mark.parametrize("what", ["emptied", "its own", "damaged"])
 def test_nothing_goes_when_a_registry_is_no_more_what_it_was(
     store: Store,
-    elsewhere: str,
+    their_registry: str,
     what: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     served = store.merged(1)
-    registry = store.registry if what == "its own" else elsewhere
+    registry = store.registry if what == "its own" else their_registry
     used(store, registry, served)
     database = Path(registry.removeprefix("sqlite:///"))
     if what == "damaged":
@@ -145,10 +145,10 @@ def _answering(status: int, answer: bytes) -> Iterator[str]:
 
 
 def test_nothing_goes_while_a_server_refuses_and_no_password_goes_to_a_stranger(
-    store: Store, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, their_registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = store.merged(1)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", their_registry)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     with _answering(401, b'{"error_code": "PERMISSION_DENIED"}') as address:
@@ -187,9 +187,9 @@ def test_a_version_whose_files_cannot_be_read_stops_everything_until_a_person_vo
 
 
 def test_an_address_is_noted_privately_and_without_its_password(
-    store: Store, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, their_registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.registry = elsewhere
+    store.registry = their_registry
     before = os.umask(0)
     try:
         store.register_with_evidence(store.merged(1))
@@ -203,7 +203,7 @@ def test_an_address_is_noted_privately_and_without_its_password(
     assert "secret" not in note.read_text()
     assert "other" not in note.read_text()
     assert [each.address for each in known_registries(store.home)] == [
-        elsewhere,
+        their_registry,
         "postgresql://db/mlflow",
         "embedded",
     ]
@@ -272,17 +272,17 @@ def test_a_home_from_before_registries_were_noted_says_so_once(
     assert said == [True, False]
 
 
-def test_a_run_of_averages_asks_every_registry_as_well(store: Store, elsewhere: str) -> None:
+def test_a_run_of_averages_asks_every_registry_as_well(store: Store, their_registry: str) -> None:
     from tasks.store.retention import retain
 
     shared, newer = store.merged(1), store.merged(2)
     own = store.registry
-    used(store, elsewhere, shared)
+    used(store, their_registry, shared)
     store.register(shared)
     store.register(newer)
     assert retain(store.home, own, name=PIPELINE, model="model", keep=1) == []
     assert store.objects() == {shared.object_id, newer.object_id}
-    Path(elsewhere.removeprefix("sqlite:///")).unlink()
+    Path(their_registry.removeprefix("sqlite:///")).unlink()
     store.register(store.merged(3))
     assert retain(store.home, own, name=PIPELINE, model="model", keep=1) == []
     assert newer.object_id in store.objects(), "it stays while not all is known"

@@ -11,7 +11,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -131,6 +131,8 @@ def test_a_log_line_is_one_line(name: str) -> None:
 
 @few
 @given(TEXT)
+@example("0.")
+@example("12)")
 def test_markdown_shows_a_name_and_nothing_else(name: str) -> None:
     for shown, wanted in ((inline(name), plain(name, 300).strip()), (code(name), None)):
         assert is_plain(shown)

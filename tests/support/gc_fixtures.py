@@ -38,7 +38,7 @@ def store(
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, registry_at: Callable[[Path], str]) -> str:
+def their_registry(tmp_path: Path, registry_at: Callable[[Path], str]) -> str:
     """The address of somebody else's registry."""
     return registry_at(tmp_path / "else where")
 
