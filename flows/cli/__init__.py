@@ -1,4 +1,4 @@
-"""The command line: a module for each group of commands, each with its `add_commands`.
+"""The command line. A module with `add_commands` holds a group of commands; others help them.
 
 Public: `main`, the console script `mergeflow`. The top of `flows`: it may import every other room.
 """

@@ -1,5 +1,5 @@
 """What surrounds a process and must not rule it: telemetry, settings and packages in its directory.
 
-Public: `no_telemetry.silence`, `own_packages.refuse_foreign_packages`, `settings_beside`,
-`starting_directory`. It runs before Prefect is imported, so it imports nothing heavy.
+Public: `no_telemetry.silence`, `settings_beside`, `starting_directory`,
+`prefect_logging`. It runs before Prefect is imported, so it imports nothing heavy.
 """

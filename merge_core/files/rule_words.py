@@ -80,13 +80,13 @@ def rule_in_words(item: Mapping[str, Any]) -> str:
         known = [word.strip("'") for word in _choices(str(context["expected"]))]
         return f"{_shown(given, quoted=True)} is not known here; {_among(given, known)}"
     if kind == "union_tag_invalid":
-        known = [word.strip("'") for word in _choices(str(context["expected_tags"]))]
-        tag = context["tag"]
-        if tag == "None":
-            return f"the key {context['discriminator']} is required in it; {_among(None, known)}"
+        known = [word.strip("'") for word in _choices(str(context.get("expected_tags", "")))]
+        tag = context.get("tag")
+        if tag in (None, "None"):
+            return f"the key that says its kind is required in it; {_among(None, known)}"
         return f"{_shown(tag, quoted=True)} is not known here; {_among(tag, known)}"
     if kind == "union_tag_not_found":
-        return f"the key {context['discriminator']} is required in it"
+        return "the key that says its kind is required in it"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"this must be {words} {context[key]}, not {_shown(given)}"

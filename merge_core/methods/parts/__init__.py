@@ -1,4 +1,5 @@
-"""What several merge methods share: random bits, sparsifying, exact quantiles, sign election.
+"""What several merge methods share: random bits, sparsifying, quantiles, sign election,
+statistics of a whole model.
 
 Methods import these parts; a part imports no method. Public: every module, for methods.
 """
