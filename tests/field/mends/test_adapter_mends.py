@@ -30,6 +30,8 @@ from tests.field.mends.situations import (
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 UP = "model.layers.0.mlp.up_proj"
 EMBEDDING = "model.embed_tokens"
 

@@ -28,6 +28,8 @@ from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import write_checkpoint
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 
 def a_shard_is_missing(here: Path) -> Iterator[Step]:
     again(here, "a", 2)

@@ -23,6 +23,8 @@ from tests.field.mends.situations import (
 )
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 CAUSAL = "LlamaForCausalLM"
 
 

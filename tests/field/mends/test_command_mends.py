@@ -18,6 +18,8 @@ from tests.field.mends.situations import Situation, recipe, situations
 from tests.support.followed_mends import Advice, RefusedError, Shell, Step
 from tests.support.mends import ROOT
 
+pytestmark = pytest.mark.slow  # `make field`
+
 
 def home_of(here: Path) -> Home:
     """The test's home, made."""

@@ -26,6 +26,8 @@ from tests.field.mends.situations import (
 )
 from tests.support.followed_mends import Advice, Later, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 
 def a_place_that_is_taken(here: Path) -> Iterator[Step]:
     (here / "out").mkdir()

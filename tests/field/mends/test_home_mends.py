@@ -12,6 +12,8 @@ from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Later, Shell, Step
 from tests.support.other_user import STRANGER
 
+pytestmark = pytest.mark.slow  # `make field`
+
 ENV = ("env",)
 
 

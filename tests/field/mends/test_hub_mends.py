@@ -26,6 +26,8 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.followed_mends import Advice, Shell, Step
 from tests.support.hub_server import Hub, serve_hub
 
+pytestmark = pytest.mark.slow  # `make field`
+
 SHELF: list[Hub] = []
 """The Hub of the test that runs."""
 

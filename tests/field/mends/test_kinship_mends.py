@@ -23,6 +23,8 @@ from tests.field.mends.situations import (
 from tests.support.checkpoints import write_checkpoint
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 
 def the_same_model_twice(here: Path) -> Iterator[Step]:
     shutil.rmtree(here / "a")

@@ -17,6 +17,8 @@ from merge_core.homes.home import Home
 from tests.field.mends.situations import Situation, on_base, situations
 from tests.support.followed_mends import Advice, Later, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 NOBODY = "http://127.0.0.1:9/api"
 PLOT = ("profile", "recipe.yaml", "--plot", "plot.png")
 

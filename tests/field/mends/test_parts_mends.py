@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from tests.field.mends.situations import MERGE, VERIFY, Tensors, config, on_base, rewrite
 from tests.support.followed_mends import Advice, Shell
 
+pytestmark = pytest.mark.slow  # `make field`
+
 Making = Callable[[Path], None]
 
 

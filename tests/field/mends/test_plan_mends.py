@@ -30,6 +30,8 @@ from tests.field.mends.test_stacking_mends import TWICE, counted, paired, stacke
 from tests.field.mends.test_tokenizer_mends import longer
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 NORM = "model.layers.0.input_layernorm.weight"
 
 

@@ -9,6 +9,8 @@ import yaml
 
 from tests.support.followed_mends import Advice, Shell
 
+pytestmark = pytest.mark.slow  # `make field`
+
 MODELS = "models: [{model: ./a}, {model: ./b}]"
 LINEAR = f"merge_method: linear\n{MODELS}\n"
 SLERP = f"merge_method: slerp\nbase_model: ./a\n{MODELS}\n"

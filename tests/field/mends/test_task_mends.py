@@ -25,6 +25,8 @@ from tasks.sources.references import parse_reference
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 
+pytestmark = pytest.mark.slow  # `make field`
+
 
 def suite(here: Path, **changes: Any) -> Path:
     """A copy of a shipped suite, with changes."""
