@@ -179,6 +179,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from merge_core.kernels.gpu import triton_kernels as kernels
+from merge_core.reductions import triton_lanes
 
 POINTERS = {0: "*i16", 1: "*fp16", 2: "*fp32", 3: "*fp64"}
 count = 0
@@ -198,7 +199,7 @@ for name, capability, stored, out in product(
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     made = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options=dict(kernels.EXACT)
+        source, target=GPUTarget("cuda", capability, 32), options=dict(triton_lanes.EXACT)
     )
     text = made.asm["ptx"]
     assert made.asm["cubin"]
@@ -208,12 +209,12 @@ for name, capability, stored, out in product(
     count += 1
 for capability in (80, 90):
     source = ASTSource(
-        fn=kernels.add_lanes,
+        fn=triton_lanes.add_lanes,
         signature={"values": "*fp64", "lanes": "*fp64", "length": "i32", "width": "constexpr"},
         constexprs={"width": 256},
     )
     made = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options=dict(kernels.EXACT)
+        source, target=GPUTarget("cuda", capability, 32), options=dict(triton_lanes.EXACT)
     )
     assert re.search(r"\\badd\\.(rn\\.)?f64", made.asm["ptx"]), made.asm["ptx"]
     count += 1

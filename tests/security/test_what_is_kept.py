@@ -57,10 +57,12 @@ def session(prefect: PrefectSession, home: Home) -> Iterator[PrefectSession]:
 def test_every_step_is_cached_by_content_or_not_at_all_and_no_flow_is() -> None:
     found: dict[str, Task[Any, Any] | Flow[Any, Any]] = {}
     for package in (tasks, flows):
-        for path in Path(package.__path__[0]).rglob("*.py"):
+        root = Path(package.__path__[0])
+        for path in root.rglob("*.py"):
             if not DECORATED.search(path.read_text()):
                 continue
-            module = importlib.import_module(f"{package.__name__}.{path.stem}")
+            name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+            module = importlib.import_module(name)
             for value in vars(module).values():
                 if isinstance(value, Task | Flow):
                     found[value.name] = value

@@ -113,7 +113,7 @@ class Store:
         keep_average(self.home, record)
         return record
 
-    def model_statistics(self, *, keep: int = 1, older_than: float = DAY) -> dict[str, str | None]:
+    def survey(self, *, keep: int = 1, older_than: float = DAY) -> dict[str, str | None]:
         """Why each object is kept, by its id."""
         items = survey(self.home, self.registry, keep=keep, older_than_seconds=older_than)
         return {item.name: item.kept for item in items}
