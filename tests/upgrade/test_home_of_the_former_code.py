@@ -46,10 +46,10 @@ class Inherited:
         return sorted(path.name for path in (self.home / "store" / "objects").iterdir())
 
 
-_OLDEST, *_LATER = KNOWN_ANEW
+pytestmark = pytest.mark.slow  # `make sessions`: filling a home takes a minute for each commit
 
 
-@pytest.fixture(scope="module", params=[pytest.param(_OLDEST, marks=pytest.mark.slow), *_LATER])
+@pytest.fixture(scope="module", params=KNOWN_ANEW)
 def inherited(
     request: pytest.FixtureRequest, tiny_zoo: Zoo, tmp_path_factory: pytest.TempPathFactory
 ) -> Inherited:
