@@ -31,28 +31,18 @@ from tasks.register import register_task
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.reports.decision import decision_markdown, serving_markdown
-from tasks.reports.names import distinct_names
-from tasks.roles import MERGE, Roles
+from tasks.roles import Roles
 
 _log = plain_log("mergeflow")
 
 
-def evaluate(
-    pipeline: Pipeline,
-    suite: Suite,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    manifest: CheckpointManifest,
-    home: Home,
-    roles: Roles = MERGE,
-) -> Scores:
-    """Scores of base, experts and merged."""
-    judged = experts if pipeline.evaluate.experts else ()
-    checkpoints = [base, *judged, manifest.as_source()]
-    of_experts = distinct_names([expert.reference for expert in judged])
-    names = [roles.baseline, *of_experts, roles.candidate]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home, names[-1])
-    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
+def evaluate_candidate(
+    pipeline: Pipeline, suite: Suite, manifest: CheckpointManifest, home: Home, roles: Roles
+) -> EvaluationReport:
+    """The scores of what was merged; why there are none, if its evaluation dies."""
+    name = roles.candidate
+    [report] = score(pipeline, suite, [manifest.as_source()], [name], home, name)
+    return report
 
 
 def score(
@@ -99,7 +89,8 @@ def score(
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
+    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
+    arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
     page = decision_markdown(decision, *scores.reports, scores.roles)
     publish_report(pipeline.name, "decision", page)
@@ -145,7 +136,7 @@ def register(
         manifest=manifest,
         base=base,
         models=experts,
-        reports=[scores.base, *scores.experts, scores.merged],
+        reports=scores.of_the_merge,
         decision=decision,
         compatibility=compatibility,
         profile=profile,
@@ -184,6 +175,7 @@ def outcome_of(
         merged=manifest,
         base=baseline,
         baseline=scores.roles.baseline,
+        is_average=scores.roles.is_average,
         decision=decision,
         scores=scores.by_name(),
         odd_answers=scores.odd_answers(),
