@@ -27,7 +27,7 @@ from pydantic import Field
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED, call_flow, end_with
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import publish_report
+from flows.steps.judging import publish_decision
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
@@ -36,7 +36,7 @@ from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
 from tasks.registry.client import default_tracking_uri
-from tasks.reports.decision import decision_markdown, question_markdown
+from tasks.reports.decision import question_markdown
 from tasks.roles import Roles
 from tasks.units import read_duration, spell_duration
 
@@ -113,7 +113,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         if champion is not None:
             _log.info("%s is this checkpoint already: nobody is asked", champion)
             unasked = without_question(decision, champion)
-            publish_report(pipeline.name, "decision", decision_markdown(unasked, *reports, roles))
+            publish_decision(pipeline, scores, unasked)
             return unasked
         serving = serving_now(uri, name, scores.merged)
     question = question_markdown(decision, *reports, roles, serving)
@@ -130,7 +130,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
             mend="start the run again: what it has computed is found again, and it asks anew",
         )
     answered = with_approval(decision, approval, within, roles)
-    publish_report(pipeline.name, "decision", decision_markdown(answered, *reports, roles))
+    publish_decision(pipeline, scores, answered)
     return answered
 
 

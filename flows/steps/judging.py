@@ -33,6 +33,9 @@ from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.reports.decision import decision_markdown, serving_markdown
 from tasks.roles import Roles
 
+PICTURE = "intervals.png"
+"""Of a decision, among the merge's files in MLflow."""
+
 _log = plain_log("mergeflow")
 
 
@@ -92,9 +95,23 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
     arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
-    page = decision_markdown(decision, *scores.reports, scores.roles)
-    publish_report(pipeline.name, "decision", page)
+    publish_decision(pipeline, scores, decision)
     return decision
+
+
+def publish_decision(pipeline: Pipeline, scores: Scores, decision: Decision) -> None:
+    """The decision on the run's page, with the picture of its intervals."""
+    picture = _picture(decision)
+    page = decision_markdown(decision, *scores.reports, scores.roles, picture)
+    publish_report(pipeline.name, "decision", page)
+
+
+def _picture(decision: Decision) -> bytes | None:
+    if decision.gate is None:
+        return None
+    from tasks.reports.interval_plot import decision_png  # the drawing library is slow to import
+
+    return decision_png(decision)
 
 
 def register(
@@ -107,7 +124,7 @@ def register(
     decision: Decision,
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
-    artifacts: Mapping[str, str] | None = None,
+    artifacts: Mapping[str, str | bytes] | None = None,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
@@ -125,6 +142,9 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
+    files = dict(artifacts or {})
+    if picture := _picture(decision):
+        files[PICTURE] = picture
     registration = run_step(
         register_task,
         subject=name,
@@ -142,7 +162,7 @@ def register(
         profile=profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts=artifacts,
+        artifacts=files,
         fall_back_to=pipeline.promote.fall_back_to,
         roles=scores.roles,
         digest_memo=home.digest_memo,

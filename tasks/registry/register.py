@@ -18,6 +18,7 @@ from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.client import Registry, ensure_experiment, open_registry
 from tasks.registry.fallback import FallBackTo, holder_that_stays
@@ -175,6 +176,7 @@ def _promote(
             "plan_digest": manifest.plan_digest,
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
+            "baseline": plain(", ".join(decision.baselines)),
             "suite_digest": facts.suite_digest,
             "pipeline": facts.pipeline_name or "",
             **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
