@@ -19,9 +19,9 @@ from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
 from flows.steps import judging
 from flows.steps import merge as merging
+from flows.steps.against import said_against
 from flows.steps.average import Mix, NothingNew
 from flows.steps.average_baselines import evaluate_inputs
-from flows.steps.baselines import said_against
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.scores import Scores

@@ -13,7 +13,8 @@ from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
 from flows.steps import judging
 from flows.steps import merge as step
-from flows.steps.baselines import check_baselines, evaluate_inputs, said_against
+from flows.steps.against import said_against
+from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.suite_plan import plan_suite

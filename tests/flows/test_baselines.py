@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from flows.settings.pipeline import Pipeline
-from flows.steps.baselines import Baseline, check_baselines, each_once, said_against
+from flows.steps.against import against_of, said_against
+from flows.steps.baselines import Baseline, check_baselines, each_once
 from merge_core.errors import RecipeError
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
@@ -52,6 +53,9 @@ def test_the_last_message_says_against_whom() -> None:
     assert said_against(decide(MERGED, BASE, PromotionRule())) == ""
     decision = decide(MERGED, BASE, PromotionRule(), called="champion")
     assert said_against(decision) == "against the champion: "
+    message = f"Fell back: {said_against(decision)}{decision.reasons[0]}"
+    assert against_of(message) == "the champion", "as `mergeflow status` says it"
+    assert against_of("Promoted: code got better: by 0.2 bits per byte") is None
 
 
 @pytest.mark.slow
