@@ -48,8 +48,8 @@ class Application:
 
     is_page: Callable[[str], bool]
     """Whether a path is one of the pages, or of the files that they are made of."""
-    page_policy: Callable[[str], str]
-    """Content-Security-Policy of one of those, by its path."""
+    page_policy: str
+    """Content-Security-Policy of those."""
     needs_login: Callable[[str, str], bool]
     """Whether a request, by method and path, is answered to nobody without the login."""
     sockets_need_login: bool
@@ -105,7 +105,7 @@ class ServerGuard:
         ):
             await self._ask_for_login(request, send)
         else:
-            policy = self._application.page_policy(request.path) if is_page else _DATA_POLICY
+            policy = self._application.page_policy if is_page else _DATA_POLICY
             await self._app(request.scope, receive, _with_headers(send, policy))
 
     async def _open(self, request: _Request, receive: Receive, send: Send) -> None:

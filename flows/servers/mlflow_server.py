@@ -44,7 +44,7 @@ def guarded() -> App:
 
     application = Application(
         is_page=lambda path: path == "/" or path.startswith("/static-files/"),
-        page_policy=lambda _: _PAGE_POLICY,
+        page_policy=_PAGE_POLICY,
         needs_login=lambda method, path: not (method == "GET" and path == "/health"),
         sockets_need_login=True,
         start=sign_in_page.START,

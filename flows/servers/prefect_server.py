@@ -14,13 +14,14 @@ from flows.servers.named_runs import NamedRuns
 from flows.servers.serving import allowed_hosts, required, serve, servers_beside
 from tasks.servers.login import SERVER_VARIABLE, Login
 
+# Without `eval` no run's graph is drawn (pixi.js), and the old look has no colours: it asks with
+# `eval` whether there is a `document`, and its dialogs are transparent where it may not ask.
 _PAGE_POLICY = (
-    "default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline';"
+    "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self';"
     " worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
     " frame-ancestors 'none'"
 )
-_NEW_LOOK = "/v2"
 _OPEN = ("/api/health", "/api/ready")
 
 
@@ -41,7 +42,7 @@ def guarded() -> App:
     _keep_catalogues_here()
     application = Application(
         is_page=lambda path: not _is_api(path),
-        page_policy=page_policy,
+        page_policy=_PAGE_POLICY,
         needs_login=lambda method, path: _is_api(path) and not (method == "GET" and path in _OPEN),
         sockets_need_login=False,  # Prefect's protocol asks for it in the first message
         remembers=lambda login: {
@@ -51,16 +52,6 @@ def guarded() -> App:
         servers=servers_beside() | {"here": "prefect"},
     )
     return ServerGuard(NamedRuns(create_app()), application, login, allowed_hosts())
-
-
-def page_policy(path: str) -> str:
-    """What one of Prefect's pages may do, by its path.
-
-    Pages of the old look ask with `eval` whether there is a `window` and a `document`. Where they
-    may not, nothing fails, but they have no colours: their dialogs are transparent.
-    """
-    is_new = path == _NEW_LOOK or path.startswith(f"{_NEW_LOOK}/")
-    return _PAGE_POLICY.format(scripts="'self'" if is_new else "'self' 'unsafe-eval'")
 
 
 def _is_api(path: str) -> bool:
