@@ -12,6 +12,7 @@ import base64
 from flows.servers.guard import App, Application, ServerGuard
 from flows.servers.named_runs import NamedRuns
 from flows.servers.serving import allowed_hosts, required, serve, servers_beside
+from flows.servers.whole_characters import WholeCharacters
 from tasks.servers.login import SERVER_VARIABLE, Login
 
 # Without `eval` no run's graph is drawn (pixi.js), and the old look has no colours: it asks with
@@ -51,7 +52,8 @@ def guarded() -> App:
         first_page="/",
         servers=servers_beside() | {"here": "prefect"},
     )
-    return ServerGuard(NamedRuns(create_app()), application, login, allowed_hosts())
+    app = WholeCharacters(NamedRuns(create_app()))
+    return ServerGuard(app, application, login, allowed_hosts())
 
 
 def _is_api(path: str) -> bool:
