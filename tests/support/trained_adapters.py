@@ -1,4 +1,4 @@
-"""Adapters that PEFT makes on a small Llama, as if after training, and what is made of them here."""
+"""Adapters that PEFT makes on a small Llama, as if after training, and what we make of them."""
 
 from __future__ import annotations
 
