@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gate gpu help lint scale-out security sessions stack stack-test test wheel
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out security sessions stack stack-test test wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -57,6 +57,10 @@ lint: $(VENV)/.installed-dev  ## style, types, import direction
 
 architecture: $(VENV)/.installed-dev  ## the ladder of rooms, its sizes and levels; fails on a circle, a room without words, a file too long
 	@$(BIN)/python -m tests.architecture
+
+docs: $(VENV)/.installed-docs  ## the pages and an API reference as one site, build/site/index.html; a link that leads nowhere fails it (two minutes)
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . build/site
+	@echo "the site is at build/site/index.html"
 
 bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (forty minutes, 11 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
@@ -123,6 +127,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for tests ..."
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing the tools for the site ..."
+	@$(INSTALL) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 # An environment of its own: a peer to measure against, and no part of mergeflow.
