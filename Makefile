@@ -35,11 +35,11 @@ crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; 
 		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_working_directory.py \
 		tests/faults/test_deferred_digests.py tests/faults/test_secrets.py
 
-sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts, an older home (ten minutes)
+sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts, an older home, deep and wide lineages (a quarter of an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py \
 		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py tests/flows/test_calibrated_run.py \
 		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_mounts.py \
-		tests/upgrade
+		tests/upgrade tests/tasks/lineage
 
 scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work pool, Dask), some of them killed (slow)
 	@$(INSTALL) -e '.[dask]'

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
+from tasks.lineage.trace import lineage
 from tasks.registry import loader as registry_loader
-from tasks.registry.lineage import lineage
 from tasks.registry.register import register_merge
 from tests.support.registrations import empty_registry, source, variant, zoo_merge
 from tests.support.registry_contents import (
