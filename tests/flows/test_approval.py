@@ -196,6 +196,7 @@ def test_the_champion_is_not_asked_about_again(
     assert f"models:/zoo/{served.version}" in decision.reasons[0]
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_after_another_promotion_moves_nothing(
     prefect: PrefectSession, tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
 ) -> None:
