@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out security sessions stack stack-test test wheel
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out security sessions stack stack-test test thorough wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -23,6 +23,10 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 
 field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures, what messages advise (a quarter of an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/field
+
+thorough: $(VENV)/.installed-dev  ## tests of the rooms that take longer than `make test` has: every case, whole processes, real servers, deep and wide lineages (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/merge_core tests/tasks tests/conformance tests/fuzz \
+		tests/flows/model_zoo tests/flows/test_merge.py tests/flows/test_approval.py tests/faults/test_interrupted_merge.py
 
 gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and what it should, simulated (ten to twenty minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import adapters, average, check, evaluation, gc, library, pipeline, stack
+from flows.cli import adapters, average, check, evaluation, gc, library, lineage, pipeline, stack
 from flows.cli import home as cli_home
 from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
@@ -47,6 +47,7 @@ library.add_commands(app)
 adapters.add_commands(app)
 cli_home.add_commands(app)
 check.add_commands(app)
+lineage.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,7 +11,8 @@ from prefect import runtime
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import as_graph, publish_links, publish_report
+from flows.steps.artifacts import publish_links, publish_report
+from flows.steps.lineage_page import publish_lineage
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
@@ -29,7 +30,6 @@ from tasks.progress import prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.register import register_task
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
 from tasks.reports.decision import decision_markdown, serving_markdown
 from tasks.reports.names import distinct_names
 from tasks.roles import MERGE, Roles
@@ -157,9 +157,7 @@ def register(
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
     )
-    ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
-    page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
-    publish_report(pipeline.name, "lineage", page)
+    publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else base.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))

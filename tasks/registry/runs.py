@@ -291,7 +291,7 @@ def _params(facts: MergeFacts) -> dict[str, str]:
         "parameters": str(manifest.parameters),
         **_rule(decision),
     }
-    params.update(_flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
+    params.update(flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
     if len(params) > _MAX_PARAMS:
         left = len(params) - _MAX_PARAMS
         params = dict(list(params.items())[:_MAX_PARAMS])
@@ -308,7 +308,7 @@ def _rule(made: Decision) -> dict[str, str]:
     return {f"promote.{name}": repr(value) for name, value in asked.items()}
 
 
-def _flatten(prefix: str, value: Any) -> dict[str, str]:
+def flatten(prefix: str, value: Any) -> dict[str, str]:
     """`{"a": {"b": [1, 2]}}` as `{"prefix.a.b": "[1, 2]"}`; lists of mappings are numbered."""
     if isinstance(value, Mapping):
         parts: Iterable[tuple[Any, Any]] = value.items()
@@ -318,7 +318,7 @@ def _flatten(prefix: str, value: Any) -> dict[str, str]:
         return {prefix: value if isinstance(value, str) else json.dumps(value, default=str)}
     flat: dict[str, str] = {}
     for key, item in parts:
-        flat.update(_flatten(f"{prefix}.{_slug(str(key))}", item))
+        flat.update(flatten(f"{prefix}.{_slug(str(key))}", item))
     return flat
 
 

@@ -350,12 +350,12 @@ def _refuse_what_is_not_stored(
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:
+    from tasks.registry.addresses import place_of_version
     from tasks.registry.client import default_tracking_uri
-    from tasks.registry.lineage import lineage
     from tasks.registry.memory import note_store_of
 
     address = tracking_uri or default_tracking_uri(home)
-    root = lineage(uri, address).root
+    root = place_of_version(uri, address)
     if root.path is None:
         raise CheckpointError("this version has no recorded place on disk", where=reference)
     note_store_of(root.path, address)

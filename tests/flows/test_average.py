@@ -24,9 +24,9 @@ from flows.settings.averaging import Averaging
 from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, ending_of
 from merge_core.homes.home import Home
+from tasks.lineage.trace import lineage
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage
 from tests.support.edited_objects import flip, loosen, reseal
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
@@ -110,8 +110,8 @@ def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
     assert averaged.baseline == "latest checkpoint"
     uri = default_tracking_uri(bench.home)
     ancestry = lineage("models:/uniform@champion", uri)
-    assert ancestry.root.digest == averaged.merged.digest
-    assert {node.digest for node in ancestry.root.inputs} == {
+    assert ancestry.root == averaged.merged.digest
+    assert {node.digest for node in ancestry.top.inputs} == {
         each.digest for each in averaged.merged.inputs
     }
 

@@ -14,8 +14,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from tasks.lineage.contains import versions_that_contain
+from tasks.lineage.trace import lineage
 from tasks.registry.client import open_registry
-from tasks.registry.lineage import lineage
 from tasks.registry.register import register_merge
 from tests.field.mends.situations import situations
 from tests.support.followed_mends import Advice, RefusedError, Shell, Step
@@ -50,7 +51,7 @@ class At:
 
     def look(self, uri: str, address: str | None = None) -> str:
         """The lineage of a version."""
-        return str(lineage(uri, address or self.registry).root)
+        return str(lineage(uri, address or self.registry).top)
 
 
 def an_address_of_no_version(at: At) -> Iterator[Step]:
@@ -72,6 +73,37 @@ def no_model_at_all(at: At) -> Iterator[Step]:
 def an_alias_that_nobody_has(at: At) -> Iterator[Step]:
     yield (at.look, "models:/zoo@challenger")
     yield (at.look, "models:/zoo@champion")
+
+
+def two_forms_at_once(at: At) -> Iterator[Step]:
+    command = ("lineage", "models:/zoo@champion", "--tracking-uri", at.registry)
+    yield (*command, "--html", "--json")
+    yield (*command, "--html")
+
+
+def containing(at: At, wanted: str) -> str:
+    """The versions that contain a checkpoint."""
+    return str(versions_that_contain(wanted, at.registry).versions)
+
+
+def a_digest_that_is_none(at: At) -> Iterator[Step]:
+    yield (containing, at, "merged")
+    yield (containing, at, "models:/zoo/2")
+
+
+def a_digest_that_nobody_knows(at: At) -> Iterator[Step]:
+    yield (containing, at, "0" * 64)
+    yield (containing, at, at.arguments["manifest"].digest)
+
+
+def digits_of_two_checkpoints(at: At) -> Iterator[Step]:
+    api = client(at.registry)
+    [experiment] = [e for e in api.search_experiments() if "mergeflow.experiment" in e.tags]
+    for end in "01":
+        tags = {"mergeflow.kind": "merge", "mergeflow.digest": "a" * 63 + end}
+        api.create_run(experiment.experiment_id, tags=tags)
+    yield (containing, at, "a" * 20)
+    yield (containing, at, "a" * 63 + "1")
 
 
 def a_version_that_is_not_there(at: At) -> Iterator[Step]:
