@@ -25,7 +25,7 @@ _CONNECT = 20.0
 
 
 class DaskCluster(Executor):
-    """The workers of a Dask scheduler; Dask gives what a dead worker was at to another."""
+    """The workers of a Dask scheduler; Dask gives a dead worker's task to another worker."""
 
     def __init__(self, address: str) -> None:
         """`address`: of the scheduler, or `local` for a cluster of this machine's processors that

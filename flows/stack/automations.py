@@ -36,7 +36,7 @@ _FORMER_NAMES = {
     "NothingNew": Ending.NOTHING_NEW,
     "DryRun": Ending.DRY_RUN,
 }
-"""Names that states had, of which Prefect made events, up to commit 63696b2."""
+"""Former names of states, up to commit 63696b2; Prefect made events of them."""
 _WAITS_FOR = re.compile(rf'"((?:prefect\.flow-run\.)?({"|".join(_FORMER_NAMES)}))"')
 _ANY_SUCCESS = '"prefect.flow-run.Completed"'
 

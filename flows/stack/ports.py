@@ -1,4 +1,4 @@
-"""The ports of the local stack: which are free, and who has the others."""
+"""The ports of the local stack: which are free, and which processes hold the others."""
 
 from __future__ import annotations
 

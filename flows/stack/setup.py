@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
 
     deployments: list[str]
     said: list[str]
-    """What a person should know of what they edited in Prefect."""
+    """Messages for a person about their edits in Prefect."""
 
 
 def set_up(client: SyncPrefectClient, directory: Path, home: Home) -> Prepared:

@@ -1,4 +1,4 @@
-"""A rehearsal of a pipeline: every check that needs no weights, and what the merge would write."""
+"""A rehearsal of a pipeline: every check that needs no weights, and the size of the result."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def parse_record(content: bytes, name: str, kind: type[R]) -> R:
 
 
 def stored_form(record: Record, path: str) -> bytes:
-    """A record as Prefect stores it under a path: what its reader is given, and what is kept."""
+    """A record in the form in which Prefect stores and reads it under a path."""
     metadata = ResultRecordMetadata(serializer=JSONSerializer(), storage_key=path)
     return ResultRecord(metadata=metadata, result=record).serialize()
 

@@ -33,7 +33,7 @@ class LayerOrigins(Record):
     """Where the layers of a stack come from: reference and number of each, from the first on."""
 
     prefix: str
-    """What the names of the layers' tensors begin with."""
+    """The beginning of the names of the layers' tensors."""
     layers: tuple[tuple[str, int], ...]
 
 
@@ -60,7 +60,7 @@ class LoadingReport(Record):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is worse than in the donor; true too for what was not checked."""
+        """Whether nothing is worse than in the donor; true for a model that was not checked."""
         return not self.worse
 
     @property

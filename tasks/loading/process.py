@@ -18,7 +18,7 @@ from tasks.processes.model import do_job
 
 _PROBLEMS = ("missing", "unexpected", "mismatched")
 _NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "layer_index", "training"})
-"""Attributes of a layer's modules that say where it stands, not what it is."""
+"""Attributes of a layer's modules that tell its place in the stack, not its kind."""
 _OF_LAYERS = ("layer", "types", "rope", "pattern")
 
 

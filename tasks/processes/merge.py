@@ -112,7 +112,7 @@ class _Crew:
 
 
 class _Messages:
-    """What a child has said."""
+    """The answer of a child."""
 
     def __init__(self) -> None:
         self.group: int | None = None

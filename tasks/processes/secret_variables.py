@@ -20,7 +20,7 @@ _HARMLESS = {"PWD", "OLDPWD", "TOKENIZERS_PARALLELISM", "PREFECT__FLOW_RUN_ID"}
 _LOGIN_IN_ADDRESS = re.compile(r"://[^/?#\s]*@")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""What a suite needs whose data is on the Hub, behind a licence."""
+"""Variables for a suite whose data is on the Hub, behind a licence."""
 
 
 def without_secrets(

@@ -45,7 +45,7 @@ def check_what_is_served(
     memo: DigestMemo,
     progress: Progress | None = None,
 ) -> Callable[[], None]:
-    """See that a version leads to the bytes of a checkpoint, all of which are read.
+    """Check that a version leads to the bytes of a checkpoint. Reads them all.
 
     A description that says otherwise is written anew, with a word.
 

@@ -44,7 +44,7 @@ _NOTES = (
     ("logged_model_params", "param_value", "param_key = 'reference'"),
     ("model_version_tags", "value", "key IN ('mergeflow.path', 'mergeflow.reference')"),
 )
-"""Tables, columns and rows that lead to what is there, which may have been left behind."""
+"""Tables, columns and rows that name a place, at which files may have been left behind."""
 _PROXIED = "mlflow-artifacts:/"
 _OBJECT = re.compile(r"(/.+)/store/objects/([0-9a-f]{64})")
 _LARGEST = 1 << 20
@@ -108,7 +108,7 @@ class _Move:
         return value
 
     def note(self, value: str) -> str:
-        """What a note says, if what it is about came along."""
+        """The content of a note, if the files that it names came along."""
         changed = self.address(value)
         return changed if changed == value or _place(changed).exists() else value
 

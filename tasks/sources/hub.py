@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub: what a repository holds, checked before any weight comes.
+"""Checkpoints on the Hugging Face Hub: a repository is checked before any weight is fetched.
 
 The headers of remote safetensors files are read with ranged requests, so a merge of checkpoints
 that do not fit together is refused within seconds instead of after a download.
@@ -194,7 +194,7 @@ def _with_used_weights(listing: HubListing, is_adapter: bool) -> HubListing:
 
 
 def _weight_map(listing: HubListing, stem: str) -> dict[str, str] | None:
-    """What the index of a repository says; None where there is none, or none that says it."""
+    """The content of a repository's index; None where there is none, or none that can be read."""
     path = read_small_file(listing.repository, listing.commit, f"{stem}{INDEX_SUFFIX}")
     try:
         return weight_map_in(path) if path else None
