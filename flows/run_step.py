@@ -39,7 +39,7 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     """Call a task and return its result; its exception is raised here.
 
     Args:
-        subject: what the step works on, for the run page and the log.
+        subject: the thing that the step works on, for the run page and the log.
 
     Raises:
         TypeError: Prefect would keep what the task returns in a way of its own.

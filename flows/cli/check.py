@@ -1,4 +1,4 @@
-"""The command `mergeflow check`: is what mergeflow made still what it was then?"""
+"""The command `mergeflow check`: is a checkpoint still as mergeflow made it?"""
 
 from __future__ import annotations
 

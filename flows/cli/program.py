@@ -115,7 +115,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Words(logging.Handler):
-    """What was done to a home, or is not guarded in it, as a warning on stderr."""
+    """Warnings on stderr about changes to a home, and about files that it cannot guard."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from flows.terminal.console import Terminal

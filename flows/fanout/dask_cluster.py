@@ -53,7 +53,7 @@ def merge_groups(directory: str, attempt: str, groups: int) -> State[None]:
     """All groups of a merge, each as one task.
 
     Raises:
-        MergeflowError: what a worker raised first.
+        MergeflowError: the first error of a worker.
     """
     futures = [
         merge_group_task.with_options(task_run_name=f"group {number + 1} of {groups}").submit(

@@ -176,7 +176,7 @@ def _is_torn(address: str) -> bool:
     """Whether a sign that was not escaped ends the user, the password or the host too early."""
     parts = urlsplit(address)
     try:
-        parts.port  # noqa: B018 - raises for what is no number
+        parts.port  # noqa: B018 - raises for a text that is no number
     except ValueError:
         return True
     rest = f"{parts.path}?{parts.query}#{parts.fragment}"

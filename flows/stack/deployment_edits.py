@@ -1,4 +1,4 @@
-"""What is the user's and what is ours of a deployment that exists, and what `up` gave to it last.
+"""Which fields of a deployment are the user's, and the values that `up` gave to it last.
 
 A deployment is taken apart into fields. A field that is on the server as it was given last is the
 file's; one that is not was edited in Prefect, and stays.
@@ -59,7 +59,7 @@ def settle(
     """The file's fields, but for those that the user edited on the server.
 
     Args:
-        last: what the file gave to this deployment; None where nobody remembers.
+        last: the values that the file gave to this deployment; None where they were not noted.
         former: what files of earlier versions gave, to tell edits by where nobody remembers.
     """
     settled = Settled()

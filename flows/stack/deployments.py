@@ -1,6 +1,6 @@
 """The deployments of `deployments/prefect.yaml`, created through Prefect's API.
 
-`prefect deploy` reads the same file. Beyond what it does, what the user edited in Prefect stays.
+`prefect deploy` reads the same file. Other than there, a user's edits in Prefect stay.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def create_deployment(
 
     Args:
         directory: where relative paths in the parameters start.
-        last: what the file gave to it last, if anybody remembers.
+        last: the values that the file gave to it last, if they were noted.
     """
     flow = _flow(entry["entrypoint"])
     name = f"{flow.name}/{entry['name']}"

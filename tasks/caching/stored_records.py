@@ -85,7 +85,7 @@ def stored_form(record: Record, path: str) -> bytes:
 def _object(content: bytes, what: str) -> dict[str, Any]:
     try:
         value = parse_json(content, unique_keys=True)
-    except ValueError:  # its text may quote what a stranger wrote
+    except ValueError:  # its text may quote a stranger's file
         raise NotOursError(f"{what} is not JSON, or more than we write") from None
     if not isinstance(value, dict):
         raise NotOursError(f"{what} is no JSON object")

@@ -86,7 +86,7 @@ def check_loading(
     """Ask transformers how it would load a checkpoint.
 
     Args:
-        donor: what it is compared with; without one everything counts.
+        donor: the checkpoint to compare with; without one every fault counts.
         origins: for a stack, where its layers come from.
         sources: the directories of what `origins` names.
         scratch: working files go below it and are removed.
@@ -136,7 +136,7 @@ def raise_for_loading(report: LoadingReport, reference: str) -> None:
     """Refuse a checkpoint that transformers loads worse than its donor.
 
     Raises:
-        CompatibilityError: lists what is worse.
+        CompatibilityError: lists the faults that the donor does not have.
     """
     if report.ok:
         return

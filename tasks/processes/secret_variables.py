@@ -27,7 +27,7 @@ def without_secrets(
     environment: Mapping[str, str], home: Home, keep: Iterable[str] = ()
 ) -> dict[str, str]:
     """The variables that hold no password: by their names, by the addresses in their values, and by
-    what the home's `stack.yaml` calls a password.
+    those that the home's `stack.yaml` uses as passwords.
 
     Args:
         keep: names that the child needs although they hold a secret.

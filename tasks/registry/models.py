@@ -49,7 +49,7 @@ def ensure_logged_model(
     since is pointed at its new place. The loader of an earlier version is replaced.
 
     Args:
-        name: what to call a new one, else the last part of its reference.
+        name: the name of a new model, by default the last part of its reference.
         run_id: the run that made the checkpoint, if one did.
         registered: also make it loadable by `mlflow.transformers` (this stores its tokenizer).
     """

@@ -1,6 +1,6 @@
-"""The MLflow run of a merge and its evaluation child runs: what was done, and the scores.
+"""The MLflow run of a merge and its child runs of evaluations: settings, inputs, scores.
 
-A run is found again by the key of what it records, and written to completion however often a
+A run is found again by the key of its content, and written to completion however often a
 writer was interrupted: every write here may be repeated.
 """
 
