@@ -311,7 +311,7 @@ def _is_damaged(record: AverageRecord, home: Home) -> bool:
     problems = store.problems(average) if Path(average.path).exists() else []
     if problems:
         _log.warning(
-            "warning: the average %s in the store is not what it was (%s): it does not count",
+            "warning: the average %s in the store has changed (%s): it does not count",
             average.object_id,
             some(problems),
         )

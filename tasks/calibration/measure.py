@@ -121,7 +121,7 @@ def calibrate(
         if record is None or found.files == record.files:
             return found
         _log.warning(
-            "warning: the %s in the store is not what was measured: it was moved to %s",
+            "warning: the %s in the store has changed since it was measured: it was moved to %s",
             name,
             Store(home, memo).set_aside(place),
         )

@@ -343,7 +343,7 @@ def _refuse_what_is_not_stored(
     problems = object_problems(place, memo, progress=progress)
     if problems:
         raise CheckpointError(
-            f"the object {place.name} in the store is not what it was: {some(problems)}",
+            f"the object {place.name} in the store has changed: {some(problems)}",
             where=location.reference,
             mend="run the pipeline that made it again: it is set aside, and merged again",
         )
