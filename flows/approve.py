@@ -142,10 +142,10 @@ def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") ->
     """Wait for a person to promote or not; without an answer nothing is promoted.
 
     Args:
-        name: what is asked about.
-        evaluation: what the person is shown.
+        name: the merge or average in question.
+        evaluation: the page that the person reads.
         within: how long to wait.
-        baseline: what the checkpoint is called that serves otherwise.
+        baseline: the name of the checkpoint that serves otherwise.
     """
     log_to_prefect()
     run_id, seconds = runtime.flow_run.id, read_duration(within)

@@ -1,4 +1,4 @@
-"""What the two checkpoints of a decision are called where people read of them.
+"""The names that people read for the two checkpoints of a decision.
 
 A merge is judged against its base. An average has none: it is judged against a checkpoint of its
 training, or against the champion.
@@ -14,7 +14,7 @@ Baseline = Literal["base", "latest checkpoint", "best checkpoint", "champion"]
 
 @dataclass(frozen=True)
 class Roles:
-    """The names of both, by what the baseline is."""
+    """The names of both checkpoints; they depend on the kind of baseline."""
 
     baseline: Baseline = "base"
 

@@ -18,7 +18,7 @@ class Scores:
     experts: tuple[EvaluationReport, ...]
     merged: EvaluationReport
     roles: Roles = MERGE
-    """What the first and the last of them are called."""
+    """The names of the first and the last checkpoint."""
 
     @property
     def reports(self) -> tuple[EvaluationReport, tuple[EvaluationReport, ...], EvaluationReport]:

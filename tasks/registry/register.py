@@ -85,10 +85,10 @@ def register_merge(
         artifacts: more files for the merge run, by relative name.
         fall_back_to: `base` gives the base the alias whenever a merge is not promoted.
         roles: what base and merged are called in the record.
-        digest_memo: is told what was read.
+        digest_memo: gets the digests that were read.
 
     Raises:
-        CheckpointError: what the alias would lead to is not what was evaluated. It stays.
+        CheckpointError: the new target differs from the evaluated checkpoint. The alias stays.
         RegistryUnreachableError: the server did not answer.
         StepError: MLflow refused.
     """

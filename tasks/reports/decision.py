@@ -119,7 +119,7 @@ def decision_markdown(
 
 
 def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles) -> list[str]:
-    """Everyone's scores. What they mean is a table of its own: one of both is too wide a page."""
+    """Everyone's scores. Their meaning has a table of its own: one table for both is too wide."""
     head = ["task", "metric", roles.baseline, *experts, roles.candidate]
     cells = []
     for row in rows:
@@ -136,7 +136,7 @@ def _may_lose(decision: Decision) -> list[str]:
 def _changes(
     rows: Sequence[ComparisonRow], *, with_experts: bool, may_lose: Sequence[str] | None = None
 ) -> list[str]:
-    """What the scores mean.
+    """The change, interval and outcome of each task.
 
     Args:
         may_lose: for each row what may be lost, where it was measured rather than written.
@@ -161,7 +161,7 @@ def _changes(
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:
-    """What the run answers, and what the alias serves: after a fall-back they may be two things."""
+    """The checkpoint that the run answers, and the alias's: they may differ after a fall-back."""
     champion = registration.champion
     alias = f"models:/{champion.name}@champion"
     lines = [
@@ -184,7 +184,7 @@ def question_markdown(
     roles: Roles = MERGE,
     serving: Serving | None = None,
 ) -> str:
-    """What a person is shown who has to approve: the reasons, and the scores in a narrow table.
+    """The question to a person who has to approve: the reasons, and the scores in a narrow table.
 
     Args:
         serving: the version that holds the alias now, if one does.
