@@ -143,7 +143,10 @@ def _show_history(terminal: Terminal, found: HistoryReport) -> None:
         table = Table(box=None, pad_edge=True, header_style="bold")
         for head in ("line", "when (UTC)", "what", "version", "before", "how", "why"):
             table.add_column(head, no_wrap=head != "why")
+        ended = {line.completes for line in chain.lines}
         for line in chain.lines:
+            if line.number in ended:
+                continue  # `moved` says it all; --json has both
             by = f" (by {line.by}, as typed)" if line.by else ""
             candidate = f" candidate {line.candidate}" if line.event == "kept" else ""
             when = line.at.replace("+00:00", "").replace("T", " ")
