@@ -31,7 +31,7 @@ from flows.steps.artifacts import publish_report
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from merge_core.text.plain import plain_log
+from merge_core.text.plain import plain, plain_log
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
@@ -199,7 +199,7 @@ def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") ->
     if approval.by is None:
         said = f"nobody answered within {spell_duration(within)}"
     else:
-        said = f"{answer.decision}, says {approval.by}"
+        said = plain(f"{answer.decision}, says {approval.by}")
     _log.info("approval: %s", said)
     return end_with(Completed(message=said, data=approval))
 

@@ -23,7 +23,7 @@ from flows.steps.average import Mix, NothingNew
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.scores import Scores
-from merge_core.errors import CheckpointError, MergeflowError
+from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
@@ -62,7 +62,7 @@ def average_checkpoints(
         enter()
         with private_umask():
             outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     if isinstance(outcome, NothingNew):
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)

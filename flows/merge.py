@@ -15,7 +15,6 @@ from flows.steps import judging
 from flows.steps import merge as step
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
-from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from tasks.calibration.measure import check_data
@@ -49,7 +48,7 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     try:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
     return completed(ending, judging.ending_words(outcome), outcome)

@@ -8,7 +8,6 @@ scripts and requests at home, and that let nothing but the application's own pag
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -207,7 +206,7 @@ def _basic(headers: list[str]) -> str | None:
         return ""
     try:
         return base64.b64decode(token.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII, or no UTF-8
         return ""
 
 

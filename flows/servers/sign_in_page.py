@@ -50,7 +50,7 @@ def password_in(body: bytes) -> str | None:
     """What the page sent as a password; None for anything else."""
     try:
         given = json.loads(body)["password"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return given if isinstance(given, str) else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.evaluation.odd_answers import odd_answers
+from tasks.promotion.headline import headline
 from tasks.promotion.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reports.names import distinct_names
@@ -83,7 +84,7 @@ def decision_markdown(
     rows = comparison_rows(decision, base, experts, candidate)
     gate = decision.gate
     lines = [
-        f"## {_headline(decision, roles)}",
+        f"## {headline(decision, roles.the_candidate, roles.the_baseline)}",
         "",
         *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
     ]
@@ -115,15 +116,6 @@ def decision_markdown(
     if odd:
         lines += ["", "What went oddly in the evaluations:", "", *odd]
     return "\n".join(lines) + "\n"
-
-
-def _headline(decision: Decision, roles: Roles) -> str:
-    stays = f"{roles.the_baseline} stays"
-    if decision.verdict == "promoted":
-        return f"Promoted: {roles.the_candidate} replaces {roles.the_baseline}"
-    if decision.verdict == "fell_back":
-        return f"Fell back: {stays}"
-    return f"Inconclusive: {f'{roles.the_candidate} is taken' if decision.promote else stays}"
 
 
 def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles) -> list[str]:

@@ -158,7 +158,7 @@ def test_nothing_that_a_person_reads_of_an_average_names_a_base(
     file.write_text(yaml.safe_dump(bench.values()))
     assert program.run(["average", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "Promoted: the average is better" in said
+    assert "Promoted: the average replaces the latest checkpoint" in said
     assert "latest checkpoint" in said
     assert not re.search(r"\b(base|merged)\b", said.replace("load      merged", "")), said
     assert {"evaluate latest checkpoint", "evaluate average"} <= steps.cached

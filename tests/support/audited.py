@@ -16,7 +16,7 @@ from tasks.registry.client import default_tracking_uri
 from tasks.registry.register import register_merge
 from tests.support.edited_objects import loosen
 from tests.support.merge_store import merge_store
-from tests.support.registrations import report
+from tests.support.registrations import empty_registry, report
 
 RULE = PromotionRule(max_regression=0.05, min_gain=0.0, resamples=200)
 
@@ -69,9 +69,14 @@ class Audited:
         )
 
 
-def audited_home(directory: Path) -> Audited:
-    """Merge, evaluate by made-up documents, decide and register twice in a new home."""
+def audited_home(directory: Path, template: Path) -> Audited:
+    """Merge, evaluate by made-up documents, decide and register twice in a new home.
+
+    Args:
+        template: an empty MLflow database, made where it is missing.
+    """
     home = Home(directory / "home")
+    empty_registry(home.mlflow, template)
     store = merge_store(directory, home, default_tracking_uri(home))
     found = []
     for weight, bits in ((0.5, 2.3), (0.7, 3.1)):

@@ -248,7 +248,8 @@ def test_the_login_is_taken_with_its_name_and_without(given: str) -> None:
 @pytest.mark.parametrize(
     "authorization",
     [
-        *("", "Basic", "Basic ", "Basic !!!", "Bearer a-password", BASIC[:-1], f"{BASIC} x"),
+        *("", "Basic", "Basic ", "Basic !!!", "Basic \xe9", "Bearer a-password"),
+        *(BASIC[:-1], f"{BASIC} x"),
         *(
             f"Basic {base64.b64encode(text).decode()}"
             for text in (b"", b":", b"mergeflow:", b"\xff")
@@ -336,7 +337,8 @@ def test_another_password_signs_nobody_in(password: Any) -> None:
 
 
 def test_a_body_that_is_no_password_signs_nobody_in() -> None:
-    for body in (b"", b"[]", b"{", b"\xff", b'{"password": "' + b"a" * 10_000 + b'"}'):
+    long, half = b'{"password": "' + b"a" * 10_000 + b'"}', b'{"password": "\\ud800"}'
+    for body in (b"", b"[]", b"{", b"\xff", b"[" * 4000, half, long):
         assert ask(HOST, path="/sign-in", method="POST", body=body).status == 401
     assert ask(HOST, path="/sign-in", method="DELETE").status == 405
 

@@ -25,7 +25,7 @@ URI = "models:/model/2"
 def sound(tmp_path_factory: pytest.TempPathFactory, quick_database: None) -> Iterator[Audited]:
     """A home with a base, a merge that serves and one that fell back."""
     place = tmp_path_factory.mktemp("sound")
-    yield audited_home(place)
+    yield audited_home(place, tmp_path_factory.getbasetemp() / "template.db")
     clear_away(Home(place))
 
 

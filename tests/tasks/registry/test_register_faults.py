@@ -59,6 +59,7 @@ WRITES = (
 """The methods of MLflow's client that write."""
 
 
+@pytest.mark.slow
 def test_a_registration_that_dies_after_each_of_its_writes_is_completed_without_duplicates(
     tiny_zoo: Any,
     merged: Path,

@@ -123,6 +123,7 @@ def test_a_checkpoint_that_is_not_what_was_registered_is_refused_with_the_reason
         registry_loader._load_pyfunc(str(record), {"verify": verify})
 
 
+@pytest.mark.slow
 def test_a_real_server_gets_the_same_records_and_serves_the_champion(
     tiny_zoo: Any,
     merged: Path,
