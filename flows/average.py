@@ -67,7 +67,7 @@ def average_checkpoints(
     if isinstance(outcome, NothingNew):
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
@@ -138,6 +138,7 @@ def _average(
 
 def _conclude(average: _Average, home: Home) -> MergeOutcome:
     pipeline, scores = average.pipeline, average.scores
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     registration = judging.register(
         pipeline,
@@ -150,5 +151,6 @@ def _conclude(average: _Average, home: Home) -> MergeOutcome:
         average.compatibility,
         None,
         average.files,
+        champion=champion,
     )
     return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)

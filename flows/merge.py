@@ -51,7 +51,7 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     except Exception as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
@@ -70,8 +70,18 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     others = [source for source in sources.values() if source != baseline]
     experts = [step.written_out(pipeline, source, home) for source in others]
     scores = judging.evaluate(pipeline, suite, baseline, experts, manifest, home)
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     registration = judging.register(
-        pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
+        pipeline,
+        home,
+        manifest,
+        baseline,
+        experts,
+        scores,
+        decision,
+        compatibility,
+        profile,
+        champion=champion,
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

@@ -58,6 +58,12 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         )
         if registration.champion_stays:
             terminal.say(f"            it keeps the alias: {registration.champion_stays}")
+            if outcome.decision.promote:
+                candidate = registration.candidate
+                terminal.say(
+                    f"  candidate models:/{candidate.name}/{candidate.version} is better and"
+                    " registered, and does not serve"
+                )
 
 
 def _scores(outcome: MergeOutcome) -> Table:

@@ -29,8 +29,9 @@ from tasks.evaluation.suite import Suite
 from tasks.progress import prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.register import register_task
+from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
-from tasks.reports.decision import decision_markdown, serving_markdown
+from tasks.reports.decision import decision_markdown, serving_markdown, unserved
 from tasks.reports.names import distinct_names
 from tasks.roles import MERGE, Roles
 
@@ -106,6 +107,16 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     return decision
 
 
+def champion_now(pipeline: Pipeline, home: Home) -> str | None:
+    """The version that serves while a decision is made; None when there is none, or no name."""
+    name = pipeline.register_as.model
+    if name is None:
+        return None
+    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    address = current_champion(uri, name)
+    return address.rpartition("/")[2] if address else None
+
+
 def register(
     pipeline: Pipeline,
     home: Home,
@@ -117,10 +128,13 @@ def register(
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
     artifacts: Mapping[str, str] | None = None,
+    *,
+    champion: str | None,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
     Args:
+        champion: what `champion_now` said when the decision was made.
         artifacts: more files for the merge's run in MLflow, by name.
     """
     name = pipeline.register_as.model
@@ -151,17 +165,25 @@ def register(
         profile=profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts=artifacts,
+        artifacts={**(artifacts or {}), "rule.json": pipeline.promote.model_dump_json(indent=1)},
         fall_back_to=pipeline.promote.fall_back_to,
         roles=scores.roles,
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
+        home=home,
+        champion_seen=champion,
     )
     publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else base.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))
     return registration
+
+
+def ending_words(outcome: MergeOutcome) -> str:
+    """What a run says at its end: the reasons, and why a better merge does not serve."""
+    said = unserved(outcome.decision, outcome.registration)
+    return "; ".join([*([said] if said else []), *outcome.decision.reasons])
 
 
 def outcome_of(

@@ -172,8 +172,22 @@ def serving_markdown(answer: str, registration: Registration) -> str:
         f" {code(champion.digest[:12])}.",
     ]
     if registration.champion_stays:
-        lines.append(f"* It keeps the alias: {inline(registration.champion_stays)}.")
+        lines.append(f"* It keeps the alias: {inline(registration.champion_stays, LONGEST)}.")
+        if registration.candidate.version != champion.version:
+            candidate = f"models:/{registration.candidate.name}/{registration.candidate.version}"
+            lines.append(f"* This run's merge is {code(candidate)}.")
     return "\n".join(lines) + "\n"
+
+
+def unserved(decision: Decision, registration: Registration | None) -> str | None:
+    """Why a merge that is better does not serve; None where it does, or is not better."""
+    if registration is None or not (decision.promote and registration.champion_stays):
+        return None
+    candidate, champion = registration.candidate, registration.champion
+    return (
+        f"models:/{candidate.name}/{candidate.version} is better and registered, and the alias"
+        f" stays with version {champion.version}: {registration.champion_stays}"
+    )
 
 
 def question_markdown(
