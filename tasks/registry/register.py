@@ -19,6 +19,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
 from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
@@ -193,6 +194,7 @@ def _versions(
             "plan_digest": manifest.plan_digest,
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
+            "baseline": plain(", ".join(decision.baselines)),
             "suite_digest": facts.suite_digest,
             "pipeline": facts.pipeline_name or "",
             **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,8 +80,13 @@ def decision_markdown(
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
     roles: Roles = MERGE,
+    picture: bytes | None = None,
 ) -> str:
-    """The decision with its reasons, then the scores side by side."""
+    """The decision with its reasons, then the scores side by side.
+
+    Args:
+        picture: a PNG of the intervals, which travels inside the page.
+    """
     rows = comparison_rows(decision, base, experts, candidate)
     gate = decision.gate
     lines = [
@@ -90,6 +96,9 @@ def decision_markdown(
     ]
     if not rows:
         return "\n".join(lines) + "\n"
+    if picture is not None:
+        inside = base64.b64encode(picture).decode()
+        lines += ["", f"![each interval against its limit](data:image/png;base64,{inside})"]
     lines += [
         "",
         *_scores(rows, column_names(experts), roles),
