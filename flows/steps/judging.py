@@ -156,7 +156,11 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
-    files = {**(artifacts or {}), "rule.json": pipeline.promote.model_dump_json(indent=1)}
+    files = {
+        **(artifacts or {}),
+        "rule.json": pipeline.promote.model_dump_json(indent=1),
+        "compared.json": scores.compared().model_dump_json(exclude_none=True),
+    }
     if picture := _picture(decision):
         files[PICTURE] = picture
     registration = run_step(

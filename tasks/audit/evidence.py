@@ -18,6 +18,7 @@ from merge_core.files.bounded_json import parse_json
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.promotion.baselines import Compared
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
 from tasks.registry.client import TAG, Registry
@@ -124,6 +125,11 @@ class Evidence:
     def rule(self) -> PromotionRule | None:
         """The rule that decided; None in runs of before rules were kept."""
         return _validated(PromotionRule, self.file("rule.json"))
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """What the decision rests on; None in runs of before it was kept."""
+        return _validated(Compared, self.file("compared.json"))
 
     @cached_property
     def evaluations(self) -> list[Evaluated]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from merge_core.errors import MergeflowError
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
+from tasks.promotion.baselines import Compared
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
@@ -38,16 +40,29 @@ def check(evidence: Evidence, answers: Answers) -> None:
     if merged is None or base is None:
         answers.unknown("the decision cannot be made again: an evaluation is gone")
         return
-    experts = [report for role, report in reports.items() if role.startswith("expert/")]
-    _again(evidence, made, merged, base, experts, answers)
+    compared = evidence.compared
+    if compared is None:
+        if made.baselines != ("base",):
+            answers.unknown("the decision cannot be made again: its baselines were not kept")
+            return
+        of_experts = [each.checkpoint_digest for role, each in reports.items() if "/" in role]
+        compared = Compared(
+            baseline_digest=base.checkpoint_digest, expert_digests=tuple(of_experts)
+        )
+    known = {each.checkpoint_digest: each for each in reports.values()}
+    missing = [d for d in (compared.baseline_digest, *compared.expert_digests) if d not in known]
+    if missing:
+        answers.unknown("the decision cannot be made again: an evaluation is gone")
+        return
+    _again(evidence, made, merged, known, compared, answers)
 
 
 def _again(
     evidence: Evidence,
     made: Decision,
     merged: EvaluationReport,
-    base: EvaluationReport,
-    experts: list[EvaluationReport],
+    known: Mapping[str, EvaluationReport],
+    compared: Compared,
     answers: Answers,
 ) -> None:
     rule = evidence.rule or _rebuilt(made)
@@ -55,7 +70,15 @@ def _again(
         answers.unknown("the decision cannot be made again: its rule was not kept")
         return
     try:
-        again = decide(merged, base, rule, experts)
+        again = decide(
+            merged,
+            known[compared.baseline_digest],
+            rule,
+            [known[digest] for digest in compared.expert_digests],
+            called=compared.called,
+            others=compared.others,
+            origin=compared.origin,
+        )
     except MergeflowError as error:
         answers.fails(f"the rule gives no decision on these evaluations: {error.what}")
         return
@@ -95,6 +118,11 @@ def _differences(made: Decision, again: Decision) -> list[str]:
     for field in ("gain", "gain_low", "gain_high", "min_gain", "confidence"):
         if not _alike(getattr(made, field), getattr(again, field)):
             found.append(f"{field} {getattr(again, field):.6g}, not {getattr(made, field):.6g}")
+    if made.baselines != again.baselines:
+        found.append(f"baselines: {', '.join(again.baselines)}, not {', '.join(made.baselines)}")
+    for former, present in zip(made.others or (), again.others or (), strict=False):
+        if (former.digest, former.verdict) != (present.digest, present.verdict):
+            found.append(f"against {present.baseline}: {present.verdict}, not {former.verdict}")
     return found
 
 

@@ -252,6 +252,17 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         "decision",
         "the rule of the run gives another decision",
     ),
+    "what it was compared with": (
+        lambda at: at.edit(
+            at.artifact("compared.json"),
+            lambda value: value.update(
+                baseline_digest=value["expert_digests"][0],
+                expert_digests=[value["baseline_digest"]],
+            ),
+        ),
+        "decision",
+        "the rule of the run gives another decision",
+    ),
     "an approval in the run": (forged_approval, "approval", "word of a person"),
     "an approval on the version": (
         lambda at: at.api.set_model_version_tag("model", "3", "mergeflow.approval", "approved"),
