@@ -31,7 +31,7 @@ from flows.steps.judging import publish_decision
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from merge_core.text.plain import plain_log
+from merge_core.text.plain import plain, plain_log
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
@@ -145,11 +145,11 @@ def ask(
     """Wait for a person to promote or not; without an answer nothing is promoted.
 
     Args:
-        name: what is asked about.
-        evaluation: what the person is shown.
+        name: the merge or average in question.
+        evaluation: the page that the person reads.
         within: how long to wait.
-        baseline: what the checkpoint is called that serves otherwise.
-        is_average: whether an average is asked about.
+        baseline: the name of the checkpoint that serves otherwise.
+        is_average: whether the candidate is an average.
     """
     log_to_prefect()
     run_id, seconds = runtime.flow_run.id, read_duration(within)
@@ -203,7 +203,7 @@ def ask(
     if approval.by is None:
         said = f"nobody answered within {spell_duration(within)}"
     else:
-        said = f"{answer.decision}, says {approval.by}"
+        said = plain(f"{answer.decision}, says {approval.by}")
     _log.info("approval: %s", said)
     return end_with(Completed(message=said, data=approval))
 

@@ -11,7 +11,8 @@ from prefect import runtime
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import as_graph, publish_links, publish_report
+from flows.steps.artifacts import publish_links, publish_report
+from flows.steps.lineage_page import publish_lineage
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
@@ -28,10 +29,10 @@ from tasks.evaluation.suite import Suite
 from tasks.progress import prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.register import register_task
+from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.reports.decision import decision_markdown, serving_markdown
-from tasks.roles import Roles
+from tasks.reports.decision import decision_markdown, serving_markdown, unserved
+from tasks.roles import Roles, the
 
 PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
@@ -99,6 +100,16 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     return decision
 
 
+def champion_now(pipeline: Pipeline, home: Home) -> str | None:
+    """The version that serves while a decision is made; None when there is none, or no name."""
+    name = pipeline.register_as.model
+    if name is None:
+        return None
+    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    address = current_champion(uri, name)
+    return address.rpartition("/")[2] if address else None
+
+
 def publish_decision(pipeline: Pipeline, scores: Scores, decision: Decision) -> None:
     """The decision on the run's page, with the picture of its intervals."""
     picture = _picture(decision)
@@ -125,10 +136,13 @@ def register(
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
     artifacts: Mapping[str, str | bytes] | None = None,
+    *,
+    champion: str | None,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
     Args:
+        champion: what `champion_now` said when the decision was made.
         artifacts: more files for the merge's run in MLflow, by name.
     """
     name = pipeline.register_as.model
@@ -142,7 +156,11 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
-    files = dict(artifacts or {})
+    files = {
+        **(artifacts or {}),
+        "rule.json": pipeline.promote.model_dump_json(indent=1),
+        "compared.json": scores.compared().model_dump_json(exclude_none=True),
+    }
     if picture := _picture(decision):
         files[PICTURE] = picture
     registration = run_step(
@@ -167,14 +185,28 @@ def register(
         roles=scores.roles,
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
+        home=home,
+        champion_seen=champion,
     )
-    ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
-    page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
-    publish_report(pipeline.name, "lineage", page)
+    publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else base.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))
     return registration
+
+
+def ending_words(outcome: MergeOutcome) -> str:
+    """What a run says at its end: the reasons, and why a better merge does not serve."""
+    said = unserved(outcome.decision, outcome.registration)
+    reasons = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
+    return f"{said}; {reasons}" if said else reasons
+
+
+def said_against(decision: Decision) -> str:
+    """Before the reasons: the baselines, if not the base alone."""
+    if decision.baselines == ("base",):
+        return ""
+    return f"against {' and '.join(the(name) for name in decision.baselines)}: "
 
 
 def outcome_of(

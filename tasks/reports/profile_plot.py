@@ -164,7 +164,7 @@ def _draw_cosines(
 
 
 def _parts(profile: TaskVectorProfile) -> list[Section]:
-    """What is along the x axis: embeddings, the layers, the head; without layers every group."""
+    """The sections on the x axis: embeddings, the layers, the head; without layers all groups."""
     groups = {section.name: section for section in profile.groups}
     if not profile.layers:
         return list(groups.values())

@@ -55,7 +55,7 @@ def test_a_person_reads_the_scores_the_verdict_and_why(
 ) -> None:
     assert program.run(["decide", "merged.json", "base.json", "--rule", "rule.yaml"]) == 3
     said = capsys.readouterr().out
-    assert "fell back" in said
+    assert said.count("Fell back: the baseline stays\n") == 1
     assert "quiz got worse by 0.0875 in accuracy" in said
     (here / "pipeline.yaml").write_text(
         "name: x\npromote: {gate: calibrated, guard_margin: 0.3, exceed: -0.3}\n"
