@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import adapters, average, check, evaluation, gc, library, lineage, pipeline, stack
+from flows.cli import (
+    adapters,
+    audit,
+    average,
+    champion,
+    check,
+    evaluation,
+    gc,
+    library,
+    lineage,
+    pipeline,
+    stack,
+)
 from flows.cli import home as cli_home
 from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
@@ -48,6 +60,8 @@ adapters.add_commands(app)
 cli_home.add_commands(app)
 check.add_commands(app)
 lineage.add_commands(app)
+champion.add_commands(app)
+audit.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

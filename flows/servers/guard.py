@@ -157,19 +157,14 @@ class ServerGuard:
         if not (self._knows(request) if given is None else self._login.admits(given)):
             await _refuse(send, 401, "this is not the password")
             return
-        answer = {
-            "go": self._application.start,
-            "remember": self._application.remembers(self._login),
-        }
+        # The browser sends its cookie to whatever listens at this host, on any port. So it buys
+        # neither the password nor a cookie that lasts longer.
+        remembered = {} if given is None else self._application.remembers(self._login)
+        answer = {"go": self._application.start, "remember": remembered}
         cookie = self._session.cookie(secure=request.scheme == "https")
-        await _respond(
-            send,
-            200,
-            json.dumps(answer).encode(),
-            b"application/json",
-            _DATA_POLICY,
-            (b"set-cookie", cookie),
-        )
+        headers = [] if given is None else [(b"set-cookie", cookie)]
+        body = json.dumps(answer).encode()
+        await _respond(send, 200, body, b"application/json", _DATA_POLICY, *headers)
 
 
 class _Request:

@@ -79,7 +79,9 @@ def create_deployment(
     file = of_file(entry, directory)
     known = _existing(client, name)
     if known is None:
-        return Deployed(name, _create(flow, entry, file), file, existed=False)
+        made = _create(flow, entry, file)
+        client.update_deployment(made, DeploymentUpdate(parameter_openapi_schema=_form(flow)))
+        return Deployed(name, made, file, existed=False)
     there = of_server(known)
     former = [of_file(each, directory) for each in former_deployments(entry["name"])]
     settled = settle(file, there, last, former)
@@ -128,12 +130,18 @@ def _update(
     return DeploymentUpdate(
         version=flow.version,
         entrypoint=entry["entrypoint"],
-        parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
+        parameter_openapi_schema=_form(flow),
         # Earlier versions had one, which would send a run elsewhere before the flow is imported.
         pull_steps=None,
         path=None,
         **changes,
     )
+
+
+def _form(flow: Flow[..., Any]) -> dict[str, Any]:
+    """The schema by which Prefect checks an order of a run. A key that the flow does not have is
+    refused; Prefect alone would make the run, whose process then ends without a word."""
+    return {**parameter_schema(flow).model_dump(exclude_unset=True), "additionalProperties": False}
 
 
 def _fit(settled: Settled, file: Fields, name: str, flow: Flow[..., Any]) -> list[str]:

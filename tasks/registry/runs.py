@@ -30,8 +30,7 @@ from tasks.roles import MERGE, Roles
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_MAX_PARAMS = 200
-_MAX_PARAM_VALUE = 500
+_MAX_PARAMS, _MAX_PARAM_VALUE = 200, 500
 _MAX_TAG_VALUE = 5000
 _OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
@@ -254,6 +253,7 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "base_digest": facts.base.digest,
         "method": manifest.method,
         "verdict": decision.verdict,
+        "baseline": plain(", ".join(decision.baselines)),
         "promote": str(decision.promote).lower(),
         "engine": manifest.engine,
         "pipeline": facts.pipeline_name or "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,8 +80,13 @@ def decision_markdown(
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
     roles: Roles = MERGE,
+    picture: bytes | None = None,
 ) -> str:
-    """The decision with its reasons, then the scores side by side."""
+    """The decision with its reasons, then the scores side by side.
+
+    Args:
+        picture: a PNG of the intervals, which travels inside the page.
+    """
     rows = comparison_rows(decision, base, experts, candidate)
     gate = decision.gate
     lines = [
@@ -90,6 +96,9 @@ def decision_markdown(
     ]
     if not rows:
         return "\n".join(lines) + "\n"
+    if picture is not None:
+        inside = base64.b64encode(picture).decode()
+        lines += ["", f"![each interval against its limit](data:image/png;base64,{inside})"]
     lines += [
         "",
         *_scores(rows, column_names(experts), roles),
@@ -172,8 +181,22 @@ def serving_markdown(answer: str, registration: Registration) -> str:
         f" {code(champion.digest[:12])}.",
     ]
     if registration.champion_stays:
-        lines.append(f"* It keeps the alias: {inline(registration.champion_stays)}.")
+        lines.append(f"* It keeps the alias: {inline(registration.champion_stays, LONGEST)}.")
+        if registration.candidate.version != champion.version:
+            candidate = f"models:/{registration.candidate.name}/{registration.candidate.version}"
+            lines.append(f"* This run's merge is {code(candidate)}.")
     return "\n".join(lines) + "\n"
+
+
+def unserved(decision: Decision, registration: Registration | None) -> str | None:
+    """Why a merge that is better does not serve; None where it does, or is not better."""
+    if registration is None or not (decision.promote and registration.champion_stays):
+        return None
+    candidate, champion = registration.candidate, registration.champion
+    return (
+        f"models:/{candidate.name}/{candidate.version} is better and registered, and the alias"
+        f" stays with version {champion.version}: {registration.champion_stays}"
+    )
 
 
 def question_markdown(

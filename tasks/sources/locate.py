@@ -6,11 +6,9 @@ downloads missing files and identifies every file by its digest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merge_core.checkpoints.sources import (
@@ -236,36 +234,6 @@ def fetch_all(
     model is one file. The others are downloaded one by one, with several connections each.
     """
     locations = locate_all(references, home, beside, tolerance=tolerance).locations
-    return _fetched(locations, home, progress)
-
-
-class Found(NamedTuple):
-    """The checkpoints of a recipe; without digests, if they can still be `identify`-ed."""
-
-    sources: dict[str, SourceCheckpoint]
-    identify: Callable[[Progress], dict[str, SourceCheckpoint]] | None
-
-
-def find_all(
-    references: Sequence[str],
-    home: Home,
-    beside: Path | None = None,
-    progress: Progress | None = None,
-    *,
-    tolerance: Tolerance = STRICT,
-) -> Found:
-    """As `fetch_all`; but what is on this disk already is to be identified by the caller, who may
-    have better to do than to wait for it."""
-    locations = locate_all(references, home, beside, tolerance=tolerance).locations
-    if any(location.is_remote for location in locations):
-        return Found(_fetched(locations, home, progress), None)
-    sources = {location.reference: undigested(location) for location in locations}
-    return Found(sources, partial(_fetched, locations, home))
-
-
-def _fetched(
-    locations: Sequence[Location], home: Home, progress: Progress | None
-) -> dict[str, SourceCheckpoint]:
     memo, shared = DigestMemo(home.digest_memo), SharedProgress(progress)
     here = [location for location in locations if not location.is_remote]
 
