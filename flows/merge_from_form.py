@@ -103,7 +103,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _tag(*words: str) -> None:
-    """Add tags to the run: what one looks for in the run list."""
+    """Add tags to the run, by which a person filters the run list."""
     labels = [plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])

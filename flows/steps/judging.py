@@ -33,28 +33,21 @@ from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
 from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
-from tasks.reports.names import distinct_names
-from tasks.roles import MERGE, Roles
+from tasks.roles import Roles, the
+
+PICTURE = "intervals.png"
+"""Of a decision, among the merge's files in MLflow."""
 
 _log = plain_log("mergeflow")
 
 
-def evaluate(
-    pipeline: Pipeline,
-    suite: Suite,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    manifest: CheckpointManifest,
-    home: Home,
-    roles: Roles = MERGE,
-) -> Scores:
-    """Scores of base, experts and merged."""
-    judged = experts if pipeline.evaluate.experts else ()
-    checkpoints = [base, *judged, manifest.as_source()]
-    of_experts = distinct_names([expert.reference for expert in judged])
-    names = [roles.baseline, *of_experts, roles.candidate]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home, names[-1])
-    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
+def evaluate_candidate(
+    pipeline: Pipeline, suite: Suite, manifest: CheckpointManifest, home: Home, roles: Roles
+) -> EvaluationReport:
+    """The scores of what was merged; why there are none, if its evaluation dies."""
+    name = roles.candidate
+    [report] = score(pipeline, suite, [manifest.as_source()], [name], home, name)
+    return report
 
 
 def score(
@@ -101,10 +94,10 @@ def score(
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
+    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
+    arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
-    page = decision_markdown(decision, *scores.reports, scores.roles)
-    publish_report(pipeline.name, "decision", page)
+    publish_decision(pipeline, scores, decision)
     return decision
 
 
@@ -125,6 +118,21 @@ def champion_now(pipeline: Pipeline, home: Home) -> Seen:
     return address.rpartition("/")[2] if address else None
 
 
+def publish_decision(pipeline: Pipeline, scores: Scores, decision: Decision) -> None:
+    """The decision on the run's page, with the picture of its intervals."""
+    picture = _picture(decision)
+    page = decision_markdown(decision, *scores.reports, scores.roles, picture)
+    publish_report(pipeline.name, "decision", page)
+
+
+def _picture(decision: Decision) -> bytes | None:
+    if decision.gate is None:
+        return None
+    from tasks.reports.interval_plot import decision_png  # the drawing library is slow to import
+
+    return decision_png(decision)
+
+
 def register(
     pipeline: Pipeline,
     home: Home,
@@ -135,7 +143,7 @@ def register(
     decision: Decision,
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
-    artifacts: Mapping[str, str] | None = None,
+    artifacts: Mapping[str, str | bytes] | None = None,
     *,
     champion: Seen,
 ) -> Registration | None:
@@ -156,6 +164,9 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
+    files = {**(artifacts or {}), "rule.json": pipeline.promote.model_dump_json(indent=1)}
+    if picture := _picture(decision):
+        files[PICTURE] = picture
     registration = run_step(
         register_task,
         subject=name,
@@ -167,13 +178,13 @@ def register(
         manifest=manifest,
         base=base,
         models=experts,
-        reports=[scores.base, *scores.experts, scores.merged],
+        reports=scores.of_the_merge,
         decision=decision,
         compatibility=compatibility,
         profile=profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts={**(artifacts or {}), "rule.json": pipeline.promote.model_dump_json(indent=1)},
+        artifacts=files,
         fall_back_to=pipeline.promote.fall_back_to,
         roles=scores.roles,
         digest_memo=home.digest_memo,
@@ -191,7 +202,15 @@ def register(
 def ending_words(outcome: MergeOutcome) -> str:
     """What a run says at its end: the reasons, and why a better merge does not serve."""
     said = unserved(outcome.decision, outcome.registration)
-    return "; ".join([*([said] if said else []), *outcome.decision.reasons])
+    reasons = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
+    return f"{said}; {reasons}" if said else reasons
+
+
+def said_against(decision: Decision) -> str:
+    """Before the reasons: the baselines, if not the base alone."""
+    if decision.baselines == ("base",):
+        return ""
+    return f"against {' and '.join(the(name) for name in decision.baselines)}: "
 
 
 def outcome_of(
@@ -212,6 +231,7 @@ def outcome_of(
         merged=manifest,
         base=baseline,
         baseline=scores.roles.baseline,
+        is_average=scores.roles.is_average,
         decision=decision,
         scores=scores.by_name(),
         odd_answers=scores.odd_answers(),

@@ -1,4 +1,4 @@
-"""The last check before an alias moves: what it will lead to is what was evaluated, byte for byte.
+"""The last check before an alias moves: its new target has the bytes that were evaluated.
 
 The way from an alias to weights has three parts: the version leads to a LoggedModel, that holds a
 description, and the description names a directory and its files. Each is looked at.
@@ -45,19 +45,19 @@ def check_what_is_served(
     memo: DigestMemo,
     progress: Progress | None = None,
 ) -> Callable[[], None]:
-    """See that a version leads to the bytes of a checkpoint, all of which are read.
+    """Check that a version leads to the bytes of a checkpoint. Reads them all.
 
     A description that says otherwise is written anew, with a word.
 
     Args:
         model_id: of the checkpoint's LoggedModel.
-        memo: is told what the files hold, and asked nothing.
+        memo: gets the digests that were read; it is not asked for any.
 
     Returns:
         A last look, which takes no time: that none of the files has changed since.
 
     Raises:
-        CheckpointError: the checkpoint is not what it was when it was identified.
+        CheckpointError: the checkpoint has changed since it was identified.
         StepError: the version leads elsewhere, or MLflow holds code that is not mergeflow's.
     """
     model = registry.client.get_logged_model(model_id)
@@ -207,7 +207,7 @@ def _what_loads(description: Path) -> dict[str, Any]:
 def strangers(held: Path, expected: Path) -> set[str]:
     """Names of files that were added to a description, and would be loaded with it.
 
-    Loaders of earlier versions may stay: the name of each says what it holds.
+    Loaders of earlier versions may stay: the name of each is the digest of its content.
     """
     extra = _names(held) - _names(expected)
     return {

@@ -19,6 +19,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
 from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
@@ -91,13 +92,13 @@ def register_merge(
         artifacts: more files for the merge run, by relative name.
         fall_back_to: `base` gives the base the alias whenever a merge is not promoted.
         roles: what base and merged are called in the record.
-        digest_memo: is told what was read.
+        digest_memo: gets the digests that were read.
         home: where the history of the model is kept, and the lock for its alias.
         champion_seen: the version that held the alias when the decision was made; another one now
             was put there meanwhile, and keeps it.
 
     Raises:
-        CheckpointError: what the alias would lead to is not what was evaluated. It stays.
+        CheckpointError: the new target differs from the evaluated checkpoint. The alias stays.
         RegistryUnreachableError: the server did not answer.
         StepError: MLflow refused.
     """
@@ -193,6 +194,7 @@ def _versions(
             "plan_digest": manifest.plan_digest,
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
+            "baseline": plain(", ".join(decision.baselines)),
             "suite_digest": facts.suite_digest,
             "pipeline": facts.pipeline_name or "",
             **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),

@@ -1,4 +1,4 @@
-"""Versions of the registered model and the `champion` alias: what is served, moved last of all.
+"""Versions of the registered model and the alias `champion`, which is moved last of all.
 
 The base is a version too, so falling back is an alias move. A candidate that regressed stays
 visible as a version, tagged with its verdict, without the alias.
@@ -98,7 +98,7 @@ def ensure_candidate_version(
 
 
 def forget_approval(registry: Registry, version: ModelVersion, decision: Decision) -> None:
-    """Remove what a person said about an earlier decision on the same checkpoint.
+    """Remove a person's answer about an earlier decision on the same checkpoint.
 
     The run of that decision keeps it; here it would look like a word on the present one.
     """
