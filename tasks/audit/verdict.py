@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+from pydantic import ValidationError
+
 from merge_core.errors import MergeflowError
+from tasks.audit.decided_by import DecidedBy, decided_by
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
+from tasks.promotion.baselines import ComparedWith
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
@@ -33,43 +37,52 @@ def check(evidence: Evidence, answers: Answers) -> None:
     )
     answers.same("the decision's candidate", made.candidate_digest, evidence.digest, "the version")
     _metrics(evidence, made, answers)
-    reports = {each.role: each.report for each in evidence.evaluations if each.report is not None}
-    merged, base = reports.get("merged"), reports.get("base") or reports.get("merged")
+    merged = evidence.report_of(made.candidate_digest)
+    base = evidence.report_of(made.baseline_digest)
     if merged is None or base is None:
         answers.unknown("the decision cannot be made again: an evaluation is gone")
         return
-    experts = [report for role, report in reports.items() if role.startswith("expert/")]
-    _again(evidence, made, merged, base, experts, answers)
-
-
-def _again(
-    evidence: Evidence,
-    made: Decision,
-    merged: EvaluationReport,
-    base: EvaluationReport,
-    experts: list[EvaluationReport],
-    answers: Answers,
-) -> None:
-    rule = evidence.rule or _rebuilt(made)
-    if rule is None:
-        answers.unknown("the decision cannot be made again: its rule was not kept")
-        return
+    kept = evidence.decided_by
     try:
-        again = decide(merged, base, rule, experts)
-    except MergeflowError as error:
-        answers.fails(f"the rule gives no decision on these evaluations: {error.what}")
+        again = _again(evidence, kept or _rebuilt(evidence, made), merged, base)
+    except (MergeflowError, ValidationError) as error:
+        answers.fails(f"the rule gives no decision on these evaluations: {error}")
+        return
+    if again is None:
+        answers.unknown("the decision cannot be made again: its rule, or an evaluation, is gone")
         return
     different = _differences(made, again)
-    if different and evidence.rule is None:
-        answers.unknown(
-            f"the rule was not kept; rebuilt from the run's parameters it gives another"
-            f" {different[0]}"
-        )
+    if different and kept is None:
+        answers.unknown(f"a rule that was rebuilt from the run gives another {different[0]}")
     elif different:
         answers.fails(f"the rule of the run gives another decision: {'; '.join(different[:3])}")
     if not different and not answers.failed:
-        how = "the rule of the run" if evidence.rule else "the rule, rebuilt from its parameters,"
+        how = "the rule of the run" if kept else "a rule that was rebuilt from the run"
         answers.holds(f"{how} gives the same decision again: {made.verdict.replace('_', ' ')}")
+
+
+def _again(
+    evidence: Evidence, by: DecidedBy | None, merged: EvaluationReport, base: EvaluationReport
+) -> Decision | None:
+    """The decision, made from the documents; None where something that it needs is gone."""
+    if by is None:
+        return None
+    experts = [evidence.report_of(digest) for digest in by.experts]
+    others = [(other.name, evidence.report_of(other.digest)) for other in by.others]
+    origin = evidence.report_of(by.origin) if by.origin else None
+    here = [report for report in experts if report is not None]
+    compared = [ComparedWith(name=name, report=each) for name, each in others if each is not None]
+    if (len(here), len(compared), origin is None) != (len(experts), len(others), by.origin is None):
+        return None
+    return decide(
+        merged,
+        base,
+        by.promotion_rule,
+        here,
+        called=by.called,
+        others=compared,
+        origin=origin,
+    )
 
 
 def _differences(made: Decision, again: Decision) -> list[str]:
@@ -98,14 +111,16 @@ def _differences(made: Decision, again: Decision) -> list[str]:
     return found
 
 
-def _rebuilt(made: Decision) -> PromotionRule | None:
-    """The rule of a run that did not keep it, as far as its decision tells it."""
+def _rebuilt(evidence: Evidence, made: Decision) -> DecidedBy | None:
+    """What a decision was made by, as far as it tells; of the former gate only."""
     if made.gate is not None:
         return None
     allowed = {each.task: each.max_regression for each in made.comparisons}
-    return PromotionRule(
+    rule = PromotionRule(
         min_gain=made.min_gain, confidence=made.confidence, per_task=allowed, gate="former"
     )
+    experts = [each.report for each in evidence.evaluations if each.role.startswith("expert/")]
+    return decided_by(rule, "base", [each for each in experts if each is not None], (), None)
 
 
 def _metrics(evidence: Evidence, made: Decision, answers: Answers) -> None:

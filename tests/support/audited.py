@@ -9,6 +9,7 @@ from pathlib import Path
 from merge_core.homes.home import Home
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import SourceCheckpoint
+from tasks.audit.decided_by import RULE_NAME, decided_by
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
@@ -96,7 +97,9 @@ def audited_home(directory: Path, template: Path) -> Audited:
             reports=scores,
             decision=decide(scores[2], scores[0], RULE, [scores[1]]),
             pipeline_name="nightly",
-            artifacts={"rule.json": RULE.model_dump_json()},
+            artifacts={
+                RULE_NAME: decided_by(RULE, "base", [scores[1]], (), None).model_dump_json()
+            },
             home=home,
         )
         found.append((manifest, registration))

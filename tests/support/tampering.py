@@ -248,7 +248,9 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         "were edited",
     ),
     "the rule": (
-        lambda at: at.edit(at.artifact("rule.json"), lambda value: value.update(min_gain=0.9)),
+        lambda at: at.edit(
+            at.artifact("rule.json"), lambda value: value["rule"].update(min_gain=0.9)
+        ),
         "decision",
         "the rule of the run gives another decision",
     ),
