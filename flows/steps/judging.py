@@ -22,7 +22,6 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
-from tasks.audit.decided_by import RULE_NAME, decided_by
 from tasks.decide import decide_task, decision_key
 from tasks.evaluate import evaluate_task
 from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
@@ -165,9 +164,11 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
-    others = (scores.experts, scores.others, scores.origin)
-    decided = decided_by(pipeline.promote, scores.roles.baseline, *others)
-    files = {**(artifacts or {}), RULE_NAME: decided.model_dump_json(indent=1)}
+    files = {
+        **(artifacts or {}),
+        "rule.json": pipeline.promote.model_dump_json(indent=1),
+        "compared.json": scores.compared().model_dump_json(exclude_none=True),
+    }
     if picture := _picture(decision):
         files[PICTURE] = picture
     registration = run_step(

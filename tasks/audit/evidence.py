@@ -18,9 +18,10 @@ from merge_core.files.bounded_json import parse_json
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from tasks.audit.decided_by import RULE_NAME, DecidedBy
+from tasks.promotion.baselines import Compared
+from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
-from tasks.registry.client import TAG, Registry, mergeflow_experiments
+from tasks.registry.client import TAG, Registry
 from tasks.registry.last_check import download_description
 from tasks.registry.models import RECORD
 
@@ -121,9 +122,14 @@ class Evidence:
         return _validated(Decision, self.file("decision.json"))
 
     @cached_property
-    def decided_by(self) -> DecidedBy | None:
-        """What the decision was made by; None in runs of before this was kept."""
-        return _validated(DecidedBy, self.file(RULE_NAME))
+    def rule(self) -> PromotionRule | None:
+        """The rule that decided; None in runs of before rules were kept."""
+        return _validated(PromotionRule, self.file("rule.json"))
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """What the decision rests on; None in runs of before it was kept."""
+        return _validated(Compared, self.file("compared.json"))
 
     @cached_property
     def evaluations(self) -> list[Evaluated]:
@@ -138,21 +144,6 @@ class Evidence:
             order_by=["attributes.start_time ASC"],
         )
         return [self._evaluated(run) for run in found]
-
-    def report_of(self, digest: str) -> EvaluationReport | None:
-        """The evaluation of a checkpoint on the suite of this run, whichever run recorded it."""
-        own = {each.run.data.tags.get(TAG + "digest"): each.report for each in self.evaluations}
-        experiments = mergeflow_experiments(self.registry)
-        if digest in own or not experiments:
-            return own.get(digest)
-        found = self.registry.client.search_runs(
-            experiments,
-            f"tags.`{TAG}kind` = 'evaluation' and tags.`{TAG}digest` = '{digest}'"
-            f" and tags.`{TAG}suite_digest` = '{self.tag('suite_digest') or ''}'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-        )
-        return self._evaluated(found[0]).report if found else None
 
     def file(self, name: str, run: Run | None = None) -> bytes | None:
         """A file of a run, by default of the merge run; None where it is gone."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-
-from pydantic import ValidationError
+from collections.abc import Mapping
 
 from merge_core.errors import MergeflowError
-from tasks.audit.decided_by import DecidedBy, decided_by
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
-from tasks.promotion.baselines import ComparedWith
+from tasks.promotion.baselines import Compared
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
@@ -37,52 +35,64 @@ def check(evidence: Evidence, answers: Answers) -> None:
     )
     answers.same("the decision's candidate", made.candidate_digest, evidence.digest, "the version")
     _metrics(evidence, made, answers)
-    merged = evidence.report_of(made.candidate_digest)
-    base = evidence.report_of(made.baseline_digest)
+    reports = {each.role: each.report for each in evidence.evaluations if each.report is not None}
+    merged, base = reports.get("merged"), reports.get("base") or reports.get("merged")
     if merged is None or base is None:
         answers.unknown("the decision cannot be made again: an evaluation is gone")
         return
-    kept = evidence.decided_by
-    try:
-        again = _again(evidence, kept or _rebuilt(evidence, made), merged, base)
-    except (MergeflowError, ValidationError) as error:
-        answers.fails(f"the rule gives no decision on these evaluations: {error}")
+    compared = evidence.compared
+    if compared is None:
+        if made.baselines != ("base",):
+            answers.unknown("the decision cannot be made again: its baselines were not kept")
+            return
+        of_experts = [each.checkpoint_digest for role, each in reports.items() if "/" in role]
+        compared = Compared(
+            baseline_digest=base.checkpoint_digest, expert_digests=tuple(of_experts)
+        )
+    known = {each.checkpoint_digest: each for each in reports.values()}
+    missing = [d for d in (compared.baseline_digest, *compared.expert_digests) if d not in known]
+    if missing:
+        answers.unknown("the decision cannot be made again: an evaluation is gone")
         return
-    if again is None:
-        answers.unknown("the decision cannot be made again: its rule, or an evaluation, is gone")
-        return
-    different = _differences(made, again)
-    if different and kept is None:
-        answers.unknown(f"a rule that was rebuilt from the run gives another {different[0]}")
-    elif different:
-        answers.fails(f"the rule of the run gives another decision: {'; '.join(different[:3])}")
-    if not different and not answers.failed:
-        how = "the rule of the run" if kept else "a rule that was rebuilt from the run"
-        answers.holds(f"{how} gives the same decision again: {made.verdict.replace('_', ' ')}")
+    _again(evidence, made, merged, known, compared, answers)
 
 
 def _again(
-    evidence: Evidence, by: DecidedBy | None, merged: EvaluationReport, base: EvaluationReport
-) -> Decision | None:
-    """The decision, made from the documents; None where something that it needs is gone."""
-    if by is None:
-        return None
-    experts = [evidence.report_of(digest) for digest in by.experts]
-    others = [(other.name, evidence.report_of(other.digest)) for other in by.others]
-    origin = evidence.report_of(by.origin) if by.origin else None
-    here = [report for report in experts if report is not None]
-    compared = [ComparedWith(name=name, report=each) for name, each in others if each is not None]
-    if (len(here), len(compared), origin is None) != (len(experts), len(others), by.origin is None):
-        return None
-    return decide(
-        merged,
-        base,
-        by.promotion_rule,
-        here,
-        called=by.called,
-        others=compared,
-        origin=origin,
-    )
+    evidence: Evidence,
+    made: Decision,
+    merged: EvaluationReport,
+    known: Mapping[str, EvaluationReport],
+    compared: Compared,
+    answers: Answers,
+) -> None:
+    rule = evidence.rule or _rebuilt(made)
+    if rule is None:
+        answers.unknown("the decision cannot be made again: its rule was not kept")
+        return
+    try:
+        again = decide(
+            merged,
+            known[compared.baseline_digest],
+            rule,
+            [known[digest] for digest in compared.expert_digests],
+            called=compared.called,
+            others=compared.others,
+            origin=compared.origin,
+        )
+    except MergeflowError as error:
+        answers.fails(f"the rule gives no decision on these evaluations: {error.what}")
+        return
+    different = _differences(made, again)
+    if different and evidence.rule is None:
+        answers.unknown(
+            f"the rule was not kept; rebuilt from the run's parameters it gives another"
+            f" {different[0]}"
+        )
+    elif different:
+        answers.fails(f"the rule of the run gives another decision: {'; '.join(different[:3])}")
+    if not different and not answers.failed:
+        how = "the rule of the run" if evidence.rule else "the rule, rebuilt from its parameters,"
+        answers.holds(f"{how} gives the same decision again: {made.verdict.replace('_', ' ')}")
 
 
 def _differences(made: Decision, again: Decision) -> list[str]:
@@ -108,19 +118,22 @@ def _differences(made: Decision, again: Decision) -> list[str]:
     for field in ("gain", "gain_low", "gain_high", "min_gain", "confidence"):
         if not _alike(getattr(made, field), getattr(again, field)):
             found.append(f"{field} {getattr(again, field):.6g}, not {getattr(made, field):.6g}")
+    if made.baselines != again.baselines:
+        found.append(f"baselines: {', '.join(again.baselines)}, not {', '.join(made.baselines)}")
+    for former, present in zip(made.others or (), again.others or (), strict=False):
+        if (former.digest, former.verdict) != (present.digest, present.verdict):
+            found.append(f"against {present.baseline}: {present.verdict}, not {former.verdict}")
     return found
 
 
-def _rebuilt(evidence: Evidence, made: Decision) -> DecidedBy | None:
-    """What a decision was made by, as far as it tells; of the former gate only."""
+def _rebuilt(made: Decision) -> PromotionRule | None:
+    """The rule of a run that did not keep it, as far as its decision tells it."""
     if made.gate is not None:
         return None
     allowed = {each.task: each.max_regression for each in made.comparisons}
-    rule = PromotionRule(
+    return PromotionRule(
         min_gain=made.min_gain, confidence=made.confidence, per_task=allowed, gate="former"
     )
-    experts = [each.report for each in evidence.evaluations if each.role.startswith("expert/")]
-    return decided_by(rule, "base", [each for each in experts if each is not None], (), None)
 
 
 def _metrics(evidence: Evidence, made: Decision, answers: Answers) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from merge_core.homes.home import Home
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import SourceCheckpoint
-from tasks.audit.decided_by import RULE_NAME, decided_by
+from tasks.promotion.baselines import Compared
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
@@ -85,6 +85,7 @@ def audited_home(directory: Path, template: Path) -> Audited:
         merged = manifest.as_source()
         scores = [evaluated(store.base, 2.5, 0.4), evaluated(merged, bits, 0.5)]
         scores.insert(1, evaluated(store.tuned, 2.4, 0.45))
+        compared = Compared(baseline_digest=store.base.digest, expert_digests=(store.tuned.digest,))
         registration = register_merge(
             tracking_uri=store.registry,
             experiment="merges",
@@ -98,7 +99,8 @@ def audited_home(directory: Path, template: Path) -> Audited:
             decision=decide(scores[2], scores[0], RULE, [scores[1]]),
             pipeline_name="nightly",
             artifacts={
-                RULE_NAME: decided_by(RULE, "base", [scores[1]], (), None).model_dump_json()
+                "rule.json": RULE.model_dump_json(),
+                "compared.json": compared.model_dump_json(exclude_none=True),
             },
             home=home,
         )

@@ -248,8 +248,17 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         "were edited",
     ),
     "the rule": (
+        lambda at: at.edit(at.artifact("rule.json"), lambda value: value.update(min_gain=0.9)),
+        "decision",
+        "the rule of the run gives another decision",
+    ),
+    "what it was compared with": (
         lambda at: at.edit(
-            at.artifact("rule.json"), lambda value: value["rule"].update(min_gain=0.9)
+            at.artifact("compared.json"),
+            lambda value: value.update(
+                baseline_digest=value["expert_digests"][0],
+                expert_digests=[value["baseline_digest"]],
+            ),
         ),
         "decision",
         "the rule of the run gives another decision",
