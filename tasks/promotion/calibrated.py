@@ -31,6 +31,7 @@ from tasks.records import (
 )
 from tasks.statistics import GateResult, GateRule, judge, plan
 from tasks.statistics.levels import normal_quantile
+from tasks.statistics.recurring import nightly_rules
 from tasks.statistics.results import RetentionResult, TaskResult
 
 ODD_ANSWERS, ANSWER_LENGTH = 0.05, 2.0
@@ -59,7 +60,7 @@ def nights_of(rule: PromotionRule, baselines: Sequence[str]) -> int:
 
 def rule_against(numbers: GateRule, name: str, nights: int) -> GateRule:
     """The gate's numbers against one baseline: one that stays has its part of alpha alone."""
-    return numbers if name in MOVING else replace(numbers, alpha=numbers.alpha / nights)
+    return nightly_rules(numbers, nights)["champion" if name in MOVING else "anchor"]
 
 
 def decide_calibrated(

@@ -1,6 +1,5 @@
-"""The merge flow on real models: what runs, what is cached, how it ends. One home for the module:
-the tests follow each other as a user's runs would, and each leaves the home as complete as it was.
-"""
+"""The merge flow on real models: its steps, its cache, its endings. One home serves all tests:
+they follow each other as a user's runs would, and each leaves the home complete."""
 
 from __future__ import annotations
 
