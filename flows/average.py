@@ -17,7 +17,7 @@ from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
 from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
-from flows.steps import judging
+from flows.steps import evaluating, judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
 from flows.steps.early_checks import check_registry, check_rule
@@ -30,6 +30,7 @@ from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
+from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
 from tasks.registry.past_averages import AverageRecord
@@ -82,7 +83,8 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         check_registry(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
-            average = _average(averaging, trajectory, past, suite, held_out, home)
+            with Evaluators(home.scratch) as evaluators:
+                average = _average(averaging, trajectory, past, suite, held_out, home, evaluators)
         except (CheckpointError, OSError):
             removed = step.was_removed(trajectory)
             if not removed or attempt == _ATTEMPTS:
@@ -117,6 +119,7 @@ def _average(
     suite: Suite,
     held_out: Suite,
     home: Home,
+    evaluators: Evaluators,
 ) -> _Average:
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
@@ -124,15 +127,17 @@ def _average(
     compatibility = merging.verify(pipeline, None, list(sources.values()))
     path = step.path(averaging, trajectory, sources)
     if averaging.average.schedule == "greedy_soup":
-        mix = step.soup(averaging, sources, held_out, home)
+        mix = step.soup(averaging, sources, held_out, home, evaluators)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
     manifest = merging.merge(pipeline, sources, home)
     merging.load(pipeline, sources, manifest, home)
-    baseline = step.baseline(averaging, trajectory, sources, suite, home)
+    baseline = step.baseline(averaging, trajectory, sources, suite, home, evaluators)
     singles = [source for source in sources.values() if source.digest != baseline.digest]
     roles = step.roles(averaging, trajectory, sources, baseline)
-    scores = judging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
+    scores = evaluating.evaluate(
+        pipeline, suite, baseline, singles, manifest, home, evaluators, roles
+    )
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 

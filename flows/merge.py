@@ -11,15 +11,17 @@ from flows.approve import approve
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
-from flows.steps import judging
+from flows.steps import evaluating, judging
 from flows.steps import merge as step
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
+from merge_core.records import SourceCheckpoint
 from tasks.calibration.measure import check_data
-from tasks.evaluation.suite import load_suite
+from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.suite import Suite, load_suite
 from tasks.records import MergeOutcome
 from tasks.sources.locate import base_and_models
 from tasks.sources.references import expand_variables
@@ -61,16 +63,30 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
+    with Evaluators(home.scratch) as evaluators:
+        return _merged(pipeline, suite, sources, home, beside, evaluators)
+
+
+def _merged(
+    pipeline: Pipeline,
+    suite: Suite,
+    sources: dict[str, SourceCheckpoint],
+    home: Home,
+    beside: Path | None,
+    evaluators: Evaluators,
+) -> MergeOutcome:
+    recipe, baseline = pipeline.recipe, sources[pipeline.recipe.donor]
+    evaluating.begin(pipeline, suite, baseline, home, evaluators)
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
-    baseline = sources[recipe.donor]
     others = [source for source in sources.values() if source != baseline]
     experts = [step.written_out(pipeline, source, home) for source in others]
-    scores = judging.evaluate(pipeline, suite, baseline, experts, manifest, home)
+    scores = evaluating.evaluate(pipeline, suite, baseline, experts, manifest, home, evaluators)
+    evaluators.close()
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     registration = judging.register(
         pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile

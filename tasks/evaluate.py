@@ -14,6 +14,7 @@ from tasks.caching.content_task import content_task
 from tasks.caching.record_storage import RecordStorage
 from tasks.caching.stored_records import parse_record, stored_form
 from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
+from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.suite import Suite, suite_digest
 from tasks.processes.model import resolved_device_kind
 from tasks.records import EvaluationReport
@@ -49,6 +50,9 @@ def evaluate_task(
     threads: int | None = None,
     logs: Path | None = None,
     digest_memo: Path | None = None,
+    evaluators: Evaluators | None = None,
+    isolation: Isolation = "alone",
+    batch_size: int | None = None,
 ) -> EvaluationReport:
     """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
@@ -62,6 +66,9 @@ def evaluate_task(
         threads=threads,
         memo=DigestMemo(digest_memo),
         progress=prefect_progress(f"evaluate {checkpoint.reference}"),
+        evaluators=evaluators,
+        isolation=isolation,
+        batch_size=batch_size,
     )
 
 

@@ -102,7 +102,7 @@ class TaskScore(_Measured):
         return self
 
 
-class EvaluationReport(Record):
+class EvaluationReport(_Measured):
     """lm-eval on one checkpoint with one suite."""
 
     checkpoint_digest: str
@@ -118,6 +118,12 @@ class EvaluationReport(Record):
     as for bits per byte, are never cut: lm-eval scores long ones window by window.)"""
     failure: str | None = None
     """Why there are no scores: the evaluation of a candidate died, or took too long."""
+    batch_size: int | None = None
+    """Sequences in one forward pass; None in records of a mergeflow that did not keep it."""
+    warm: bool | None = None
+    """Whether others were evaluated before in the same process; None if not."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"batch_size", "warm"})
 
     def score(self, task: str) -> TaskScore:
         """The score of one task; KeyError if the suite has no such task."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from flows.run_step import run_step
 from flows.settings.averaging import Averaging
-from flows.steps import judging
 from flows.steps import merge as merging
 from flows.steps.artifacts import publish_report
+from flows.steps.evaluating import Asked, score
 from flows.steps.trajectory_page import trajectory_markdown
 from merge_core.errors import CheckpointError
 from merge_core.findings import some
@@ -22,6 +22,7 @@ from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
 from tasks.averaging.greedy_soup import Soup, greedy_soup, overall, ranking
+from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.find import find_task, path_task
 from tasks.records import MergeOutcome
@@ -158,13 +159,16 @@ def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> Path
     return report
 
 
-def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mix:
+def soup(
+    averaging: Averaging, sources: Sources, suite: Suite, home: Home, evaluators: Evaluators
+) -> Mix:
     """The greedy soup of the checkpoints, found by merging and evaluating."""
     references = list(sources)[::-1]  # the newest comes first in a recipe
     pipeline = averaging.pipeline(averaging.weighted(references))
     singles = [sources[reference] for reference in references]
     names = distinct_names(references)
-    reports = judging.score(pipeline, suite, singles, names, home)
+    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
+    reports = score(pipeline, suite, asked, home, evaluators)
     reference = reports[-1]
     made: dict[tuple[int, ...], CheckpointManifest] = {}
 
@@ -172,9 +176,8 @@ def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mi
         tried = averaging.weighted([references[position] for position in positions])
         made[positions] = merging.merge(averaging.pipeline(tried), sources, home)
         label = "+".join(names[position] for position in positions)
-        [report] = judging.score(
-            pipeline, suite, [made[positions].as_source()], [f"soup {label}"], home
-        )
+        asked = Asked(made[positions].as_source(), f"soup {label}")
+        [report] = score(pipeline, suite, [asked], home, evaluators)
         return overall(report, reference)
 
     found = greedy_soup([overall(report, reference) for report in reports], score_of_average)
@@ -195,6 +198,7 @@ def baseline(
     sources: Sources,
     suite: Suite,
     home: Home,
+    evaluators: Evaluators,
 ) -> SourceCheckpoint:
     """The checkpoint that the average has to beat."""
     wanted = averaging.promote.baseline
@@ -206,7 +210,9 @@ def baseline(
     references = [each.reference for each in trajectory.chosen if each.reference in sources]
     singles = [sources[reference] for reference in references]
     pipeline = averaging.pipeline(averaging.weighted(references))
-    reports = judging.score(pipeline, suite, singles, distinct_names(references), home)
+    names = distinct_names(references)
+    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
+    reports = score(pipeline, suite, asked, home, evaluators)
     scores = [overall(report, reports[-1]) for report in reports]
     return singles[ranking(scores)[0]]
 

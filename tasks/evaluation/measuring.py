@@ -1,0 +1,193 @@
+"""A suite made ready in this process, and checkpoints measured with it, in it or in its forks.
+
+Imported in evaluation processes only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import traceback
+from typing import Any
+
+from tasks.evaluation.document_count import DocumentCount
+from tasks.evaluation.lm_eval_tasks import check_clusters, load_tasks, set_examples
+from tasks.evaluation.task_score import task_score
+from tasks.processes.child import Send
+from tasks.processes.model import torch_device
+
+_LARGEST_BATCH = {"cuda": 64, "cpu": 32}
+"""Where `batch_size: auto` begins; it is halved for as long as memory does not suffice."""
+_ENOUGH_FOR_ALL_THREADS = 1 << 18
+
+
+class Measuring:
+    """A suite's tasks with their documents, and the libraries that it takes."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import_libraries()
+        self._job = job
+        self._settings: dict[str, Any] = job["settings"]
+        # lm-eval resolves data files against the working directory; a suite, against its own.
+        os.chdir(job["directory"])
+        self._entries = load_tasks(job)
+        self._tasks = {name: task for leaves in self._entries for name, task in leaves.items()}
+        check_clusters(job["tasks"], self._entries)
+        self._prepared: str | None = None
+        self._encoded: Any = {}
+
+    def prepare(self, asked: dict[str, Any]) -> None:
+        """Make prompts and tokens ready for checkpoints whose config, tokenizer and chat template
+        are like those of the one that is asked about. Where that fails nothing is ready: to measure
+        the checkpoint will fail too, and tell why.
+        """
+        if asked["alike"] == self._prepared:
+            return
+        self._prepared, self._encoded = None, {}
+        for task in self._tasks.values():
+            task.__dict__.pop("build_all_requests", None)
+        from tasks.evaluation.requests import build, encode
+
+        try:
+            self._seed()
+            template = build(self._tasks, self._settings, asked["checkpoint"])
+            self._encoded = encode(self._tasks, template)
+        except Exception:
+            traceback.print_exc()
+            return
+        for task in self._tasks.values():
+            task.build_all_requests = _are_built
+        self._prepared = asked["alike"]
+
+    def prove_alive(self) -> None:
+        """In a fork, have all threads compute and look at a document of each task: what would wait
+        for a thread that the fork has not taken along waits here, before anything is expected."""
+        import torch
+
+        torch.ones(_ENOUGH_FOR_ALL_THREADS).sum()
+        for task in self._tasks.values():
+            with contextlib.suppress(Exception):  # a mistake of the suite's is told later
+                next(iter(task.eval_docs))
+
+    def measure(self, asked: dict[str, Any], send: Send) -> dict[str, Any]:
+        """The checkpoint's documents, with the batch size at which memory sufficed."""
+        device = torch_device(asked["device"])
+        size = asked["batch_size"]
+        if size == "auto":
+            size = _LARGEST_BATCH[device.partition(":")[0]]
+        self._seed()
+        model = self._load(asked["checkpoint"], device)
+        while True:
+            try:
+                return {"batch_size": size} | self._measured(model, size, send)
+            except Exception as error:
+                if size == 1 or not _is_out_of_memory(error):
+                    raise
+            size //= 2
+            send({"halved": size})
+            for task in self._tasks.values():
+                for instance in task.instances:
+                    instance.resps, instance.filtered_resps = [], {}
+            _free_memory()
+
+    def _measured(self, model: Any, size: int, send: Send) -> dict[str, Any]:
+        from lm_eval import evaluator
+
+        settings = self._settings
+        count = DocumentCount(list(self._tasks.values()), settings["limit"], send)
+        model.begin(size, count.advance)
+        self._seed()
+        outcome = evaluator.evaluate(
+            lm=model,
+            task_dict={"tasks": self._tasks},
+            limit=settings["limit"],
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=settings["apply_chat_template"],
+            fewshot_as_multiturn=settings["apply_chat_template"],
+        )
+        return {
+            "device": str(model.device),
+            "truncated": len(model.observed.truncated),
+            "scores": [
+                task_score(index, entry, leaves, outcome["samples"])
+                | model.observed.counts(frozenset(leaves))
+                for index, (entry, leaves) in enumerate(
+                    zip(self._job["tasks"], self._entries, strict=True)
+                )
+            ],
+        }
+
+    def _seed(self) -> None:
+        """Begin as every measurement of this suite begins, whatever was drawn before."""
+        import numpy
+        import torch
+
+        settings = self._settings
+        for task in self._tasks.values():
+            set_examples(task, settings["num_fewshot"], settings["seed"])
+        random.seed(settings["seed"])
+        numpy.random.seed(settings["seed"])  # the generator lm-eval's tasks draw from
+        torch.manual_seed(settings["seed"])
+
+    def _load(self, checkpoint: str, device: str) -> Any:
+        from tasks.evaluation.lm_eval_model import ObservedLM
+
+        settings = self._settings
+        return ObservedLM(
+            encoded=self._encoded,
+            pretrained=checkpoint,
+            device=device,
+            dtype=settings["dtype"],
+            # log-probabilities of 16-bit logits would be rounded to 3 digits before they are summed
+            softmax_dtype="float32",
+            max_length=settings["max_length"],
+            trust_remote_code=False,
+        )
+
+
+def import_libraries() -> None:
+    """Most of a small evaluation is imports; collecting garbage meanwhile costs a quarter more."""
+    gc.disable()
+    import tqdm  # type: ignore[import-untyped]
+
+    # Its thread would hold a lock that a fork could not get.
+    tqdm.tqdm.monitor_interval = 0
+    import numpy  # noqa: F401
+    import torch  # noqa: F401
+    from lm_eval import evaluator  # noqa: F401
+
+    import tasks.evaluation.lm_eval_model  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
+
+
+def _are_built(**_options: Any) -> None:
+    """In place of a task's `build_all_requests`, once they are."""
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get the memory for a batch. What python itself cannot get, for a
+    suite's own code say, does not depend on the size of a batch."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in said
+        or "not enough memory" in said
+        or "CUDA out of memory" in said
+        or "ALLOC_FAILED" in said
+    )
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

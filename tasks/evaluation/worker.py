@@ -1,0 +1,188 @@
+"""A process that evaluates the checkpoints of one suite, as the program that started it sees it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from merge_core.files.digests import digest_of
+from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory
+from merge_core.records import SourceCheckpoint
+from tasks.evaluation.suite import Suite, is_self_contained, suite_digest, task_directories
+from tasks.hub_answers import hub_cache
+from tasks.processes.child import Child, ChildEnd
+from tasks.processes.model import OFFLINE, model_environment
+from tasks.processes.secret_variables import HUB_TOKENS
+
+ALIVE_SECONDS = 60.0
+"""How long a process that was forked off may take to compute its first sum. One that waits for a
+lock, which no other process of its holds any more, waits for ever."""
+
+Message = dict[str, Any]
+
+
+class NotAliveError(Exception):
+    """A process that was forked off computes nothing: evaluate in one that was not."""
+
+
+class Purpose(NamedTuple):
+    """What a process is made ready for; only what is the same in all of it is evaluated there."""
+
+    suite_digest: str
+    directory: str
+    device: str
+    threads: int | None
+
+
+def purpose_of(suite: Suite, device: str, threads: int | None) -> Purpose:
+    """The purpose of a process for this suite, as its files are now."""
+    return Purpose(suite_digest(suite), suite.directory, device, threads)
+
+
+@dataclass
+class Evaluated:
+    """What became of one evaluation."""
+
+    end: ChildEnd
+    messages: Message
+    log: Path
+
+
+class Worker:
+    """One process, from its start to its end; everything below its directory goes with it."""
+
+    def __init__(self, suite: Suite, purpose: Purpose, scratch: Path) -> None:
+        """Raises OSError."""
+        self.purpose = purpose
+        self.evaluated = 0
+        """How many checkpoints it has evaluated."""
+        self._device = purpose.device
+        self._batch_size = suite.settings.batch_size
+        make_private_directory(scratch)
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{suite.name}-", dir=scratch))
+        self._log = self._directory / "lm-eval.log"
+        try:
+            self._child = Child(
+                "tasks.evaluation.process",
+                log=self._log,
+                environment=_environment(suite, self._directory, purpose.threads),
+                umask=PRIVATE_UMASK if is_self_contained(suite) else child_umask(hub_cache()),
+            )
+            self._child.give(_job(suite))
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+
+    def has_ended(self) -> bool:
+        """Whether there is no process any more."""
+        return self._child.has_ended()
+
+    def evaluate(
+        self,
+        checkpoint: SourceCheckpoint,
+        listen: Callable[[Message], None],
+        *,
+        here: bool,
+        minutes: float,
+        batch_size: int | None = None,
+    ) -> Evaluated:
+        """Evaluate a checkpoint; `has_ended` tells afterwards whether it can do another.
+
+        Args:
+            here: in the process itself, as its last; otherwise in a fork of it.
+            minutes: after this time the process is to be ended.
+
+        Raises:
+            NotAliveError: a fork of this process cannot compute.
+        """
+        log = self._log if here else self._directory / f"{checkpoint.short}-{self.evaluated}.log"
+        started, said = time.monotonic(), _Said(listen)
+        self.evaluated += 1
+        self._child.give(
+            {
+                "checkpoint": str(checkpoint.directory.absolute()),
+                "alike": _alike(checkpoint),
+                "device": self._device,
+                "batch_size": batch_size or self._batch_size,
+                "here": here,
+                "log": str(log),
+            }
+        )
+        deadline = started + minutes * 60
+        in_time = here or self._child.listen(deadline, said.take, said.is_forked)
+        if in_time and not here:
+            first = min(deadline, time.monotonic() + ALIVE_SECONDS)
+            if not self._child.listen(first, said.take, said.is_alive) and first < deadline:
+                raise NotAliveError
+        in_time = in_time and self._child.listen(deadline, said.take, said.is_over)
+        code = said.messages.get("ended")
+        if code is None and in_time:
+            code = self._child.end()
+        end = ChildEnd(code if in_time else None, time.monotonic() - started)
+        if not log.exists() or log.stat().st_size == 0:
+            log = self._log
+        return Evaluated(end, said.messages, log)
+
+    def end(self) -> None:
+        """End it, and all that it has started."""
+        try:
+            self._child.end()
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class _Said:
+    """What a process has said since it was asked to evaluate."""
+
+    def __init__(self, listen: Callable[[Message], None]) -> None:
+        self.messages: Message = {}
+        self._listen = listen
+
+    def take(self, message: Message) -> None:
+        self.messages.update(message)
+        self._listen(message)
+
+    def is_forked(self) -> bool:
+        return "forked" in self.messages
+
+    def is_alive(self) -> bool:
+        return "alive" in self.messages or self.is_over()
+
+    def is_over(self) -> bool:
+        return "ended" in self.messages
+
+
+def _alike(checkpoint: SourceCheckpoint) -> str:
+    """Digest of all that texts and prompts depend on: every file but the weights."""
+    files = {
+        file.name: file.sha256
+        for file in checkpoint.files
+        if not file.name.endswith((".safetensors", ".safetensors.index.json"))
+    }
+    return digest_of(files)
+
+
+def _job(suite: Suite) -> dict[str, Any]:
+    directories = task_directories(suite)
+    own = suite.include_directory
+    return {
+        "directory": suite.directory,
+        "include": [str(path) for path in directories or ([own] if own else [])],
+        "defaults": directories is None,
+        "tasks": [task.model_dump() for task in suite.tasks],
+        "settings": suite.settings.model_dump(),
+    }
+
+
+def _environment(suite: Suite, working: Path, threads: int | None) -> Mapping[str, str]:
+    if not is_self_contained(suite):
+        return model_environment(threads, keep=HUB_TOKENS)
+    # A private cache: prepared data of another suite, or of an older file, can never be read.
+    cache = working / "cache"
+    private = {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache / "datasets")}
+    return model_environment(threads) | OFFLINE | private
