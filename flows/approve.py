@@ -37,7 +37,7 @@ from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
 from tasks.registry.client import default_tracking_uri
 from tasks.reports.decision import decision_markdown, question_markdown
-from tasks.roles import MERGE, Baseline, Roles
+from tasks.roles import Roles
 from tasks.units import read_duration, spell_duration
 
 APPROVAL_FLOW = "approve"
@@ -118,7 +118,8 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         serving = serving_now(uri, name, scores.merged)
     question = question_markdown(decision, *reports, roles, serving)
     with tags(*QUESTION_TAGS):
-        approval: Approval = call_flow(ask, pipeline.run_name, question, within, roles.baseline)
+        asked = (pipeline.run_name, question, within, roles.baseline, roles.is_average)
+        approval: Approval = call_flow(ask, *asked)
     asked_about = serving.address if serving else None
     if name is not None and (now := current_champion(uri, name)) != asked_about:
         raise StepError(
@@ -138,7 +139,9 @@ def _run_name() -> str:
 
 
 @flow(name=APPROVAL_FLOW, flow_run_name=_run_name, **UNSTORED)
-def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") -> State[Approval]:
+def ask(
+    name: str, evaluation: str, within: str, baseline: str = "base", is_average: bool = False
+) -> State[Approval]:
     """Wait for a person to promote or not; without an answer nothing is promoted.
 
     Args:
@@ -146,12 +149,13 @@ def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") ->
         evaluation: what the person is shown.
         within: how long to wait.
         baseline: what the checkpoint is called that serves otherwise.
+        is_average: whether an average is asked about.
     """
     log_to_prefect()
     run_id, seconds = runtime.flow_run.id, read_duration(within)
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    roles = Roles(baseline)
-    form, keep = (PromotionAnswer, _KEEP) if roles == MERGE else (AverageAnswer, _KEEP_BASELINE)
+    roles = Roles(baseline, is_average)
+    form, keep = (AverageAnswer, _KEEP_BASELINE) if is_average else (PromotionAnswer, _KEEP)
     page = (
         f"{evaluation}\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC {roles.the_candidate} is"
         " not promoted.\n"

@@ -4,6 +4,7 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +21,12 @@ from flows.steps import average as step
 from flows.steps import evaluating, judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
+from flows.steps.average_baselines import evaluate_inputs
+from flows.steps.baselines import said_against
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.scores import Scores
+from flows.steps.suite_plan import plan_suite
 from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -68,7 +72,8 @@ def average_checkpoints(
     if isinstance(outcome, NothingNew):
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    said = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
+    return completed(ending, said, outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
@@ -84,7 +89,9 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             with Evaluators(home.scratch) as evaluators:
-                average = _average(averaging, trajectory, past, suite, held_out, home, evaluators)
+                average = _average(
+                    averaging, trajectory, past, suite, held_out, home, beside, evaluators
+                )
         except (CheckpointError, OSError):
             removed = step.was_removed(trajectory)
             if not removed or attempt == _ATTEMPTS:
@@ -119,6 +126,7 @@ def _average(
     suite: Suite,
     held_out: Suite,
     home: Home,
+    beside: Path | None,
     evaluators: Evaluators,
 ) -> _Average:
     mix = Mix(step.ingredients(averaging, trajectory, past))
@@ -130,13 +138,17 @@ def _average(
         mix = step.soup(averaging, sources, held_out, home, evaluators)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
+    evaluate = partial(
+        evaluate_inputs, averaging, pipeline, trajectory, sources, suite, home, beside, evaluators
+    )
+    inputs = evaluate()
+    plan_suite(pipeline, inputs)
     manifest = merging.merge(pipeline, sources, home)
     merging.load(pipeline, sources, manifest, home)
-    baseline = step.baseline(averaging, trajectory, sources, suite, home, evaluators)
+    baseline = inputs.baseline.source
     singles = [source for source in sources.values() if source.digest != baseline.digest]
-    roles = step.roles(averaging, trajectory, sources, baseline)
-    scores = evaluating.evaluate(
-        pipeline, suite, baseline, singles, manifest, home, evaluators, roles
+    inputs, scores = evaluating.evaluate_candidate(
+        pipeline, suite, manifest, home, evaluators, inputs, evaluate, is_average=True
     )
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -13,8 +14,10 @@ from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
+from flows.steps.baselines import check_baselines, evaluate_inputs, said_against
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.suite_plan import plan_suite
 from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -33,7 +36,8 @@ def _run_name() -> str:
 
 @flow(name="merge", flow_run_name=_run_name, on_completion=[send_event], **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
-    """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
+    """Resolve, verify, profile, calibrate, evaluate what goes in, merge, load, evaluate what came
+    out, decide, register.
 
     Ends as `Completed` with a `MergeOutcome`: promoted or fell back, as
     `flows.steps.endings.ending_of` tells; or as `Failed` with a message that says what a person has
@@ -54,16 +58,19 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     except MergeflowError as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    said = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
+    return completed(ending, said, outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
+    check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
     with Evaluators(home.scratch) as evaluators:
+        evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
         return _merged(pipeline, suite, sources, home, beside, evaluators)
 
 
@@ -75,20 +82,27 @@ def _merged(
     beside: Path | None,
     evaluators: Evaluators,
 ) -> MergeOutcome:
-    recipe, baseline = pipeline.recipe, sources[pipeline.recipe.donor]
-    evaluating.begin(pipeline, suite, baseline, home, evaluators)
+    recipe = pipeline.recipe
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
+    donor = sources[recipe.donor]
+    others = [source for source in sources.values() if source != donor]
+    experts = [step.written_out(pipeline, source, home) for source in others]
+    evaluate = partial(evaluate_inputs, pipeline, suite, donor, experts, home, beside, evaluators)
+    inputs = evaluate()
+    plan_suite(pipeline, inputs)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
-    others = [source for source in sources.values() if source != baseline]
-    experts = [step.written_out(pipeline, source, home) for source in others]
-    scores = evaluating.evaluate(pipeline, suite, baseline, experts, manifest, home, evaluators)
+    inputs, scores = evaluating.evaluate_candidate(
+        pipeline, suite, manifest, home, evaluators, inputs, evaluate
+    )
     evaluators.close()
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    baseline = inputs.baseline.source
+    models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     registration = judging.register(
-        pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
+        pipeline, home, manifest, baseline, models, scores, decision, compatibility, profile
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

@@ -45,7 +45,7 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
             terminal.warn(f"{name}: {line}")
     terminal.say()
     promoted = outcome.decision.promote
-    roles = Roles(outcome.baseline)
+    roles = Roles(outcome.baseline, outcome.is_average)
     headline = f"{roles.the_candidate} is better" if promoted else f"{roles.the_baseline} stays"
     ending = Ending.PROMOTED if promoted else Ending.FELL_BACK
     style = "bold green" if promoted else "bold yellow"
@@ -57,7 +57,8 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
     if registration is not None:
         champion = registration.champion
         kinds = {outcome.merged.digest: roles.the_candidate}
-        kinds[outcome.base.digest] = "the base checkpoint" if roles == MERGE else roles.the_baseline
+        is_base = roles == MERGE
+        kinds[outcome.base.digest] = "the base checkpoint" if is_base else roles.the_baseline
         what = kinds.get(champion.digest, "an earlier checkpoint")
         terminal.say(
             f"  champion  models:/{champion.name}@champion is version {champion.version}, {what}"
@@ -71,7 +72,7 @@ def _scores(outcome: MergeOutcome) -> Table:
     table = Table(box=None, pad_edge=True, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    roles = Roles(outcome.baseline)
+    roles = Roles(outcome.baseline, outcome.is_average)
     called = {"base": roles.baseline, "merged": roles.candidate}
     for name in (*(called.get(each, each) for each in outcome.scores), "change"):
         table.add_column(cell(name), justify="right", no_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report, with_warnings
+from flows.steps.baselines import check_baselines
 from flows.steps.early_checks import check_registry, check_rule
 from flows.terminal.console import size
 from merge_core.homes.home import Home
@@ -32,6 +33,7 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
     home, recipe = Home.discover(), pipeline.recipe
     suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
+    check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     uri = pipeline.register_as.tracking_uri or ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Evaluate, Pipeline
-from flows.steps.scores import Scores
+from flows.steps.scores import Inputs, Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.records import CheckpointManifest, SourceCheckpoint
@@ -20,8 +20,7 @@ from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
 from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.suite import Suite
 from tasks.records import EvaluationReport
-from tasks.reports.names import distinct_names
-from tasks.roles import MERGE, Roles
+from tasks.roles import Roles
 
 _log = plain_log("mergeflow")
 
@@ -49,37 +48,32 @@ def begin(
         evaluators.begin(suite, how.device, _threads(how))
 
 
-def evaluate(
+def evaluate_candidate(
     pipeline: Pipeline,
     suite: Suite,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
     manifest: CheckpointManifest,
     home: Home,
     evaluators: Evaluators,
-    roles: Roles = MERGE,
-) -> Scores:
-    """Scores of base, experts and merged.
+    inputs: Inputs,
+    inputs_again: Callable[[int], Inputs],
+    *,
+    is_average: bool = False,
+) -> tuple[Inputs, Scores]:
+    """The scores of what was merged, or why there are none, beside those of what went in.
 
-    What the decision rests on, base and merged, comes from processes in which nothing was evaluated
-    before. The experts follow the base in its process.
+    Args:
+        inputs_again: evaluates what went in with this batch size, if memory does not suffice here
+            for the one that it had.
     """
-    how, judged = pipeline.evaluate, experts if pipeline.evaluate.experts else ()
-    of_experts = distinct_names([expert.reference for expert in judged])
-    asked = [
-        Asked(base, roles.baseline, "first"),
-        *(Asked(expert, name) for expert, name in zip(judged, of_experts, strict=True)),
-        Asked(manifest.as_source(), roles.candidate, "alone", may_fail=True),
-    ]
-    unknown = [
-        each
-        for each in asked
-        if stored_evaluation(home.cache, each.checkpoint, suite, how.device) is None
-    ]
-    # The merged checkpoint's process gets ready while the others are evaluated.
-    evaluators.begin(suite, how.device, _threads(how), min(len(unknown), 2))
-    first, *others, last = score(pipeline, suite, asked, home, evaluators)
-    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
+    roles = Roles(inputs.baseline.name, is_average=is_average)
+    asked = Asked(manifest.as_source(), roles.candidate, "alone", may_fail=True)
+    while True:
+        sizes = _size(inputs.report, suite)
+        [report] = score(pipeline, suite, [asked], home, evaluators, *sizes)
+        smaller = _size(report, suite)
+        if not smaller or smaller == sizes:
+            return inputs, inputs.with_candidate(report, roles)
+        inputs = inputs_again(*smaller)
 
 
 def score(
@@ -88,14 +82,29 @@ def score(
     asked: Sequence[Asked],
     home: Home,
     evaluators: Evaluators,
+    batch_size: int | None = None,
+    *,
+    then_another: bool = False,
 ) -> list[EvaluationReport]:
     """Scores of checkpoints on one suite, each found by the checkpoint's content where known, all
     with the same batch size.
 
+    Args:
+        batch_size: what others had that these are compared with.
+        then_another: one more will need a process that nothing was evaluated in; it gets ready
+            while these are evaluated.
+
     Raises:
         StepError: the evaluation of a checkpoint failed that may not fail.
     """
-    sizes: list[int] = []
+    how = pipeline.evaluate
+    sizes = [batch_size] if batch_size else []
+    missing = sum(
+        stored_evaluation(home.cache, each.checkpoint, suite, how.device) is None for each in asked
+    )
+    if missing:
+        count = min(missing, how.parallel) + then_another
+        evaluators.begin(suite, how.device, _threads(how), count)
 
     def one(each: Asked) -> EvaluationReport:
         report = _report(pipeline, suite, each, home, evaluators, min(sizes, default=None))
@@ -104,18 +113,16 @@ def score(
         sizes.extend(_size(report, suite))
         return report
 
-    reports = run_together([partial(one, each) for each in asked], pipeline.evaluate.parallel)
+    reports = run_together([partial(one, each) for each in asked], how.parallel)
     while len(set(sizes)) > 1:
         smallest = min(sizes)
-        sizes = []
-        for place, (each, report) in enumerate(zip(asked, reports, strict=True)):
-            if set(_size(report, suite)) - {smallest}:
+        sizes = [smallest]
+        for place, each in enumerate(asked):
+            if set(_size(reports[place], suite)) - {smallest}:
                 _log.warning(
-                    "warning: memory suffices for batches of %d for all of them: evaluating %s"
-                    " again, which had batches of %d",
-                    smallest,
+                    "warning: evaluating %s again with batches of %d, as what it is compared with",
                     each.name,
-                    max(_size(report, suite)),
+                    smallest,
                 )
                 reports[place] = _report(
                     pipeline, suite, each, home, evaluators, smallest, again=True

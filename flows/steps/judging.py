@@ -28,7 +28,8 @@ from tasks.reports.decision import decision_markdown, serving_markdown
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
+    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
+    arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
     page = decision_markdown(decision, *scores.reports, scores.roles)
     publish_report(pipeline.name, "decision", page)
@@ -74,7 +75,7 @@ def register(
         manifest=manifest,
         base=base,
         models=experts,
-        reports=[scores.base, *scores.experts, scores.merged],
+        reports=scores.of_the_merge,
         decision=decision,
         compatibility=compatibility,
         profile=profile,
@@ -113,6 +114,7 @@ def outcome_of(
         merged=manifest,
         base=baseline,
         baseline=scores.roles.baseline,
+        is_average=scores.roles.is_average,
         decision=decision,
         scores=scores.by_name(),
         odd_answers=scores.odd_answers(),

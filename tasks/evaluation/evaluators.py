@@ -15,7 +15,15 @@ from typing import Literal, Self
 
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.suite import Suite
-from tasks.evaluation.worker import Evaluated, Message, NotAliveError, Purpose, Worker, purpose_of
+from tasks.evaluation.worker import (
+    CannotForkError,
+    Evaluated,
+    Message,
+    Purpose,
+    Worker,
+    purpose_of,
+    tokenizer_of,
+)
 
 Isolation = Literal["alone", "first", "shared"]
 """How fresh the process has to be that evaluates a checkpoint. `alone`: it evaluates nothing else.
@@ -80,12 +88,13 @@ class Evaluators:
         Raises OSError when no process can be started.
         """
         isolation = isolation if CAN_FORK else "alone"
-        worker = self._taken(suite, purpose_of(suite, device, threads), isolation)
+        purpose = purpose_of(suite, device, threads)
+        worker = self._taken(suite, purpose, isolation, tokenizer_of(checkpoint))
         try:
             warm = worker.evaluated > 0
             try:
                 done = self._ask(worker, checkpoint, suite, listen, isolation, batch_size)
-            except NotAliveError:
+            except CannotForkError:
                 worker.end()
                 worker, warm = self._started(suite, worker.purpose), False
                 done = self._ask(worker, checkpoint, suite, listen, "alone", batch_size)
@@ -116,7 +125,9 @@ class Evaluators:
             batch_size=batch_size,
         )
 
-    def _taken(self, suite: Suite, purpose: Purpose, isolation: Isolation) -> Worker:
+    def _taken(
+        self, suite: Suite, purpose: Purpose, isolation: Isolation, tokenizer: str
+    ) -> Worker:
         """An idle process, the busiest that may be used; else a new one."""
         with self._lock:
             for worker in [worker for worker in self._idle if worker.has_ended()]:
@@ -125,7 +136,11 @@ class Evaluators:
             fit = [
                 worker
                 for worker in self._idle
-                if worker.purpose == purpose and (isolation == "shared" or not worker.evaluated)
+                if worker.purpose == purpose
+                and (
+                    not worker.evaluated
+                    or (isolation == "shared" and worker.tokenizer == tokenizer)
+                )
             ]
             if fit:
                 chosen = max(fit, key=lambda worker: worker.evaluated)

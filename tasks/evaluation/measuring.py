@@ -9,7 +9,6 @@ import contextlib
 import gc
 import os
 import random
-import traceback
 from typing import Any
 
 from tasks.evaluation.document_count import DocumentCount
@@ -18,6 +17,8 @@ from tasks.evaluation.task_score import task_score
 from tasks.processes.child import Send
 from tasks.processes.model import torch_device
 
+Generators = tuple[Any, Any, Any]
+"""States of python's, numpy's and torch's random numbers."""
 _LARGEST_BATCH = {"cuda": 64, "cpu": 32}
 """Where `batch_size: auto` begins; it is halved for as long as memory does not suffice."""
 _ENOUGH_FOR_ALL_THREADS = 1 << 18
@@ -35,31 +36,24 @@ class Measuring:
         self._entries = load_tasks(job)
         self._tasks = {name: task for leaves in self._entries for name, task in leaves.items()}
         check_clusters(job["tasks"], self._entries)
-        self._prepared: str | None = None
+        self._drawn: Generators | None = None
+        """Where random numbers are once prompts are built."""
         self._encoded: Any = {}
 
-    def prepare(self, asked: dict[str, Any]) -> None:
-        """Make prompts and tokens ready for checkpoints whose config, tokenizer and chat template
-        are like those of the one that is asked about. Where that fails nothing is ready: to measure
-        the checkpoint will fail too, and tell why.
+    def prepare(self, checkpoint: str) -> None:
+        """Make prompts and tokens ready for all checkpoints with this one's tokenizer and template.
+
+        Once: a suite's code may count how often it is asked.
         """
-        if asked["alike"] == self._prepared:
+        if self._drawn is not None:
             return
-        self._prepared, self._encoded = None, {}
-        for task in self._tasks.values():
-            task.__dict__.pop("build_all_requests", None)
         from tasks.evaluation.requests import build, encode
 
-        try:
-            self._seed()
-            template = build(self._tasks, self._settings, asked["checkpoint"])
-            self._encoded = encode(self._tasks, template)
-        except Exception:
-            traceback.print_exc()
-            return
+        self._seed()
+        self._encoded = encode(self._tasks, build(self._tasks, self._settings, checkpoint))
         for task in self._tasks.values():
             task.build_all_requests = _are_built
-        self._prepared = asked["alike"]
+        self._drawn = _generators()
 
     def prove_alive(self) -> None:
         """In a fork, have all threads compute and look at a document of each task: what would wait
@@ -98,7 +92,7 @@ class Measuring:
         settings = self._settings
         count = DocumentCount(list(self._tasks.values()), settings["limit"], send)
         model.begin(size, count.advance)
-        self._seed()
+        self._go_on_from_prompts()
         outcome = evaluator.evaluate(
             lm=model,
             task_dict={"tasks": self._tasks},
@@ -132,6 +126,20 @@ class Measuring:
         numpy.random.seed(settings["seed"])  # the generator lm-eval's tasks draw from
         torch.manual_seed(settings["seed"])
 
+    def _go_on_from_prompts(self) -> None:
+        """Let what is drawn next be what follows the prompts, were they built now or before."""
+        import numpy
+        import torch
+
+        if self._drawn is None:
+            self._seed()
+            return
+        own, of_numpy, of_torch = self._drawn
+        random.setstate(own)
+        numpy.random.set_state(of_numpy)
+        torch.manual_seed(self._settings["seed"])  # of other devices too
+        torch.set_rng_state(of_torch)
+
     def _load(self, checkpoint: str, device: str) -> Any:
         from tasks.evaluation.lm_eval_model import ObservedLM
 
@@ -163,6 +171,13 @@ def import_libraries() -> None:
 
     gc.freeze()
     gc.enable()
+
+
+def _generators() -> Generators:
+    import numpy
+    import torch
+
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state()
 
 
 def _are_built(**_options: Any) -> None:

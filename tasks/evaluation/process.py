@@ -4,7 +4,7 @@ Its first job is a suite, which it makes ready: {"ready"} or {"problem"}. Each j
 checkpoint. Most are evaluated in a process that is forked off: it finds libraries and documents as
 they were made ready, and nothing of a checkpoint that was evaluated before can be in it. What it
 leaves behind is ended before {"ended"} is said. A job with "here" is evaluated in this process,
-which ends then. Messages: {"forked"}, {"alive"}, {"done", "total"}, {"halved"},
+which ends then. Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"}, {"halved"},
 then {"result"} or {"problem"}.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,13 @@ def main() -> None:
 
 
 def _evaluate_in_a_fork(measuring: Measuring, asked: dict[str, Any], send: Send) -> None:
-    measuring.prepare(asked)
+    try:
+        measuring.prepare(asked["checkpoint"])
+    except Exception:
+        # A process in which nothing was tried tells what is the matter.
+        traceback.print_exc()
+        send({"unprepared": True})
+        end_here()
     sys.stdout.flush()
     sys.stderr.flush()
     send({"forked": True})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from merge_core.checkpoints.checkpoint import read_json
 from merge_core.files.digests import digest_of
 from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.records import SourceCheckpoint
@@ -26,8 +27,8 @@ lock, which no other process of its holds any more, waits for ever."""
 Message = dict[str, Any]
 
 
-class NotAliveError(Exception):
-    """A process that was forked off computes nothing: evaluate in one that was not."""
+class CannotForkError(Exception):
+    """Nothing can be evaluated in forks of this process: evaluate in one that is not forked."""
 
 
 class Purpose(NamedTuple):
@@ -61,6 +62,8 @@ class Worker:
         self.purpose = purpose
         self.evaluated = 0
         """How many checkpoints it has evaluated."""
+        self.tokenizer: str | None = None
+        """What `tokenizer_of` says of those; None before the first."""
         self._device = purpose.device
         self._batch_size = suite.settings.batch_size
         make_private_directory(scratch)
@@ -98,15 +101,15 @@ class Worker:
             minutes: after this time the process is to be ended.
 
         Raises:
-            NotAliveError: a fork of this process cannot compute.
+            CannotForkError: a fork of this process computes nothing, or nothing could be prepared.
         """
         log = self._log if here else self._directory / f"{checkpoint.short}-{self.evaluated}.log"
         started, said = time.monotonic(), _Said(listen)
         self.evaluated += 1
+        self.tokenizer = tokenizer_of(checkpoint)
         self._child.give(
             {
                 "checkpoint": str(checkpoint.directory.absolute()),
-                "alike": _alike(checkpoint),
                 "device": self._device,
                 "batch_size": batch_size or self._batch_size,
                 "here": here,
@@ -115,10 +118,12 @@ class Worker:
         )
         deadline = started + minutes * 60
         in_time = here or self._child.listen(deadline, said.take, said.is_forked)
+        if "unprepared" in said.messages:
+            raise CannotForkError
         if in_time and not here:
             first = min(deadline, time.monotonic() + ALIVE_SECONDS)
             if not self._child.listen(first, said.take, said.is_alive) and first < deadline:
-                raise NotAliveError
+                raise CannotForkError
         in_time = in_time and self._child.listen(deadline, said.take, said.is_over)
         code = said.messages.get("ended")
         if code is None and in_time:
@@ -157,14 +162,17 @@ class _Said:
         return "ended" in self.messages
 
 
-def _alike(checkpoint: SourceCheckpoint) -> str:
-    """Digest of all that texts and prompts depend on: every file but the weights."""
+def tokenizer_of(checkpoint: SourceCheckpoint) -> str:
+    """Digest of all that prompts and tokens depend on."""
     files = {
         file.name: file.sha256
         for file in checkpoint.files
         if not file.name.endswith((".safetensors", ".safetensors.index.json"))
+        and file.name not in ("config.json", "generation_config.json")
     }
-    return digest_of(files)
+    config = read_json(checkpoint.directory / "config.json")
+    # Where the tokenizer's own files do not say of which class it is, these do.
+    return digest_of([files, config.get("model_type"), config.get("tokenizer_class")])
 
 
 def _job(suite: Suite) -> dict[str, Any]:
