@@ -111,6 +111,22 @@ class TaskScore(_Measured):
         return self
 
 
+class LooksTaken(Record):
+    """How far an evaluation went that is looked at before it is whole."""
+
+    number: int = Field(ge=2)
+    """How often it would have been looked at, the whole included."""
+    taken: int = Field(ge=1)
+    """How often it was; as often as `number` says if all documents were evaluated."""
+    by: str
+    """Digest of the rule and the baselines that decided when to stop."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether documents are missing."""
+        return self.taken < self.number
+
+
 class EvaluationReport(_Measured):
     """lm-eval on one checkpoint with one suite."""
 
@@ -132,7 +148,10 @@ class EvaluationReport(_Measured):
     warm: bool | None = None
     """Whether others were evaluated before in the same process; None if not."""
 
-    _later: ClassVar[frozenset[str]] = frozenset({"batch_size", "warm"})
+    looks: LooksTaken | None = None
+    """Of an evaluation that may have stopped early; None if it was whole from the beginning."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"batch_size", "warm", "looks"})
 
     def score(self, task: str) -> TaskScore:
         """The score of one task; KeyError if the suite has no such task."""

@@ -15,8 +15,8 @@ from merge_core.homes.home import Home
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.text.plain import plain_log
-from tasks.evaluate import evaluate_task, stored_evaluation
-from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
+from tasks.evaluate import evaluate_in_looks_task, evaluate_task, looks_key, stored_evaluation
+from tasks.evaluation.evaluate import Looks, evaluation_key, failed_evaluation
 from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.suite import Suite
 from tasks.records import EvaluationReport
@@ -69,7 +69,12 @@ def evaluate_candidate(
     asked = Asked(manifest.as_source(), roles.candidate, "alone", may_fail=True)
     while True:
         sizes = _size(inputs.report, suite)
-        [report] = score(pipeline, suite, [asked], home, evaluators, *sizes)
+        looks = _looks(pipeline, inputs)
+        known = stored_evaluation(home.cache, asked.checkpoint, suite, pipeline.evaluate.device)
+        if looks and known is None:
+            report = _report_in_looks(pipeline, suite, asked, home, evaluators, looks, *sizes)
+        else:
+            [report] = score(pipeline, suite, [asked], home, evaluators, *sizes)
         smaller = _size(report, suite)
         if not smaller or smaller == sizes:
             return inputs, inputs.with_candidate(report, roles)
@@ -131,6 +136,68 @@ def score(
     return reports
 
 
+def _looks(pipeline: Pipeline, inputs: Inputs) -> Looks | None:
+    """How the candidate is looked at before its evaluation is whole, if it is."""
+    rule = pipeline.promote
+    if (rule.looks or 1) == 1:
+        return None
+    from tasks.promotion.looks import Looks as AsAsked  # scipy is slow to import
+
+    return AsAsked(
+        rule=rule,
+        base=inputs.report,
+        called=inputs.baseline.name,
+        experts=inputs.experts,
+        others=inputs.others,
+        origin=inputs.origin,
+    )
+
+
+def _report_in_looks(
+    pipeline: Pipeline,
+    suite: Suite,
+    asked: Asked,
+    home: Home,
+    evaluators: Evaluators,
+    looks: Looks,
+    batch_size: int | None = None,
+) -> EvaluationReport:
+    """The candidate's report as far as the rule has wanted it."""
+    how = pipeline.evaluate
+    key = looks_key(evaluation_key(asked.checkpoint, suite, how.device), looks)
+    named = asked.checkpoint.model_copy(update={"reference": asked.name})
+    arguments = (key, named, suite, looks, home.scratch, how.device, _threads(how))
+    try:
+        with device_slot(how.device):
+            report = run_step(
+                evaluate_in_looks_task,
+                *arguments,
+                subject=asked.name,
+                logs=home.logs,
+                digest_memo=home.digest_memo,
+                evaluators=evaluators,
+                batch_size=batch_size,
+            )
+    except StepError as error:
+        return _failed(named, asked, suite, how.device, error)
+    if report.looks and report.looks.is_part:
+        _log.info(
+            "the evaluation of %s ended at look %d of %d: the rule knows enough",
+            asked.name,
+            report.looks.taken,
+            report.looks.number,
+        )
+    return report.model_copy(update={"reference": asked.checkpoint.reference})
+
+
+def _failed(
+    named: SourceCheckpoint, asked: Asked, suite: Suite, device: str, error: StepError
+) -> EvaluationReport:
+    _log.warning("the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend)
+    report = failed_evaluation(named, suite, device, error)
+    return report.model_copy(update={"reference": asked.checkpoint.reference})
+
+
 def _size(report: EvaluationReport, suite: Suite) -> list[int]:
     """The batch size of a report that has scores; older ones had the suite's."""
     if report.failure is not None:
@@ -183,9 +250,6 @@ def _report(
     except StepError as error:
         if not asked.may_fail:
             raise
-        _log.warning(
-            "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
-        )
-        report = failed_evaluation(named, suite, how.device, error)
+        return _failed(named, asked, suite, how.device, error)
     # The same content may have been scored under another name.
     return report.model_copy(update={"reference": asked.checkpoint.reference})

@@ -13,11 +13,12 @@ from tasks.processes.child import Send
 class DocumentCount:
     """Counts finished requests and tells it as documents, a few times a second."""
 
-    def __init__(self, tasks: list[Any], limit: int | None, send: Send) -> None:
+    def __init__(self, tasks: list[Any], limit: int | None, send: Send, requests: int = 0) -> None:
+        """`requests` is how many the documents make; 0: found out once they are built."""
         self._tasks = tasks
         self._send = send
         self._total = sum(min(len(task.eval_docs), limit or sys.maxsize) for task in tasks)
-        self._requests = 0
+        self._requests = requests
         self._finished = 0
         self._due = 0.0
         self._tell(0)

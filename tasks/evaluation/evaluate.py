@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
@@ -23,9 +23,27 @@ from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.faults import cannot_begin, no_result
 from tasks.evaluation.suite import Suite, suite_digest
 from tasks.processes.model import resolved_device_kind
-from tasks.records import EvaluationReport, TaskScore
+from tasks.records import EvaluationReport, LooksTaken, TaskScore
 
 _log = plain_log("mergeflow")
+
+
+class Looks(Protocol):
+    """Who looks at an evaluation before it is whole."""
+
+    @property
+    def number(self) -> int:
+        """How often, the end included."""
+
+    @property
+    def by(self) -> str:
+        """Digest of all that decides when to stop."""
+
+    def of_documents(self) -> list[list[int]]:
+        """For each task of the suite the look, from 1, of each document of a whole evaluation."""
+
+    def goes_on(self, report: EvaluationReport) -> bool:
+        """Whether there is another look after this one."""
 
 
 def evaluate_checkpoint(
@@ -41,6 +59,7 @@ def evaluate_checkpoint(
     evaluators: Evaluators | None = None,
     isolation: Isolation = "alone",
     batch_size: int | None = None,
+    looks: Looks | None = None,
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
 
@@ -55,6 +74,7 @@ def evaluate_checkpoint(
             in one where other checkpoints were evaluated is done again in one where none was.
         isolation: how fresh the process has to be.
         batch_size: in place of the suite's.
+        looks: may end the evaluation before it is whole; then alone in its process.
 
     A suite whose data is on this disk is evaluated with the network switched off.
 
@@ -80,11 +100,40 @@ def evaluate_checkpoint(
             stage = f"evaluate {checkpoint.reference}"
             progress(ProgressEvent(stage, message["done"], message["total"], "documents"))
 
+    def report_of(result: dict[str, Any], warm: bool) -> EvaluationReport:
+        return EvaluationReport(
+            checkpoint_digest=checkpoint.digest,
+            reference=checkpoint.reference,
+            suite=suite.name,
+            suite_digest=digest,
+            lm_eval_version=version("lm-eval"),
+            transformers_version=version("transformers"),
+            device=result["device"],
+            scores=tuple(
+                _task_score(score, task.weight)
+                for score, task in zip(result["scores"], suite.tasks, strict=True)
+            ),
+            truncated=result["truncated"],
+            batch_size=result.get("batch_size"),
+            warm=warm or None,
+            looks=LooksTaken(number=result["number"], taken=result["look"], by=looks.by)
+            if looks
+            else None,
+        )
+
+    in_looks: dict[str, Any] = {}
+    if looks:
+        in_looks = {
+            "looks": {"number": looks.number, "of": looks.of_documents()},
+            "goes_on": lambda so_far: looks.goes_on(report_of(so_far, warm=False)),
+        }
+        isolation = "alone"
+
     def attempt(evaluators: Evaluators, isolation: Isolation) -> tuple[dict[str, Any], bool] | None:
         """What was measured; None if something failed that may have to do with checkpoints that
         were evaluated before."""
         arguments = (checkpoint, suite, device, threads, listen)
-        with evaluators.evaluated(*arguments, isolation, batch_size) as (done, warm):
+        with evaluators.evaluated(*arguments, isolation, batch_size, **in_looks) as (done, warm):
             problem = done.messages.get("problem")
             if problem and not problem["bug"]:
                 raise _mistake(suite, problem)
@@ -103,24 +152,8 @@ def evaluate_checkpoint(
     except OSError as error:
         raise cannot_begin(where, scratch, error) from None
     assert answer is not None  # an evaluation alone has one, or raises
-    result, warm = answer
     confirmed.look_again()
-    return EvaluationReport(
-        checkpoint_digest=checkpoint.digest,
-        reference=checkpoint.reference,
-        suite=suite.name,
-        suite_digest=digest,
-        lm_eval_version=version("lm-eval"),
-        transformers_version=version("transformers"),
-        device=result["device"],
-        scores=tuple(
-            _task_score(score, task.weight)
-            for score, task in zip(result["scores"], suite.tasks, strict=True)
-        ),
-        truncated=result["truncated"],
-        batch_size=result["batch_size"],
-        warm=warm or None,
-    )
+    return report_of(*answer)
 
 
 def _check_can_be_evaluated(checkpoint: SourceCheckpoint) -> None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.suite import Suite
@@ -81,11 +81,12 @@ class Evaluators:
         listen: Callable[[Message], None],
         isolation: Isolation,
         batch_size: int | None,
+        **looks: Any,
     ) -> Iterator[tuple[Evaluated, bool]]:
         """One checkpoint's evaluation, with its log for as long as the block lasts; and whether
         other checkpoints were evaluated before in the same process.
 
-        Raises OSError when no process can be started.
+        `looks` is as `Worker.evaluate` takes it. Raises OSError when no process can be started.
         """
         isolation = isolation if CAN_FORK else "alone"
         purpose = purpose_of(suite, device, threads)
@@ -93,11 +94,11 @@ class Evaluators:
         try:
             warm = worker.evaluated > 0
             try:
-                done = self._ask(worker, checkpoint, suite, listen, isolation, batch_size)
+                done = self._ask(worker, checkpoint, suite, listen, isolation, batch_size, looks)
             except CannotForkError:
                 worker.end()
                 worker, warm = self._started(suite, worker.purpose), False
-                done = self._ask(worker, checkpoint, suite, listen, "alone", batch_size)
+                done = self._ask(worker, checkpoint, suite, listen, "alone", batch_size, looks)
             yield done, warm
         except BaseException:
             worker.end()
@@ -116,6 +117,7 @@ class Evaluators:
         listen: Callable[[Message], None],
         isolation: Isolation,
         batch_size: int | None,
+        looks: Mapping[str, Any],
     ) -> Evaluated:
         return worker.evaluate(
             checkpoint,
@@ -123,6 +125,7 @@ class Evaluators:
             here=isolation == "alone",
             minutes=suite.timeout_minutes,
             batch_size=batch_size,
+            **looks,
         )
 
     def _taken(

@@ -157,7 +157,8 @@ class ObservedLM(HFLM):
 
 
 def _document(instance: Instance) -> Document:
-    return str(instance.task_name), int(instance.doc_id or 0)
+    # Documents that are evaluated in shares are counted anew in each.
+    return str(instance.task_name), int(getattr(instance, "place", instance.doc_id) or 0)
 
 
 class _FinishedRequests(CacheHook):

@@ -9,9 +9,11 @@ import contextlib
 import gc
 import os
 import random
+from functools import partial
 from typing import Any
 
 from tasks.evaluation.document_count import DocumentCount
+from tasks.evaluation.in_looks import InLooks, NextJob
 from tasks.evaluation.lm_eval_tasks import check_clusters, load_tasks, set_examples
 from tasks.evaluation.task_score import task_score
 from tasks.processes.child import Send
@@ -65,54 +67,81 @@ class Measuring:
             with contextlib.suppress(Exception):  # a mistake of the suite's is told later
                 next(iter(task.eval_docs))
 
-    def measure(self, asked: dict[str, Any], send: Send) -> dict[str, Any]:
-        """The checkpoint's documents, with the batch size at which memory sufficed."""
+    def measure(
+        self, asked: dict[str, Any], send: Send, next_job: NextJob | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint's documents, with the batch size at which memory sufficed.
+
+        Args:
+            next_job: answers whether to go on, where the evaluation is looked at on its way.
+        """
         device = torch_device(asked["device"])
         size = asked["batch_size"]
         if size == "auto":
             size = _LARGEST_BATCH[device.partition(":")[0]]
         self._seed()
         model = self._load(asked["checkpoint"], device)
+        looks = None
+        if asked["looks"] is not None:
+            assert next_job is not None  # only this process itself can be answered
+            self.prepare(asked["checkpoint"])
+            looks = InLooks(asked["looks"], self._entries, send, next_job)
         while True:
             try:
-                return {"batch_size": size} | self._measured(model, size, send)
+                return {"batch_size": size} | self._measured(model, size, send, looks)
             except Exception as error:
                 if size == 1 or not _is_out_of_memory(error):
                     raise
             size //= 2
             send({"halved": size})
-            for task in self._tasks.values():
-                for instance in task.instances:
-                    instance.resps, instance.filtered_resps = [], {}
+            for instance in looks.all_instances if looks else self._instances():
+                instance.resps, instance.filtered_resps = [], {}
             _free_memory()
 
-    def _measured(self, model: Any, size: int, send: Send) -> dict[str, Any]:
+    def _measured(self, model: Any, size: int, send: Send, looks: InLooks | None) -> dict[str, Any]:
+        settings = self._settings
+        requests = looks.requests if looks else 0
+        count = DocumentCount(list(self._tasks.values()), settings["limit"], send, requests)
+        model.begin(size, count.advance)
+        self._go_on_from_prompts()
+        if looks:
+            ask, report = partial(self._asked, model), partial(self._report, model)
+            return looks.evaluate(ask, report)
+        return self._report(model, self._asked(model, self._tasks, None))
+
+    def _asked(
+        self, model: Any, tasks: dict[str, Any], samples: dict[str, list[int]] | None
+    ) -> dict[str, list[Any]]:
+        """lm-eval's samples of some tasks, of all their documents or of those that are listed."""
         from lm_eval import evaluator
 
         settings = self._settings
-        count = DocumentCount(list(self._tasks.values()), settings["limit"], send)
-        model.begin(size, count.advance)
-        self._go_on_from_prompts()
         outcome = evaluator.evaluate(
             lm=model,
-            task_dict={"tasks": self._tasks},
-            limit=settings["limit"],
+            task_dict={"tasks": tasks},
+            limit=settings["limit"] if samples is None else None,
+            samples=samples,
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=settings["apply_chat_template"],
             fewshot_as_multiturn=settings["apply_chat_template"],
         )
+        return dict(outcome["samples"])
+
+    def _report(self, model: Any, samples: dict[str, list[Any]]) -> dict[str, Any]:
         return {
             "device": str(model.device),
             "truncated": len(model.observed.truncated),
             "scores": [
-                task_score(index, entry, leaves, outcome["samples"])
-                | model.observed.counts(frozenset(leaves))
+                task_score(index, entry, leaves, samples) | model.observed.counts(frozenset(leaves))
                 for index, (entry, leaves) in enumerate(
                     zip(self._job["tasks"], self._entries, strict=True)
                 )
             ],
         }
+
+    def _instances(self) -> list[Any]:
+        return [instance for task in self._tasks.values() for instance in task.instances]
 
     def _seed(self) -> None:
         """Begin as every measurement of this suite begins, whatever was drawn before."""

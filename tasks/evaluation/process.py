@@ -4,8 +4,8 @@ Its first job is a suite, which it makes ready: {"ready"} or {"problem"}. Each j
 checkpoint. Most are evaluated in a process that is forked off: it finds libraries and documents as
 they were made ready, and nothing of a checkpoint that was evaluated before can be in it. What it
 leaves behind is ended before {"ended"} is said. A job with "here" is evaluated in this process,
-which ends then. Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"}, {"halved"},
-then {"result"} or {"problem"}.
+which ends then. Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"},
+{"halved"}, {"look"}, then {"result"} or {"problem"}.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     while True:
         asked = next_job()
         if asked["here"]:
-            answer(partial(measuring.measure, asked, send), send, "result")
+            answer(partial(measuring.measure, asked, send, next_job), send, "result")
             end_here()
         _evaluate_in_a_fork(measuring, asked, send)
 

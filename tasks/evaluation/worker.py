@@ -93,18 +93,28 @@ class Worker:
         here: bool,
         minutes: float,
         batch_size: int | None = None,
+        looks: Mapping[str, Any] | None = None,
+        goes_on: Callable[[Message], bool] = lambda so_far: False,
     ) -> Evaluated:
         """Evaluate a checkpoint; `has_ended` tells afterwards whether it can do another.
 
         Args:
             here: in the process itself, as its last; otherwise in a fork of it.
             minutes: after this time the process is to be ended.
+            looks: how many there are, and at which one each document is evaluated.
+            goes_on: told what came of each look but the last, says whether there is another.
 
         Raises:
             CannotForkError: a fork of this process computes nothing, or nothing could be prepared.
         """
         log = self._log if here else self._directory / f"{checkpoint.short}-{self.evaluated}.log"
-        started, said = time.monotonic(), _Said(listen)
+
+        def take(message: Message) -> None:
+            listen(message)
+            if "look" in message:
+                self._child.give({"go_on": goes_on(message["look"])})
+
+        started, said = time.monotonic(), _Said(take)
         self.evaluated += 1
         self.tokenizer = tokenizer_of(checkpoint)
         self._child.give(
@@ -113,6 +123,7 @@ class Worker:
                 "device": self._device,
                 "batch_size": batch_size or self._batch_size,
                 "here": here,
+                "looks": looks,
                 "log": str(log),
             }
         )

@@ -111,9 +111,9 @@ class Child:
                 silent = not chunk
                 *lines, self._rest = (self._rest + chunk).split(b"\n")
                 for line in lines:
-                    # A process that was killed may have said half a message: that is none.
-                    with contextlib.suppress(ValueError):
-                        on_message(json.loads(line))
+                    message = _read(line)
+                    if message is not None:
+                        on_message(message)
                 if is_enough():
                     return True
                 continue
@@ -147,6 +147,15 @@ class Child:
                     process.stdin.close()
             _running.discard(process)
             os.close(self._receiver)
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A message; None for half of one, as a process that was killed may have said it."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def run_child(
