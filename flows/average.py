@@ -35,6 +35,7 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
 from tasks.registry.past_averages import AverageRecord
@@ -132,6 +133,8 @@ def _average(
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     sources = merging.resolve(pipeline, home, None)
+    for each in (suite, held_out):
+        check_needs(each, sources[trajectory.newest.reference].directory)
     compatibility = merging.verify(pipeline, None, list(sources.values()))
     path = step.path(averaging, trajectory, sources)
     if averaging.average.schedule == "greedy_soup":

@@ -24,6 +24,7 @@ from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
 from tasks.calibration.measure import check_data
 from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite, load_suite
 from tasks.records import MergeOutcome
 from tasks.sources.locate import base_and_models
@@ -69,6 +70,7 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
+    check_needs(suite, sources[recipe.donor].directory)
     with Evaluators(home.scratch) as evaluators:
         evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
         return _merged(pipeline, suite, sources, home, beside, evaluators)

@@ -119,3 +119,24 @@ def _meant(name: str, known: Any) -> str | None:
 
     hint = did_you_mean(name, known)
     return hint if len(hint) < 400 else None
+
+
+def check_code(task: Any, name: str, named: list[str], place: str) -> None:
+    """Refuse a task that executes what models write, unless the suite names it.
+
+    Raises:
+        Problem: it is not named.
+    """
+    if getattr(task, "UNSAFE_CODE", False) and name not in named:
+        raise Problem(
+            f"task '{name}' executes what the model writes, on this machine",
+            place=place,
+            mend=f"write `run_code: [{name}]` in the suite's settings where that is meant, on a"
+            " machine that nothing depends on; or leave the task out",
+        )
+
+
+def set_generation(task: Any, options: dict[str, Any] | None) -> None:
+    """Have a task's answers generated as the suite says, and not as the task does."""
+    if options and task.OUTPUT_TYPE == "generate_until":
+        task.set_config(key="generation_kwargs", value=options, update=True)

@@ -13,11 +13,18 @@ from functools import partial
 from typing import Any
 
 from tasks.evaluation.document_count import DocumentCount
+from tasks.evaluation.halves import keep_half
 from tasks.evaluation.in_looks import InLooks, NextJob
-from tasks.evaluation.lm_eval_tasks import check_clusters, load_tasks, set_examples
-from tasks.evaluation.task_score import task_score
+from tasks.evaluation.lm_eval_tasks import (
+    check_clusters,
+    check_code,
+    load_tasks,
+    set_examples,
+    set_generation,
+)
+from tasks.evaluation.task_score import mean_of_repeats, task_score
 from tasks.processes.child import Send
-from tasks.processes.model import torch_device
+from tasks.processes.model import Problem, torch_device
 
 Generators = tuple[Any, Any, Any]
 """States of python's, numpy's and torch's random numbers."""
@@ -37,10 +44,21 @@ class Measuring:
         os.chdir(job["directory"])
         self._entries = load_tasks(job)
         self._tasks = {name: task for leaves in self._entries for name, task in leaves.items()}
+        self._set_options(job)
         check_clusters(job["tasks"], self._entries)
         self._drawn: Generators | None = None
         """Where random numbers are once prompts are built."""
         self._encoded: Any = {}
+
+    def _set_options(self, job: dict[str, Any]) -> None:
+        for index, (entry, leaves) in enumerate(zip(job["tasks"], self._entries, strict=True)):
+            place = f"tasks[{index}]"
+            for name, task in leaves.items():
+                check_code(task, entry["task"], self._settings["run_code"], f"{place}.task")
+                set_generation(task, self._settings["generation"])
+                if job["split"] is not None:
+                    field = entry.get("cluster")
+                    keep_half(task, name, field, job["split"], job["part"], place)
 
     def prepare(self, checkpoint: str) -> None:
         """Make prompts and tokens ready for all checkpoints with this one's tokenizer and template.
@@ -82,9 +100,10 @@ class Measuring:
         self._seed()
         model = self._load(asked["checkpoint"], device)
         looks = None
+        if asked["looks"] is not None or self._settings["repeats"] > 1:
+            self.prepare(asked["checkpoint"])  # the same prompts in each share, and each time
         if asked["looks"] is not None:
             assert next_job is not None  # only this process itself can be answered
-            self.prepare(asked["checkpoint"])
             looks = InLooks(asked["looks"], self._entries, send, next_job)
         while True:
             try:
@@ -104,10 +123,27 @@ class Measuring:
         count = DocumentCount(list(self._tasks.values()), settings["limit"], send, requests)
         model.begin(size, count.advance)
         self._go_on_from_prompts()
+        if settings["repeats"] > 1:
+            return self._repeated(model, looks)
         if looks:
             ask, report = partial(self._asked, model), partial(self._report, model)
             return looks.evaluate(ask, report)
         return self._report(model, self._asked(model, self._tasks, None))
+
+    def _repeated(self, model: Any, looks: InLooks | None) -> dict[str, Any]:
+        """Every document answered several times, each time with other random numbers; its value is
+        the mean."""
+        import torch
+
+        if looks:
+            raise Problem("answers are repeated, and shares of them cannot be looked at")
+        found: list[dict[str, Any]] = []
+        for repeat in range(self._settings["repeats"]):
+            for instance in self._instances() if repeat else ():
+                instance.resps, instance.filtered_resps = [], {}
+            torch.manual_seed(self._settings["seed"] + repeat)
+            found.append(self._report(model, self._asked(model, self._tasks, None)))
+        return mean_of_repeats(found)
 
     def _asked(
         self, model: Any, tasks: dict[str, Any], samples: dict[str, list[int]] | None
@@ -124,7 +160,9 @@ class Measuring:
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=settings["apply_chat_template"],
-            fewshot_as_multiturn=settings["apply_chat_template"],
+            fewshot_as_multiturn=settings["turns"],
+            system_instruction=settings["system_instruction"],
+            confirm_run_unsafe_code=bool(settings["run_code"]),
         )
         return dict(outcome["samples"])
 
@@ -172,7 +210,7 @@ class Measuring:
     def _load(self, checkpoint: str, device: str) -> Any:
         from tasks.evaluation.lm_eval_model import ObservedLM
 
-        settings = self._settings
+        settings, spread = self._settings, self._settings["device_map"]
         return ObservedLM(
             encoded=self._encoded,
             pretrained=checkpoint,
@@ -182,6 +220,7 @@ class Measuring:
             softmax_dtype="float32",
             max_length=settings["max_length"],
             trust_remote_code=False,
+            **({"parallelize": True, "device_map": spread} if spread else {}),
         )
 
 

@@ -29,7 +29,8 @@ def build(tasks: dict[str, Any], settings: dict[str, Any], checkpoint: str) -> T
             rank=0,
             world_size=1,
             apply_chat_template=with_template,
-            fewshot_as_multiturn=with_template,
+            fewshot_as_multiturn=settings["turns"],
+            system_instruction=settings["system_instruction"],
             chat_template=model.apply_chat_template if with_template else None,
             tokenizer_name=model.tokenizer_name if with_template else "",
         )

@@ -52,3 +52,21 @@ def task_score(
         "values": values,
         "weights": weights,
     }
+
+
+def mean_of_repeats(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One report of several: each document's mean value; what is odd in the average of them."""
+    first = found[0]
+    scores = []
+    for each in zip(*(report["scores"] for report in found), strict=True):
+        columns = zip(*(score["values"] for score in each), strict=True)
+        odd = sorted({place for score in each for place in score["not_finite_at"] or ()})
+        counts = {
+            kind: round(sum(score[kind] for score in each) / len(each))
+            for kind in ("truncated", "empty", "cut_off", "looping", "answer_characters")
+            if each[0].get(kind) is not None
+        }
+        values = [sum(column) / len(column) for column in columns]
+        places = {"non_finite": len(odd), "not_finite_at": odd or None}
+        scores.append(each[0] | counts | places | {"values": values})
+    return first | {"scores": scores}

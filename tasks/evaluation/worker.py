@@ -194,14 +194,27 @@ def _job(suite: Suite) -> dict[str, Any]:
         "include": [str(path) for path in directories or ([own] if own else [])],
         "defaults": directories is None,
         "tasks": [task.model_dump() for task in suite.tasks],
-        "settings": suite.settings.model_dump(),
+        "settings": suite.settings.model_dump(mode="json")
+        | {
+            "repeats": suite.settings.repeats,
+            "system_instruction": suite.settings.system_instruction,
+            "turns": suite.settings.turns,
+            "generation": suite.settings.generation.for_lm_eval()
+            if suite.settings.generation
+            else None,
+            "run_code": list(suite.settings.run_code),
+            "device_map": suite.settings.device_map,
+        },
+        "split": suite.split.search if suite.split else None,
+        "part": suite.part,
     }
 
 
 def _environment(suite: Suite, working: Path, threads: int | None) -> Mapping[str, str]:
+    code = {"HF_ALLOW_CODE_EVAL": "1"} if suite.settings.run_code else {}
     if not is_self_contained(suite):
-        return model_environment(threads, keep=HUB_TOKENS)
+        return model_environment(threads, keep=HUB_TOKENS) | code
     # A private cache: prepared data of another suite, or of an older file, can never be read.
     cache = working / "cache"
     private = {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache / "datasets")}
-    return model_environment(threads) | OFFLINE | private
+    return model_environment(threads) | OFFLINE | private | code
