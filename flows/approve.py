@@ -27,16 +27,16 @@ from pydantic import Field
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED, call_flow, end_with
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import publish_report
+from flows.steps.judging import publish_decision
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from merge_core.text.plain import plain_log
+from merge_core.text.plain import plain, plain_log
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
 from tasks.registry.client import default_tracking_uri
-from tasks.reports.decision import decision_markdown, question_markdown
+from tasks.reports.decision import question_markdown
 from tasks.roles import Roles
 from tasks.units import read_duration, spell_duration
 
@@ -113,7 +113,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         if champion is not None:
             _log.info("%s is this checkpoint already: nobody is asked", champion)
             unasked = without_question(decision, champion)
-            publish_report(pipeline.name, "decision", decision_markdown(unasked, *reports, roles))
+            publish_decision(pipeline, scores, unasked)
             return unasked
         serving = serving_now(uri, name, scores.merged)
     question = question_markdown(decision, *reports, roles, serving)
@@ -130,7 +130,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
             mend="start the run again: what it has computed is found again, and it asks anew",
         )
     answered = with_approval(decision, approval, within, roles)
-    publish_report(pipeline.name, "decision", decision_markdown(answered, *reports, roles))
+    publish_decision(pipeline, scores, answered)
     return answered
 
 
@@ -145,11 +145,11 @@ def ask(
     """Wait for a person to promote or not; without an answer nothing is promoted.
 
     Args:
-        name: what is asked about.
-        evaluation: what the person is shown.
+        name: the merge or average in question.
+        evaluation: the page that the person reads.
         within: how long to wait.
-        baseline: what the checkpoint is called that serves otherwise.
-        is_average: whether an average is asked about.
+        baseline: the name of the checkpoint that serves otherwise.
+        is_average: whether the candidate is an average.
     """
     log_to_prefect()
     run_id, seconds = runtime.flow_run.id, read_duration(within)
@@ -203,7 +203,7 @@ def ask(
     if approval.by is None:
         said = f"nobody answered within {spell_duration(within)}"
     else:
-        said = f"{answer.decision}, says {approval.by}"
+        said = plain(f"{answer.decision}, says {approval.by}")
     _log.info("approval: %s", said)
     return end_with(Completed(message=said, data=approval))
 

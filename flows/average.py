@@ -22,12 +22,11 @@ from flows.steps import evaluating, judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
 from flows.steps.average_baselines import evaluate_inputs
-from flows.steps.baselines import said_against
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.scores import Scores
 from flows.steps.suite_plan import plan_suite
-from merge_core.errors import CheckpointError, MergeflowError
+from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
@@ -68,13 +67,12 @@ def average_checkpoints(
         enter()
         with private_umask():
             outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     if isinstance(outcome, NothingNew):
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    said = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
-    return completed(ending, said, outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
@@ -158,6 +156,7 @@ def _average(
 
 def _conclude(average: _Average, home: Home) -> MergeOutcome:
     pipeline, scores = average.pipeline, average.scores
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     registration = judging.register(
         pipeline,
@@ -170,5 +169,6 @@ def _conclude(average: _Average, home: Home) -> MergeOutcome:
         average.compatibility,
         None,
         average.files,
+        champion=champion,
     )
     return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)

@@ -14,11 +14,10 @@ from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
-from flows.steps.baselines import check_baselines, evaluate_inputs, said_against
+from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.suite_plan import plan_suite
-from merge_core.errors import MergeflowError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.records import SourceCheckpoint
@@ -56,11 +55,10 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     try:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    said = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
-    return completed(ending, said, outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
@@ -101,10 +99,20 @@ def _merged(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate
     )
     evaluators.close()
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     baseline = inputs.baseline.source
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     registration = judging.register(
-        pipeline, home, manifest, baseline, models, scores, decision, compatibility, profile
+        pipeline,
+        home,
+        manifest,
+        baseline,
+        models,
+        scores,
+        decision,
+        compatibility,
+        profile,
+        champion=champion,
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

@@ -1,4 +1,4 @@
-"""What the checkpoints of a decision are called where people read of them.
+"""The names that people read for the checkpoints of a decision.
 
 A merge is judged against its base, the champion, its best expert or a checkpoint that the rule
 names; an average against a checkpoint of its training, the champion, or one that the rule names.
@@ -21,7 +21,7 @@ def the(baseline: str) -> str:
 
 @dataclass(frozen=True)
 class Roles:
-    """The names of both, by what the baseline is."""
+    """The names of both checkpoints; they depend on the kind of baseline."""
 
     baseline: str = "base"
     """What the first one that a candidate has to beat is called."""

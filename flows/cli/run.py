@@ -8,9 +8,8 @@ from rich.table import Table
 from flows.merge import merge_pipeline
 from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
-from flows.steps.endings import Ending
 from flows.terminal.console import Terminal, add_row, cell, shown_path
-from flows.terminal.reports import OUTCOME_STYLES
+from flows.terminal.reports import OUTCOME_STYLES, say_decision
 from merge_core.text.plain import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
@@ -44,14 +43,8 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         for line in lines:
             terminal.warn(f"{name}: {line}")
     terminal.say()
-    promoted = outcome.decision.promote
     roles = Roles(outcome.baseline, outcome.is_average)
-    headline = f"{roles.the_candidate} is better" if promoted else f"{roles.the_baseline} stays"
-    ending = Ending.PROMOTED if promoted else Ending.FELL_BACK
-    style = "bold green" if promoted else "bold yellow"
-    terminal.say(f"{ending.words}: {headline}", style=style)
-    for reason in outcome.decision.reasons:
-        terminal.say(f"  - {reason}")
+    say_decision(terminal, outcome.decision, roles.the_candidate, roles.the_baseline)
     terminal.say(f"  serve     {shown_path(outcome.serve)}")
     registration = outcome.registration
     if registration is not None:
@@ -66,6 +59,12 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         )
         if registration.champion_stays:
             terminal.say(f"            it keeps the alias: {registration.champion_stays}")
+            if outcome.decision.promote:
+                candidate = registration.candidate
+                terminal.say(
+                    f"  candidate models:/{candidate.name}/{candidate.version} is better and"
+                    " registered, and does not serve"
+                )
 
 
 def _scores(outcome: MergeOutcome) -> Table:

@@ -28,10 +28,12 @@ def asked_for(starts_as: Any, *examples: Any) -> Schema:
     return {"default": starts_as, "examples": list(examples)}
 
 
-NAME_OF_RUN = {**asked_for("", "code-and-prose"), **expect(_NAME, {"pattern": NAME})}
+# To Python, `$` is also before a last newline, which Enter makes in the fields of these pages.
+_END = r"(?!\n)"
+NAME_OF_RUN = {**asked_for("", "code-and-prose"), **expect(_NAME, {"pattern": NAME + _END})}
 REGISTERED_MODEL = {
     "examples": ["my-llama"],
-    **expect(f"{_NAME}; or nothing", {"pattern": f"^$|{NAME}"}),
+    **expect(f"{_NAME}; or nothing", {"pattern": f"^${_END}|{NAME}{_END}"}),
 }
 REFERENCE_GIVEN = expect(_REFERENCE, _TEXT)
 MODEL = {**asked_for("", "./runs/code"), **REFERENCE_GIVEN}

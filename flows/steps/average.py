@@ -134,7 +134,7 @@ def past_average(
 def ingredients(
     averaging: Averaging, trajectory: Trajectory, past: AverageRecord | None
 ) -> dict[str, float]:
-    """Weight by reference, the oldest first; a running mean counts as what is in it."""
+    """Weight by reference, the oldest first; a running mean counts as the checkpoints in it."""
     references = [each.reference for each in trajectory.chosen]
     if past is None:
         return dict(zip(references, averaging.weights(len(references)), strict=True))
@@ -145,7 +145,7 @@ def ingredients(
 
 
 def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> PathReport:
-    """How far apart the checkpoints are; what is odd about their path goes to the log."""
+    """The distances between the checkpoints; a path that looks odd is noted in the log."""
     on_path = [each for each in trajectory.chosen if each.reference in sources]
     ordered = [sources[each.reference] for each in on_path]
     names = [each.name for each in on_path]
@@ -235,7 +235,7 @@ def conclude(
 
 
 def retain(averaging: Averaging, mix: Mix, home: Home) -> None:
-    """Remove the averages beyond those to be kept, and what was only tried."""
+    """Remove the averages that need not be kept, and those that a soup only tried."""
     keep = averaging.retention.keep
     if keep is None:
         return
@@ -274,13 +274,13 @@ def was_removed(trajectory: Trajectory) -> Sequence[str]:
 
 
 def _is_damaged(record: AverageRecord, home: Home) -> bool:
-    """Whether an average is there, and is not what its record says."""
+    """Whether an average is there and differs from its record."""
     store = Store(home)
     average = store.here(record.average)
     problems = store.problems(average) if Path(average.path).exists() else []
     if problems:
         _log.warning(
-            "warning: the average %s in the store is not what it was (%s): it does not count",
+            "warning: the average %s in the store has changed (%s): it does not count",
             average.object_id,
             some(problems),
         )

@@ -17,11 +17,10 @@ from merge_core.text.plain import plain_log
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.promotion.baselines import SPOKEN, ComparedWith
-from tasks.records import Decision, EvaluationReport
+from tasks.records import EvaluationReport
 from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
 from tasks.reports.names import distinct_names
-from tasks.roles import the
 
 _log = plain_log("mergeflow")
 
@@ -140,13 +139,6 @@ def champion(pipeline: Pipeline, home: Home, instead: str) -> SourceCheckpoint |
             instead,
         )
         return None
-
-
-def said_against(decision: Decision) -> str:
-    """Before the reasons, at a run's end: whom it was judged against, if not the base alone."""
-    if decision.baselines == ("base",):
-        return ""
-    return f"against {' and '.join(the(name) for name in decision.baselines)}: "
 
 
 def _found(

@@ -1,4 +1,4 @@
-"""A rehearsal of a pipeline: every check that needs no weights, and what the merge would write."""
+"""A rehearsal of a pipeline: every check that needs no weights, and the size of the result."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tasks.sources.references import expand_variables
 
 
 def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
-    """Check a pipeline by its suite and its checkpoints' headers; says what would be done.
+    """Check a pipeline by its suite and its checkpoints' headers; says what a run would do.
 
     Raises:
-        MergeflowError: what a run of this pipeline would stop at.
+        MergeflowError: the fault at which a run of this pipeline would stop.
     """
     home, recipe = Home.discover(), pipeline.recipe
     suite = load_suite(expand_variables(pipeline.evaluate.suite, home))

@@ -1,4 +1,4 @@
-"""What would fail after hours is found before any work: rules and addresses that cannot work."""
+"""Finds, before any work, rules and addresses that would fail after hours."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.odd_answers import odd_answers
-from tasks.promotion.baselines import ComparedWith
+from tasks.promotion.baselines import Compared, ComparedWith
 from tasks.records import EvaluationReport
 from tasks.reports.names import distinct_names
 from tasks.roles import MERGE, Roles
@@ -20,7 +20,7 @@ class Scores:
     experts: tuple[EvaluationReport, ...]
     merged: EvaluationReport
     roles: Roles = MERGE
-    """What the first and the last of them are called."""
+    """The names of the first and the last checkpoint."""
     others: tuple[ComparedWith, ...] = ()
     """More baselines, each of which has to be beaten too."""
     origin: EvaluationReport | None = None
@@ -48,6 +48,16 @@ class Scores:
         """Those of the merge's own checkpoints and its first baseline, each once, in order."""
         first = [self.base, *([self.origin] if self.origin else []), *self.experts, self.merged]
         return list({report.checkpoint_digest: report for report in first}.values())
+
+    def compared(self) -> Compared:
+        """What the decision rests on beside the candidate and the rule."""
+        return Compared(
+            called=self.roles.baseline,
+            baseline_digest=self.base.checkpoint_digest,
+            others=self.others,
+            origin=self.origin,
+            expert_digests=tuple(expert.checkpoint_digest for expert in self.experts),
+        )
 
     def odd_answers(self) -> dict[str, tuple[str, ...]]:
         """What went oddly, by checkpoint; only of those where something did."""

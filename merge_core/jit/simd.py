@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+_I32 = ir.IntType(32)
 
 
 def in_every_lane(builder: Any, value: Any, lanes: int) -> Any:
@@ -28,21 +28,3 @@ def stored(builder: Any, data: Any, place: Any, vector: Any) -> None:
     """Write a vector from the index `place` on."""
     at = builder.bitcast(builder.gep(data, [place]), vector.type.as_pointer())
     builder.store(vector, at, align=1)
-
-
-def gathered(builder: Any, data: Any, indices: Any) -> Any:
-    """A vector of what lies at a vector of indices."""
-    lanes, item = indices.type.count, data.type.pointee
-    pointers = ir.VectorType(data.type, lanes)
-    mask = ir.VectorType(_I1, lanes)
-    result = ir.VectorType(item, lanes)
-    name = f"llvm.masked.gather.v{lanes}{item}.v{lanes}p0"
-    gather = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(result, [pointers, _I32, mask, result]), name
-    )
-    places = builder.gep(data, [indices], source_etype=item)
-    places.type = pointers
-    every = ir.Constant(mask, [1] * lanes)
-    return builder.call(
-        gather, [places, ir.Constant(_I32, 4), every, ir.Constant(result, ir.Undefined)]
-    )

@@ -142,6 +142,7 @@ class Measuring:
             for instance in self._instances() if repeat else ():
                 instance.resps, instance.filtered_resps = [], {}
             torch.manual_seed(self._settings["seed"] + repeat)
+            model.observed = type(model.observed)()
             found.append(self._report(model, self._asked(model, self._tasks, None)))
         return mean_of_repeats(found)
 

@@ -43,6 +43,15 @@ def compare_answers(
     return tuple(found)
 
 
+def uncounted(candidate: EvaluationReport, baseline: EvaluationReport) -> tuple[str, ...]:
+    """Tasks whose answers were counted for one of the two alone: an older mergeflow did not."""
+    return tuple(
+        score.task
+        for score in candidate.scores
+        if (score.looping is None) != (baseline.score(score.task).looping is None)
+    )
+
+
 def _of_kind(
     kind: Kind, score: TaskScore, before: TaskScore, more: float, quantile: float
 ) -> Sequence[AnswersOfTask]:

@@ -34,6 +34,18 @@ class ComparedWith(Record):
     report: EvaluationReport
 
 
+class Compared(Record):
+    """What a decision rests on beside candidate and rule: it can be made again with this."""
+
+    called: str = "base"
+    """The name of the first baseline."""
+    baseline_digest: str
+    others: tuple[ComparedWith, ...] = ()
+    origin: EvaluationReport | None = None
+    expert_digests: tuple[str, ...] = ()
+    """Of the experts, in the order in which the decision took them."""
+
+
 def read_baselines(value: Any, names: tuple[str, ...]) -> Any:
     """One baseline as text, several as a tuple, from what a rule says.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from merge_core.errors import StepError
-from tasks.promotion.answers import compare_answers
+from tasks.promotion.answers import compare_answers, uncounted
 from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.bootstrap import other_prompts
 from tasks.promotion.calibrated_keys import NIGHTS
@@ -93,7 +93,7 @@ def decide_calibrated(
     found = [first]
     for other in others:
         its_rule = replace(rule_against(numbers, other.name, nights), retention_blocks=False)
-        found.append(_against(candidate, other, rule, its_rule, experts, None))
+        found.append(_against(candidate, other, rule, its_rule, experts, None).without_experts())
     same = any(
         each.baseline.report.checkpoint_digest == candidate.checkpoint_digest for each in found
     )
@@ -190,7 +190,15 @@ def _against(
     )
     verdicts = [result.verdict, *(of_answers[each.outcome] for each in answers)]
     return Against(
-        baseline, numbers, result, planned, comparisons, gate, _verdict(verdicts), must_hold
+        baseline,
+        numbers,
+        result,
+        planned,
+        comparisons,
+        gate,
+        _verdict(verdicts),
+        must_hold,
+        uncounted(candidate, before),
     )
 
 

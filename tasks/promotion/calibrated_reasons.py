@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.reasons import in_unit, number, other_prompts_words
@@ -25,6 +25,12 @@ class Against:
     gate: CalibratedGate
     verdict: Verdict
     must_hold: Mapping[str, float]
+    uncounted: tuple[str, ...] = ()
+    """Tasks whose answers were counted for one of the two alone."""
+
+    def without_experts(self) -> Against:
+        """What was kept of them is told once, against the first baseline."""
+        return replace(self, gate=self.gate.model_copy(update={"kept": ()}))
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ def reasons(told: All) -> tuple[str, ...]:
         *parts["held"],
         *ends,
         *([_compared_with(told)] if len(told.found) > 1 else []),
+        *(_uncounted(each) for each in told.found if each.uncounted),
         _units(first.comparisons, first.gate),
     ]
     if told.verdict == "inconclusive" and not told.same:
@@ -103,12 +110,19 @@ def _compared_with(told: All) -> str:
     said = f"it has to beat {', '.join(names[:-1])} and {names[-1]}, each of them"
     stays = [the(e.baseline.name) for e in told.found if e.baseline.name not in MOVING]
     if told.nights > 1 and stays:
+        alpha = max(each.rule.alpha for each in told.found)
         said += (
-            f"; against {' and '.join(stays)}, the same in every run, chance may promote"
-            f" wrongly in {number(100 * told.found[0].rule.alpha)} % of {told.nights} runs"
-            " together"
+            f"; {' and '.join(stays)} is the same in every run, so it has to be beaten more surely:"
+            f" {told.nights} runs share the {number(100 * alpha)} % of wrong promotions"
         )
     return said
+
+
+def _uncounted(each: Against) -> str:
+    return (
+        f"repetitions and lengths of answers to {', '.join(each.uncounted)} are not compared with"
+        f" {the(each.baseline.name)}'s, as an older mergeflow evaluated one of the two"
+    )
 
 
 def _answers(each: AnswersOfTask) -> str:
@@ -218,12 +232,18 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule
         f"it may have lost up to {number(-c.low)}, and a loss of {number(c.max_regression)} has to"
         " be ruled out"
     )
-    needed = plan.documents_needed
-    if needed is not None and needed > task.documents:
-        about = number(float(f"{needed:.1g}"))
+    about = about_documents(plan.documents_needed, task.documents)
+    if about:
         said += f"; about {about} documents would do for a merge that loses nothing"
         said += f" (now {task.documents})"
     return said
+
+
+def about_documents(needed: int | None, now: int) -> str | None:
+    """How many more would do, to two digits; None where those of now do, or none would."""
+    if needed is None or needed <= 1.05 * now:
+        return None
+    return number(float(f"{needed:.2g}"))
 
 
 def _kept(each: KeptOfExpert, rule: GateRule) -> str:

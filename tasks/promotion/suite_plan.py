@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tasks.promotion.calibrated_reasons import about_documents
 from tasks.promotion.measured import measurements
 from tasks.promotion.reasons import in_unit, number
 from tasks.records import EvaluationReport, PlannedTask, SuitePlan
@@ -94,6 +95,5 @@ def _problem(task: PlannedTask) -> str:
     else:
         reach = number(task.reach * task.unit)
         said += f", and not even one of {margin}: what they can rule out is {reach}"
-    if task.documents_needed is not None and task.documents_needed > task.documents:
-        said += f"; about {number(float(f'{task.documents_needed:.1g}'))} documents would do"
-    return said
+    about = about_documents(task.documents_needed, task.documents)
+    return f"{said}; about {about} documents would do" if about else said

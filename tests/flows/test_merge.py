@@ -271,6 +271,7 @@ def test_a_swapped_pointer_is_noticed_although_the_step_is_in_the_cache(
     assert f"the pointer of its plan leads to {'f' * 64}" in caplog.text
 
 
+@pytest.mark.slow
 def test_weights_that_a_planted_digest_vouches_for_are_not_promoted_and_then_merged_again(
     bench: Bench, promoted: MergeOutcome
 ) -> None:

@@ -18,12 +18,10 @@ from merge_core.jit.kernel import compiled, instruction
 from merge_core.jit.lazy_numba import types
 from merge_core.jit.simd import in_every_lane, loaded
 
-WIDTH, WIDE = 16, 32
-"""Patterns in a vector, and integers of 16 bits. `picked` needs room for one more than there are
-patterns."""
+WIDTH = 16
+"""Patterns in a vector."""
 
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
-_NONE = ir.Constant(_I64, 0)
 _VECTOR, _MASK = ir.VectorType(_I32, WIDTH), ir.VectorType(_I1, WIDTH)
 _COMPRESS = f"llvm.masked.compressstore.v{WIDTH}i32"
 
@@ -76,29 +74,15 @@ def _count_vector(typing_context: Any, patterns: Any, start: Any, limit: Any) ->
     return types.int64(patterns, types.int64, types.int32), generate
 
 
-@instruction
-def _count_equal_vector(
-    typing_context: Any, values: Any, start: Any, value: Any, skipped: Any
-) -> Any:
-    """How many of one vector of integers of 16 bits are equal to one, but for the first ones."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        entries = _loaded(context, builder, values, arguments[0], arguments[1], WIDE)
-        wanted = in_every_lane(builder, arguments[2], WIDE)
-        return _number_of(builder, builder.icmp_signed("==", entries, wanted), arguments[3])
-
-    return types.int64(values, types.int64, types.uint16, types.int64), generate
-
-
 def _loaded(context: Any, builder: Any, kind: Any, array: Any, start: Any, lanes: int) -> Any:
     """The vector of integers at an index."""
     return loaded(builder, context.make_array(kind)(context, builder, array).data, start, lanes)
 
 
-def _number_of(builder: Any, mask: Any, skipped: Any = _NONE) -> Any:
-    """How many lanes of a mask are set, from that of an index on."""
+def _number_of(builder: Any, mask: Any) -> Any:
+    """How many lanes of a mask are set."""
     bits = builder.zext(builder.bitcast(mask, ir.IntType(mask.type.count)), _I64)
-    return builder.ctpop(builder.lshr(bits, skipped))
+    return builder.ctpop(bits)
 
 
 @compiled
@@ -140,33 +124,8 @@ def _count_in_loop(patterns: Array, limit: Any) -> Any:
     return count_one_by_one(patterns, 0, limit)
 
 
-@compiled
-def count_equal_one_by_one(values: Array, value: Any) -> np.int64:
-    """As `count_equal`."""
-    equal = np.int64(0)
-    for i in range(values.size):
-        equal += values[i] == value
-    return equal
-
-
-@compiled
-def count_equal_by_vectors(values: Array, value: Any) -> Any:
-    """As `count_equal`."""
-    if values.size < WIDE:
-        return count_equal_one_by_one(values, value)
-    equal = np.int64(0)
-    whole = values.size // WIDE * WIDE
-    for start in range(0, whole, WIDE):
-        equal += _count_equal_vector(values, start, value, 0)
-    # The last vector again, as far as it was not counted.
-    return equal + _count_equal_vector(
-        values, values.size - WIDE, value, WIDE - values.size + whole
-    )
-
-
 _features = llvmlite.binding.get_host_cpu_features()
 _HAS_MASKS = bool(_features.get("avx512f"))
-_HAS_MASKS_OF_16_BITS = bool(_features.get("avx512bw"))
 
 pick = pick_by_vectors if _HAS_MASKS else _pick_in_loop
 """Write how far those patterns (int32) lie above `low` (int32) that do by less than `width`
@@ -174,6 +133,3 @@ pick = pick_by_vectors if _HAS_MASKS else _pick_in_loop
 
 count_above = count_by_vectors if _HAS_MASKS else _count_in_loop
 """How many patterns (int32) are larger than `limit` (int32)."""
-
-count_equal = count_equal_by_vectors if _HAS_MASKS_OF_16_BITS else count_equal_one_by_one
-"""How many integers (uint16) are equal to `value` (uint16)."""

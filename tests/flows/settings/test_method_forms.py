@@ -112,6 +112,8 @@ def test_the_shipped_suites_are_a_list() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "place", "said"),
     [
+        ("ties", {"name": "zoo\n"}, "name", "'letters, digits, dot, dash and underscore"),
+        ("ties", {"registered_model": "\n"}, "registered_model", "'letters, digits, dot, dash"),
         ("ties", {"density": 1.5}, "density", "'a share between 0 and 1' was expected"),
         ("dare", {"density": -0.1}, "density", "'a share between 0 and 1' was expected"),
         ("slerp", {"t": 2}, "t", "'a number between 0 and 1' was expected"),

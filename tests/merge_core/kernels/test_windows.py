@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 from merge_core.kernels.cpu.windows import (
-    WIDE,
     WIDTH,
     count_above,
     count_by_vectors,
-    count_equal,
-    count_equal_by_vectors,
-    count_equal_one_by_one,
     count_one_by_one,
     pick,
     pick_by_vectors,
@@ -44,11 +40,3 @@ def test_what_lies_above_a_limit_is_counted(count: int, limit: int) -> None:
     for one in (count_above, count_by_vectors):
         assert one(patterns, np.int32(limit)) == expected
     assert count_one_by_one(patterns, 0, np.int32(limit)) == expected
-
-
-@pytest.mark.parametrize("count", [0, 1, WIDE - 1, WIDE, WIDE + 1, 1000])
-@pytest.mark.parametrize("value", [0, 3, (1 << 16) - 1])
-def test_what_is_equal_is_counted(count: int, value: int) -> None:
-    values = np.random.default_rng(count).choice([0, 3, 4, (1 << 16) - 1], count).astype(np.uint16)
-    for one in (count_equal, count_equal_by_vectors, count_equal_one_by_one):
-        assert one(values, np.uint16(value)) == (values == value).sum()
