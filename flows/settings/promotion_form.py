@@ -152,7 +152,10 @@ _fields: dict[str, Any] = {
         ),
     ),
     **{name: _choice(name) for name in _CHOICES},
-    "gate": (str | None, Field(default=None, **_described("gate"), json_schema_extra=_gate)),
+    "gate": (
+        str | None,
+        Field(default=None, **_described("gate", " Empty: calibrated."), json_schema_extra=_gate),
+    ),
 }
 PromotionForm = create_model(
     "PromotionForm",

@@ -55,9 +55,10 @@ def _check_template(suite: Suite, model: Path, where: str) -> None:
 
 def _check_context(suite: Suite, model: Path, where: str) -> None:
     config = read_json(model / "config.json")
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
     named = ("n_positions", "max_position_embeddings", "n_ctx")
-    known = [text[name] for name in named if isinstance((text or {}).get(name), int)]
+    known = [text[name] for name in named if isinstance(text.get(name), int)]
     if not known:
         return
     own, wanted = known[0], suite.settings.max_length

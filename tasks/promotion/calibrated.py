@@ -15,8 +15,8 @@ from tasks.promotion.bootstrap import other_prompts
 from tasks.promotion.calibrated_keys import NIGHTS
 from tasks.promotion.calibrated_reasons import Against, All, reasons
 from tasks.promotion.comparable import said_of_batches
-from tasks.promotion.looks import as_far, said_of_looks
 from tasks.promotion.measured import measurements
+from tasks.promotion.parts import as_far, said_of_looks
 from tasks.promotion.rule import PromotionRule
 from tasks.promotion.suite_plan import suite_plan
 from tasks.records import (
@@ -33,6 +33,7 @@ from tasks.records import (
 )
 from tasks.statistics import GateResult, GateRule, judge, plan
 from tasks.statistics.levels import normal_quantile
+from tasks.statistics.recurring import nightly_rules
 from tasks.statistics.results import RetentionResult, TaskResult
 
 ODD_ANSWERS, ANSWER_LENGTH = 0.05, 2.0
@@ -62,7 +63,7 @@ def nights_of(rule: PromotionRule, baselines: Sequence[str]) -> int:
 
 def rule_against(numbers: GateRule, name: str, nights: int) -> GateRule:
     """The gate's numbers against one baseline: one that stays has its part of alpha alone."""
-    return numbers if name in MOVING else replace(numbers, alpha=numbers.alpha / nights)
+    return nightly_rules(numbers, nights)["champion" if name in MOVING else "anchor"]
 
 
 def decide_calibrated(

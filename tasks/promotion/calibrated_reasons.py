@@ -57,7 +57,7 @@ def reasons(told: All) -> tuple[str, ...]:
         is_open = each.result.primary.outcome == "unclear" or "unclear" in {
             c.outcome for c in each.comparisons
         }
-        if each.verdict != "promoted" and is_open and not told.same:
+        if each.verdict == "inconclusive" and is_open and not told.same:
             ends.append(prefix + _resolution(each.gate))
     first = told.found[0]
     lines = [

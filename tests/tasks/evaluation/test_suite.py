@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from merge_core.errors import RecipeError
 from tasks.evaluation.suite import (
     SHIPPED,
+    Suite,
     SuiteTask,
     is_self_contained,
     load_suite,
@@ -260,3 +262,16 @@ def test_halves_of_a_suite_are_two_suites(suite_directory):
     (suite_directory / "suite.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(RecipeError, match="is not split, so it has no half 'search'"):
         load_suite(f"{suite_directory}#search")
+
+
+def test_a_weight_is_part_of_the_suite_where_it_is_written() -> None:
+    plain = SuiteTask(task="quiz", metric="acc", higher_is_better=True)
+    assert "weight" not in plain.model_dump()
+    guarded = SuiteTask(**plain.model_dump(), weight=0)
+    assert guarded.model_dump()["weight"] == 0
+    Suite(name="s", tasks=(plain, guarded.model_copy(update={"task": "safety"})))
+    with pytest.raises(ValidationError, match="every task has weight 0"):
+        Suite(name="s", tasks=(guarded,))
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            SuiteTask(**plain.model_dump(), weight=weight)

@@ -99,6 +99,7 @@ def test_the_step_says_it_and_ends_the_run_where_the_rule_asks_for_that(
     with pytest.raises(StepError, match="the suite cannot show what the rule asks for") as caught:
         step.plan_suite(pipeline(plan_must_hold=True), inputs)
     assert "quiz: 200 documents cannot rule out" in str(caught.value)
+    step.plan_suite(pipeline(plan_must_hold=True, guard_margin=0.3), inputs)
     pages.clear()
     step.plan_suite(pipeline(gate="former"), inputs)
     assert pages == {}
