@@ -20,10 +20,12 @@ from flows.steps import average as step
 from flows.steps import judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
+from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.scores import Scores
-from merge_core.errors import CheckpointError, MergeflowError
+from flows.steps.suite_plan import plan_suite
+from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
@@ -33,6 +35,7 @@ from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
 from tasks.registry.past_averages import AverageRecord
+from tasks.roles import Roles
 
 _ATTEMPTS = 3
 
@@ -62,12 +65,12 @@ def average_checkpoints(
         enter()
         with private_umask():
             outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     if isinstance(outcome, NothingNew):
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
@@ -82,7 +85,7 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         check_registry(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
-            average = _average(averaging, trajectory, past, suite, held_out, home)
+            average = _average(averaging, trajectory, past, suite, held_out, home, beside)
         except (CheckpointError, OSError):
             removed = step.was_removed(trajectory)
             if not removed or attempt == _ATTEMPTS:
@@ -117,6 +120,7 @@ def _average(
     suite: Suite,
     held_out: Suite,
     home: Home,
+    beside: Path | None,
 ) -> _Average:
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
@@ -127,17 +131,21 @@ def _average(
         mix = step.soup(averaging, sources, held_out, home)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
+    inputs = evaluate_inputs(averaging, pipeline, trajectory, sources, suite, home, beside)
+    plan_suite(pipeline, inputs)
     manifest = merging.merge(pipeline, sources, home)
     merging.load(pipeline, sources, manifest, home)
-    baseline = step.baseline(averaging, trajectory, sources, suite, home)
+    baseline = inputs.baseline.source
     singles = [source for source in sources.values() if source.digest != baseline.digest]
-    roles = step.roles(averaging, trajectory, sources, baseline)
-    scores = judging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
+    roles = Roles(inputs.baseline.name, is_average=True)
+    average = judging.evaluate_candidate(pipeline, suite, manifest, home, roles)
+    scores = inputs.with_candidate(average, roles)
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 
 def _conclude(average: _Average, home: Home) -> MergeOutcome:
     pipeline, scores = average.pipeline, average.scores
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     registration = judging.register(
         pipeline,
@@ -150,5 +158,6 @@ def _conclude(average: _Average, home: Home) -> MergeOutcome:
         average.compatibility,
         None,
         average.files,
+        champion=champion,
     )
     return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)

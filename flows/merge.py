@@ -13,14 +13,16 @@ from flows.run_step import UNSTORED
 from flows.settings.pipeline import Pipeline
 from flows.steps import judging
 from flows.steps import merge as step
+from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
-from merge_core.errors import MergeflowError
+from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
 from tasks.records import MergeOutcome
+from tasks.roles import Roles
 from tasks.sources.locate import base_and_models
 from tasks.sources.references import expand_variables
 
@@ -31,7 +33,8 @@ def _run_name() -> str:
 
 @flow(name="merge", flow_run_name=_run_name, on_completion=[send_event], **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
-    """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
+    """Resolve, verify, profile, calibrate, evaluate what goes in, merge, load, evaluate what came
+    out, decide, register.
 
     Ends as `Completed` with a `MergeOutcome`: promoted or fell back, as
     `flows.steps.endings.ending_of` tells; or as `Failed` with a message that says what a person has
@@ -49,15 +52,16 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     try:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
+    check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
@@ -65,14 +69,30 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
+    donor = sources[recipe.donor]
+    others = [source for source in sources.values() if source != donor]
+    experts = [step.written_out(pipeline, source, home) for source in others]
+    inputs = evaluate_inputs(pipeline, suite, donor, experts, home, beside)
+    plan_suite(pipeline, inputs)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
-    baseline = sources[recipe.donor]
-    others = [source for source in sources.values() if source != baseline]
-    experts = [step.written_out(pipeline, source, home) for source in others]
-    scores = judging.evaluate(pipeline, suite, baseline, experts, manifest, home)
+    roles = Roles(inputs.baseline.name)
+    merged = judging.evaluate_candidate(pipeline, suite, manifest, home, roles)
+    scores = inputs.with_candidate(merged, roles)
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    baseline = inputs.baseline.source
+    models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     registration = judging.register(
-        pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
+        pipeline,
+        home,
+        manifest,
+        baseline,
+        models,
+        scores,
+        decision,
+        compatibility,
+        profile,
+        champion=champion,
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

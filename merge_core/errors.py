@@ -125,6 +125,13 @@ class StepError(MergeflowError):
     """A pipeline step failed for a reason outside the inputs (evaluation died, server away)."""
 
 
+TO_FREE_MEMORY = (
+    "free some memory, or allow more (`ulimit -v`, `ulimit -u`, a container's limits), and run the"
+    " same command again"
+)
+"""What to do where memory, threads or processes run out: the limits of one end the others, too."""
+
+
 def one_line(error: BaseException) -> str:
     """What another library's exception says, which may be several lines."""
     return " ".join(str(error).split())
@@ -139,6 +146,8 @@ def unreadable(path: object, error: OSError, what: str = "cannot be read") -> Un
     }
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return UnreadableError(f"{what}: {error.strerror}", where=str(path), mend=TO_RAISE)
+    if error.errno == errno.ENOMEM:
+        return UnreadableError(f"{what}: {error.strerror}", where=str(path), mend=TO_FREE_MEMORY)
     mend = mends.get(error.errno, "look after the disk or the network that it is on")
     return UnreadableError(
         f"{what}: {error.strerror}",

@@ -86,7 +86,7 @@ def _write_manifest(directory: Path, settings: Settings) -> None:
 
 
 def _identity(settings: Settings) -> str:
-    """What a zoo is kept by: its settings, and the interpreter whose text it was trained on."""
+    """The key of a zoo: its settings, and the interpreter whose text it was trained on."""
     facts = {"settings": asdict(settings), "python": platform.python_version()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

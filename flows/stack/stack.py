@@ -99,7 +99,7 @@ class Service:
         return self.health is None or answers(self.health)
 
     def death(self) -> StepError:
-        """What to tell the user when the process has ended by itself."""
+        """The message for the user when the process has ended by itself."""
         status = self.exit_status
         how = "did not answer" if status is None else f"ended with exit status {status}"
         return StepError(
@@ -155,7 +155,7 @@ class Stack:
             self._start(service)
 
     def start_workers(self) -> None:
-        """Start what needs the server's tables and the work pool: background services, workers."""
+        """Start the processes that need the server's tables and work pool: services, workers."""
         if self.config.redis:
             self._start(self._prefect_services())
         for worker in self.workers:
@@ -342,7 +342,7 @@ def only_one(home: Home) -> Iterator[None]:
 
 
 def end_leftovers(home: Home) -> int:
-    """End what a killed `mergeflow up` left behind on this home; how many processes."""
+    """End the processes that a killed `mergeflow up` left behind on this home; their number."""
     record = read_record(home)
     if record is None:
         return 0
@@ -352,7 +352,7 @@ def end_leftovers(home: Home) -> int:
 
 
 def worker_names(count: int) -> list[str]:
-    """What the stack's workers are called in Prefect."""
+    """The names of the stack's workers in Prefect."""
     if count == 1:
         return [WORKER_NAME]
     return [f"{WORKER_NAME}-{number}" for number in range(1, count + 1)]
@@ -368,7 +368,7 @@ def answers(address: str) -> bool:
 
 
 def _forget(home: Home) -> None:
-    """Remove what was written down of a stack that is gone."""
+    """Remove the record of a stack that is gone."""
     remove_record(home)
     remove_links(home)
     forget_login(home)

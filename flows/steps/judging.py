@@ -11,7 +11,8 @@ from prefect import runtime
 from flows.gpu_slot import device_slot
 from flows.run_step import run_step, run_together
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import as_graph, publish_links, publish_report
+from flows.steps.artifacts import publish_links, publish_report
+from flows.steps.lineage_page import publish_lineage
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
@@ -28,31 +29,24 @@ from tasks.evaluation.suite import Suite
 from tasks.progress import prefect_progress
 from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
 from tasks.register import register_task
+from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.reports.decision import decision_markdown, serving_markdown
-from tasks.reports.names import distinct_names
-from tasks.roles import MERGE, Roles
+from tasks.reports.decision import decision_markdown, serving_markdown, unserved
+from tasks.roles import Roles, the
+
+PICTURE = "intervals.png"
+"""Of a decision, among the merge's files in MLflow."""
 
 _log = plain_log("mergeflow")
 
 
-def evaluate(
-    pipeline: Pipeline,
-    suite: Suite,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    manifest: CheckpointManifest,
-    home: Home,
-    roles: Roles = MERGE,
-) -> Scores:
-    """Scores of base, experts and merged."""
-    judged = experts if pipeline.evaluate.experts else ()
-    checkpoints = [base, *judged, manifest.as_source()]
-    of_experts = distinct_names([expert.reference for expert in judged])
-    names = [roles.baseline, *of_experts, roles.candidate]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home, names[-1])
-    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
+def evaluate_candidate(
+    pipeline: Pipeline, suite: Suite, manifest: CheckpointManifest, home: Home, roles: Roles
+) -> EvaluationReport:
+    """The scores of what was merged; why there are none, if its evaluation dies."""
+    name = roles.candidate
+    [report] = score(pipeline, suite, [manifest.as_source()], [name], home, name)
+    return report
 
 
 def score(
@@ -99,11 +93,36 @@ def score(
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
+    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
+    arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
-    page = decision_markdown(decision, *scores.reports, scores.roles)
-    publish_report(pipeline.name, "decision", page)
+    publish_decision(pipeline, scores, decision)
     return decision
+
+
+def champion_now(pipeline: Pipeline, home: Home) -> str | None:
+    """The version that serves while a decision is made; None when there is none, or no name."""
+    name = pipeline.register_as.model
+    if name is None:
+        return None
+    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    address = current_champion(uri, name)
+    return address.rpartition("/")[2] if address else None
+
+
+def publish_decision(pipeline: Pipeline, scores: Scores, decision: Decision) -> None:
+    """The decision on the run's page, with the picture of its intervals."""
+    picture = _picture(decision)
+    page = decision_markdown(decision, *scores.reports, scores.roles, picture)
+    publish_report(pipeline.name, "decision", page)
+
+
+def _picture(decision: Decision) -> bytes | None:
+    if decision.gate is None:
+        return None
+    from tasks.reports.interval_plot import decision_png  # the drawing library is slow to import
+
+    return decision_png(decision)
 
 
 def register(
@@ -116,11 +135,14 @@ def register(
     decision: Decision,
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
-    artifacts: Mapping[str, str] | None = None,
+    artifacts: Mapping[str, str | bytes] | None = None,
+    *,
+    champion: str | None,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
     Args:
+        champion: what `champion_now` said when the decision was made.
         artifacts: more files for the merge's run in MLflow, by name.
     """
     name = pipeline.register_as.model
@@ -134,6 +156,13 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
+    files = {
+        **(artifacts or {}),
+        "rule.json": pipeline.promote.model_dump_json(indent=1),
+        "compared.json": scores.compared().model_dump_json(exclude_none=True),
+    }
+    if picture := _picture(decision):
+        files[PICTURE] = picture
     registration = run_step(
         register_task,
         subject=name,
@@ -145,25 +174,39 @@ def register(
         manifest=manifest,
         base=base,
         models=experts,
-        reports=[scores.base, *scores.experts, scores.merged],
+        reports=scores.of_the_merge,
         decision=decision,
         compatibility=compatibility,
         profile=profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts=artifacts,
+        artifacts=files,
         fall_back_to=pipeline.promote.fall_back_to,
         roles=scores.roles,
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
+        home=home,
+        champion_seen=champion,
     )
-    ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
-    page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
-    publish_report(pipeline.name, "lineage", page)
+    publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else base.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))
     return registration
+
+
+def ending_words(outcome: MergeOutcome) -> str:
+    """What a run says at its end: the reasons, and why a better merge does not serve."""
+    said = unserved(outcome.decision, outcome.registration)
+    reasons = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
+    return f"{said}; {reasons}" if said else reasons
+
+
+def said_against(decision: Decision) -> str:
+    """Before the reasons: the baselines, if not the base alone."""
+    if decision.baselines == ("base",):
+        return ""
+    return f"against {' and '.join(the(name) for name in decision.baselines)}: "
 
 
 def outcome_of(
@@ -184,6 +227,7 @@ def outcome_of(
         merged=manifest,
         base=baseline,
         baseline=scores.roles.baseline,
+        is_average=scores.roles.is_average,
         decision=decision,
         scores=scores.by_name(),
         odd_answers=scores.odd_answers(),

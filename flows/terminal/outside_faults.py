@@ -1,4 +1,4 @@
-"""Errors of the world around the program, in words: disks, servers, limits. None of them is a bug.
+"""Errors of the world around the program, in words: disks, memory, servers. None of them is a bug.
 
 What ends a command without a sentence of its own is looked at here, with everything that it was
 caused by, before anyone is told of a bug.
@@ -10,7 +10,13 @@ import errno
 import os
 from collections.abc import Iterator
 
-from merge_core.errors import HomeError, MergeflowError, StepError, one_line
+from merge_core.errors import (
+    TO_FREE_MEMORY,
+    HomeError,
+    MergeflowError,
+    StepError,
+    one_line,
+)
 from merge_core.open_files import TO_RAISE
 
 _MENDS: dict[int, str] = {
@@ -27,7 +33,6 @@ _MENDS: dict[int, str] = {
     errno.ESTALE: "look after that network disk, and run the same command again",
     errno.EMFILE: TO_RAISE,
     errno.ENFILE: TO_RAISE,
-    errno.ENOMEM: "free some memory, and run the same command again",
 }
 _DATABASE = (
     ("database or disk is full", errno.ENOSPC),
@@ -35,6 +40,8 @@ _DATABASE = (
     ("unable to open database file", errno.EACCES),
     ("disk i/o error", errno.EIO),
 )
+_NO_MEMORY = ("can't start new thread", "can't allocate memory", "not enough memory")
+"""What Python and torch say in a RuntimeError."""
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout")
 _BROKEN_OFF = ("ReadError", "WriteError", "RemoteProtocolError")
 _NO_ADDRESS = ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError")
@@ -43,7 +50,7 @@ _NO_ADDRESS = ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError")
 def outside_fault(error: BaseException) -> MergeflowError | None:
     """The sentence for an error of the world outside; None for one that is ours."""
     for each in _with_causes(error):
-        found = _of_the_system(each) or _of_a_server(each)
+        found = _of_memory(each) or _of_the_system(each) or _of_a_server(each)
         if found is not None:
             return found
     return None
@@ -56,6 +63,20 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
         yield each
         seen.append(each)
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+def _of_memory(error: BaseException) -> MergeflowError | None:
+    said = one_line(error)
+    is_short = isinstance(error, MemoryError)
+    is_short |= isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN)
+    is_short |= isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    if not is_short:
+        return None
+    return StepError(
+        "the system gives this process no more memory, threads or processes"
+        + (f": {said[:200]}" if said else ""),
+        mend=TO_FREE_MEMORY,
+    )
 
 
 def _of_the_system(error: BaseException) -> MergeflowError | None:

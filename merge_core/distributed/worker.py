@@ -72,7 +72,7 @@ def merge_group(
 
     Raises:
         StepError: this worker does not see the merge, or would not give the same bytes.
-        CheckpointError: an input is not here, or is not what it was.
+        CheckpointError: an input is not here, or has changed.
         MergeflowError: and all that `run_plan` raises.
     """
     started = time.monotonic()

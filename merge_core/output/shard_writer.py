@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from merge_core.errors import OutputError
+from merge_core.errors import TO_FREE_MEMORY, OutputError
 from merge_core.output.journal import Journal
 from merge_core.output.working_directory import CHECKPOINT
 from merge_core.output.write_back import begin_write_back
@@ -109,6 +109,7 @@ def output_error(error: OSError, place: Path) -> OutputError:
         " limit); raise it, use a smaller --shard-size, or choose another place",
         errno.ENOTEMPTY: "something else appeared at that place; choose another",
         errno.EEXIST: "something else appeared at that place; choose another",
+        errno.ENOMEM: TO_FREE_MEMORY,
     }
     mend = mends.get(error.errno, "look after that disk, and run the same command again")
     return OutputError(f"cannot be written: {error.strerror}", where=str(place), mend=mend)

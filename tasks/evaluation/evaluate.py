@@ -117,7 +117,10 @@ def evaluate_checkpoint(
         lm_eval_version=version("lm-eval"),
         transformers_version=version("transformers"),
         device=result["device"],
-        scores=tuple(_task_score(score) for score in result["scores"]),
+        scores=tuple(
+            _task_score(score, task.weight)
+            for score, task in zip(result["scores"], suite.tasks, strict=True)
+        ),
         truncated=result["truncated"],
     )
 
@@ -198,9 +201,10 @@ def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, 
     )
 
 
-def _task_score(score: dict[str, Any]) -> TaskScore:
+def _task_score(score: dict[str, Any], weight: float | None) -> TaskScore:
     ratio = sum(score["values"]) / sum(score["weights"])
-    return TaskScore(**score, score=2.0**ratio if score["scale"] == "power_of_two" else ratio)
+    total = 2.0**ratio if score["scale"] == "power_of_two" else ratio
+    return TaskScore(**score, score=total, task_weight=weight)
 
 
 def _mistake(suite: Suite, problem: dict[str, Any]) -> MergeflowError:

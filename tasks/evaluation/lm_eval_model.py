@@ -15,6 +15,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
+from tasks.evaluation.answers import is_looping
+
 Advance = Callable[[int], None]
 Document = tuple[str, int]
 """Task, and the document's number in it."""
@@ -30,13 +32,30 @@ class Observed:
     """The answer was nothing but blanks."""
     cut_off: set[Document] = field(default_factory=set)
     """The answer reached the largest number of tokens before it came to an end."""
+    looping: set[Document] = field(default_factory=set)
+    """The answer ends in repetitions of itself."""
+    characters: dict[Document, int] = field(default_factory=dict)
+    """Of all answers to a document."""
 
-    def counts(self, tasks: Set[str]) -> dict[str, int]:
-        """How many of each kind there are in some tasks."""
+    def answered(self, document: Document, answer: str) -> None:
+        """Note the form of one answer."""
+        self.characters[document] = self.characters.get(document, 0) + len(answer.strip())
+        if not answer.strip():
+            self.empty.add(document)
+        if is_looping(answer):
+            self.looping.add(document)
+
+    def counts(self, tasks: Set[str]) -> dict[str, int | None]:
+        """How many of each kind there are in some tasks; None where there are no answers."""
         kinds = {"truncated": self.truncated, "empty": self.empty, "cut_off": self.cut_off}
-        return {
+        found: dict[str, int | None] = {
             kind: sum(task in tasks for task, _ in documents) for kind, documents in kinds.items()
         }
+        lengths = [length for (task, _), length in self.characters.items() if task in tasks]
+        if lengths:
+            found["looping"] = sum(task in tasks for task, _ in self.looping)
+            found["answer_characters"] = sum(lengths)
+        return found
 
 
 class ObservedLM(HFLM):
@@ -123,8 +142,7 @@ class ObservedLM(HFLM):
         """One request has been answered."""
         if kind == "generate_until":
             instance = self._asked[str(request)].popleft()
-            if not answer.strip():
-                self.observed.empty.add(_document(instance))
+            self.observed.answered(_document(instance), answer)
             if self._endless.popleft():
                 self.observed.cut_off.add(_document(instance))
         if kind != "loglikelihood_rolling":

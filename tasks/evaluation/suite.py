@@ -68,13 +68,19 @@ class SuiteTask(BaseModel):
     cluster: str | None = Field(default=None, min_length=1)
     """The documents' field that says which of them were drawn together: a passage with several
     questions, a subject, a file. Null: each was drawn by itself."""
+    weight: float | None = Field(default=None, ge=0.0, le=1000.0, allow_inf_nan=False)
+    """What the task counts in the mean over the tasks, beside the others. Null: 1. 0: the task is
+    only guarded against a loss."""
 
     @model_serializer(mode="wrap")
-    def _cluster_where_it_is_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Suites that name none keep their digest."""
+    def _later_keys_where_they_are_written(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Suites that write none keep their digest."""
         values: dict[str, Any] = handler(self)
-        if self.cluster is None:
-            values.pop("cluster", None)
+        for key in ("cluster", "weight"):
+            if getattr(self, key) is None:
+                values.pop(key, None)
         return values
 
     @model_validator(mode="before")
@@ -135,6 +141,13 @@ class Suite(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"task '{name}' is listed twice; a task counts with one metric")
+        return tasks
+
+    @field_validator("tasks")
+    @classmethod
+    def _one_counts(cls, tasks: tuple[SuiteTask, ...]) -> tuple[SuiteTask, ...]:
+        if all(task.weight == 0 for task in tasks):
+            raise ValueError("every task has weight 0; one has to count in the mean")
         return tasks
 
     @property

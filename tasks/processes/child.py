@@ -170,7 +170,7 @@ def _has_exited(child: subprocess.Popen[bytes]) -> bool:
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> int:
-    """Let the keeper end what is left, and failing that, end the keeper."""
+    """Let the keeper end the processes that are left; end the keeper where it cannot."""
     if not _has_exited(child):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(child.pid, signal.SIGTERM)

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _status_of(child: int) -> int | None:
-    """Reap what has ended, orphans too; the child's wait status once it is among them."""
+    """Reap ended processes, orphans too; the child's wait status once it is among them."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
             if ended[0] == child:

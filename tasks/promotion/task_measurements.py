@@ -52,12 +52,14 @@ def measurement(
     candidate: TaskScore,
     baseline: TaskScore,
     experts: Mapping[str, TaskScore],
+    origin: TaskScore | None = None,
     *,
     nan_as_worst: bool = False,
 ) -> TaskMeasurement:
     """One task as the gate measures it: documents of all evaluations in the order of their ids.
 
     Args:
+        origin: of what the experts were made from; None: the baseline.
         nan_as_worst: let a document without a finite score of the candidate's count as the worst
             there is, for numbers to show. What decides is NaN.
 
@@ -66,7 +68,13 @@ def measurement(
     """
     before, now = _Documents.of(baseline), _Documents.of(candidate)
     others = {name: _Documents.of(score) for name, score in experts.items()}
-    for score, each in ((candidate, now), *zip(experts.values(), others.values(), strict=True)):
+    first = _Documents.of(origin) if origin else None
+    more = [(origin, first)] if origin and first else []
+    for score, each in (
+        (candidate, now),
+        *zip(experts.values(), others.values(), strict=True),
+        *more,
+    ):
         if not before.ids or each.ids != before.ids or score.scale != baseline.scale:
             raise UnlikeDocumentsError("are not of the same documents")
         if not np.array_equal(each.weights, before.weights):
@@ -88,6 +96,8 @@ def measurement(
         weights=before.weights,
         clusters=before.clusters or now.clusters,
         strata=strata if len(set(strata)) > 1 else None,
+        share=1.0 if candidate.task_weight is None else candidate.task_weight,
+        origin=np.where(first.is_finite, first.values, np.nan) if first else None,
     )
 
 

@@ -127,7 +127,7 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
 
     Raises:
         RegistryUnreachableError: the server did not answer.
-        StepError: MLflow refused, with what it said.
+        StepError: MLflow refused, with its own words.
         MergeflowError: the address is not one that can work.
     """
     check_address(tracking_uri, writing=writing)
@@ -266,7 +266,7 @@ def _is_possible(tracking_uri: str) -> bool:
 def _require_database(database: Path, writing: bool) -> None:
     """Fail at once on a missing or damaged file: MLflow retries for minutes.
 
-    Opened for writing, which also undoes what a killed writer left half done.
+    Opened for writing, which also rolls back the unfinished write of a killed process.
     """
     if not database.exists():
         if writing:

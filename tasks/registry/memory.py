@@ -277,7 +277,7 @@ def _write(home: Home, noted: list[KnownRegistry]) -> None:
 
 @contextlib.contextmanager
 def _changing(home: Home) -> Iterator[list[KnownRegistry]]:
-    """What is noted, while nobody else changes it."""
+    """The noted registries, locked against other processes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     lock = _file(home).with_suffix(".lock")
     try:

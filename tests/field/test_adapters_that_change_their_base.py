@@ -1,4 +1,5 @@
-"""An adapter whose start was taken out of its base is refused; all that PEFT merges alike is exact.
+"""An adapter that is more, or other, than a product added to its base is refused; all that PEFT
+merges alike is exact.
 
 The right weights are PEFT's own: the trained model in memory, merged by PEFT.
 """
@@ -15,47 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.checkpoints.adapters import open_adapter
-from merge_core.checkpoints.sources import describe_adapter, with_adapter
 from merge_core.errors import CheckpointError, CompatibilityError
-from merge_core.files.digests import DigestMemo
 from merge_core.verification.verify import verify
 from tests.support.adapters import random_factors, write_adapter
 from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import described
-
-peft = pytest.importorskip("peft")
-
-TARGETS = ["q_proj", "up_proj"]
-
-
-def base_model(**settings: Any) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(3)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 48}
-    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **settings))
-
-
-def trained(model: Any, **settings: Any) -> Any:
-    """An adapter on the model that is no longer where it started."""
-    torch.manual_seed(5)
-    config = peft.LoraConfig(r=4, lora_alpha=8, **{"target_modules": TARGETS, **settings})
-    adapted = peft.get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return adapted
-
-
-def applied(base: Path, adapter: Path, out: Path) -> dict[str, torch.Tensor]:
-    """What mergeflow makes of BASE+ADAPTER."""
-    memo = DigestMemo(None)
-    source = with_adapter("one", described(base), describe_adapter("lora", adapter, memo))
-    run_recipe({"merge_method": "passthrough", "models": [{"model": "one"}]}, {"one": source}, out)
-    return load_file(out / "model.safetensors")
+from tests.support.trained_adapters import MODULE, applied, base_model, peft, trained
 
 
 @pytest.mark.parametrize(
@@ -90,51 +56,12 @@ def test_what_peft_merges_alike_is_applied_as_peft_applies_it(
     assert any(not torch.equal(ours[name], model.state_dict()[name]) for name in ours)
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "OLoRA"])
-def test_an_adapter_that_was_split_off_its_base_is_refused_and_the_mends_work(
-    tmp_path: Path, start: str
-) -> None:
-    model = base_model()
-    model.save_pretrained(tmp_path / "base")
-    adapted = trained(copy.deepcopy(model), init_lora_weights=start)
-    adapted.save_pretrained(tmp_path / "lora")
-    with pytest.raises(CheckpointError, match="taken out of the base's weights") as caught:
-        applied(tmp_path / "base", tmp_path / "lora", tmp_path / "out")
-    mend = str(caught.value.mend)
-    assert "path_initial_model_for_weight_conversion" in mend
-    assert "merge_and_unload" in mend
-    if start == "OLoRA":
-        return
-    torch.manual_seed(5)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS}
-    fresh = peft.get_peft_model(
-        copy.deepcopy(model), peft.LoraConfig(**settings, init_lora_weights=start)
-    )
-    fresh.peft_config["default"].init_lora_weights = True
-    fresh.save_pretrained(tmp_path / "initial")
-    again = trained(copy.deepcopy(model), init_lora_weights=start)
-    right = {name: tensor.clone() for name, tensor in again.state_dict().items()}
-    again.save_pretrained(
-        tmp_path / "converted",
-        path_initial_model_for_weight_conversion=str(tmp_path / "initial"),
-    )
-    ours = applied(tmp_path / "base", tmp_path / "converted", tmp_path / "mended")
-    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
-    expected = right[f"{prefix}.base_layer.weight"] + 2.0 * (
-        right[f"{prefix}.lora_B.default.weight"] @ right[f"{prefix}.lora_A.default.weight"]
-    )
-    torch.testing.assert_close(
-        ours["model.layers.0.self_attn.q_proj.weight"], expected, rtol=1e-4, atol=1e-5
-    )
-
-
-MODULE = "model.layers.0.self_attn.q_proj"
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"init_lora_weights": "pissa_init"}, "taken out of the base's weights"),
+        ({"init_lora_weights": "PiSSA"}, "taken out of the base's weights"),
+        ({"init_lora_weights": "olora_2"}, "a start that is not known here"),
         ({"init_lora_weights": "corda"}, "taken out of the base's weights"),
         ({"init_lora_weights": "lora_ga"}, "taken out of the base's weights"),
         ({"init_lora_weights": "loftq"}, "LoftQ had rounded"),

@@ -99,6 +99,25 @@ def test_what_the_system_refuses_has_a_mend_however_deep_it_is(number: int) -> N
     assert fault.mend
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+    ids=repr,
+)
+def test_memory_and_threads_that_run_out_are_not_ours(error: Exception) -> None:
+    fault = outside_fault(error)
+    assert isinstance(fault, StepError)
+    assert "free some memory" in str(fault.mend)
+
+
 def test_a_full_database_and_a_server_that_breaks_off_are_not_ours() -> None:
     full = outside_fault(sqlite3.OperationalError("database or disk is full"))
     assert isinstance(full, HomeError)

@@ -6,11 +6,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from merge_core.checkpoints.adapters.files import Adapter
-from merge_core.checkpoints.adapters.fitting import fit
+from merge_core.checkpoints.adapters.fitting import Fit, fit
+from merge_core.checkpoints.adapters.residual import ResidualTensor
 from merge_core.checkpoints.adapters.tensors import AdaptedTensor, ReplacedTensor
+from merge_core.checkpoints.adapters.variants import Start
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
+from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.inputs import TensorInput, entries_of
+from merge_core.tensors.safetensors_header import TensorEntry
+
+_TAKEN_OUT_OF = ("F32", "F16", "BF16")
 
 
 def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
@@ -24,14 +30,35 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     for name, entry in place.replaced.items():
         tensors[name] = ReplacedTensor(name, base.tensors[name].dtype, entry)
     for name, each in place.fits.items():
-        if each.transposed and each.pair.magnitude:
+        if each.transposed and (each.pair.magnitude or adapter.config.start == "olora"):
+            kind = "DoRA" if each.pair.magnitude else "OLoRA"
             raise CompatibilityError(
-                f"{name} is stored (in, out), for which DoRA is not supported",
+                f"{name} is stored (in, out), for which {kind} is not supported",
                 where=str(adapter.directory),
                 mend="merge the adapter into its base with PEFT (merge_and_unload)",
             )
+        # A weight that was saved beside its factors is what was left of the base's already, and
+        # PEFT leaves embeddings whole.
+        if adapter.config.start and not each.pair.embedding and name not in place.replaced:
+            tensors[name] = _residual(adapter, adapter.config.start, base, each)
         tensors[name] = AdaptedTensor(name, base.tensors[name].dtype, tensors[name], each)
     return replace(base, tensors=MappingProxyType(tensors))
+
+
+def _residual(adapter: Adapter, start: Start, base: Checkpoint, fit: Fit) -> ResidualTensor:
+    """What training began with in place of the base's weight."""
+    origin = base.tensors[fit.tensor]
+    if origin.dtype not in _TAKEN_OUT_OF or not isinstance(origin, TensorEntry):
+        raise CompatibilityError(
+            f"{fit.tensor} of {base.directory} is {name_of(origin.dtype)}; {start} takes its start"
+            " out of float32, float16 or bfloat16 alone",
+            where=str(adapter.directory),
+            mend="apply it to the checkpoint that it was trained on",
+        )
+    pair = fit.pair
+    return ResidualTensor(
+        fit.tensor, origin.dtype, origin, start, pair.rank, pair.scaling, adapter.directory
+    )
 
 
 def _in_file_order(base: Checkpoint) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.adapters.variants import refuse_variants
+from merge_core.checkpoints.adapters.variants import Start, refuse_variants, start_of
 from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
 from merge_core.tensors.regex_cost import most_steps
@@ -44,6 +44,8 @@ class AdapterConfig:
     """Whether adapted weights are stored (in, out), as those of GPT-2's Conv1D are."""
     tie_weights: bool
     """Whether a head that shares the embeddings' weights follows what is done to them."""
+    start: Start | None
+    """What of the base was taken out of it before training, and belongs to the adapter."""
     base_model: str | None
     """The base that the adapter names, as its training knew it."""
     values: Mapping[str, Any]
@@ -92,6 +94,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         use_dora=_flag(path, "use_dora", values),
         fan_in_fan_out=_flag(path, "fan_in_fan_out", values),
         tie_weights=_flag(path, "ensure_weight_tying", values),
+        start=start_of(values.get("init_lora_weights")),
         base_model=_text(path, "base_model_name_or_path", values),
         values=values,
     )

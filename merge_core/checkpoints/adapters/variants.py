@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from merge_core.errors import CheckpointError
 
@@ -53,14 +53,14 @@ _REFUSED = {
 """Settings that mean something else than scaling * B @ A, whatever they hold."""
 _STARTS_AT_BASE = ("gaussian", "eva", "orthogonal", "mica")
 """Starts that PEFT gives an adapter while it leaves the base as it is, beside true and false."""
-_CONVERSION = "path_initial_model_for_weight_conversion"
-_SAVED_AGAIN = (
-    f"in the run that trained it, save it again with PEFT's {_CONVERSION}, which makes an ordinary"
-    " LoRA of it"
+SAVED_AGAIN = (
+    "in the run that trained it, save it again with PEFT's"
+    " path_initial_model_for_weight_conversion, which makes an ordinary LoRA of it"
 )
+"""The way out for a start that was taken out of the base and cannot be repeated."""
 _MERGED = "merge the adapter into its base with PEFT (merge_and_unload), and use the result"
-_SPLIT_OFF = ("pissa", "olora")
-"""Starts that PEFT takes out of the base again as it loads an adapter."""
+Start = Literal["pissa", "olora"]
+"""Starts that are taken out of the base again (`residual`), as PEFT does on loading."""
 _OF_ITS_DATA = ("corda", "lora_ga")
 """Starts that depend on data which the adapter does not hold: PEFT cannot repeat them."""
 
@@ -84,7 +84,8 @@ def refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
             path,
             f"bias is {str(bias)[:40]!r}: this adapter also changes biases, which is not supported",
         )
-    _refuse_start(path, values.get("init_lora_weights"))
+    if start_of(values.get("init_lora_weights")) is None:
+        _refuse_start(path, values.get("init_lora_weights"))
     for key, value in values.items():
         known = key in _READ or key in _WITHOUT_EFFECT or key in _REFUSED
         if not known and not _is_empty(value):
@@ -96,8 +97,18 @@ def refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
             )
 
 
+def start_of(setting: Any) -> Start | None:
+    """The start that was taken out of the base and can be found again, by `init_lora_weights`.
+
+    Both are spelt as PEFT takes them: OLoRA's in any case.
+    """
+    if setting == "pissa":
+        return "pissa"
+    return "olora" if isinstance(setting, str) and setting.lower() == "olora" else None
+
+
 def _refuse_start(path: Path, start: Any) -> None:
-    """Refuse an adapter whose start was taken out of its base, so that it belongs to what is left.
+    """Refuse an adapter whose start was taken out of its base and cannot be found again.
 
     PEFT keeps W - scaling * B0 @ A0 in place of W, and the adapter in its file holds B0 and A0 too.
     """
@@ -106,17 +117,18 @@ def _refuse_start(path: Path, start: Any) -> None:
     shown = str(start)[:40]
     kind = shown.lower()
     what = f"init_lora_weights is {shown!r}"
-    if kind.startswith(_SPLIT_OFF):
+    if kind.startswith("pissa"):
         raise _refused(
             path,
-            f"{what}: its start was taken out of the base's weights, so it cannot be added to them",
-            f"{_SAVED_AGAIN}; or {_MERGED}",
+            f"{what}: its start was taken out of the base's weights by a search that begins at"
+            " random, so nobody can find it again",
+            f"{SAVED_AGAIN}; PEFT draws another start each time it loads this adapter",
         )
     if kind.startswith(_OF_ITS_DATA):
         raise _refused(
             path,
             f"{what}: its start was taken out of the base's weights, so it cannot be added to them",
-            f"{_SAVED_AGAIN}; PEFT cannot repeat that start without its data",
+            f"{SAVED_AGAIN}; PEFT cannot repeat that start without its data",
         )
     if kind == "loftq":
         raise _refused(

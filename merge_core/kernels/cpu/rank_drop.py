@@ -40,7 +40,8 @@ def drawing_by_rank(
     count from 0 for the smallest magnitude of a row, equal ones in their order.
 
     Args:
-        base, model: stored values; the magnitudes are those of their difference.
+        base: stored values; the magnitudes are those of `model` less these.
+        model: stored values, as many.
         row: elements of a row.
         slope: not negative.
         start: index of the first entry.

@@ -170,6 +170,15 @@ def _check_alone(adapter: Adapter) -> None:
         problem = f"it saves {some(in_full)} in full, which is no change of low rank"
     if adapter.config.use_dora:
         problem = "it is a DoRA, whose change depends on the base's weights"
+    if adapter.config.start:
+        raise CheckpointError(
+            f"its start ({adapter.config.start}) was taken out of the base's weights, so its"
+            " factors alone are not what it changes",
+            where=str(adapter.directory),
+            mend="make an ordinary LoRA of it, of twice its rank: mergeflow adapter extract BASE"
+            f" BASE+ADAPTER OUT --rank {2 * adapter.config.r}; or merge BASE+ADAPTER into a"
+            " checkpoint",
+        )
     if problem:
         raise CheckpointError(
             f"{problem}; such adapters cannot be merged into an adapter",

@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.field.mends.situations import (
+    MERGE,
     VERIFY,
     Situation,
+    again,
     config,
     fine_tune,
     on_base,
@@ -112,12 +114,29 @@ def factors_of_another_rank(here: Path) -> Iterator[Step]:
     yield VERIFY
 
 
-def a_start_that_changed_the_base(here: Path) -> Iterator[Step]:
-    lora(here, init_lora_weights="pissa")
+def a_start_that_is_drawn(here: Path) -> Iterator[Step]:
+    lora(here, init_lora_weights="pissa_niter_16")
     adapted(here)
     yield VERIFY
     lora(here, init_lora_weights=True)
     yield VERIFY
+
+
+def a_start_in_a_base_of_doubles(here: Path) -> Iterator[Step]:
+    lora(here, init_lora_weights="olora")
+    recipe(here, models=[{"model": "./base+./lora"}])
+    replaced(here, "base", {name: each.double() for name, each in tensors_of(0).items()})
+    yield VERIFY
+    again(here, "base")
+    yield VERIFY
+
+
+def factors_without_the_start(here: Path) -> Iterator[Step]:
+    lora(here, init_lora_weights="pissa")
+    recipe(here, models=[{"model": "./lora"}])
+    yield ("adapter", "merge", "recipe.yaml", "both")
+    recipe(here, models=[{"model": "./base+./lora"}])
+    yield MERGE
 
 
 def a_start_of_its_data(here: Path) -> Iterator[Step]:

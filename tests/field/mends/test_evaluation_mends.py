@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -31,8 +32,8 @@ def suite(here: Path, **changes: Any) -> Path:
     """The suite of the example models, with one task, and changes."""
     file = here / "suite/suite.yaml"
     values = yaml.safe_load(file.read_text())
-    task = next(task for task in values["tasks"] if task["task"].endswith("bpb"))
-    values["tasks"] = [task]
+    own = [task for task in values["tasks"] if task["task"].endswith("bpb")]
+    values["tasks"] = own[:1] or values["tasks"]
     values["settings"] = values.get("settings", {}) | {"limit": 5}
     file.write_text(yaml.safe_dump(values | changes))
     return here / "suite"
@@ -199,6 +200,67 @@ def several_filters(here: Path) -> Iterator[Step]:
     quiz(here, filter_list=filters)
     yield (partial(asked, here),)
     yield (partial(asked, here, filter="strict"),)
+
+
+def clustered(here: Path, field: str | None) -> None:
+    """Name the field of the suite's task by which documents belong together, or none."""
+    suite(here)
+    file = here / "suite/suite.yaml"
+    values = yaml.safe_load(file.read_text())
+    values["tasks"][0].pop("cluster", None)
+    if field:
+        values["tasks"][0]["cluster"] = field
+    file.write_text(yaml.safe_dump(values))
+
+
+def a_field_that_some_documents_leave_empty(here: Path) -> Iterator[Step]:
+    clustered(here, "source")
+    values = yaml.safe_load(task_file(here).read_text())
+    data = here / "suite" / values["dataset_kwargs"]["data_files"]["test"]
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["source"] = "" if number == 2 else f"file {number // 2}"
+    data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    yield (evaluated, here)
+    clustered(here, next(key for key in lines[0] if key != "source"))
+    yield (evaluated, here)
+
+
+LINES = """
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import Task
+
+class Lines(Task):
+    VERSION = 0
+    OUTPUT_TYPE = "loglikelihood"
+    def download(self, *_, **__): self.dataset = {"test": ["one line", "another line"]}
+    def has_training_docs(self): return False
+    def has_validation_docs(self): return False
+    def has_test_docs(self): return True
+    def test_docs(self): return self.dataset["test"]
+    def doc_to_text(self, doc): return doc.split()[0]
+    def doc_to_target(self, doc): return " " + doc.split()[1]
+    def construct_requests(self, doc, ctx, **kwargs):
+        kwargs = {key: kwargs[key] for key in ("metadata",) if key in kwargs}
+        given = (ctx, self.doc_to_target(doc))
+        return [Instance("loglikelihood", doc, given, 0, **kwargs)]
+    def process_results(self, doc, results): return {"acc": float(results[0][1])}
+    def aggregation(self): return {"acc": mean}
+    def higher_is_better(self): return {"acc": True}
+"""
+"""A task that is code, whose documents are lines."""
+
+
+def documents_that_have_no_fields(here: Path) -> Iterator[Step]:
+    directory = task_file(here).parent
+    (directory / "lines.py").write_text(LINES)
+    (directory / "lines.yaml").write_text("task: lines\nclass: !function lines.Lines\n")
+    task = {"task": "lines", "metric": "acc"}
+    suite(here, tasks=[task | {"cluster": "source"}])
+    yield (evaluated, here)
+    suite(here, tasks=[task])
+    yield (evaluated, here)
 
 
 @pytest.mark.parametrize("situation", situations(globals()), ids=lambda each: each.__name__)

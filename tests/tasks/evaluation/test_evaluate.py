@@ -167,7 +167,7 @@ def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     assert echo.cut_off == 3, "a random model does not come to an end within four tokens"
 
 
-def test_empty_and_cut_off_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
+def test_empty_cut_off_and_looping_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
     """A model that always says one token: a full stop, a blank, the end of text, or a word."""
 
     def saying(text: str) -> SourceCheckpoint:
@@ -196,14 +196,24 @@ def test_empty_and_cut_off_answers_are_counted_apart(make_checkpoint, tokenizer,
     (directory / "suite.yaml").write_text(yaml.safe_dump(file))
     suite = load_suite(directory)
 
+    def made_of(text: str) -> EvaluationReport:
+        return evaluate_checkpoint(saying(text), suite, device="cpu", scratch=tmp_path / "scratch")
+
     def counts(text: str) -> tuple[int | None, int | None]:
-        made = evaluate_checkpoint(saying(text), suite, device="cpu", scratch=tmp_path / "scratch")
+        made = made_of(text)
         return made.score("echo").empty, made.score("echo").cut_off
 
     assert counts(".") == (6, 0), "cut at the stop, nothing is left"
     assert counts("<s>") == (6, 0)
     assert counts(" ") == (6, 6)
     assert counts("a") == (0, 6)
+    short = made_of("a").score("echo")
+    assert (short.looping, short.answer_characters) == (0, 6 * 5)
+    task = directory / "tasks" / "echo.yaml"
+    task.write_text(task.read_text().replace("max_gen_toks: 5", "max_gen_toks: 44"))
+    suite = load_suite(directory)
+    long = made_of("a").score("echo")
+    assert (long.looping, long.answer_characters) == (6, 6 * 44)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from merge_core.errors import RecipeError
 from tasks.evaluation.suite import (
     SHIPPED,
+    Suite,
     SuiteTask,
     is_self_contained,
     load_suite,
@@ -213,3 +215,16 @@ def test_a_task_without_a_cluster_is_written_as_it_always_was():
     task = SuiteTask(task="quiz", metric="acc")
     assert set(task.model_dump()) == {"task", "metric", "higher_is_better", "filter"}
     assert SuiteTask(**task.model_dump(), cluster="passage").model_dump()["cluster"] == "passage"
+
+
+def test_a_weight_is_part_of_the_suite_where_it_is_written() -> None:
+    plain = SuiteTask(task="quiz", metric="acc", higher_is_better=True)
+    assert "weight" not in plain.model_dump()
+    guarded = SuiteTask(**plain.model_dump(), weight=0)
+    assert guarded.model_dump()["weight"] == 0
+    Suite(name="s", tasks=(plain, guarded.model_copy(update={"task": "safety"})))
+    with pytest.raises(ValidationError, match="every task has weight 0"):
+        Suite(name="s", tasks=(guarded,))
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            SuiteTask(**plain.model_dump(), weight=weight)
