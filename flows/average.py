@@ -4,6 +4,7 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ from flows.environment.starting_directory import enter
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
+from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
-from flows.steps import judging
+from flows.steps import evaluating, judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
 from flows.steps.average_baselines import evaluate_inputs
@@ -32,10 +34,11 @@ from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
+from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
 from tasks.registry.past_averages import AverageRecord
-from tasks.roles import Roles
 
 _ATTEMPTS = 3
 
@@ -73,6 +76,9 @@ def average_checkpoints(
     return completed(ending, judging.ending_words(outcome), outcome)
 
 
+in_our_words(average_checkpoints, Averaging, "averaging")
+
+
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:
     suite, held_out = load_suites(averaging, home)
     check_rule(averaging.promote, suite)
@@ -85,7 +91,10 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         check_registry(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
-            average = _average(averaging, trajectory, past, suite, held_out, home, beside)
+            with Evaluators(home.scratch) as evaluators:
+                average = _average(
+                    averaging, trajectory, past, suite, held_out, home, beside, evaluators
+                )
         except (CheckpointError, OSError):
             removed = step.was_removed(trajectory)
             if not removed or attempt == _ATTEMPTS:
@@ -121,25 +130,31 @@ def _average(
     held_out: Suite,
     home: Home,
     beside: Path | None,
+    evaluators: Evaluators,
 ) -> _Average:
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     sources = merging.resolve(pipeline, home, None)
+    for each in (suite, held_out):
+        check_needs(each, sources[trajectory.newest.reference].directory)
     compatibility = merging.verify(pipeline, None, list(sources.values()))
     path = step.path(averaging, trajectory, sources)
     if averaging.average.schedule == "greedy_soup":
-        mix = step.soup(averaging, sources, held_out, home)
+        mix = step.soup(averaging, sources, held_out, home, evaluators)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
-    inputs = evaluate_inputs(averaging, pipeline, trajectory, sources, suite, home, beside)
+    evaluate = partial(
+        evaluate_inputs, averaging, pipeline, trajectory, sources, suite, home, beside, evaluators
+    )
+    inputs = evaluate()
     plan_suite(pipeline, inputs)
     manifest = merging.merge(pipeline, sources, home)
     merging.load(pipeline, sources, manifest, home)
     baseline = inputs.baseline.source
     singles = [source for source in sources.values() if source.digest != baseline.digest]
-    roles = Roles(inputs.baseline.name, is_average=True)
-    average = judging.evaluate_candidate(pipeline, suite, manifest, home, roles)
-    scores = inputs.with_candidate(average, roles)
+    inputs, scores = evaluating.evaluate_candidate(
+        pipeline, suite, manifest, home, evaluators, inputs, evaluate, is_average=True
+    )
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -10,8 +11,9 @@ from prefect.client.schemas.objects import State
 from flows.approve import approve
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
+from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
-from flows.steps import judging
+from flows.steps import evaluating, judging
 from flows.steps import merge as step
 from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
@@ -19,10 +21,12 @@ from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
+from merge_core.records import SourceCheckpoint
 from tasks.calibration.measure import check_data
-from tasks.evaluation.suite import load_suite
+from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.needs import check_needs
+from tasks.evaluation.suite import Suite, load_suite
 from tasks.records import MergeOutcome
-from tasks.roles import Roles
 from tasks.sources.locate import base_and_models
 from tasks.sources.references import expand_variables
 
@@ -46,6 +50,9 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
     return final_state(pipeline, Path(beside) if beside else None)
 
 
+in_our_words(merge_pipeline, Pipeline, "pipeline")
+
+
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
     log_to_prefect()
@@ -65,6 +72,21 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
+    check_needs(suite, sources[recipe.donor].directory)
+    with Evaluators(home.scratch) as evaluators:
+        evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
+        return _merged(pipeline, suite, sources, home, beside, evaluators)
+
+
+def _merged(
+    pipeline: Pipeline,
+    suite: Suite,
+    sources: dict[str, SourceCheckpoint],
+    home: Home,
+    beside: Path | None,
+    evaluators: Evaluators,
+) -> MergeOutcome:
+    recipe = pipeline.recipe
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
@@ -72,13 +94,15 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     donor = sources[recipe.donor]
     others = [source for source in sources.values() if source != donor]
     experts = [step.written_out(pipeline, source, home) for source in others]
-    inputs = evaluate_inputs(pipeline, suite, donor, experts, home, beside)
+    evaluate = partial(evaluate_inputs, pipeline, suite, donor, experts, home, beside, evaluators)
+    inputs = evaluate()
     plan_suite(pipeline, inputs)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
-    roles = Roles(inputs.baseline.name)
-    merged = judging.evaluate_candidate(pipeline, suite, manifest, home, roles)
-    scores = inputs.with_candidate(merged, roles)
+    inputs, scores = evaluating.evaluate_candidate(
+        pipeline, suite, manifest, home, evaluators, inputs, evaluate
+    )
+    evaluators.close()
     champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     baseline = inputs.baseline.source

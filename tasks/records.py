@@ -64,9 +64,8 @@ class TaskScore(_Measured):
     weights: tuple[float, ...]
     scale: Scale = "ratio"
     prompt_hashes: tuple[str, ...] | None = None
-    """lm-eval's `prompt_hash` for each document, in the order of `values`: the text that the model
-    was given, chat template included. None, like all that follows, in records of a mergeflow that
-    did not keep it."""
+    """lm-eval's `prompt_hash` for each document: the text that the model was given, chat template
+    included. None, like all that follows, in records of a mergeflow that did not keep it."""
     non_finite: int | None = None
     """Documents whose score or likelihoods are not finite; each counts as the worst there is."""
     truncated: int | None = None
@@ -79,11 +78,9 @@ class TaskScore(_Measured):
     """Places in `values` of the documents that `non_finite` counts; None if there are none, or in
     records of a mergeflow that only counted them."""
     clusters: tuple[str, ...] | None = None
-    """For each document, in the order of `values`, the group that it was drawn with; None where the
-    suite names no `cluster`."""
+    """For each document its group; None where the suite names no `cluster`."""
     task_weight: float | None = Field(default=None, ge=0.0)
-    """What the task counts in the mean over the tasks, beside the others; None: 1, as the suite
-    says nothing. 0: it is only guarded."""
+    """What the task counts in the mean over the tasks; None: 1. 0: it is only guarded."""
     looping: int | None = None
     """Documents whose answer ends in repetitions of itself; None where there are no answers, as
     for the next."""
@@ -111,7 +108,21 @@ class TaskScore(_Measured):
         return self
 
 
-class EvaluationReport(Record):
+class LooksTaken(Record):
+    """How far an evaluation went that may stop early."""
+
+    number: int = Field(ge=2)
+    taken: int = Field(ge=1)
+    """As many as `number` if all documents were evaluated."""
+    by: str
+    """Digest of the rule and the baselines that decided when to stop."""
+
+    @property
+    def is_part(self) -> bool:
+        return self.taken < self.number
+
+
+class EvaluationReport(_Measured):
     """lm-eval on one checkpoint with one suite."""
 
     checkpoint_digest: str
@@ -123,10 +134,19 @@ class EvaluationReport(Record):
     device: str
     scores: tuple[TaskScore, ...]
     truncated: int = 0
-    """Documents whose prompt lost its beginning to fit the model's context. (Texts scored whole,
-    as for bits per byte, are never cut: lm-eval scores long ones window by window.)"""
+    """Documents whose prompt lost its beginning to fit the context. (Texts scored whole are never
+    cut: lm-eval scores long ones window by window.)"""
     failure: str | None = None
     """Why there are no scores: the evaluation of a candidate died, or took too long."""
+    batch_size: int | None = None
+    """Sequences in one forward pass; None in records of a mergeflow that did not keep it."""
+    warm: bool | None = None
+    """Whether others were evaluated before in the same process; None if not."""
+
+    looks: LooksTaken | None = None
+    """Of an evaluation that may have stopped early; None if it was whole from the beginning."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"batch_size", "warm", "looks"})
 
     def score(self, task: str) -> TaskScore:
         """The score of one task; KeyError if the suite has no such task."""

@@ -24,7 +24,7 @@ from tasks.units import DURATION
 _DURATION = "a duration such as 30m, 8h or 2d, or nothing"
 _NUMBERS = (
     *("exceed", "guard_margin", "widest_margin", "alpha", "keep_of_experts", "odd_answers"),
-    *("answer_length", "nights"),
+    *("answer_length", "nights", "looks"),
 )
 _CHOICES = ("on_inconclusive", "approve_within", "fall_back_to")
 _FORMER = ("max_regression", "min_gain", "confidence")
@@ -47,7 +47,7 @@ class _Filled(BaseModel):
 def _number(name: str) -> tuple[Any, Any]:
     """A number of the rule that may be left empty."""
     own = PromotionRule.model_fields[name]
-    kind = "integer" if name == "nights" else "number"
+    kind = "integer" if name in ("nights", "looks") else "number"
     bounds = {type(each).__name__.lower(): each for each in own.metadata}
     low = next((getattr(bounds[key], key) for key in ("ge", "gt") if key in bounds), -math.inf)
     high = next((getattr(bounds[key], key) for key in ("le", "lt") if key in bounds), math.inf)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from flows.run_step import run_step
 from flows.settings.averaging import Averaging
-from flows.steps import judging
 from flows.steps import merge as merging
 from flows.steps.artifacts import publish_report
 from flows.steps.average_baselines import objective_of
+from flows.steps.evaluating import Asked, score
 from flows.steps.trajectory_page import trajectory_markdown
 from merge_core.findings import some
 from merge_core.homes.home import Home
@@ -21,6 +21,7 @@ from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
 from tasks.averaging.greedy_soup import Soup, greedy_soup
+from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.find import find_task, path_task
 from tasks.records import MergeOutcome
@@ -155,14 +156,17 @@ def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> Path
     return report
 
 
-def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mix:
+def soup(
+    averaging: Averaging, sources: Sources, suite: Suite, home: Home, evaluators: Evaluators
+) -> Mix:
     """The greedy soup of the checkpoints, found by merging and evaluating; what makes it better is
     what the rule calls better."""
     references = list(sources)[::-1]  # the newest comes first in a recipe
     pipeline = averaging.pipeline(averaging.weighted(references))
     singles = [sources[reference] for reference in references]
     names = distinct_names(references)
-    reports = judging.score(pipeline, suite, singles, names, home)
+    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
+    reports = score(pipeline, suite, asked, home, evaluators)
     reference, objective = reports[-1], objective_of(averaging)
     made: dict[tuple[int, ...], CheckpointManifest] = {}
 
@@ -170,9 +174,8 @@ def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mi
         tried = averaging.weighted([references[position] for position in positions])
         made[positions] = merging.merge(averaging.pipeline(tried), sources, home)
         label = "+".join(names[position] for position in positions)
-        [report] = judging.score(
-            pipeline, suite, [made[positions].as_source()], [f"soup {label}"], home
-        )
+        tried_one = Asked(made[positions].as_source(), f"soup {label}")
+        [report] = score(pipeline, suite, [tried_one], home, evaluators)
         return objective(report, reference)
 
     found = greedy_soup([objective(report, reference) for report in reports], score_of_average)

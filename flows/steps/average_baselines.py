@@ -7,12 +7,14 @@ from pathlib import Path
 
 from flows.settings.averaging import Averaging
 from flows.settings.pipeline import Pipeline
-from flows.steps import judging
-from flows.steps.baselines import Baseline, Inputs, champion, each_once, referenced
+from flows.steps.baselines import champion, each_once, referenced
+from flows.steps.evaluating import Asked, score
+from flows.steps.scores import Baseline, Inputs
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import SourceCheckpoint
 from tasks.averaging.greedy_soup import overall, ranking
+from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.promotion.baselines import SPOKEN, ComparedWith
 from tasks.records import EvaluationReport
@@ -38,6 +40,8 @@ def evaluate_inputs(
     suite: Suite,
     home: Home,
     beside: Path | None,
+    evaluators: Evaluators,
+    batch_size: int | None = None,
 ) -> Inputs:
     """Find and evaluate all that an average has to beat, and its checkpoints."""
     latest = Baseline(SPOKEN["latest"], sources[trajectory.newest.reference])
@@ -47,7 +51,7 @@ def evaluate_inputs(
         if name == "latest":
             found[name] = latest
         elif name == "best":
-            best = _best(averaging, pipeline, trajectory, sources, suite, home)
+            best = _best(averaging, pipeline, trajectory, sources, suite, home, evaluators)
             found[name] = Baseline(SPOKEN["best"], best)
         elif name == "champion":
             serves = champion(pipeline, home, "the latest checkpoint")
@@ -63,8 +67,11 @@ def evaluate_inputs(
     rest = [each for each in judged if each.digest not in known]
     names = distinct_names([each.reference for each in rest])
     named |= {each.digest: (name, each) for each, name in zip(rest, names, strict=True)}
-    labels, checkpoints = zip(*named.values(), strict=True)
-    scored = judging.score(pipeline, suite, checkpoints, labels, home)
+    asked = [
+        Asked(source, name, "first" if source.digest in known else "shared")
+        for name, source in named.values()
+    ]
+    scored = score(pipeline, suite, asked, home, evaluators, batch_size, then_another=True)
     reports = dict(zip(named, scored, strict=True))
     return Inputs(
         baseline=first,
@@ -84,10 +91,13 @@ def _best(
     sources: Mapping[str, SourceCheckpoint],
     suite: Suite,
     home: Home,
+    evaluators: Evaluators,
 ) -> SourceCheckpoint:
     references = [each.reference for each in trajectory.chosen if each.reference in sources]
     singles = [sources[reference] for reference in references]
-    reports = judging.score(pipeline, suite, singles, distinct_names(references), home)
+    names = distinct_names(references)
+    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
+    reports = score(pipeline, suite, asked, home, evaluators)
     return singles[_first_of(objective_of(averaging), reports)]
 
 

@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from flows.settings.pipeline import Pipeline
-from flows.steps import judging
 from flows.steps import merge as merging
-from flows.steps.scores import Scores
+from flows.steps.evaluating import Asked, score
+from flows.steps.scores import Baseline, Inputs
 from merge_core.errors import CheckpointError, RecipeError
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.text.plain import plain_log
+from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.promotion.baselines import SPOKEN, ComparedWith
 from tasks.records import EvaluationReport
 from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
 from tasks.reports.names import distinct_names
-from tasks.roles import Roles
 
 _log = plain_log("mergeflow")
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A checkpoint that a candidate has to beat, and what it is called."""
-
-    name: str
-    source: SourceCheckpoint
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything that is evaluated before the merge."""
-
-    baseline: Baseline
-    """The first one, which the run falls back to."""
-    report: EvaluationReport
-    others: tuple[ComparedWith, ...]
-    experts: tuple[EvaluationReport, ...]
-    origin: EvaluationReport | None
-    """Of the recipe's base, where that is not the first baseline."""
-
-    def with_candidate(self, merged: EvaluationReport, roles: Roles) -> Scores:
-        """All evaluations, once there is a candidate."""
-        return Scores(
-            base=self.report,
-            experts=self.experts,
-            merged=merged,
-            roles=roles,
-            others=self.others,
-            origin=self.origin,
-        )
 
 
 def check_baselines(pipeline: Pipeline) -> None:
@@ -79,8 +46,13 @@ def evaluate_inputs(
     experts: Sequence[SourceCheckpoint],
     home: Home,
     beside: Path | None,
+    evaluators: Evaluators,
+    batch_size: int | None = None,
 ) -> Inputs:
-    """Find and evaluate base, experts and all that a merge has to beat."""
+    """Find and evaluate base, experts and all that a merge has to beat.
+
+    What decides comes from processes in which nothing was evaluated before; experts follow it.
+    """
     wanted = pipeline.promote.baselines
     found = {
         name: _found(name, pipeline, base, home, beside) for name in wanted if name != "best_expert"
@@ -93,8 +65,13 @@ def evaluate_inputs(
     }
     for each in found.values():
         distinct.setdefault(each.source.digest, (each.name, each.source))
-    names, sources = zip(*distinct.values(), strict=True)
-    reports = dict(zip(distinct, judging.score(pipeline, suite, sources, names, home), strict=True))
+    against = {base.digest, *(each.source.digest for each in found.values())}
+    asked = [
+        Asked(source, name, "first" if source.digest in against else "shared")
+        for name, source in distinct.values()
+    ]
+    scored = score(pipeline, suite, asked, home, evaluators, batch_size, then_another=True)
+    reports = dict(zip(distinct, scored, strict=True))
     if "best_expert" in wanted:
         from tasks.promotion.objective import best_of  # scipy is slow to import
 
@@ -102,6 +79,9 @@ def evaluate_inputs(
         source = judged[best]
         _log.info("the best expert is %s", source.reference)
         found["best_expert"] = Baseline(SPOKEN["best_expert"], source)
+        again = Asked(source, SPOKEN["best_expert"], "first")
+        size = reports[source.digest].batch_size
+        [reports[source.digest]] = score(pipeline, suite, [again], home, evaluators, size)
     first, *more = each_once([found[name] for name in wanted])
     origin = reports[base.digest] if first.source.digest != base.digest else None
     return Inputs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.settings.pipeline import Register
+from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.evaluation.suite import Suite
@@ -20,6 +21,12 @@ def check_rule(rule: PromotionRule, suite: Suite) -> None:
     Raises:
         RecipeError: the rule names a task that the suite does not have.
     """
+    if (rule.looks or 1) > 1 and suite.settings.repeats > 1:
+        raise RecipeError(
+            "answers are repeated, and the evaluation of shares of them cannot be looked at",
+            where=f"suite '{suite.name}': settings.repeats, and promote.looks",
+            mend="leave one of the two out",
+        )
     check_tasks(rule, [task.task for task in suite.tasks], suite.name)
     if rule.gate == "former":
         _log.info("%s", FORMER_GATE)

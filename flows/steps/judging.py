@@ -1,15 +1,13 @@
-"""The flows' steps after a merge: scores, the decision on them, the record in the registry."""
+"""The flows' steps after the evaluations: the decision on them, the record in the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from prefect import runtime
 
-from flows.gpu_slot import device_slot
-from flows.run_step import run_step, run_together
+from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_links, publish_report
 from flows.steps.lineage_page import publish_lineage
@@ -19,76 +17,19 @@ from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.runtime.threads import default_threads
-from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
 from tasks.decide import decide_task, decision_key
-from tasks.evaluate import evaluate_task
-from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
-from tasks.evaluation.suite import Suite
 from tasks.progress import prefect_progress
-from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
+from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
+from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
-from tasks.registry.client import default_tracking_uri
+from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
-from tasks.roles import Roles, the
+from tasks.roles import the
 
 PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
-
-_log = plain_log("mergeflow")
-
-
-def evaluate_candidate(
-    pipeline: Pipeline, suite: Suite, manifest: CheckpointManifest, home: Home, roles: Roles
-) -> EvaluationReport:
-    """The scores of what was merged; why there are none, if its evaluation dies."""
-    name = roles.candidate
-    [report] = score(pipeline, suite, [manifest.as_source()], [name], home, name)
-    return report
-
-
-def score(
-    pipeline: Pipeline,
-    suite: Suite,
-    checkpoints: Sequence[SourceCheckpoint],
-    names: Sequence[str],
-    home: Home,
-    candidate: str | None = None,
-) -> list[EvaluationReport]:
-    """Scores of checkpoints on one suite, each found by the checkpoint's content where known.
-
-    Args:
-        candidate: name of the checkpoint whose evaluation may die. A candidate that cannot be
-            evaluated is no better than the baseline; its report says why it has no scores.
-
-    Raises:
-        StepError: the evaluation of another checkpoint failed.
-    """
-    device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
-    threads = max(1, default_threads() // parallel) if parallel > 1 else None
-
-    def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
-        key = evaluation_key(checkpoint, suite, device)
-        named = checkpoint.model_copy(update={"reference": name})
-        how = {"logs": home.logs, "digest_memo": home.digest_memo}
-        arguments = (key, named, suite, home.scratch, device, threads)
-        try:
-            with device_slot(device):
-                report = run_step(evaluate_task, *arguments, subject=name, **how)
-        except StepError as error:
-            if name != candidate:
-                raise
-            _log.warning(
-                "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
-            )
-            report = failed_evaluation(named, suite, device, error)
-        # The same content may have been scored under another name.
-        return report.model_copy(update={"reference": checkpoint.reference})
-
-    jobs = [partial(one, *job) for job in zip(checkpoints, names, strict=True)]
-    return run_together(jobs, parallel)
 
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
@@ -100,13 +41,20 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     return decision
 
 
-def champion_now(pipeline: Pipeline, home: Home) -> str | None:
-    """The version that serves while a decision is made; None when there is none, or no name."""
+def champion_now(pipeline: Pipeline, home: Home) -> Seen:
+    """The version that serves while a decision is made; None when there is none, or no name.
+
+    A server that is away just now is no reason to end the run: the register step waits for it. Then
+    the alias moves whoever holds it.
+    """
     name = pipeline.register_as.model
     if name is None:
         return None
     uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
-    address = current_champion(uri, name)
+    try:
+        address = current_champion(uri, name)
+    except RegistryUnreachableError:
+        return ANYONE
     return address.rpartition("/")[2] if address else None
 
 
@@ -137,7 +85,7 @@ def register(
     profile: TaskVectorProfile | None,
     artifacts: Mapping[str, str | bytes] | None = None,
     *,
-    champion: str | None,
+    champion: Seen,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 

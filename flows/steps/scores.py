@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from merge_core.records import SourceCheckpoint
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.promotion.baselines import Compared, ComparedWith
 from tasks.records import EvaluationReport
@@ -67,3 +68,35 @@ class Scores:
 
     def _in_order(self) -> list[EvaluationReport]:
         return [self.base, *self.experts, self.merged]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A checkpoint that a candidate has to beat, and what it is called."""
+
+    name: str
+    source: SourceCheckpoint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that is evaluated before the merge."""
+
+    baseline: Baseline
+    """The first one, which the run falls back to."""
+    report: EvaluationReport
+    others: tuple[ComparedWith, ...]
+    experts: tuple[EvaluationReport, ...]
+    origin: EvaluationReport | None
+    """Of the recipe's base, where that is not the first baseline."""
+
+    def with_candidate(self, merged: EvaluationReport, roles: Roles) -> Scores:
+        """All evaluations, once there is a candidate."""
+        return Scores(
+            base=self.report,
+            experts=self.experts,
+            merged=merged,
+            roles=roles,
+            others=self.others,
+            origin=self.origin,
+        )

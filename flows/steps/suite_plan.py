@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report
-from flows.steps.baselines import Inputs
+from flows.steps.scores import Inputs
 from merge_core.errors import StepError
 from merge_core.text.plain import plain_log
 from tasks.promotion.baselines import ComparedWith

@@ -14,7 +14,9 @@ from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.bootstrap import other_prompts
 from tasks.promotion.calibrated_keys import NIGHTS
 from tasks.promotion.calibrated_reasons import Against, All, reasons
+from tasks.promotion.comparable import said_of_batches
 from tasks.promotion.measured import measurements
+from tasks.promotion.parts import as_far, said_of_looks
 from tasks.promotion.rule import PromotionRule
 from tasks.promotion.suite_plan import suite_plan
 from tasks.records import (
@@ -49,6 +51,7 @@ def gate_rule(rule: PromotionRule) -> GateRule:
         alpha=standard.alpha if rule.alpha is None else rule.alpha,
         share=keep or standard.share,
         retention_blocks=keep > 0,
+        looks=rule.looks or 1,
     )
 
 
@@ -101,7 +104,11 @@ def decide_calibrated(
     return Decision(
         verdict=verdict,
         promote=verdict == "promoted" or by_rule,
-        reasons=reasons(told),
+        reasons=(
+            *reasons(told),
+            *said_of_looks(candidate, baseline),
+            *said_of_batches(candidate, [baseline, *(o.report for o in others)]),
+        ),
         comparisons=first.comparisons,
         gain=first.gate.change,
         gain_low=first.gate.low,
@@ -141,7 +148,8 @@ def _against(
     must_hold = rule.must_hold or {}
     measured = measurements(candidate, before, own, origin, must_hold)
     try:
-        result = shown = judge(measured, numbers)
+        look = candidate.looks.taken if candidate.looks else None
+        result = shown = judge(measured, numbers, look=look)
         planned = plan(measured, numbers)
     except ValueError as error:
         raise StepError(
@@ -152,14 +160,20 @@ def _against(
         ) from None
     if any(task.outcome == "invalid" for task in result.tasks):
         as_worst = measurements(candidate, before, own, origin, must_hold, nan_as_worst=True)
-        shown = judge(as_worst, numbers)
+        shown = judge(as_worst, numbers, look=look)
     comparisons = tuple(
-        _comparison(candidate.score(task.name), before.score(task.name), task, decided.outcome)
+        _comparison(
+            candidate.score(task.name),
+            before.score(task.name),
+            task,
+            decided.outcome,
+            is_part=candidate.looks is not None,
+        )
         for task, decided in zip(shown.tasks, result.tasks, strict=True)
     )
     answers = compare_answers(
         candidate,
-        before,
+        as_far(before, candidate),
         more=ODD_ANSWERS if rule.odd_answers is None else rule.odd_answers,
         times=ANSWER_LENGTH if rule.answer_length is None else rule.answer_length,
         quantile=normal_quantile(numbers.alpha),
@@ -197,7 +211,7 @@ def _verdict(verdicts: Sequence[Verdict], same: bool = False) -> Verdict:
 
 
 def _comparison(
-    score: TaskScore, before: TaskScore, task: TaskResult, outcome: str
+    score: TaskScore, before: TaskScore, task: TaskResult, outcome: str, *, is_part: bool
 ) -> TaskComparison:
     """A task as every table shows it, in the metric's own unit."""
     sign = 1.0 if score.higher_is_better else -1.0
@@ -209,7 +223,9 @@ def _comparison(
         higher_is_better=score.higher_is_better,
         baseline=before.score,
         candidate=score.score,
-        improvement=sign * (score.score - before.score),
+        improvement=in_metric(before, task.unclipped_change)
+        if is_part
+        else sign * (score.score - before.score),
         low=in_metric(before, task.low),
         high=in_metric(before, task.high),
         max_regression=-in_metric(before, -task.margin * task.unit),

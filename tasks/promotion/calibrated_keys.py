@@ -124,6 +124,16 @@ class CalibratedKeys(BaseModel):
         " than the champion. Empty: 60 where the champion is one of several baselines, else 1.",
         json_schema_extra={"position": 20},
     )
+    looks: int | None = Field(
+        default=None,
+        ge=1,
+        le=20,
+        title="Looks",
+        description="How often the evaluation of the merged checkpoint may be looked at, the end"
+        " included: it stops as soon as the rule knows enough. 5 is a good number; a clearly worse"
+        " merge costs a quarter then. Empty: 1, only at the end.",
+        json_schema_extra={"position": 22},
+    )
     plan_must_hold: bool | None = Field(
         default=None,
         title="The plan must hold",

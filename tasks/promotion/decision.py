@@ -16,6 +16,7 @@ from tasks.promotion.bootstrap import (
     pair,
     resampled_improvements,
 )
+from tasks.promotion.comparable import check_comparable, check_looks, said_of_batches
 from tasks.promotion.reasons import gain_reason, task_reason
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict
@@ -77,7 +78,8 @@ def decide(
     """
     more = [other.report for other in others]
     for other in (baseline, *more, *experts, *([origin] if origin else [])):
-        _check_comparable(candidate, other)
+        check_comparable(candidate, other)
+    check_looks(candidate, rule, baseline, others)
     check_tasks(rule, [score.task for score in baseline.scores], candidate.suite)
     for one in (baseline, *more):
         _check_finite(one)
@@ -103,6 +105,7 @@ def decide(
     if verdict == "inconclusive":
         action = "keeps the baseline" if rule.on_inconclusive == "fall_back" else "promotes"
         reasons.append(f"the evaluation cannot tell; the rule {action} in that case")
+    reasons += said_of_batches(candidate, [baseline])
     return Decision(
         verdict=verdict,
         promote=verdict == "promoted"
@@ -156,23 +159,6 @@ def _without_scores(
         baseline_digest=baseline.checkpoint_digest,
         baseline=None if called == "base" else called,
     )
-
-
-def _check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> None:
-    made = {
-        "suites": (candidate.suite_digest, other.suite_digest),
-        "lm-eval versions": (candidate.lm_eval_version, other.lm_eval_version),
-        "transformers versions": (candidate.transformers_version, other.transformers_version),
-        "kinds of device": tuple(r.device.partition(":")[0] for r in (candidate, other)),
-    }
-    for what, (one, two) in made.items():
-        if one != two:
-            raise StepError(
-                f"the evaluations of {candidate.reference} and {other.reference} were made with"
-                f" different {what} ({one[:12]} and {two[:12]})",
-                where="decide",
-                mend="evaluate both again in the same way",
-            )
 
 
 def _check_finite(baseline: EvaluationReport) -> None:

@@ -38,7 +38,9 @@ def measurements(
             theirs = {name: expert.score(score.task) for name, expert in named.items()}
             before = baseline.score(score.task)
             first = origin.score(score.task) if origin else None
-            one = measurement(score, before, theirs, first, nan_as_worst=nan_as_worst)
+            is_part = candidate.looks is not None and candidate.looks.is_part
+            how = {"nan_as_worst": nan_as_worst, "is_part": is_part}
+            one = measurement(score, before, theirs, first, **how)
         except (UnlikeDocumentsError, KeyError) as error:
             why = str(error) if isinstance(error, ValueError) else "do not all have scores"
             raise StepError(
