@@ -46,7 +46,7 @@ crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; 
 
 sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts, an older home (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py \
-		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py tests/flows/test_calibrated_run.py \
+		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py tests/flows/test_calibrated_run.py tests/flows/test_baselines.py \
 		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_mounts.py \
 		tests/upgrade
 

@@ -16,6 +16,7 @@ from flows.environment.starting_directory import enter
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
+from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
 from flows.steps import evaluating, judging
@@ -73,6 +74,9 @@ def average_checkpoints(
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
     return completed(ending, judging.ending_words(outcome), outcome)
+
+
+in_our_words(average_checkpoints, Averaging, "averaging")
 
 
 def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome | NothingNew:

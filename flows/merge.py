@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from flows.approve import approve
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
+from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
@@ -47,6 +48,9 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
         beside: directory that relative checkpoint paths start from; by default the current one.
     """
     return final_state(pipeline, Path(beside) if beside else None)
+
+
+in_our_words(merge_pipeline, Pipeline, "pipeline")
 
 
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:

@@ -7,7 +7,6 @@ reaches `up` alone, and a guard ends them when `up` dies without having done so.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
@@ -29,12 +28,13 @@ from flows.stack.prefect_session import QUIET, server_environment
 from flows.stack.processes import (
     end_all,
     end_members,
-    last_lines,
     mark,
 )
 from merge_core.errors import MergeflowError, StepError
+from merge_core.files.locks import try_lock
 from merge_core.files.private import PRIVATE_UMASK, make_private_directory, open_private
 from merge_core.homes.home import Home
+from tasks.processes.model import last_lines
 from tasks.processes.own_python import module_command
 from tasks.processes.secret_variables import stack_variables
 from tasks.servers.login import (
@@ -104,7 +104,7 @@ class Service:
         how = "did not answer" if status is None else f"ended with exit status {status}"
         return StepError(
             f"{self.title} {how}; the end of its log:",
-            details=last_lines(self.log),
+            details=[f"    {line}" for line in last_lines(self.log, 8)],
             where=str(self.log),
             mend="read the rest of this log",
         )
@@ -329,9 +329,7 @@ def only_one(home: Home) -> Iterator[None]:
         MergeflowError: another stack runs on it; says where.
     """
     with os.fdopen(open_private(home.stack / "lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             record = read_record(home)
             raise MergeflowError(
                 f"is up already: Prefect on {record.prefect}, MLflow on {record.mlflow}"
@@ -339,7 +337,7 @@ def only_one(home: Home) -> Iterator[None]:
                 else "is being started or stopped by another `mergeflow up`",
                 where=str(home.path),
                 mend="use it as it is, or stop it first (Ctrl-C where it runs)",
-            ) from None
+            )
         yield
 
 

@@ -22,8 +22,9 @@ from tasks.decide import decide_task, decision_key
 from tasks.progress import prefect_progress
 from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
+from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
-from tasks.registry.client import default_tracking_uri
+from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
 from tasks.roles import the
 
@@ -40,13 +41,20 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     return decision
 
 
-def champion_now(pipeline: Pipeline, home: Home) -> str | None:
-    """The version that serves while a decision is made; None when there is none, or no name."""
+def champion_now(pipeline: Pipeline, home: Home) -> Seen:
+    """The version that serves while a decision is made; None when there is none, or no name.
+
+    A server that is away just now is no reason to end the run: the register step waits for it. Then
+    the alias moves whoever holds it.
+    """
     name = pipeline.register_as.model
     if name is None:
         return None
     uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
-    address = current_champion(uri, name)
+    try:
+        address = current_champion(uri, name)
+    except RegistryUnreachableError:
+        return ANYONE
     return address.rpartition("/")[2] if address else None
 
 
@@ -77,7 +85,7 @@ def register(
     profile: TaskVectorProfile | None,
     artifacts: Mapping[str, str | bytes] | None = None,
     *,
-    champion: str | None,
+    champion: Seen,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 

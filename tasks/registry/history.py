@@ -190,10 +190,12 @@ def find_histories(home: Home, registry: str, name: str, tags: Mapping[str, str]
     Args:
         registry: the address of the registry, as `memory.canonical` writes it.
         tags: of the registered model. A chain that they name is the model's own, whatever address
-            the registry had then.
+            the registry had then, and whatever the model was called.
     """
     found = [
-        read_history(path, chain) for path, chain in _files(home) if _slug(name) == _slug_of(path)
+        read_history(path, chain)
+        for path, chain in _files(home)
+        if HEAD_TAG + chain in tags or _slug(name) == _slug_of(path)
     ]
     own = [each for each in found if HEAD_TAG + each.chain in tags or _is_of(each, registry, name)]
     return sorted(own, key=lambda each: -len(each.digests))

@@ -10,7 +10,6 @@ files lie there too. It is read at most, never written.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from merge_core.errors import MergeflowError, StepError, one_line
+from merge_core.files.locks import held
 from merge_core.files.private import open_private, private_umask, write_private
 
 _DIRECTORY, _ARTIFACTS = "mlflow", "artifacts"
@@ -324,6 +324,5 @@ def _place(address: str) -> Path:
 def _alone(database: Path) -> Iterator[None]:
     """Before or after any registration, never during one: the lock is that of the registry."""
     lock = open_private(database.with_name(database.name + ".lock"))
-    with os.fdopen(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(lock):
         yield

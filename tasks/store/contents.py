@@ -6,7 +6,6 @@ Links are looked at as links. A link's target outside the store is not ours, and
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from merge_core.files.locks import try_lock
 from merge_core.files.removal import mounted_below
 from merge_core.homes.home import Home
 from merge_core.output.manifest import MANIFEST_NAME
@@ -206,9 +206,8 @@ def _is_locked(staging: Path) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not try_lock(descriptor)
     except OSError:
         return True
     finally:
         os.close(descriptor)
-    return False

@@ -38,6 +38,7 @@ from tasks.store.served_files import UnreadableFilesError, local_path, texts_in
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _LONGEST_PATH = 4096
 _ENVIRONMENT = threading.RLock()
+_NAME_ANOTHER = "see that this is the address of an MLflow server, or name another one"
 _CREDENTIALS = tuple(f"MLFLOW_TRACKING_{key}" for key in ("USERNAME", "PASSWORD", "TOKEN"))
 
 
@@ -207,7 +208,7 @@ def _answer(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs,
         raise StepError(
             f"what it answers is not understood ({type(error).__name__}: {str(error)[:200]})",
             where=asked.address,
-            mend="see that this is the address of an MLflow server, or name another one",
+            mend=_NAME_ANOTHER,
         ) from None
 
 
@@ -219,6 +220,7 @@ def _ask(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs, li
         )
     said = Needs()
     with _credentials_for(home, asked.uri), open_registry(asked.uri) as registry:
+        _check_is_mlflow(registry, asked)
         _recognise(home, registry, asked)
         found = served_by(registry)
         at = f" at {asked.address}" if asked.is_other else ""
@@ -229,6 +231,23 @@ def _ask(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs, li
             with contextlib.suppress(OutputError):  # it will be named again
                 note_registry(home, asked.uri, registry, experiment)
     return said, found.files
+
+
+def _check_is_mlflow(registry: Registry, asked: _Asked) -> None:
+    """Refuse a server of another kind that answers everything: nothing of it would be needed.
+
+    MLflow has an experiment from its first moment on, `Default`.
+    """
+    from mlflow.entities import ViewType
+
+    if not is_server(asked.uri):
+        return
+    if not registry.client.search_experiments(view_type=ViewType.ALL, max_results=1):
+        raise StepError(
+            "it answers, but it has no experiment at all, not even the one that MLflow begins with",
+            where=asked.address,
+            mend=_NAME_ANOTHER,
+        )
 
 
 def _recognise(home: Home, registry: Registry, asked: _Asked) -> None:

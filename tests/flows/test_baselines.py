@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
+from flows.settings.averaging import Averaging
 from flows.settings.pipeline import Pipeline
 from flows.steps.against import against_of, said_against
+from flows.steps.average_baselines import Objective, objective_of
 from flows.steps.baselines import Baseline, check_baselines, each_once
 from merge_core.errors import RecipeError
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
-from tasks.records import MergeOutcome
+from tasks.records import EvaluationReport, MergeOutcome
 from tasks.registry.client import TAG, default_tracking_uri, open_registry
 from tests.flows.test_merge import Bench, bench, markdown_of, promoted, shared, steps
 from tests.support.recorded_steps import RecordedSteps
 from tests.tasks.promotion.test_baselines import BASE, MERGED
+from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 __all__ = ["bench", "promoted", "shared", "steps"]  # fixtures
 
@@ -82,3 +85,25 @@ def test_a_run_is_judged_against_the_champion_and_the_base_and_its_best_expert(
     best: MergeOutcome = bench.run(bench.pipeline(promote={"baseline": "best_expert"})).result()
     assert best.baseline == "best expert"
     assert best.serve.rpartition("/")[2] in ("code-expert", "prose-expert")
+
+
+def test_soups_are_ranked_by_the_gate_that_decides() -> None:
+    """A task that is only guarded makes no soup better, where the calibrated gate decides."""
+
+    def averaging(**promote: Any) -> Averaging:
+        values = {"name": "a", "training": {"run": "./r"}, "evaluate": {"suite": "s"}}
+        return Averaging.model_validate(values | {"promote": promote})
+
+    def guarded(made: EvaluationReport) -> EvaluationReport:
+        quiz = made.scores[1].model_copy(update={"task_weight": 0.0})
+        return made.model_copy(update={"scores": (made.scores[0], quiz)})
+
+    reader = guarded(report("reader", bits_task("code", -0.1), accuracy_task("quiz", 190)))
+    quizzer = guarded(report("quizzer", bits_task("code", 0.01), accuracy_task("quiz", 300)))
+    latest = guarded(BASE)
+
+    def better(objective: Objective) -> EvaluationReport:
+        return max((reader, quizzer), key=lambda each: objective(each, latest))
+
+    assert better(objective_of(averaging())) is reader
+    assert better(objective_of(averaging(min_gain=0.0))) is quizzer

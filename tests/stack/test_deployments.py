@@ -184,7 +184,7 @@ def test_prefects_own_deploy_command_makes_the_same_deployments(stack: RunningSt
 def deployments(stack: RunningStack) -> dict[str, Any]:
     """What a deployment is, without what differs by moment; whether its schedules are on is the
     user's choice, which Prefect's own command takes back."""
-    told = ("description", "tags", "parameters", "entrypoint", "pull_steps", "work_pool_name")
+    told = ("description", "parameters", "entrypoint", "pull_steps", "work_pool_name")
     found = {}
     for each in stack.prefect("/deployments/filter", {}):
         schedules = {
@@ -197,6 +197,7 @@ def deployments(stack: RunningStack) -> dict[str, Any]:
             "schedules": schedules,
             "limit": each["global_concurrency_limit"]["limit"],
             "strategy": each["concurrency_options"]["collision_strategy"],
+            "tags": sorted(each["tags"]),
             # That other keys are refused is said by `mergeflow up` alone.
             "schema": {**each["parameter_openapi_schema"], "additionalProperties": False},
             "start": each["job_variables"]["env"]["MERGEFLOW_DIRECTORY"],

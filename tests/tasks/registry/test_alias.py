@@ -63,6 +63,7 @@ def test_a_registry_of_before_begins_as_it_is_found(
     ]
 
 
+@pytest.mark.slow
 def test_registering_again_writes_no_line_twice(
     better: dict[str, Any], after_promotion: str, home: Home
 ) -> None:
@@ -100,6 +101,7 @@ def test_runs_leave_a_pinned_version_and_say_who_pinned_it_why_and_since_when(
     ]
 
 
+@pytest.mark.slow
 def test_a_fall_back_leaves_a_pinned_version_too(
     tiny_zoo: Any, merged: Path, after_promotion: str, home: Home, tmp_path: Path
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_move_in_mlflows_pages_is_respected_and_told(
     assert champion_holder(after_promotion) == "3"
 
 
+@pytest.mark.slow
 def test_an_alias_that_somebody_removed_is_given_again(
     better: dict[str, Any], after_promotion: str, home: Home
 ) -> None:
@@ -178,6 +181,7 @@ def test_of_two_moves_at_once_one_is_made_and_the_other_is_told(
     assert [event for event, _, _ in events(home, after_promotion)].count("moved") == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_moves_it_at_the_last_moment_is_noticed(
     after_promotion: str, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +201,7 @@ def test_a_client_that_moves_it_at_the_last_moment_is_noticed(
 WRITES = ("set_registered_model_tag", "set_registered_model_alias", "set_tag")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survives", [True, False])
 def test_a_move_that_is_killed_after_each_of_its_writes_is_completed(
     better: dict[str, Any],
@@ -247,6 +252,7 @@ def test_a_move_that_is_killed_after_each_of_its_writes_is_completed(
     assert json.loads(state(after_promotion).tags[NOTE_TAG]).get("moving_to") is None
 
 
+@pytest.mark.slow
 def test_another_home_s_move_is_told_as_such(
     better: dict[str, Any], after_promotion: str, home: Home, tmp_path: Path
 ) -> None:
@@ -259,6 +265,7 @@ def test_another_home_s_move_is_told_as_such(
     assert any("is another home's" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_broken_history_stops_no_run_and_is_told_from_then_on(
     better: dict[str, Any], after_promotion: str, home: Home
 ) -> None:
@@ -295,6 +302,7 @@ def test_a_history_that_cannot_be_written_moves_nothing(after_promotion: str, ho
     assert champion_holder(after_promotion) == "2"
 
 
+@pytest.mark.slow
 def test_rolling_back_goes_one_champion_back_each_time(
     better: dict[str, Any], after_promotion: str, home: Home
 ) -> None:

@@ -129,3 +129,5 @@ def test_models_and_registries_have_histories_of_their_own(tmp_path: Path) -> No
     assert find_histories(home, "http://elsewhere", "zoo", {}) == []
     moved = find_histories(home, "http://elsewhere", "zoo", tags)
     assert len(moved) == 1, "the registry's own tag leads to it, at whatever address"
+    renamed = find_histories(home, ADDRESS, "menagerie", tags)
+    assert len(renamed) == 1, "and whatever the model was called"
