@@ -22,6 +22,7 @@ from flows.run_step import UNSTORED
 from flows.settings.form_fields import Judged
 from flows.settings.merge_form import AnyMethod, pipeline_of
 from flows.settings.method_forms import FORMS, Form
+from flows.settings.parameter_words import in_our_words
 from flows.steps.dry_run import rehearse
 from flows.steps.endings import Ending, completed, failed, send_event
 from merge_core.errors import MergeflowError
@@ -45,7 +46,8 @@ def _flow_of(name: str, form: type[AnyMethod] | type[Form]) -> Flow[..., State]:
     run.__doc__ = inspect.getdoc(form)
     vars(run)["__signature__"] = _signature(form)
     named = _run_name(form)
-    return flow(name="merge", flow_run_name=named, on_completion=[send_event], **UNSTORED)(run)
+    made = flow(name="merge", flow_run_name=named, on_completion=[send_event], **UNSTORED)(run)
+    return in_our_words(made, form)
 
 
 def _merge(form: AnyMethod | Form) -> State:
@@ -74,7 +76,7 @@ def _run_name(form: type[AnyMethod] | type[Form]) -> Any:
             enter()
             recipe = form.model_validate(filled).read(Home.discover()).recipe
         except (MergeflowError, ValueError, OSError):
-            return str(filled["name"])
+            return str(filled.get("name", "merge"))
         kind = "dry-run-" if filled.get("dry_run") else ""
         return f"{kind}{filled['name']}-{recipe.digest[:8]}"
 
@@ -103,7 +105,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _tag(*words: str) -> None:
-    """Add tags to the run: what one looks for in the run list."""
+    """Add tags to the run, by which a person filters the run list."""
     labels = [plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])

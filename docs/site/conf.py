@@ -35,11 +35,12 @@ suppress_warnings = ["ref.python"]
 """Several rooms have a type of one name; a signature says the name alone."""
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
-templates_path: list[str] = []
 
 _SECTION = re.compile(r"^## (.+)$", re.M)
 _PAGE = re.compile(r"\[([^]]+)\]\(([^):#]+)\.md\)")

@@ -43,14 +43,15 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         for line in lines:
             terminal.warn(f"{name}: {line}")
     terminal.say()
-    roles = Roles(outcome.baseline)
+    roles = Roles(outcome.baseline, outcome.is_average)
     say_decision(terminal, outcome.decision, roles.the_candidate, roles.the_baseline)
     terminal.say(f"  serve     {shown_path(outcome.serve)}")
     registration = outcome.registration
     if registration is not None:
         champion = registration.champion
         kinds = {outcome.merged.digest: roles.the_candidate}
-        kinds[outcome.base.digest] = "the base checkpoint" if roles == MERGE else roles.the_baseline
+        is_base = roles == MERGE
+        kinds[outcome.base.digest] = "the base checkpoint" if is_base else roles.the_baseline
         what = kinds.get(champion.digest, "an earlier checkpoint")
         terminal.say(
             f"  champion  models:/{champion.name}@champion is version {champion.version}, {what}"
@@ -58,13 +59,19 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         )
         if registration.champion_stays:
             terminal.say(f"            it keeps the alias: {registration.champion_stays}")
+            if outcome.decision.promote:
+                candidate = registration.candidate
+                terminal.say(
+                    f"  candidate models:/{candidate.name}/{candidate.version} is better and"
+                    " registered, and does not serve"
+                )
 
 
 def _scores(outcome: MergeOutcome) -> Table:
     table = Table(box=None, pad_edge=True, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    roles = Roles(outcome.baseline)
+    roles = Roles(outcome.baseline, outcome.is_average)
     called = {"base": roles.baseline, "merged": roles.candidate}
     for name in (*(called.get(each, each) for each in outcome.scores), "change"):
         table.add_column(cell(name), justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What stands before Prefect's and MLflow's server: who may ask, and what their pages may do.
+"""The guard before Prefect's and MLflow's server: it decides who may ask, and limits pages.
 
 A request is looked at before the application sees any of it, http and websocket alike: its Host and
 Origin (`flows.servers.request_origin`), then its login. Answers get headers that keep a page's
@@ -43,7 +43,7 @@ _MEND = {
 
 @dataclass(frozen=True)
 class Application:
-    """What the guard has to know of the application behind it."""
+    """The facts that the guard needs of the application behind it."""
 
     is_page: Callable[[str], bool]
     """Whether a path is one of the pages, or of the files that they are made of."""
@@ -56,7 +56,7 @@ class Application:
     start: str = "/"
     """Where the page that signs in leads to."""
     remembers: Callable[[Login], dict[str, str]] = lambda _: {}
-    """What the application's pages expect in the browser's local storage."""
+    """Values that the application's pages expect in the browser's local storage."""
     first_page: str | None = None
     """A path at which people see our first page, in place of the application's."""
     servers: Mapping[str, str] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class ServerGuard:
 
 
 class _Request:
-    """What is looked at of a request."""
+    """The parts of a request that the guard looks at."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope

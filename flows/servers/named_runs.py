@@ -17,7 +17,7 @@ from flows.settings.pipeline import NAME
 _ORDER = re.compile(r"/api/deployments/[0-9a-fA-F-]{36}/create_flow_run/?")
 _LENGTH = b"content-length"
 _OF_FORMS = {"merge", "models", "base", "runs", "recipe"}
-"""Fields of which every form of a merge has one, and hardly a deployment of somebody else's."""
+"""Every form of a merge has one of these fields, and hardly any foreign deployment has."""
 
 
 class NamedRuns:

@@ -12,7 +12,7 @@ MOST_BYTES = 4_000_000
 
 @dataclass(frozen=True)
 class Body:
-    """What was received of a request."""
+    """The received messages of a request."""
 
     content: bytes
     is_whole: bool
@@ -21,7 +21,7 @@ class Body:
     _receive: Receive
 
     def again(self, content: bytes | None = None) -> Receive:
-        """What gives it to the application, with another content if there is one."""
+        """A function that gives the application the body, with another content if there is one."""
         sent = self.content if content is None else content
         first: Message = {"type": "http.request", "body": sent, "more_body": not self.is_whole}
         waiting = [first, *self._after]

@@ -21,7 +21,7 @@ OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
 
 
 def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
-    """One row for each checkpoint, then what was found, the gravest first."""
+    """One row for each checkpoint, then the findings, the gravest first."""
     names = distinct_names([row.reference for row in report.rows])
     table = _table("checkpoint", "digest", "verdict")
     for row, name in zip(report.rows, names, strict=True):
@@ -103,8 +103,8 @@ def say_decision(terminal: Terminal, decision: Decision, candidate: str, baselin
     """The headline of a decision and its reasons, a line for each.
 
     Args:
-        candidate: what the checkpoint is called that asks to be promoted.
-        baseline: what the one is called that it is compared with.
+        candidate: the name of the checkpoint that may be promoted.
+        baseline: the name of the checkpoint that it is compared with.
     """
     style = "bold green" if decision.promote else "bold yellow"
     terminal.say(headline(decision, candidate, baseline), style=style)

@@ -7,44 +7,28 @@ A size is only compared where a tensor's name says which one it is; several sett
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
+from merge_core.configs.inner_sizes import INNER_SIZES
+from merge_core.configs.size_rules import Settings, Size, Stated, named, size, total, whole, widths
 from merge_core.configs.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
 from merge_core.findings import Finding, some
 from merge_core.tensors.names import layer_counts
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype code and shape of each tensor, by name."""
-Settings = Mapping[str, Any]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _OF_ITS_OWN_SIZE = re.compile(r"(^|\.)(mtp|v_head|value_head)[^.]*\.")
 """Parts beside the model, whose sizes no usual setting states."""
 _EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
 _STACK = re.compile(r"(^|\.)(layers?|h|blocks?)$")
-_WIDTHS = (
-    *("hidden_size", "n_embd", "d_model", "dim", "model_dim", "hidden_dim"),
-    *("embedding_size", "word_embed_proj_dim", "embedding_dim", "d_embed"),
-)
 _POSITIONS = (
     *("max_position_embeddings", "n_positions", "n_ctx", "max_source_positions"),
     *("max_target_positions", "max_seq_len", "seq_length"),
 )
 _OTHER_ROWS = re.compile(r"multiple|divisible|per_layer|type_vocab")
 _PADDING = ("pad_vocab_size_multiple", "make_vocab_size_divisible_by", "pad_vocab_size_multiple_of")
-
-
-class _Size(NamedTuple):
-    """One size, the tensors that show it, and what settings may state of it."""
-
-    what: str
-    tensors: re.Pattern[str]
-    """Found in the tensors' names, with every number between dots a 0."""
-    axis: int | None
-    """Where the size is; None if it may be any extent."""
-    stated: Callable[[Settings], dict[str, int]]
-    """By the setting that states it, every number that fits."""
 
 
 def size_findings(name: str, headers: Headers, config: Settings) -> list[Finding]:
@@ -75,16 +59,18 @@ def _wrong(headers: Headers, config: Settings) -> Iterator[str]:
         if not (has_towers and is_tower(name)) and not _OF_ITS_OWN_SIZE.search(name)
     ]
     own = {(_NUMBER.sub("0", name), headers[name][1]): name for name in names}
-    for size in _SIZES:
-        stated = {key: value for part in parts for key, value in size.stated(part).items()}
+    for rule in _SIZES:
+        stated = {key: value for part in parts for key, value in rule.stated(part).items()}
         for (kind, shape), name in own.items():
-            if not stated or not size.tensors.search(kind):
+            if not stated or not rule.tensors.search(kind):
                 continue
-            extents = shape if size.axis is None else shape[size.axis : size.axis + 1]
+            extents = shape if rule.axis is None else shape[rule.axis : rule.axis + 1]
+            if rule.dims not in (None, len(shape)):
+                continue
             if extents and not set(extents) & set(stated.values()):
-                shown = extents[0] if size.axis is not None else list(extents)
+                shown = extents[0] if rule.axis is not None else list(extents)
                 yield (
-                    f"{name} is {list(shape)}, so {size.what} is {shown}, and it says"
+                    f"{name} is {list(shape)}, so {rule.what} is {shown}, and it says"
                     f" {_pairs(stated)}"
                 )
                 break
@@ -105,7 +91,7 @@ def _counted(names: Sequence[str], config: Settings, parts: Sequence[Settings]) 
             key: value
             for part in parts
             for key in _counts_of(side, part)
-            if (value := _whole(part.get(key))) is not None
+            if (value := whole(part.get(key))) is not None
         }
         if counts and all(layers - count not in extra for count in counts.values()):
             yield f"{prefix} has {layers} layers, and it says {_pairs(counts)}"
@@ -132,30 +118,11 @@ def _pairs(stated: Mapping[str, int]) -> str:
     return some(f"{key}: {value}" for key, value in stated.items())
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _named(part: Settings, *keys: str) -> dict[str, int]:
-    """The whole numbers under these keys, and those in lists under them."""
-    found = {}
-    for key in keys:
-        values = part.get(key)
-        for index, value in enumerate(values if isinstance(values, list) else [values]):
-            if (number := _whole(value)) is not None:
-                found[f"{key}[{index}]" if isinstance(values, list) else key] = number
-    return found
-
-
-def _widths(part: Settings) -> dict[str, int]:
-    return _named(part, *_WIDTHS)
-
-
 def _rows(part: Settings) -> dict[str, int]:
     """Rows of embeddings: every setting that speaks of a vocabulary, padded where it says how."""
-    stated = _named(part, *(key for key in part if "vocab" in key and not _OTHER_ROWS.search(key)))
+    stated = named(part, *(key for key in part if "vocab" in key and not _OTHER_ROWS.search(key)))
     for key in _PADDING:
-        multiple = _whole(part.get(key))
+        multiple = whole(part.get(key))
         if multiple:
             padded = {
                 f"{each} padded": -(-rows // multiple) * multiple for each, rows in stated.items()
@@ -165,7 +132,7 @@ def _rows(part: Settings) -> dict[str, int]:
 
 
 def _positions(part: Settings) -> dict[str, int]:
-    return _named(part, *_POSITIONS)
+    return named(part, *_POSITIONS)
 
 
 def _padded_positions(part: Settings) -> dict[str, int]:
@@ -180,11 +147,11 @@ def _heads(part: Settings) -> tuple[int, int, int] | None:
         part.get(key) for key in ("kv_lora_rank", "attention_hidden_size", "attention_head_dim")
     ):
         return None
-    heads = _whole(part.get("num_attention_heads")) or _whole(part.get("n_head"))
-    width = next(iter(_widths(part).values()), None)
-    size = _whole(part.get("head_dim")) or (width // heads if width and heads else None)
+    heads = whole(part.get("num_attention_heads")) or whole(part.get("n_head"))
+    width = next(iter(widths(part).values()), None)
+    size = whole(part.get("head_dim")) or (width // heads if width and heads else None)
     kv = part.get("num_key_value_heads", heads)
-    own = _whole(kv) if kv is not None else heads
+    own = whole(kv) if kv is not None else heads
     return (heads, own, size) if heads and own and size else None
 
 
@@ -193,7 +160,7 @@ def _queries(part: Settings) -> dict[str, int]:
     if found is None:
         return {}
     heads, _, size = found
-    sizes = [size, *_named(part, "global_head_dim", "swa_head_dim").values()]
+    sizes = [size, *named(part, "global_head_dim", "swa_head_dim").values()]
     # Queries come with a gate of the same size in some classes.
     return {f"{heads} heads of {each} x{n}": heads * each * n for each in sizes for n in (1, 2)}
 
@@ -215,7 +182,7 @@ def _outputs(part: Settings) -> dict[str, int]:
     if found is None:
         return {}
     heads, _, size = found
-    wider = _named(part, "global_head_dim", "swa_head_dim", "v_head_dim", "swa_v_head_dim")
+    wider = named(part, "global_head_dim", "swa_head_dim", "v_head_dim", "swa_v_head_dim")
     return {f"{heads} heads of {each}": heads * each for each in [size, *wider.values()]}
 
 
@@ -224,15 +191,15 @@ def _keys(part: Settings) -> dict[str, int]:
     if found is None:
         return {}
     _, heads, size = found
-    sizes = [size, *_named(part, "global_head_dim", "swa_head_dim").values()]
-    every = [heads, *_named(part, "num_global_key_value_heads", "swa_num_key_value_heads").values()]
+    sizes = [size, *named(part, "global_head_dim", "swa_head_dim").values()]
+    every = [heads, *named(part, "num_global_key_value_heads", "swa_num_key_value_heads").values()]
     return {f"{n} key-value heads of {each}": n * each for n in every for each in sizes}
 
 
 def _inner(part: Settings) -> dict[str, int]:
     """Widths of ordinary feed-forward layers."""
-    own = _named(part, "intermediate_size_mlp", "dense_intermediate_size")
-    stated = own or _named(part, *_INNER)
+    own = named(part, "intermediate_size_mlp", "dense_intermediate_size")
+    stated = own or named(part, *_INNER)
     wide = {f"2 x {key}": 2 * value for key, value in stated.items()}
     return stated | (wide if part.get("use_double_wide_mlp") else {})
 
@@ -240,7 +207,7 @@ def _inner(part: Settings) -> dict[str, int]:
 def _inner_by_default(part: Settings) -> dict[str, int]:
     """Of GPT-2 and its kin, whose inner width is four times the width if nothing is said."""
     stated = _inner(part)
-    default = {f"4 x {key}": 4 * value for key, value in _widths(part).items()}
+    default = {f"4 x {key}": 4 * value for key, value in widths(part).items()}
     return stated | default if stated else {}
 
 
@@ -253,7 +220,7 @@ def _of_experts(part: Settings) -> dict[str, int]:
     """Widths of experts: a setting of their own, or that of all feed-forward layers."""
     own = [key for key in part if re.search(r"(moe|expert)\w*_(intermediate|ffn|hidden)", key)]
     own = [key for key in own if "shared" not in key]
-    return _named(part, *own) or _named(part, *_INNER)
+    return named(part, *own) or named(part, *_INNER)
 
 
 def _both_of_experts(part: Settings) -> dict[str, int]:
@@ -262,48 +229,31 @@ def _both_of_experts(part: Settings) -> dict[str, int]:
 
 def _shared(part: Settings) -> dict[str, int]:
     """Widths of shared experts, where one setting says them."""
-    return _named(part, "shared_expert_intermediate_size", "shared_intermediate_size")
+    return named(part, "shared_expert_intermediate_size", "shared_intermediate_size")
 
 
 def _experts(part: Settings) -> dict[str, int]:
     skipped = re.compile(r"per_tok|topk|top_k|size|shared|group|interval|layer|dim|freq|step|idx")
     keys = [key for key in part if "expert" in key and not skipped.search(key)]
-    stated = _named(part, *keys)
+    stated = named(part, *keys)
     for key in keys:
         values = part.get(key)
-        if isinstance(values, list) and all(_whole(value) for value in values):
+        if isinstance(values, list) and all(whole(value) for value in values):
             stated[f"{key} together"] = sum(values)
     return stated
 
 
-def _sum(*keys: str) -> Callable[[Settings], dict[str, int]]:
-    """The sum of several settings, all of which must be there."""
-
-    def stated(part: Settings) -> dict[str, int]:
-        values = [_whole(part.get(key)) for key in keys]
-        numbers = [value for value in values if value is not None]
-        return {" + ".join(keys): sum(numbers)} if len(numbers) == len(keys) else {}
-
-    return stated
-
-
-def _latent_heads(*keys: str) -> Callable[[Settings], dict[str, int]]:
+def _latent_heads(*keys: str) -> Stated:
     """The sum of several settings for each head, in models with latent attention."""
 
     def stated(part: Settings) -> dict[str, int]:
-        heads = _whole(part.get("num_attention_heads"))
+        heads = whole(part.get("num_attention_heads"))
         if not heads or not part.get("kv_lora_rank"):
             return {}
-        each = _sum(*keys)(part)
+        each = total(*keys)(part)
         return {f"{heads} heads of {key}": heads * value for key, value in each.items()}
 
     return stated
-
-
-def _size(
-    what: str, tensors: str, axis: int | None, stated: Callable[[Settings], dict[str, int]]
-) -> _Size:
-    return _Size(what, re.compile(tensors + r"\.weight$"), axis, stated)
 
 
 _INNER = (
@@ -320,46 +270,47 @@ _PLACES = r"^([^0]*\.)?(wpe|position_embeddings|embed_positions|positions_embed|
 _ATTENTION = r"(layers?|h)\.0\.(self_attn|attention|attn|temporal_block|mixer)(\.(self|attention))?"
 _MLP = r"(mlp|feed_forward)"
 _SIZES = (
-    _size("the number of rows", _EMBEDDINGS, 0, _rows),
-    _size("the number of the head's rows", _HEAD, 0, _rows),
-    _size("the width", _EMBEDDINGS, 1, _widths),
-    _size("the width of the head", _HEAD, 1, _widths),
-    _size("the width of the last norm", _NORM, 0, _widths),
-    _size("the number of positions", _PLACES, 0, _positions),
-    _size("the number of positions", r"^([^0]*\.)?embed_positions", 0, _padded_positions),
-    _size("the size of all queries", _ATTENTION + r"\.(q_proj|query)", 0, _queries),
-    _size("the size of all keys", _ATTENTION + r"\.k_proj", 0, _keys),
-    _size("the size of all of these", _ATTENTION + r"\.qkv_proj", 0, _fused),
-    _size("the size of all heads", _ATTENTION + r"\.o_proj", 1, _outputs),
-    _size("the inner width", rf"\.0\.{_MLP}\.(gate_proj|up_proj|fc1)", 0, _inner),
-    _size("the inner width", r"\.0\.intermediate\.dense|\.DenseReluDense\.wi(_\d)?", 0, _inner),
-    _size("the inner width", rf"\.0\.{_MLP}\.c_fc", None, _inner_by_default),
-    _size("the inner width", rf"\.0\.{_MLP}\.gate_up_proj", 0, _both_inner),
-    _size("experts' width", r"experts\.0\.(gate_proj|up_proj|w1|w3)", 0, _of_experts),
-    _size("the shared experts' width", r"shared_(expert|mlp)\.(gate|up)_proj", 0, _shared),
-    _Size("the number of experts", re.compile(r"experts\.(gate_up|down)_proj$"), 0, _experts),
-    _Size("experts' width", re.compile(r"experts\.gate_up_proj$"), None, _both_of_experts),
-    _size("the number of experts", r"_moe\.(input|output)_linear", 0, _experts),
-    _size("experts' width", r"_moe\.input_linear", None, _both_of_experts),
-    _size(
+    size("the number of rows", _EMBEDDINGS, 0, _rows),
+    size("the number of the head's rows", _HEAD, 0, _rows),
+    size("the width", _EMBEDDINGS, 1, widths),
+    size("the width of the head", _HEAD, 1, widths),
+    size("the width of the last norm", _NORM, 0, widths),
+    size("the number of positions", _PLACES, 0, _positions),
+    size("the number of positions", r"^([^0]*\.)?embed_positions", 0, _padded_positions),
+    size("the size of all queries", _ATTENTION + r"\.(q_proj|query)", 0, _queries),
+    size("the size of all keys", _ATTENTION + r"\.k_proj", 0, _keys),
+    size("the size of all of these", _ATTENTION + r"\.qkv_proj", 0, _fused),
+    size("the size of all heads", _ATTENTION + r"\.o_proj", 1, _outputs),
+    size("the inner width", rf"\.0\.{_MLP}\.(gate_proj|up_proj|fc1)", 0, _inner),
+    size("the inner width", r"\.0\.intermediate\.dense|\.DenseReluDense\.wi(_\d)?", 0, _inner),
+    size("the inner width", rf"\.0\.{_MLP}\.c_fc", None, _inner_by_default),
+    size("the inner width", rf"\.0\.{_MLP}\.gate_up_proj", 0, _both_inner),
+    size("experts' width", r"experts\.0\.(gate_proj|up_proj|w1|w3)", 0, _of_experts),
+    size("the shared experts' width", r"shared_(expert|mlp)\.(gate|up)_proj", 0, _shared),
+    Size("the number of experts", re.compile(r"experts\.(gate_up|down)_proj$"), 0, _experts),
+    Size("experts' width", re.compile(r"experts\.gate_up_proj$"), None, _both_of_experts),
+    size("the number of experts", r"_moe\.(input|output)_linear", 0, _experts),
+    size("experts' width", r"_moe\.input_linear", None, _both_of_experts),
+    size(
         "the rank of keys and values",
         r"\.kv_a_proj_with_mqa",
         0,
-        _sum("kv_lora_rank", "qk_rope_head_dim"),
+        total("kv_lora_rank", "qk_rope_head_dim"),
     ),
-    _size("the rank of keys and values", r"\.kv_b_proj", 1, _sum("kv_lora_rank")),
-    _size("the rank of queries", r"\.q_a_proj", 0, _sum("q_lora_rank")),
-    _size("the rank of queries", r"\.q_b_proj", 1, _sum("q_lora_rank")),
-    _size(
+    size("the rank of keys and values", r"\.kv_b_proj", 1, total("kv_lora_rank")),
+    size("the rank of queries", r"\.q_a_proj", 0, total("q_lora_rank")),
+    size("the rank of queries", r"\.q_b_proj", 1, total("q_lora_rank")),
+    size(
         "the size of all queries",
         r"\.self_attn\.(q_proj|q_b_proj)",
         0,
         _latent_heads("qk_nope_head_dim", "qk_rope_head_dim"),
     ),
-    _size(
+    size(
         "the size of all keys and values",
         r"\.self_attn\.kv_b_proj",
         0,
         _latent_heads("qk_nope_head_dim", "v_head_dim"),
     ),
+    *INNER_SIZES,
 )

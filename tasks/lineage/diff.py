@@ -191,9 +191,7 @@ def _not_here(side: _Side) -> str | None:
         return f"the checkpoint of {side.uri} is not on this machine"
     stored = stored_place(Path(side.path))
     problems = object_problems(stored, DigestMemo(None), afresh=True) if stored else []
-    return (
-        f"the checkpoint of {side.uri} is not what it was: {some(problems)}" if problems else None
-    )
+    return f"the checkpoint of {side.uri} has changed: {some(problems)}" if problems else None
 
 
 def _changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Changed, ...]:

@@ -36,7 +36,7 @@ def find_model(registry: Registry, name: str, where: str | None = None) -> Regis
     """A registered model.
 
     Args:
-        where: what was asked for, for the message; by default the name.
+        where: the text that the user gave, for the message; by default the name.
 
     Raises:
         MergeflowError: there is none of this name.

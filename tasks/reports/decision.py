@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,8 +80,13 @@ def decision_markdown(
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
     roles: Roles = MERGE,
+    picture: bytes | None = None,
 ) -> str:
-    """The decision with its reasons, then the scores side by side."""
+    """The decision with its reasons, then the scores side by side.
+
+    Args:
+        picture: a PNG of the intervals, which travels inside the page.
+    """
     rows = comparison_rows(decision, base, experts, candidate)
     gate = decision.gate
     lines = [
@@ -90,6 +96,9 @@ def decision_markdown(
     ]
     if not rows:
         return "\n".join(lines) + "\n"
+    if picture is not None:
+        inside = base64.b64encode(picture).decode()
+        lines += ["", f"![each interval against its limit](data:image/png;base64,{inside})"]
     lines += [
         "",
         *_scores(rows, column_names(experts), roles),
@@ -119,7 +128,7 @@ def decision_markdown(
 
 
 def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles) -> list[str]:
-    """Everyone's scores. What they mean is a table of its own: one of both is too wide a page."""
+    """Everyone's scores. Their meaning has a table of its own: one table for both is too wide."""
     head = ["task", "metric", roles.baseline, *experts, roles.candidate]
     cells = []
     for row in rows:
@@ -136,7 +145,7 @@ def _may_lose(decision: Decision) -> list[str]:
 def _changes(
     rows: Sequence[ComparisonRow], *, with_experts: bool, may_lose: Sequence[str] | None = None
 ) -> list[str]:
-    """What the scores mean.
+    """The change, interval and outcome of each task.
 
     Args:
         may_lose: for each row what may be lost, where it was measured rather than written.
@@ -161,7 +170,7 @@ def _changes(
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:
-    """What the run answers, and what the alias serves: after a fall-back they may be two things."""
+    """The checkpoint that the run answers, and the alias's: they may differ after a fall-back."""
     champion = registration.champion
     alias = f"models:/{champion.name}@champion"
     lines = [
@@ -172,8 +181,22 @@ def serving_markdown(answer: str, registration: Registration) -> str:
         f" {code(champion.digest[:12])}.",
     ]
     if registration.champion_stays:
-        lines.append(f"* It keeps the alias: {inline(registration.champion_stays)}.")
+        lines.append(f"* It keeps the alias: {inline(registration.champion_stays, LONGEST)}.")
+        if registration.candidate.version != champion.version:
+            candidate = f"models:/{registration.candidate.name}/{registration.candidate.version}"
+            lines.append(f"* This run's merge is {code(candidate)}.")
     return "\n".join(lines) + "\n"
+
+
+def unserved(decision: Decision, registration: Registration | None) -> str | None:
+    """Why a merge that is better does not serve; None where it does, or is not better."""
+    if registration is None or not (decision.promote and registration.champion_stays):
+        return None
+    candidate, champion = registration.candidate, registration.champion
+    return (
+        f"models:/{candidate.name}/{candidate.version} is better and registered, and the alias"
+        f" stays with version {champion.version}: {registration.champion_stays}"
+    )
 
 
 def question_markdown(
@@ -184,7 +207,7 @@ def question_markdown(
     roles: Roles = MERGE,
     serving: Serving | None = None,
 ) -> str:
-    """What a person is shown who has to approve: the reasons, and the scores in a narrow table.
+    """The question to a person who has to approve: the reasons, and the scores in a narrow table.
 
     Args:
         serving: the version that holds the alias now, if one does.

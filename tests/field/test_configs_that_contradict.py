@@ -77,6 +77,72 @@ def test_every_size_that_is_stated_otherwise_is_named(
         assert "it says" in told[0]
 
 
+_SPACE = ("mamba_d_conv", "mamba_d_state", "mamba_expand")
+_SPACE_HEADS = (*_SPACE, "mamba_d_head", "mamba_n_heads")
+INNER_SIZES = {
+    "GraniteMoeHybrid": (*_SPACE_HEADS, "shared_intermediate_size"),
+    "Jamba": (*_SPACE, "mamba_dt_rank"),
+    "Bamba": (*_SPACE_HEADS, "mamba_n_groups"),
+    "FalconH1": ("mamba_d_ssm", *_SPACE_HEADS[3:], *_SPACE[:2]),
+    "Zamba2": (
+        *(*_SPACE, "mamba_headdim", "n_mamba_heads", "intermediate_size"),
+        *("num_attention_heads", "attention_head_dim", "adapter_rank"),
+    ),
+    "Mamba": ("conv_kernel", "state_size", "time_step_rank", "intermediate_size"),
+    "Mamba2": ("conv_kernel", "state_size", "num_heads", "head_dim", "n_groups"),
+    "NemotronH": (
+        *("conv_kernel", "ssm_state_size", "mamba_num_heads", "mamba_head_dim"),
+        "intermediate_size",
+    ),
+    "Lfm2": ("conv_L_cache",),
+    "Qwen3Next": (
+        *("linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads"),
+        *("linear_num_value_heads", "linear_value_head_dim"),
+    ),
+    "RecurrentGemma": ("conv1d_width", "lru_width"),
+    "Gemma3n": (
+        *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
+        *("laurel_rank", "altup_num_inputs"),
+    ),
+    "Gemma4": ("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
+    "DeepseekV3": ("n_shared_experts",),
+    "Ernie4_5_Moe": ("moe_num_shared_experts",),
+    "ModernBert": ("intermediate_size",),
+    "bert": ("type_vocab_size",),
+    "t5": ("relative_attention_num_buckets", "num_heads", "d_kv"),
+    "vit": ("patch_size", "num_channels"),
+    "clip": ("projection_dim",),
+}
+"""Sizes inside a layer, by the architectures that state them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INNER_SIZES)
+@pytest.mark.parametrize("changed", [lambda value: value * 2, lambda value: value + 1])
+def test_every_size_inside_a_layer_that_is_stated_otherwise_is_named(
+    name: str, changed: Any, tmp_path: Path
+) -> None:
+    facts = saved(name, tmp_path)
+    assert contradictions(facts, dict(facts.config)) == []
+    for key in INNER_SIZES[name]:
+        config = dict(facts.config)
+        config[key] = changed(config[key])
+        assert contradictions(facts, config), key
+
+
+def test_a_size_that_is_not_about_a_tensor_of_that_form_is_not_compared() -> None:
+    """Names of published models that mean another thing by them."""
+    space = {"hidden_size": 8, "mamba_expand": 2, "mamba_d_state": 4, "n_mamba_heads": 2}
+    heads = {"model.layers.0.mamba.A_log": ("F32", (2, 8, 4))}  # by head, channel and state
+    assert contradictions(CheckpointFacts("zamba", heads, {}), space) == []
+    patches = {"vit.embeddings.patch_embeddings.projection.weight": ("F32", (8, 64, 1, 1))}
+    after_another = {"hidden_size": 8, "patch_size": 1, "num_channels": 3}
+    assert contradictions(CheckpointFacts("hybrid", patches, {}), after_another) == []
+    films = {"videomae.embeddings.patch_embeddings.projection.weight": ("F32", (8, 3, 2, 16, 16))}
+    film = {"hidden_size": 8, "patch_size": 16, "num_channels": 3}
+    assert contradictions(CheckpointFacts("film", films, {}), film) == []
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen_vl"])
 @pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "num_hidden_layers"])
 def test_a_text_model_inside_a_larger_one_is_compared(name: str, key: str, tmp_path: Path) -> None:

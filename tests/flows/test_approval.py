@@ -45,7 +45,7 @@ SCORES = Scores(
     experts=(report("expert", bits_task("code", -0.3)),),
     merged=report("merged", bits_task("code", -0.2)),
 )
-DECISION = decide(SCORES.merged, SCORES.base, PromotionRule(), SCORES.experts)
+DECISION = decide(SCORES.merged, SCORES.base, PromotionRule(gate="former"), SCORES.experts)
 assert DECISION.promote
 
 
@@ -89,7 +89,7 @@ def test_a_run_waits_for_a_person_and_their_word_is_a_reason(
 
 
 def test_a_question_about_an_average_names_no_base(prefect: PrefectSession, home: Home) -> None:
-    latest = dataclasses.replace(SCORES, roles=Roles("latest checkpoint"))
+    latest = dataclasses.replace(SCORES, roles=Roles("latest checkpoint", is_average=True))
 
     @flow(name="asks-about-an-average")
     def asks_about_an_average() -> Decision:

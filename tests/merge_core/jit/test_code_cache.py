@@ -15,7 +15,7 @@ import pytest
 from numba.core.errors import TypingError
 
 from merge_core.jit import code_cache
-from merge_core.jit.calling_convention import Array
+from merge_core.jit.calling_convention import Array, chosen_by_type
 from merge_core.jit.kernel import Kernel, compiled
 from merge_core.kernels.cpu.weighted_sum import weighted_sum
 
@@ -203,3 +203,24 @@ def test_threads_may_call_a_kernel_for_the_first_time_at_once() -> None:
     for thread in threads:
         thread.join()
     assert all((out == 1.5).all() for out in outs)
+
+
+@compiled
+def _compiled_before(value: float) -> float:
+    return value
+
+
+def test_code_that_is_chosen_by_type_may_be_imported_after_a_kernel_was_compiled() -> None:
+    assert _compiled_before(2.0) == 2.0
+
+    def doubled(value: float) -> float:
+        raise NotImplementedError
+
+    @chosen_by_type(doubled)
+    def _doubled(value: Any) -> Any:
+        def twice(value: Any) -> Any:
+            return 2 * value
+
+        return twice
+
+    assert compiled(lambda value: doubled(value))(4.0) == 8.0

@@ -49,6 +49,7 @@ def test_a_checkpoint_is_found_in_every_version_that_contains_it(
     assert by_address.versions == found.versions
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_no_version_is_counted(
     stacked: dict[str, Any], promoted: Registered, after_promotion: str
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_deleted_run_is_shown_and_not_followed(
     assert own.deleted
 
 
+@pytest.mark.slow
 def test_another_run_of_the_same_merge_takes_the_place_of_a_deleted_one(
     tiny_zoo: Any, promoted: Registered, after_promotion: str
 ) -> None:
