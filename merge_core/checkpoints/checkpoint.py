@@ -251,6 +251,15 @@ def _only_file(directory: Path) -> str:
             where=str(directory),
             mend=f"merge them one by one: {printable(directory / parts[0])} is a checkpoint",
         )
+    converted = sorted(path.name for path in directory.glob("*.gguf"))
+    if converted:
+        raise CheckpointError(
+            f"no safetensors weights here, but {printable(converted[0])}: a conversion to GGUF,"
+            " whose values are rounded, is not merged",
+            where=str(directory),
+            mend="use the checkpoint it was made from (its model card names it), merge, and convert"
+            " the result",
+        )
     raise CheckpointError(
         "no safetensors weights here",
         where=str(directory),

@@ -216,6 +216,11 @@ def _problem(model: type[BaseModel], item: Any) -> list[str]:
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
     path = yaml_path(item["loc"])
+    if item["loc"][-1:] == ("[key]",):  # of a map whose keys may be any text
+        key = printable(item["input"], _LONGEST_KEY)
+        is_half = isinstance(item["input"], int)  # `{weight: 0,5}` are two keys
+        hint = "; a decimal number is written with a point, as 0.5" if is_half else ""
+        return f"{yaml_path(item['loc'][:-2])}: a key must be a text, not {key}{hint}"
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, item["loc"][:-1])
         key = _shortened(item["loc"][-1])

@@ -14,6 +14,8 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _LONGEST_NUMBER = 64
 _FLAGS = {"true": True, "false": False}
 
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -51,7 +53,10 @@ class Parameter:
                 )
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecipeError(f"{self.name} must be a number, not {value!r}", where=where)
+            hint = ""
+            if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
+                hint = f"; write the decimal point: {value.replace(',', '.')}"
+            raise RecipeError(f"{self.name} must be a number, not {value!r}{hint}", where=where)
         if not self.low <= value <= self.high or not math.isfinite(_float(value)):
             raise RecipeError(
                 f"{self.name} must be {_range(self.low, self.high)}, not {value}", where=where

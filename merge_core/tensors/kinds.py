@@ -33,6 +33,23 @@ _COMPUTED_BUFFER = re.compile(
 _MASK_NAME = re.compile(r"(^|\.)(attn|attention|self_attn|attn\.attention)\.(bias|mask)$")
 
 
+NOT_GATHERED = "while each process of the training held a part of it (DeepSpeed ZeRO-3, FSDP)"
+GATHER = (
+    "save it again with the parts gathered: stage3_gather_16bit_weights_on_model_save: true, or"
+    " zero_to_fp32.py in the training's checkpoint; with FSDP a full state dict"
+)
+"""What to do about a tensor that was saved as one process held it."""
+
+
+def is_ungathered(name: str, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor was saved as one process of a training held it: as nothing, or flat.
+
+    A buffer may be empty, a weight may not.
+    """
+    is_weight = name.endswith((".weight", ".bias")) and dtype in MERGEABLE
+    return name.endswith("_flat_param") or (is_weight and 0 in shape)
+
+
 def kind_of_dtype(code: str) -> Kind:
     """What a safetensors dtype code can hold."""
     if code in MERGEABLE:

@@ -27,6 +27,7 @@ MAX_HEADER_BYTES = 100 << 20
 """The reference implementation's own limit."""
 MAX_RANK = 8
 MAX_ELEMENTS = 1 << 48
+_LFS_POINTER = b"version https://git-lfs"
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _NOT_READ = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
 """Dtype codes of the format that stand for nothing an average makes sense of."""
@@ -109,6 +110,13 @@ def read_header(path: Path, known: KnownHeaders | None = None) -> dict[str, Tens
             # A header of 1152 bytes has a length that begins like a pickle; what follows tells.
             if prefix.startswith(_PICKLE_MAGIC) and opening != b"{":
                 raise _damaged(path, "is a pickle or zip archive, not safetensors data")
+            if prefix + opening == _LFS_POINTER[:9]:
+                raise CheckpointError(
+                    f"{path.name} is a pointer of Git LFS, which stands for the file, and not the"
+                    " file itself",
+                    where=str(path.parent),
+                    mend="fetch the files: git lfs pull, in the directory that was cloned",
+                )
             if len(prefix) < 8:
                 raise _damaged(path, f"is {size} bytes long, too short for a header")
             length = int.from_bytes(prefix, "little")

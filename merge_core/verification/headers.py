@@ -21,6 +21,7 @@ from merge_core.tensors.wrapper_names import unwrapped_names
 from merge_core.verification.class_comparison import class_findings, wrapper_findings
 from merge_core.verification.header_comparison import compare_headers, exclude_to_fit, fit_together
 from merge_core.verification.tolerance import STRICT, Tolerance
+from merge_core.verification.ungathered import ungathered_findings
 
 _QUANTISATION = ("quantization_config", "compression_config")
 _TIES = "tie_word_embeddings"
@@ -164,6 +165,7 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
             )
         )
     findings += wrapper_findings(facts.name, facts.config)
+    findings += ungathered_findings(facts.name, facts.headers)
     if not packed:
         findings += size_findings(facts.name, facts.headers, facts.config)
     auto_map = facts.config.get("auto_map")

@@ -39,7 +39,7 @@ from merge_core.verification.tied_copies import tied_copies
 from merge_core.verification.told_base import other_base
 from merge_core.verification.tolerance import STRICT, Tolerance
 
-VERSION = 4
+VERSION = 5
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 

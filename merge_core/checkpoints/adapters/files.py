@@ -17,6 +17,7 @@ from merge_core.checkpoints.adapters.config import (
 )
 from merge_core.errors import CheckpointError
 from merge_core.tensors.dtypes import MERGEABLE, name_of
+from merge_core.tensors.kinds import GATHER, NOT_GATHERED
 from merge_core.tensors.safetensors_header import TensorEntry, read_header
 
 PREFIX = "base_model.model."
@@ -121,6 +122,13 @@ def _pair(
         )
     a, b = (factors[name] for name in wanted)
     rank = config.rank(module)
+    if not (a.numel and b.numel):
+        raise CheckpointError(
+            f"module {module[:120]!r} has empty factors, {list(a.shape)} and {list(b.shape)}: saved"
+            f" {NOT_GATHERED}",
+            where=str(directory),
+            mend=GATHER,
+        )
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise CheckpointError(
             f"module {module[:120]!r} has factors of shape {list(a.shape)} and {list(b.shape)};"

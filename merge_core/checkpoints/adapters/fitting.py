@@ -179,9 +179,12 @@ def is_vocabulary(base: Checkpoint, tensor: str) -> bool:
 
 
 def _tied(adapter: Adapter, base: Checkpoint, tensor: str) -> CompatibilityError:
+    changed = [*adapter.replaced, *(f"{pair.module}.weight" for pair in adapter.pairs)]
+    both = {"embeddings", "head"} <= {group_of(name) for name in changed}
+    how = "changes each of the two apart" if both else "changes only one of the two"
     return CompatibilityError(
         f"{tensor} is one tensor for embeddings and output head in {base.directory}, and the"
-        " adapter changes only one of the two; no checkpoint of this base can hold the result",
+        f" adapter {how}; no checkpoint of this base can hold the result",
         where=str(adapter.directory),
         mend="train with ensure_weight_tying in PEFT, or untie the base first (save it with"
         " tie_word_embeddings: false)",
