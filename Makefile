@@ -8,13 +8,18 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo field fuzz gate gpu help lint scale-out security sessions stack stack-test test wheel
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out security sessions stack stack-test style suite test thorough types wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
 
-test: lint  ## everything that CI checks
-	@echo "tests"
+test: $(VENV)/.installed-dev  ## everything that CI checks
+	@$(MAKE) --no-print-directory style
+	@echo "types and tests"
+	@$(MAKE) --no-print-directory -j2 types suite
+
+# `make test` checks types while the tests run: both at once take less time than one after the other.
+suite: $(VENV)/.installed-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recipes (ten minutes)
@@ -24,20 +29,24 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 damaged checkpoints, adapters and recip
 field: $(VENV)/.installed-dev  ## situations that people report of merging tools, 46 architectures, what messages advise (a quarter of an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/field
 
+thorough: $(VENV)/.installed-dev  ## tests of the rooms that take longer than `make test` has: every case, whole processes, real servers, deep and wide lineages (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/merge_core tests/tasks tests/conformance tests/fuzz \
+		tests/flows/model_zoo tests/flows/test_merge.py tests/flows/test_approval.py tests/faults/test_interrupted_merge.py
+
 gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and what it should, simulated (ten to twenty minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit
 
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
 		tests/faults/test_disk_faults.py tests/faults/test_changed_inputs_and_races.py tests/faults/test_working_directory.py \
-		tests/faults/test_deferred_digests.py tests/faults/test_secrets.py
+		tests/faults/test_secrets.py
 
 sessions: $(VENV)/.installed-dev  ## Prefect sessions that are killed, evaluations that die, adapters through the whole flow, a home's modes, gc beside servers and mounts, an older home (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults/test_prefect_session.py \
-		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py tests/flows/test_calibrated_run.py \
+		tests/flows/test_evaluation_that_dies.py tests/flows/test_adapters_in_flow.py tests/flows/test_calibrated_run.py tests/flows/test_baselines.py \
 		tests/security/test_private_modes.py tests/security/test_gc_and_servers.py tests/security/test_gc_of_mounts.py \
 		tests/upgrade
 
@@ -49,14 +58,22 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed
 
-lint: $(VENV)/.installed-dev  ## style, types, import direction
+lint: style types  ## style, import direction, types
+
+style: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy --strict merge_core tasks flows mergeflow
 	@$(BIN)/lint-imports
+
+types: $(VENV)/.installed-dev
+	@$(BIN)/mypy --strict merge_core tasks flows mergeflow
 
 architecture: $(VENV)/.installed-dev  ## the ladder of rooms, its sizes and levels; fails on a circle, a room without words, a file too long
 	@$(BIN)/python -m tests.architecture
+
+docs: $(VENV)/.installed-docs  ## the pages and an API reference as one site, build/site/index.html; a link that leads nowhere fails it (two minutes)
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . build/site
+	@echo "the site is at build/site/index.html"
 
 bench: $(VENV)/.installed $(MERGEKIT)/.installed  ## speed and memory beside mergekit and the floor, 1.24 B parameters (forty minutes, 11 GB)
 	@$(BIN)/python benchmarks/make_checkpoints.py benchmarks/work --models 3
@@ -123,6 +140,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for tests ..."
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing the tools for the site ..."
+	@$(INSTALL) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 # An environment of its own: a peer to measure against, and no part of mergeflow.

@@ -27,17 +27,17 @@ from pydantic import Field
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED, call_flow, end_with
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import publish_report
+from flows.steps.judging import publish_decision
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from merge_core.text.plain import plain_log
+from merge_core.text.plain import plain, plain_log
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
 from tasks.registry.client import default_tracking_uri
-from tasks.reports.decision import decision_markdown, question_markdown
-from tasks.roles import MERGE, Baseline, Roles
+from tasks.reports.decision import question_markdown
+from tasks.roles import Roles
 from tasks.units import read_duration, spell_duration
 
 APPROVAL_FLOW = "approve"
@@ -113,12 +113,13 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
         if champion is not None:
             _log.info("%s is this checkpoint already: nobody is asked", champion)
             unasked = without_question(decision, champion)
-            publish_report(pipeline.name, "decision", decision_markdown(unasked, *reports, roles))
+            publish_decision(pipeline, scores, unasked)
             return unasked
         serving = serving_now(uri, name, scores.merged)
     question = question_markdown(decision, *reports, roles, serving)
     with tags(*QUESTION_TAGS):
-        approval: Approval = call_flow(ask, pipeline.run_name, question, within, roles.baseline)
+        asked = (pipeline.run_name, question, within, roles.baseline, roles.is_average)
+        approval: Approval = call_flow(ask, *asked)
     asked_about = serving.address if serving else None
     if name is not None and (now := current_champion(uri, name)) != asked_about:
         raise StepError(
@@ -129,7 +130,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
             mend="start the run again: what it has computed is found again, and it asks anew",
         )
     answered = with_approval(decision, approval, within, roles)
-    publish_report(pipeline.name, "decision", decision_markdown(answered, *reports, roles))
+    publish_decision(pipeline, scores, answered)
     return answered
 
 
@@ -138,20 +139,23 @@ def _run_name() -> str:
 
 
 @flow(name=APPROVAL_FLOW, flow_run_name=_run_name, **UNSTORED)
-def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") -> State[Approval]:
+def ask(
+    name: str, evaluation: str, within: str, baseline: str = "base", is_average: bool = False
+) -> State[Approval]:
     """Wait for a person to promote or not; without an answer nothing is promoted.
 
     Args:
-        name: what is asked about.
-        evaluation: what the person is shown.
+        name: the merge or average in question.
+        evaluation: the page that the person reads.
         within: how long to wait.
-        baseline: what the checkpoint is called that serves otherwise.
+        baseline: the name of the checkpoint that serves otherwise.
+        is_average: whether the candidate is an average.
     """
     log_to_prefect()
     run_id, seconds = runtime.flow_run.id, read_duration(within)
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    roles = Roles(baseline)
-    form, keep = (PromotionAnswer, _KEEP) if roles == MERGE else (AverageAnswer, _KEEP_BASELINE)
+    roles = Roles(baseline, is_average)
+    form, keep = (AverageAnswer, _KEEP_BASELINE) if is_average else (PromotionAnswer, _KEEP)
     page = (
         f"{evaluation}\nWithout an answer by {until:%Y-%m-%d %H:%M} UTC {roles.the_candidate} is"
         " not promoted.\n"
@@ -199,7 +203,7 @@ def ask(name: str, evaluation: str, within: str, baseline: Baseline = "base") ->
     if approval.by is None:
         said = f"nobody answered within {spell_duration(within)}"
     else:
-        said = f"{answer.decision}, says {approval.by}"
+        said = plain(f"{answer.decision}, says {approval.by}")
     _log.info("approval: %s", said)
     return end_with(Completed(message=said, data=approval))
 

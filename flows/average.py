@@ -4,6 +4,7 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,19 +19,23 @@ from flows.settings.averaging import Averaging, load_suites
 from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
-from flows.steps import judging
+from flows.steps import evaluating, judging
 from flows.steps import merge as merging
 from flows.steps.average import Mix, NothingNew
+from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.scores import Scores
-from merge_core.errors import CheckpointError, MergeflowError
+from flows.steps.suite_plan import plan_suite
+from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
+from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
 from tasks.registry.past_averages import AverageRecord
@@ -63,12 +68,12 @@ def average_checkpoints(
         enter()
         with private_umask():
             outcome = _run(averaging, Home.discover(), Path(beside) if beside else None)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     if isinstance(outcome, NothingNew):
         return completed(Ending.NOTHING_NEW, outcome.reason, outcome)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 in_our_words(average_checkpoints, Averaging, "averaging")
@@ -86,7 +91,10 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         check_registry(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
-            average = _average(averaging, trajectory, past, suite, held_out, home)
+            with Evaluators(home.scratch) as evaluators:
+                average = _average(
+                    averaging, trajectory, past, suite, held_out, home, beside, evaluators
+                )
         except (CheckpointError, OSError):
             removed = step.was_removed(trajectory)
             if not removed or attempt == _ATTEMPTS:
@@ -121,27 +129,38 @@ def _average(
     suite: Suite,
     held_out: Suite,
     home: Home,
+    beside: Path | None,
+    evaluators: Evaluators,
 ) -> _Average:
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     sources = merging.resolve(pipeline, home, None)
+    for each in (suite, held_out):
+        check_needs(each, sources[trajectory.newest.reference].directory)
     compatibility = merging.verify(pipeline, None, list(sources.values()))
     path = step.path(averaging, trajectory, sources)
     if averaging.average.schedule == "greedy_soup":
-        mix = step.soup(averaging, sources, held_out, home)
+        mix = step.soup(averaging, sources, held_out, home, evaluators)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
     files = step.show(averaging, trajectory, path, mix)
+    evaluate = partial(
+        evaluate_inputs, averaging, pipeline, trajectory, sources, suite, home, beside, evaluators
+    )
+    inputs = evaluate()
+    plan_suite(pipeline, inputs)
     manifest = merging.merge(pipeline, sources, home)
     merging.load(pipeline, sources, manifest, home)
-    baseline = step.baseline(averaging, trajectory, sources, suite, home)
+    baseline = inputs.baseline.source
     singles = [source for source in sources.values() if source.digest != baseline.digest]
-    roles = step.roles(averaging, trajectory, sources, baseline)
-    scores = judging.evaluate(pipeline, suite, baseline, singles, manifest, home, roles)
+    inputs, scores = evaluating.evaluate_candidate(
+        pipeline, suite, manifest, home, evaluators, inputs, evaluate, is_average=True
+    )
     return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
 
 
 def _conclude(average: _Average, home: Home) -> MergeOutcome:
     pipeline, scores = average.pipeline, average.scores
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     registration = judging.register(
         pipeline,
@@ -154,5 +173,6 @@ def _conclude(average: _Average, home: Home) -> MergeOutcome:
         average.compatibility,
         None,
         average.files,
+        champion=champion,
     )
     return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -12,15 +13,19 @@ from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
-from flows.steps import judging
+from flows.steps import evaluating, judging
 from flows.steps import merge as step
+from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
-from merge_core.errors import MergeflowError
+from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
+from merge_core.records import SourceCheckpoint
 from tasks.calibration.measure import check_data
-from tasks.evaluation.suite import load_suite
+from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.needs import check_needs
+from tasks.evaluation.suite import Suite, load_suite
 from tasks.records import MergeOutcome
 from tasks.sources.locate import base_and_models
 from tasks.sources.references import expand_variables
@@ -32,7 +37,8 @@ def _run_name() -> str:
 
 @flow(name="merge", flow_run_name=_run_name, on_completion=[send_event], **UNSTORED)
 def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[MergeOutcome]:
-    """Resolve, verify, profile, calibrate, merge, load, evaluate, decide, register.
+    """Resolve, verify, profile, calibrate, evaluate what goes in, merge, load, evaluate what came
+    out, decide, register.
 
     Ends as `Completed` with a `MergeOutcome`: promoted or fell back, as
     `flows.steps.endings.ending_of` tells; or as `Failed` with a message that says what a person has
@@ -53,30 +59,64 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     try:
         with private_umask():
             outcome = _run(pipeline, Home.discover(), beside)
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, "; ".join(outcome.decision.reasons), outcome)
+    return completed(ending, judging.ending_words(outcome), outcome)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
+    check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     sources = step.resolve(pipeline, home, beside)
+    check_needs(suite, sources[recipe.donor].directory)
+    with Evaluators(home.scratch) as evaluators:
+        evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
+        return _merged(pipeline, suite, sources, home, beside, evaluators)
+
+
+def _merged(
+    pipeline: Pipeline,
+    suite: Suite,
+    sources: dict[str, SourceCheckpoint],
+    home: Home,
+    beside: Path | None,
+    evaluators: Evaluators,
+) -> MergeOutcome:
+    recipe = pipeline.recipe
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
+    donor = sources[recipe.donor]
+    others = [source for source in sources.values() if source != donor]
+    experts = [step.written_out(pipeline, source, home) for source in others]
+    evaluate = partial(evaluate_inputs, pipeline, suite, donor, experts, home, beside, evaluators)
+    inputs = evaluate()
+    plan_suite(pipeline, inputs)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
-    baseline = sources[recipe.donor]
-    others = [source for source in sources.values() if source != baseline]
-    experts = [step.written_out(pipeline, source, home) for source in others]
-    scores = judging.evaluate(pipeline, suite, baseline, experts, manifest, home)
+    inputs, scores = evaluating.evaluate_candidate(
+        pipeline, suite, manifest, home, evaluators, inputs, evaluate
+    )
+    evaluators.close()
+    champion = judging.champion_now(pipeline, home)
     decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    baseline = inputs.baseline.source
+    models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     registration = judging.register(
-        pipeline, home, manifest, baseline, experts, scores, decision, compatibility, profile
+        pipeline,
+        home,
+        manifest,
+        baseline,
+        models,
+        scores,
+        decision,
+        compatibility,
+        profile,
+        champion=champion,
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

@@ -62,7 +62,7 @@ def _merge(form: AnyMethod | Form) -> State:
         _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model)
         if dry_run:
             return completed(Ending.DRY_RUN, rehearse(pipeline, filled.beside))
-    except MergeflowError as error:
+    except Exception as error:
         return failed(error)
     return final_state(pipeline, filled.beside)
 
@@ -75,7 +75,7 @@ def _run_name(form: type[AnyMethod] | type[Form]) -> Any:
         try:
             enter()
             recipe = form.model_validate(filled).read(Home.discover()).recipe
-        except (MergeflowError, ValueError):
+        except (MergeflowError, ValueError, OSError):
             return str(filled.get("name", "merge"))
         kind = "dry-run-" if filled.get("dry_run") else ""
         return f"{kind}{filled['name']}-{recipe.digest[:8]}"
@@ -105,7 +105,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _tag(*words: str) -> None:
-    """Add tags to the run: what one looks for in the run list."""
+    """Add tags to the run, by which a person filters the run list."""
     labels = [plain(word) for word in words if word]
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, *labels])

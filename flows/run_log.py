@@ -37,7 +37,7 @@ def _is_of_a_run(record: logging.LogRecord) -> bool:
 
 
 def _without_logins(record: logging.LogRecord) -> bool:
-    """Addresses may hold a password, and the log is read by whoever may look at the run."""
+    """Addresses may hold a password, and anybody who may look at the run reads its log."""
     said = record.getMessage()
     if "://" in said and "@" in said:
         record.msg, record.args = _LOGIN.sub("***@", said), ()

@@ -36,10 +36,10 @@ _LONGEST_SUBJECT = 200
 
 
 def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: Any) -> R:
-    """Call a task and return its result; what it raised is raised here.
+    """Call a task and return its result; its exception is raised here.
 
     Args:
-        subject: what the step works on, for the run page and the log.
+        subject: the thing that the step works on, for the run page and the log.
 
     Raises:
         TypeError: Prefect would keep what the task returns in a way of its own.
@@ -73,7 +73,7 @@ def end_with(state: State[R]) -> State[R]:
 
 
 def call_flow(flow: Flow[..., Any], *arguments: Any) -> Any:
-    """Call a flow in this process and return what it has answered; what it raised is raised.
+    """Call a flow in this process and return its answer; its exception is raised here.
 
     When the server's word on the last state comes too late, Prefect's client asks again. It is told
     then that the run is in that state already, and by the server, which has no answer of ours. So
@@ -114,7 +114,7 @@ def _is_of_prefect(error: httpx.TransportError) -> bool:
 
 
 def answer_of(state: State[R]) -> R:
-    """What a run that was called here has answered; what it raised is raised.
+    """The answer of a run that was called here; its exception is raised.
 
     Raises:
         StepError: the Prefect server answers in its place. It does so by naming a file and a way

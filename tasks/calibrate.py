@@ -16,7 +16,7 @@ from tasks.progress import prefect_progress
 
 
 def _fits(measured: SourceCheckpoint, /, key: str, **_others: object) -> bool:
-    """What was measured lies in a directory of the key's name, wherever the home was then."""
+    """The measurement lies in a directory of the key's name, wherever the home was then."""
     return measured.directory.name == key and has_its_own_digest(measured)
 
 
@@ -34,7 +34,7 @@ def calibrate_task(
     """Measure one model on the recipe's data. Never retried: a retry would hide a real fault.
 
     Args:
-        record: what the cache said, when that did not hold.
+        record: the cached record, when the checkpoint on disk differs from it.
     """
     return calibrate(
         source,

@@ -7,13 +7,15 @@ from __future__ import annotations
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from merge_core.files.digests import DigestMemo
+from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.records import SourceCheckpoint
 from tasks.caching.content_task import content_task
 from tasks.caching.record_storage import RecordStorage
 from tasks.caching.stored_records import parse_record, stored_form
-from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
+from tasks.evaluation.evaluate import Looks, evaluate_checkpoint, evaluation_key
+from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.suite import Suite, suite_digest
 from tasks.processes.model import resolved_device_kind
 from tasks.records import EvaluationReport
@@ -33,6 +35,17 @@ def _fits(
         and report.lm_eval_version == version("lm-eval")
         and report.transformers_version == version("transformers")
         and resolved_device_kind(report.device) == resolved_device_kind(device)
+        and report.looks is None
+    )
+
+
+def _fits_looks(report: EvaluationReport, /, looks: Looks, **arguments: Any) -> bool:
+    taken = report.looks
+    whole = report.model_copy(update={"looks": None})
+    return (
+        taken is not None
+        and (taken.number, taken.by) == (looks.number, looks.by)
+        and _fits(whole, **arguments)
     )
 
 
@@ -49,6 +62,9 @@ def evaluate_task(
     threads: int | None = None,
     logs: Path | None = None,
     digest_memo: Path | None = None,
+    evaluators: Evaluators | None = None,
+    isolation: Isolation = "alone",
+    batch_size: int | None = None,
 ) -> EvaluationReport:
     """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
@@ -62,6 +78,47 @@ def evaluate_task(
         threads=threads,
         memo=DigestMemo(digest_memo),
         progress=prefect_progress(f"evaluate {checkpoint.reference}"),
+        evaluators=evaluators,
+        isolation=isolation,
+        batch_size=batch_size,
+    )
+
+
+def looks_key(key: str, looks: Looks) -> str:
+    """The cache key of an evaluation that may stop: of the whole one, and of what stops it."""
+    return digest_of([key, looks.number, looks.by])
+
+
+@content_task("evaluate-in-looks", version=1, fits=_fits_looks, retries=0)
+def evaluate_in_looks_task(
+    key: str,
+    checkpoint: SourceCheckpoint,
+    suite: Suite,
+    looks: Looks,
+    scratch: Path,
+    device: str = "auto",
+    threads: int | None = None,
+    logs: Path | None = None,
+    digest_memo: Path | None = None,
+    evaluators: Evaluators | None = None,
+    batch_size: int | None = None,
+) -> EvaluationReport:
+    """An evaluation that ends as soon as the rule knows enough, kept apart from whole ones: it is
+    found by what stopped it alone, and never gone on with."""
+    from tasks.progress import prefect_progress
+
+    return evaluate_checkpoint(
+        checkpoint,
+        suite,
+        device=device,
+        scratch=scratch,
+        logs=logs,
+        threads=threads,
+        memo=DigestMemo(digest_memo),
+        progress=prefect_progress(f"evaluate {checkpoint.reference}"),
+        evaluators=evaluators,
+        batch_size=batch_size,
+        looks=looks,
     )
 
 

@@ -53,7 +53,7 @@ def merge_task(
     """Merge and publish. Compatibility was verified by the step before; NaN is refused here too.
 
     Args:
-        record: what the cache said, when that did not hold.
+        record: the cached record, when the object in the store differs from it.
     """
     return merge(
         recipe,

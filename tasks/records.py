@@ -13,7 +13,6 @@ from pydantic import (
 )
 
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
-from tasks.roles import Baseline
 
 Verdict = Literal["promoted", "fell_back", "inconclusive"]
 Scale = Literal["ratio", "power_of_two"]
@@ -65,9 +64,8 @@ class TaskScore(_Measured):
     weights: tuple[float, ...]
     scale: Scale = "ratio"
     prompt_hashes: tuple[str, ...] | None = None
-    """lm-eval's `prompt_hash` for each document, in the order of `values`: the text that the model
-    was given, chat template included. None, like all that follows, in records of a mergeflow that
-    did not keep it."""
+    """lm-eval's `prompt_hash` for each document: the text that the model was given, chat template
+    included. None, like all that follows, in records of a mergeflow that did not keep it."""
     non_finite: int | None = None
     """Documents whose score or likelihoods are not finite; each counts as the worst there is."""
     truncated: int | None = None
@@ -80,10 +78,18 @@ class TaskScore(_Measured):
     """Places in `values` of the documents that `non_finite` counts; None if there are none, or in
     records of a mergeflow that only counted them."""
     clusters: tuple[str, ...] | None = None
-    """For each document, in the order of `values`, the group that it was drawn with; None where the
-    suite names no `cluster`."""
+    """For each document its group; None where the suite names no `cluster`."""
+    task_weight: float | None = Field(default=None, ge=0.0)
+    """What the task counts in the mean over the tasks; None: 1. 0: it is only guarded."""
+    looping: int | None = None
+    """Documents whose answer ends in repetitions of itself; None where there are no answers, as
+    for the next."""
+    answer_characters: int | None = None
+    """Characters of all answers together."""
 
-    _later: ClassVar[frozenset[str]] = frozenset({"not_finite_at", "clusters"})
+    _later: ClassVar[frozenset[str]] = frozenset(
+        {"not_finite_at", "clusters", "task_weight", "looping", "answer_characters"}
+    )
 
     @model_validator(mode="after")
     def _one_of_each_for_a_document(self) -> Self:
@@ -102,7 +108,21 @@ class TaskScore(_Measured):
         return self
 
 
-class EvaluationReport(Record):
+class LooksTaken(Record):
+    """How far an evaluation went that may stop early."""
+
+    number: int = Field(ge=2)
+    taken: int = Field(ge=1)
+    """As many as `number` if all documents were evaluated."""
+    by: str
+    """Digest of the rule and the baselines that decided when to stop."""
+
+    @property
+    def is_part(self) -> bool:
+        return self.taken < self.number
+
+
+class EvaluationReport(_Measured):
     """lm-eval on one checkpoint with one suite."""
 
     checkpoint_digest: str
@@ -114,10 +134,19 @@ class EvaluationReport(Record):
     device: str
     scores: tuple[TaskScore, ...]
     truncated: int = 0
-    """Documents whose prompt lost its beginning to fit the model's context. (Texts scored whole,
-    as for bits per byte, are never cut: lm-eval scores long ones window by window.)"""
+    """Documents whose prompt lost its beginning to fit the context. (Texts scored whole are never
+    cut: lm-eval scores long ones window by window.)"""
     failure: str | None = None
     """Why there are no scores: the evaluation of a candidate died, or took too long."""
+    batch_size: int | None = None
+    """Sequences in one forward pass; None in records of a mergeflow that did not keep it."""
+    warm: bool | None = None
+    """Whether others were evaluated before in the same process; None if not."""
+
+    looks: LooksTaken | None = None
+    """Of an evaluation that may have stopped early; None if it was whole from the beginning."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"batch_size", "warm", "looks"})
 
     def score(self, task: str) -> TaskScore:
         """The score of one task; KeyError if the suite has no such task."""
@@ -169,6 +198,12 @@ class GuardedTask(_Measured):
     gained: int | None = None
     """Documents that became right, and wrong; None but for metrics of 0 and 1."""
     lost: int | None = None
+    share: float | None = None
+    """Of the mean over the tasks; 0: only guarded. None in records of before."""
+    must_hold: bool | None = None
+    """The rule names the task among those that may not lose anything; None: it does not."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"share", "must_hold"})
 
 
 class KeptOfExpert(_Measured):
@@ -181,6 +216,57 @@ class KeptOfExpert(_Measured):
     kept: float
     """The merge's gain as a share of it."""
     outcome: Literal["kept", "below", "unclear"]
+    low: float | None = None
+    """The interval of `kept`; None in records of before."""
+    high: float | None = None
+    asked: float | None = None
+
+    _later: ClassVar[frozenset[str]] = frozenset({"low", "high", "asked"})
+
+
+class PlannedTask(_Measured):
+    """What one task can show, known from the baseline and the experts alone."""
+
+    task: str
+    metric: str
+    documents: int
+    groups: float
+    """What was drawn independently; unequal groups count as fewer."""
+    unit: float
+    margin: float
+    """In units: what the merge will be guarded at."""
+    asked: float
+    """In units: the margin that the rule asks for."""
+    reach: float | None
+    """In units: the smallest margin that a merge which loses nothing holds nine times of ten; None
+    without experts to plan from."""
+    is_met: bool
+    """Whether the margin is at least the reach, and there are documents enough."""
+    documents_needed: int | None
+    """For the margin that is asked for; None: not known, or more than anybody has."""
+
+
+class SuitePlan(_Measured):
+    """What a suite can show of a merge before there is one."""
+
+    against: str
+    """What the baseline is called."""
+    visible: float | None
+    """In units: the smallest mean change that is promoted four times of five; None without experts
+    to plan from."""
+    tasks: tuple[PlannedTask, ...]
+
+
+class AnswersOfTask(_Measured):
+    """How the candidate's answers to one task differ from the baseline's in form."""
+
+    task: str
+    what: Literal["empty", "cut_off", "looping", "length"]
+    before: float
+    """How many of the baseline's; of lengths, characters on average."""
+    now: float
+    documents: int
+    outcome: Outcome
 
 
 class CalibratedGate(_Measured):
@@ -196,6 +282,23 @@ class CalibratedGate(_Measured):
     to plan from."""
     tasks: tuple[GuardedTask, ...]
     kept: tuple[KeptOfExpert, ...] = ()
+    answers: tuple[AnswersOfTask, ...] | None = None
+    """Those that changed; None: none did, or none are counted."""
+    plan: SuitePlan | None = None
+    """None in records of before."""
+
+    _later: ClassVar[frozenset[str]] = frozenset({"answers", "plan"})
+
+
+class AgainstAnother(_Measured):
+    """What was found against one more baseline, which has to be beaten as well."""
+
+    baseline: str
+    """What it is called: base, or a reference."""
+    digest: str
+    verdict: Verdict
+    comparisons: tuple[TaskComparison, ...]
+    gate: CalibratedGate
 
 
 class Approval(Record):
@@ -233,8 +336,20 @@ class Decision(_Measured):
     """Of the calibrated gate; None where the former one decided. Then `gain` and what follows it is
     the mean change in units, `min_gain` what it has to exceed, `max_regression` of a comparison its
     margin in the metric's own unit, and `confidence` that of the intervals."""
+    baseline: str | None = None
+    """What the first baseline is called where it is not the base of a merge."""
+    others: tuple[AgainstAnother, ...] | None = None
+    """Against the other baselines, each of which has to be beaten too; None: there is one alone."""
+    nights: int | None = None
+    """How many runs share `alpha` against the baselines that stay; None: each has all of it."""
 
-    _later: ClassVar[frozenset[str]] = frozenset({"gate"})
+    _later: ClassVar[frozenset[str]] = frozenset({"gate", "baseline", "others", "nights"})
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """What the candidate was compared with, in the rule's order."""
+        others = tuple(each.baseline for each in self.others or ())
+        return (self.baseline or "base", *others)
 
 
 class RegisteredVersion(Record):
@@ -273,8 +388,10 @@ class MergeOutcome(Record):
     """`models:/NAME/VERSION` that holds the alias, when a model is registered."""
     merged: CheckpointManifest
     base: SourceCheckpoint
-    baseline: Baseline = "base"
-    """What `base` is to the merge; an average is judged against another checkpoint."""
+    baseline: str = "base"
+    """What `base` is to the merge: base, champion, best expert, a reference; of an average, latest
+    or best checkpoint too."""
+    is_average: bool = False
     decision: Decision
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Score by checkpoint (`base`, each expert's name, `merged`) and task."""

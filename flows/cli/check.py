@@ -1,4 +1,4 @@
-"""The command `mergeflow check`: is what mergeflow made still what it was then?"""
+"""The command `mergeflow check`: is a checkpoint still as mergeflow made it?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check(
     if as_json:
         terminal.give(found.model_dump(mode="json") | {"holds": not found.problems})
     elif found.problems:
-        terminal.say(f"{shown_path(found.path)} is not what was made:", style="bold red")
+        terminal.say(f"{shown_path(found.path)} has changed since it was made:", style="bold red")
         for problem in found.problems:
             terminal.say(f"  - {problem}")
         terminal.say("  what to do: make it again with the command that made it")

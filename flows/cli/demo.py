@@ -87,7 +87,7 @@ def _conclude(terminal: Terminal, outcomes: list[MergeOutcome], duration: float)
         (f"{command} lineage models:/zoo-good@champion", "what the champion is made of"),
         (f"{command} run {good_path}", "again: every step is cached"),
         edit,
-        (f"{command} check {stored}*", "is it still what was made?"),
+        (f"{command} check {stored}*", "is it still as it was made?"),
         (f"{command} up", "runs, models and forms in the browser"),
     ):
         terminal.say(f"  {line:<66}  # {why}")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import AsJson, Device
+
+if TYPE_CHECKING:
+    from tasks.promotion.rule import PromotionRule
+    from tasks.records import Decision
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -93,6 +97,18 @@ def decide(
             help="The report of a model that went into the merge; may be repeated.",
         ),
     ] = None,
+    anchor: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="A.json",
+            help="The report of one more baseline, which stays the same from run to run and has to"
+            " be beaten too, more surely; may be repeated.",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw every interval against its limit, to a file."),
+    ] = None,
     rule: Annotated[
         Path | None,
         typer.Option(
@@ -107,23 +123,67 @@ def decide(
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_decision
     from merge_core.errors import RecipeError, StepError
-    from tasks.evaluation.report_file import check_same_tasks, read_report
+    from tasks.evaluation.report_file import check_new, check_same_tasks, read_report
+    from tasks.promotion.baselines import SPOKEN, ComparedWith
     from tasks.promotion.decision import decide as decided
-    from tasks.promotion.rule import PromotionRule, read_rule
+    from tasks.promotion.rule import FORMER_GATE, PromotionRule, read_rule
+    from tasks.reports.names import distinct_names
 
     terminal = Terminal(machine=as_json)
     asked = PromotionRule() if rule is None else read_rule(rule)
-    files = [baseline, candidate, *(expert or ())]
+    if picture is not None:
+        check_new(picture)
+        _check_gate(asked, "--picture")
+    if anchor:
+        _check_gate(asked, "--anchor")
+    files = [baseline, candidate, *(expert or ()), *(anchor or ())]
     reports = [read_report(file) for file in files]
     check_same_tasks(files, reports)
-    base, merged, *experts = reports
+    base, merged, *others = reports
+    experts, anchors = others[: len(expert or ())], others[len(expert or ()) :]
+    called = "champion" if anchors else SPOKEN.get(asked.baselines[0], "base")
+    more = [
+        ComparedWith(name=name, report=report)
+        for name, report in zip(
+            distinct_names([a.reference for a in anchors]), anchors, strict=True
+        )
+    ]
     try:
-        decision = decided(merged, base, asked, experts)
+        decision = decided(merged, base, asked, experts, called=called, others=more)
     except StepError as error:  # the reports are what was given, so they have to be mended
         raise RecipeError(error.what, where=error.where, mend=error.mend) from None
     if as_json:
         terminal.give(decision.model_dump(mode="json"))
     else:
         show_decision(terminal, decision, base, experts, merged)
+        if asked.gate == "former":
+            terminal.say(FORMER_GATE)
+    if picture is not None:
+        _draw(decision, picture)
     if not decision.promote:
         raise typer.Exit(3)
+
+
+def _check_gate(rule: PromotionRule, option: str) -> None:
+    from merge_core.errors import RecipeError
+
+    if rule.gate == "former":
+        raise RecipeError(
+            f"{option} is for the calibrated gate, and this rule is of the former one",
+            where="--rule",
+            mend="leave out the keys of the former gate, or this option",
+        )
+
+
+def _draw(decision: Decision, file: Path) -> None:
+    from merge_core.errors import RecipeError
+    from tasks.reports.interval_plot import decision_png
+
+    drawn = decision_png(decision)
+    if drawn is None:
+        return  # a candidate that could not be evaluated has no intervals
+    try:
+        with file.open("xb") as opened:
+            opened.write(drawn)
+    except OSError as error:
+        raise RecipeError(f"cannot be written: {error.strerror}", where=str(file)) from None

@@ -103,7 +103,7 @@ def forget(path: HomePath) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What can be seen of a home without reading anything in it."""
+    """The facts of a home that show without reading its files."""
     import stat
 
     from merge_core.errors import HomeError

@@ -76,19 +76,17 @@ def merge(
     """Merge checkpoints into a new directory, without evaluation or registry."""
     from flows.terminal.console import Terminal, seconds
     from merge_core.homes.home import Home
-    from merge_core.operations.deferred_digests import DeferredDigests, needs_digests
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.merge import merge as run_merge
     from merge_core.planning.explain import explain, has_filters, idle_filters
     from merge_core.planning.plan import open_inputs
-    from merge_core.recipes.measurements import measurements
     from merge_core.recipes.warnings import warnings_of
     from merge_core.runtime.timings import Timings
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import raise_for_errors
     from merge_core.verification.verify import verify as examine
     from tasks.calibration.measure import calibrate_all, check_data
-    from tasks.sources.locate import base_and_models, find_all
+    from tasks.sources.locate import base_and_models, fetch_all
 
     shard_bytes = read_bytes(shard_size)
     terminal = Terminal(machine=as_json)
@@ -103,14 +101,7 @@ def merge(
         terminal.warn(warning)
     with terminal.progress() as progress:
         tolerance = Tolerance.of(loaded)
-        sources, identify = find_all(
-            loaded.references(), home, beside, progress=progress, tolerance=tolerance
-        )
-        deferred = None
-        if identify and (processes or measurements(loaded) or needs_digests(loaded)):
-            sources = identify(progress)
-        elif identify:
-            deferred = DeferredDigests.of(sources, identify, shard_bytes)
+        sources = fetch_all(loaded.references(), home, beside, progress, tolerance=tolerance)
         found = time.monotonic()
         base, models = base_and_models(loaded, sources)
         report = examine(base, models, scan_weights=False, tolerance=tolerance)
@@ -143,19 +134,15 @@ def merge(
             calibration=calibration,
             copy_code=copy_code,
             executor=_processes(processes, home),
-            deferred=deferred,
             progress=progress,
             timings=timings,
         )
     ended = time.monotonic()
     _give_manifest(terminal, manifest, ended - started)
     if not as_json:
-        known, merged = "identified", "merged"
-        if deferred:
-            known, merged = "found", "identified and merged"
         terminal.say(
-            f"  time   inputs {known} {seconds(found - started)}, checked"
-            f" {seconds(checked - found)}, {merged} {seconds(ended - checked)};"
+            f"  time   inputs identified {seconds(found - started)}, checked"
+            f" {seconds(checked - found)}, merged {seconds(ended - checked)};"
             f" of all threads: {timings}"
         )
 

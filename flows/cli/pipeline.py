@@ -1,4 +1,4 @@
-"""Commands around whole pipelines: run one, look at the ancestry, the demo."""
+"""Commands around whole pipelines: run one, the demo, the settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Strict, TrackingUri
+from flows.cli.options import AsJson, Strict
 from tasks.processes.shipped_files import example
 
 
@@ -15,7 +15,6 @@ def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the program."""
     app.command(epilog="Example: `mergeflow demo`")(demo)
     app.command(epilog=f"Example: `mergeflow run {example('pipelines', 'zoo-good.yaml')}`")(run)
-    app.command(epilog="Example: `mergeflow lineage models:/zoo-good@champion`")(lineage)
     app.command(epilog='Example: `eval "$(mergeflow env)" && prefect flow-run ls`')(env)
 
 
@@ -46,30 +45,6 @@ def run(
             show_outcome(terminal, outcome)
     if outcome.state != "Promoted":
         raise typer.Exit(3)
-
-
-def lineage(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION.")
-    ],
-    tracking_uri: TrackingUri = "",
-    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a mermaid graph.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a registered version was made of, with the digest of every ancestor."""
-    from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
-    from tasks.registry.client import default_tracking_uri
-    from tasks.registry.lineage import lineage as trace
-    from tasks.registry.lineage import lineage_mermaid, render_lineage
-
-    terminal = Terminal(machine=as_json)
-    ancestry = trace(model, tracking_uri or default_tracking_uri(Home.discover(make=False)))
-    if as_json:
-        terminal.give(ancestry.model_dump(mode="json"))
-    else:
-        text = lineage_mermaid(ancestry) if mermaid else render_lineage(ancestry)
-        terminal.say_lines(text.rstrip("\n"))
 
 
 def env() -> None:

@@ -1,7 +1,7 @@
 """The command `mergeflow`: one entry, one place where errors become messages and exit codes.
 
 0: done, or promoted. 3: the pipeline fell back to the base. 2: the input has to be mended.
-4: a checkpoint is not what it was made as. 1: a step failed for another reason, or there is a bug.
+4: a checkpoint has changed since it was made. 1: a step failed otherwise, or there is a bug.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import adapters, average, check, evaluation, gc, library, pipeline, stack
+from flows.cli import (
+    adapters,
+    audit,
+    average,
+    champion,
+    check,
+    evaluation,
+    gc,
+    library,
+    lineage,
+    pipeline,
+    stack,
+)
 from flows.cli import home as cli_home
 from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
@@ -31,8 +43,8 @@ app = typer.Typer(
     help="Merge fine-tuned language models: verified, evaluated, promoted only if better.",
     epilog="First steps: `mergeflow demo`, then"
     f" `mergeflow run {example('pipelines', 'zoo-good.yaml')}`."
-    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 4 not"
-    " what was made, 1 failure.",
+    " Exit codes: 0 done or promoted, 3 fell back to the base, 2 bad input, 4 a"
+    " checkpoint has changed, 1 failure.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -47,6 +59,9 @@ library.add_commands(app)
 adapters.add_commands(app)
 cli_home.add_commands(app)
 check.add_commands(app)
+lineage.add_commands(app)
+champion.add_commands(app)
+audit.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -114,7 +129,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Words(logging.Handler):
-    """What was done to a home, or is not guarded in it, as a warning on stderr."""
+    """Warnings on stderr about changes to a home, and about files that it cannot guard."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from flows.terminal.console import Terminal

@@ -1,4 +1,4 @@
-"""Commands that read a recipe and the headers of its checkpoints, and show what it comes to."""
+"""Commands that read a recipe and its checkpoints' headers, and show the merge that it means."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def explain(
 
 
 def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckpoint]) -> None:
-    """Warn of, or refuse, what the merge would."""
+    """Warn and refuse as the merge would."""
     from merge_core.verification.tolerance import Tolerance
     from merge_core.verification.verify import raise_for_errors, verify
     from tasks.sources.locate import base_and_models

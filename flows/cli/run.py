@@ -8,9 +8,8 @@ from rich.table import Table
 from flows.merge import merge_pipeline
 from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
-from flows.steps.endings import Ending
 from flows.terminal.console import Terminal, add_row, cell, shown_path
-from flows.terminal.reports import OUTCOME_STYLES
+from flows.terminal.reports import OUTCOME_STYLES, say_decision
 from merge_core.text.plain import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
@@ -44,20 +43,15 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         for line in lines:
             terminal.warn(f"{name}: {line}")
     terminal.say()
-    promoted = outcome.decision.promote
-    roles = Roles(outcome.baseline)
-    headline = f"{roles.the_candidate} is better" if promoted else f"{roles.the_baseline} stays"
-    ending = Ending.PROMOTED if promoted else Ending.FELL_BACK
-    style = "bold green" if promoted else "bold yellow"
-    terminal.say(f"{ending.words}: {headline}", style=style)
-    for reason in outcome.decision.reasons:
-        terminal.say(f"  - {reason}")
+    roles = Roles(outcome.baseline, outcome.is_average)
+    say_decision(terminal, outcome.decision, roles.the_candidate, roles.the_baseline)
     terminal.say(f"  serve     {shown_path(outcome.serve)}")
     registration = outcome.registration
     if registration is not None:
         champion = registration.champion
         kinds = {outcome.merged.digest: roles.the_candidate}
-        kinds[outcome.base.digest] = "the base checkpoint" if roles == MERGE else roles.the_baseline
+        is_base = roles == MERGE
+        kinds[outcome.base.digest] = "the base checkpoint" if is_base else roles.the_baseline
         what = kinds.get(champion.digest, "an earlier checkpoint")
         terminal.say(
             f"  champion  models:/{champion.name}@champion is version {champion.version}, {what}"
@@ -65,13 +59,19 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
         )
         if registration.champion_stays:
             terminal.say(f"            it keeps the alias: {registration.champion_stays}")
+            if outcome.decision.promote:
+                candidate = registration.candidate
+                terminal.say(
+                    f"  candidate models:/{candidate.name}/{candidate.version} is better and"
+                    " registered, and does not serve"
+                )
 
 
 def _scores(outcome: MergeOutcome) -> Table:
     table = Table(box=None, pad_edge=True, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    roles = Roles(outcome.baseline)
+    roles = Roles(outcome.baseline, outcome.is_average)
     called = {"base": roles.baseline, "merged": roles.candidate}
     for name in (*(called.get(each, each) for each in outcome.scores), "change"):
         table.add_column(cell(name), justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Which workers compute a merge, by what a pipeline or a command says."""
+"""The choice of workers for a merge, from a pipeline's or a command's settings."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _CONNECT = 20.0
 
 
 class DaskCluster(Executor):
-    """The workers of a Dask scheduler; Dask gives what a dead worker was at to another."""
+    """The workers of a Dask scheduler; Dask gives a dead worker's task to another worker."""
 
     def __init__(self, address: str) -> None:
         """`address`: of the scheduler, or `local` for a cluster of this machine's processors that
@@ -53,7 +53,7 @@ def merge_groups(directory: str, attempt: str, groups: int) -> State[None]:
     """All groups of a merge, each as one task.
 
     Raises:
-        MergeflowError: what a worker raised first.
+        MergeflowError: the first error of a worker.
     """
     futures = [
         merge_group_task.with_options(task_run_name=f"group {number + 1} of {groups}").submit(

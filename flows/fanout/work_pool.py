@@ -104,7 +104,7 @@ class _Dispatch:
             self._complain_if_nobody_works()
 
     def cancel(self) -> None:
-        """Take back what was given out."""
+        """Take back the groups that were given out."""
         for given in self._given.values():
             self._client.set_flow_run_state(given.run, Cancelled(), force=True)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from flows.model_zoo.text import Document, Domain, windows
+from flows.model_zoo.text import WINDOWS_EACH, Document, Domain, windows
 
 WINDOW = 200
 """Characters of a held-out document, which fit the model's context whatever the tokenizer."""
@@ -44,8 +44,10 @@ def write_suite(directory: Path, domains: Sequence[Domain], documents: int) -> N
         bpb, following = f"zoo_{domain.name}_bpb", f"zoo_{domain.name}_next"
         _write_task(directory, bpb, _bpb_task(), [_text(document) for document in held_out])
         _write_task(directory, following, _next_task(), _questions(domain, held_out))
-        entries.append({"task": bpb, "metric": "bits_per_byte", "higher_is_better": False})
-        entries.append({"task": following, "metric": "acc", "higher_is_better": True})
+        # Bits per byte say more of so small models than their answers, which are only guarded.
+        text = {"metric": "bits_per_byte", "higher_is_better": False, "cluster": "source"}
+        questions = {"metric": "acc", "higher_is_better": True, "cluster": "source", "weight": 0}
+        entries += [{"task": bpb, **text}, {"task": following, **questions}]
     suite = {
         "name": "zoo",
         "include": "tasks",
@@ -64,11 +66,16 @@ def write_suite(directory: Path, domains: Sequence[Domain], documents: int) -> N
 
 
 def choose_documents(domain: Domain, count: int) -> list[Document]:
-    """`count` held-out windows spread over all held-out files, the same for the same text."""
-    every = (window for document in domain.held_out for window in windows(document, WINDOW))
-    long_enough = (window for window in every if len(window.text) >= PREFIX + CONTINUATION + 20)
-    found = list({window.text: window for window in long_enough}.values())
-    random.Random(1).shuffle(found)
+    """`count` held-out windows, `WINDOWS_EACH` of a file, the same for the same text."""
+    chance = random.Random(1)
+    seen: set[str] = set()
+    found: list[Document] = []
+    for document in domain.held_out:
+        own = list({window.text: window for window in windows(document, WINDOW)}.values())
+        new = [window for window in own if window.text not in seen]
+        if len(new) >= WINDOWS_EACH:
+            found += chance.sample(new, WINDOWS_EACH)
+            seen.update(window.text for window in own)
     return sorted(found[:count], key=lambda document: document.source)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import random
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 from merge_core.errors import MergeflowError
@@ -39,6 +40,14 @@ LONGEST_FILE = 60_000
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
+WINDOWS_EACH = 2
+"""Stretches of a held-out file that become documents. Those of one file are alike, so many files
+say more than many stretches of a few."""
+
+LONGEST_CODE_HELD_OUT, LONGEST_PROSE_HELD_OUT = 12_000, 5_000
+"""Characters of a file that may be held out: all of it is missing from the training text, and there
+is less prose than code."""
+
 SHORTEST_PAIR = 40
 """Characters two lines need together before meeting them twice says anything."""
 
@@ -49,6 +58,19 @@ class Document:
 
     source: str
     text: str
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """How many files of a domain are held out, and which may be."""
+
+    files: int
+    window: int
+    longest: int
+
+    def fits(self, document: Document) -> bool:
+        enough = list(islice(windows(document, self.window), WINDOWS_EACH))
+        return len(document.text) <= self.longest and len(enough) == WINDOWS_EACH
 
 
 @dataclass(frozen=True)
@@ -64,15 +86,17 @@ def read_domains(
     code_bytes: int, prose_bytes: int, held_out_documents: int, window: int
 ) -> tuple[Domain, Domain]:
     """Code and prose of about these sizes, each with enough held out for `held_out_documents`
-    windows of `window` characters."""
-    # Not every stretch of a held-out file becomes a document, and there is code in plenty, so its
-    # documents may come from many files.
-    wanted = 2 * held_out_documents * window
+    windows of `window` characters, `WINDOWS_EACH` of a file."""
+    # A few more than needed: two files may have a stretch in common, which counts once.
+    wanted = math.ceil(1.1 * held_out_documents / WINDOWS_EACH)
     files = _shuffled(_source_files())
-    code_held, code_training, unused = _deal(files, 3 * wanted, code_bytes)
+    shape = _HeldOut(wanted, window, LONGEST_CODE_HELD_OUT)
+    code_held, code_training, unused = _deal(files, shape, code_bytes)
     topics = _topics()
-    docstrings = _docstrings(unused, prose_bytes + wanted - sum(len(t.text) for t in topics))
-    prose_held, prose_training, _ = _deal(_shuffled([*topics, *docstrings]), wanted, prose_bytes)
+    more = prose_bytes + wanted * LONGEST_PROSE_HELD_OUT - sum(len(t.text) for t in topics)
+    prose = _shuffled([*topics, *_docstrings(unused, more)])
+    shape = _HeldOut(wanted, window, LONGEST_PROSE_HELD_OUT)
+    prose_held, prose_training, _ = _deal(prose, shape, prose_bytes)
     held = (*code_held, *prose_held)
     seen = {pair for document in held for _, _, pair in line_pairs(document.text)}
     return (
@@ -104,7 +128,9 @@ def windows(document: Document, size: int) -> Iterator[Document]:
         lines.append(line)
         length += len(line) + 1
         if length >= size:
-            yield Document(document.source, "\n".join(lines)[:size].rstrip())
+            text = "\n".join(lines)[:size].rstrip()
+            if len(text) > size * 0.6:
+                yield Document(document.source, text)
             lines, length = [], 0
 
 
@@ -185,17 +211,16 @@ def _shuffled(documents: list[Document]) -> list[Document]:
 
 
 def _deal(
-    documents: list[Document], held_out: int, training: int
+    documents: list[Document], held_out: _HeldOut, training: int
 ) -> tuple[list[Document], list[Document], list[Document]]:
-    """Deal whole documents: held out until that is full, then training, then left over."""
+    """Deal whole documents: held out as far as they fit, then training, then left over."""
     held: list[Document] = []
     kept: list[Document] = []
     rest: list[Document] = []
-    held_size = kept_size = 0
+    kept_size = 0
     for document in documents:
-        if held_size < held_out and len(document.text) <= held_out // 8:
+        if len(held) < held_out.files and held_out.fits(document):
             held.append(document)
-            held_size += len(document.text)
         elif kept_size < training:
             kept.append(document)
             kept_size += len(document.text)

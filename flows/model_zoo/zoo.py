@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from flows.model_zoo.place import Zoo
 from flows.model_zoo.settings import SCALES, ScaleName, Settings
 from merge_core.errors import OutputError
+from merge_core.files.locks import held
 from merge_core.progress import Progress
 
 MANIFEST = "zoo.json"
@@ -86,7 +86,7 @@ def _write_manifest(directory: Path, settings: Settings) -> None:
 
 
 def _identity(settings: Settings) -> str:
-    """What a zoo is kept by: its settings, and the interpreter whose text it was trained on."""
+    """The key of a zoo: its settings, and the interpreter whose text it was trained on."""
     facts = {"settings": asdict(settings), "python": platform.python_version()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -100,8 +100,5 @@ def _sha256(path: Path) -> str:
 def _only_builder(directory: Path) -> Iterator[None]:
     """Hold the build to one process; the kernel lets go of the lock when that process ends."""
     lock = os.open(directory.with_name(f".{directory.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(lock):
         yield
-    finally:
-        os.close(lock)

@@ -1,4 +1,4 @@
-"""What stands before Prefect's and MLflow's server: who may ask, and what their pages may do.
+"""The guard before Prefect's and MLflow's server: it decides who may ask, and limits pages.
 
 A request is looked at before the application sees any of it, http and websocket alike: its Host and
 Origin (`flows.servers.request_origin`), then its login. Answers get headers that keep a page's
@@ -8,7 +8,6 @@ scripts and requests at home, and that let nothing but the application's own pag
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ _MEND = {
 
 @dataclass(frozen=True)
 class Application:
-    """What the guard has to know of the application behind it."""
+    """The facts that the guard needs of the application behind it."""
 
     is_page: Callable[[str], bool]
     """Whether a path is one of the pages, or of the files that they are made of."""
@@ -57,7 +56,7 @@ class Application:
     start: str = "/"
     """Where the page that signs in leads to."""
     remembers: Callable[[Login], dict[str, str]] = lambda _: {}
-    """What the application's pages expect in the browser's local storage."""
+    """Values that the application's pages expect in the browser's local storage."""
     first_page: str | None = None
     """A path at which people see our first page, in place of the application's."""
     servers: Mapping[str, str] = field(default_factory=dict)
@@ -158,23 +157,18 @@ class ServerGuard:
         if not (self._knows(request) if given is None else self._login.admits(given)):
             await _refuse(send, 401, "this is not the password")
             return
-        answer = {
-            "go": self._application.start,
-            "remember": self._application.remembers(self._login),
-        }
+        # The browser sends its cookie to whatever listens at this host, on any port. So it buys
+        # neither the password nor a cookie that lasts longer.
+        remembered = {} if given is None else self._application.remembers(self._login)
+        answer = {"go": self._application.start, "remember": remembered}
         cookie = self._session.cookie(secure=request.scheme == "https")
-        await _respond(
-            send,
-            200,
-            json.dumps(answer).encode(),
-            b"application/json",
-            _DATA_POLICY,
-            (b"set-cookie", cookie),
-        )
+        headers = [] if given is None else [(b"set-cookie", cookie)]
+        body = json.dumps(answer).encode()
+        await _respond(send, 200, body, b"application/json", _DATA_POLICY, *headers)
 
 
 class _Request:
-    """What is looked at of a request."""
+    """The parts of a request that the guard looks at."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -207,7 +201,7 @@ def _basic(headers: list[str]) -> str | None:
         return ""
     try:
         return base64.b64decode(token.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII, or no UTF-8
         return ""
 
 

@@ -10,15 +10,14 @@ import json
 import re
 from typing import Any
 
-from flows.servers.guard import App, Message, Receive, Scope, Send
+from flows.servers.guard import App, Receive, Scope, Send
+from flows.servers.request_body import take_body
 from flows.settings.pipeline import NAME
 
 _ORDER = re.compile(r"/api/deployments/[0-9a-fA-F-]{36}/create_flow_run/?")
-_MOST_BYTES = 4_000_000
-"""A recipe's text is at most 100,000 characters."""
 _LENGTH = b"content-length"
 _OF_FORMS = {"merge", "models", "base", "runs", "recipe"}
-"""Fields of which every form of a merge has one, and hardly a deployment of somebody else's."""
+"""Every form of a merge has one of these fields, and hardly any foreign deployment has."""
 
 
 class NamedRuns:
@@ -57,24 +56,9 @@ def _typed_name(parameters: dict[str, Any]) -> str | None:
 
 async def _named(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
     """The request with another name in its body, and the length that goes with it."""
-    body, more = b"", True
-    after: list[Message] = []
-    while more and len(body) <= _MOST_BYTES:
-        message = await receive()
-        if message["type"] != "http.request":
-            after.append(message)
-            break
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    whole = not more and not after
-    sent = with_typed_name(body) if whole else body
-    first: Message = {"type": "http.request", "body": sent, "more_body": not whole}
-    waiting = [first, *after]
-
-    async def receiving() -> Message:
-        return waiting.pop(0) if waiting else await receive()
-
-    if sent == body:
-        return scope, receiving
+    body = await take_body(receive)
+    sent = with_typed_name(body.content) if body.is_whole else body.content
+    if sent == body.content:
+        return scope, body.again()
     kept = [(name, value) for name, value in scope["headers"] if name.lower() != _LENGTH]
-    return {**scope, "headers": [*kept, (_LENGTH, str(len(sent)).encode())]}, receiving
+    return {**scope, "headers": [*kept, (_LENGTH, str(len(sent)).encode())]}, body.again(sent)

@@ -12,10 +12,13 @@ import base64
 from flows.servers.guard import App, Application, ServerGuard
 from flows.servers.named_runs import NamedRuns
 from flows.servers.serving import allowed_hosts, required, serve, servers_beside
+from flows.servers.whole_characters import WholeCharacters
 from tasks.servers.login import SERVER_VARIABLE, Login
 
+# Without `eval` no run's graph is drawn (pixi.js), and the old look has no colours: it asks with
+# `eval` whether there is a `document`, and its dialogs are transparent where it may not ask.
 _PAGE_POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self';"
     " worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
     " frame-ancestors 'none'"
@@ -49,7 +52,8 @@ def guarded() -> App:
         first_page="/",
         servers=servers_beside() | {"here": "prefect"},
     )
-    return ServerGuard(NamedRuns(create_app()), application, login, allowed_hosts())
+    app = WholeCharacters(NamedRuns(create_app()))
+    return ServerGuard(app, application, login, allowed_hosts())
 
 
 def _is_api(path: str) -> bool:

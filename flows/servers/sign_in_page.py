@@ -15,7 +15,7 @@ from tasks.servers.login import Login
 
 PATH = "/sign-in"
 START = f"{PATH}/start"
-"""The first page. What it shows it has asked for with the browser's login."""
+"""The first page. It asks for its content with the browser's login."""
 SERVERS = f"{PATH}/servers"
 """Where that page learns the addresses of both servers."""
 POLICY = (
@@ -47,10 +47,10 @@ def page_file(path: str) -> tuple[bytes, bytes] | None:
 
 
 def password_in(body: bytes) -> str | None:
-    """What the page sent as a password; None for anything else."""
+    """The password that the page sent; None for any other content."""
     try:
         given = json.loads(body)["password"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return given if isinstance(given, str) else None
 

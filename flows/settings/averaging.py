@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -29,10 +29,9 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.averaging.trajectory import TrainingRun
 from tasks.evaluation.suite import Suite, load_suite, suite_digest
+from tasks.promotion.baselines import OF_AN_AVERAGE
 from tasks.promotion.rule import AFTERWARDS, PromotionRule
 from tasks.sources.references import expand_variables, parse_plain
-
-Baseline = Literal["latest", "best", "champion"]
 
 
 class Average(Section):
@@ -80,14 +79,27 @@ class Average(Section):
 class AveragePromotion(PromotionRule):
     """When an average may be promoted: a pipeline's rule, with a baseline of the trajectory."""
 
-    baseline: Baseline = Field(  # type: ignore[assignment]
+    names: ClassVar[tuple[str, ...]] = OF_AN_AVERAGE
+
+    baseline: str | tuple[str, ...] = Field(
         default="latest",
         title="Baseline",
-        description="What the average has to beat: the latest checkpoint of the run, the best"
-        " single one of those averaged, or the current champion (the latest checkpoint as long as"
-        " there is none).",
+        description="What the average has to beat: latest, the latest checkpoint of the run; best,"
+        " the best single one of those averaged; champion, the version that serves (the latest"
+        " checkpoint as long as there is none); or a checkpoint of your own. Of several it has to"
+        " beat each, and falls back to the first.",
         json_schema_extra={"position": 0},
     )
+
+    def as_of_a_merge(self) -> PromotionRule:
+        """The same rule without the names that only an average knows.
+
+        Checkpoints of one training are no experts: what was kept of each is told alone.
+        """
+        values = self.model_dump(exclude={"baseline"})
+        if self.gate == "calibrated":
+            values = {"keep_of_experts": 0.0} | values | {"nights": self.shared_nights}
+        return PromotionRule(**values)
 
 
 class Retention(Section):
@@ -137,7 +149,7 @@ class Averaging(Named):
 
     @model_validator(mode="after")
     def _champion_has_a_name(self) -> Averaging:
-        if self.promote.baseline == "champion" and self.register_as.model is None:
+        if "champion" in self.promote.baselines and self.register_as.model is None:
             raise ValueError(
                 "promote.baseline: the champion is a version of a registered model; set"
                 " register.model, or compare with latest or best"
@@ -151,7 +163,7 @@ class Averaging(Named):
             description=self.description,
             recipe=recipe,
             evaluate=self.evaluate,
-            promote=PromotionRule(**self.promote.model_dump(exclude={"baseline"})),
+            promote=self.promote.as_of_a_merge(),
             register=self.register_as,
             execution=self.execution,
         )

@@ -1,45 +1,25 @@
-"""The fields that the forms in Prefect's UI are made of, and the sentences that they answer with.
-
-Prefect checks a form by its JSON schema alone, and shows what its checker says at the field: a
-pattern for a name, "should be non-empty" for a reference. A rule that is written as `if`, with a
-`const` as its answer, says a sentence instead: "'a share between 0 and 1' was expected".
-"""
+"""The fields that the forms in Prefect's UI are made of."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
 from flows.settings.pipeline import NAME
+from flows.settings.promotion_form import PromotionForm
+from flows.settings.sentences import Schema, expect, in_range, only, range_of
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter
 from tasks.evaluation.suite import shipped_suites
-from tasks.promotion.rule import PromotionRule
-from tasks.units import DURATION
-
-Schema = dict[str, Any]
 
 _NAME = "letters, digits, dot, dash and underscore, the first a letter or a digit, at most 80"
 _REFERENCE = (
     "a directory such as ./runs/code, a model on the Hub such as meta-llama/Llama-3.2-1B, or a"
     " registered one such as models:/my-llama@champion"
 )
-_DURATION = "a duration such as 30m, 8h or 2d, or nothing"
 _TEXT = {"pattern": r"\S"}
 AS_STORED = "as the base"
-
-
-def expect(what: str, rule: Schema) -> Schema:
-    """A schema that holds where `rule` does, and says "'{what}' was expected" where it does not."""
-    return {"if": {"not": rule}, "then": {"const": what}}
-
-
-def only(values: Sequence[str]) -> Schema:
-    """A list to choose from."""
-    return {"enum": list(values)}
 
 
 def asked_for(starts_as: Any, *examples: Any) -> Schema:
@@ -48,10 +28,12 @@ def asked_for(starts_as: Any, *examples: Any) -> Schema:
     return {"default": starts_as, "examples": list(examples)}
 
 
-NAME_OF_RUN = {**asked_for("", "code-and-prose"), **expect(_NAME, {"pattern": NAME})}
+# To Python, `$` is also before a last newline, which Enter makes in the fields of these pages.
+_END = r"(?!\n)"
+NAME_OF_RUN = {**asked_for("", "code-and-prose"), **expect(_NAME, {"pattern": NAME + _END})}
 REGISTERED_MODEL = {
     "examples": ["my-llama"],
-    **expect(f"{_NAME}; or nothing", {"pattern": f"^$|{NAME}"}),
+    **expect(f"{_NAME}; or nothing", {"pattern": f"^${_END}|{NAME}{_END}"}),
 }
 REFERENCE_GIVEN = expect(_REFERENCE, _TEXT)
 MODEL = {**asked_for("", "./runs/code"), **REFERENCE_GIVEN}
@@ -88,57 +70,6 @@ def number(parameter: Parameter, title: str, starts_as: float, more: str = "") -
         description=f"{said[0].upper()}{said[1:]}.{more and ' '}{more}",
         json_schema_extra=extra,
     )
-
-
-def range_of(low: float, high: float) -> str:
-    """Bounds in words."""
-    if math.isinf(low) and math.isinf(high):
-        return "any number"
-    if math.isinf(high):
-        return f"{low:g} or more"
-    if math.isinf(low):
-        return f"{high:g} or less"
-    return f"between {low:g} and {high:g}"
-
-
-def in_range(low: float, high: float, help: str = "") -> Schema:
-    """Bounds that are told in words: "a share between 0 and 1"."""
-    limits = {"minimum": low, "maximum": high}
-    rule = {key: limit for key, limit in limits.items() if not math.isinf(limit)}
-    kind = "a share" if help.lower().startswith("share") else "a number"
-    words = range_of(low, high)
-    joint = " " if words.startswith("between") else ", "
-    return expect(f"{kind}{joint}{words}", rule) if rule else {}
-
-
-def _say_bounds(schema: Schema) -> None:
-    """Let every field of a model say its bounds in words."""
-    for name, field in schema["properties"].items():
-        if "minimum" in field or "maximum" in field:
-            low, high = field.pop("minimum", -math.inf), field.pop("maximum", math.inf)
-            field.update(in_range(low, high))
-        if field.pop("pattern", None):
-            assert name == "approve_within", f"what to say where {name} does not fit?"
-            field.update(expect(_DURATION, {"pattern": f"^({DURATION})?$"}))
-
-
-_RULE_FIELDS = (
-    *("max_regression", "min_gain", "on_inconclusive", "confidence"),
-    *("approve_within", "fall_back_to"),
-)
-_rule_fields: dict[str, Any] = {
-    name: (PromotionRule.model_fields[name].annotation, PromotionRule.model_fields[name])
-    for name in _RULE_FIELDS
-}
-PromotionForm = create_model(
-    "PromotionForm",
-    __config__=ConfigDict(
-        frozen=True, extra="forbid", title="Promotion rule", json_schema_extra=_say_bounds
-    ),
-    __doc__="The rule that the merged checkpoint has to pass; else the base is kept.",
-    **_rule_fields,
-)
-"""The part of the promotion rule that a form asks for; the rest keeps its defaults."""
 
 
 class Judged(BaseModel):

@@ -20,11 +20,9 @@ from flows.settings.form_fields import (
     STORED_TYPE,
     SUITE_OR_DIRECTORY,
     Judged,
-    expect,
-    in_range,
-    only,
 )
 from flows.settings.pipeline import Evaluate, Execution, Pipeline, Register
+from flows.settings.sentences import expect, in_range, only
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import validated
 from merge_core.homes.home import Home

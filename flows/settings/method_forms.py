@@ -17,14 +17,12 @@ from flows.settings.form_fields import (
     STORED_TYPE,
     Judged,
     asked_for,
-    expect,
-    in_range,
     number,
-    only,
     parameter_of,
     rows,
 )
 from flows.settings.merge_form import FilledIn, recipe_of
+from flows.settings.sentences import expect, in_range, only
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS

@@ -256,6 +256,15 @@ class Pipeline(Named):
         except RecipeError as error:
             raise SaidInLines(str(error)) from None
 
+    @model_validator(mode="after")
+    def _champion_has_a_name(self) -> Pipeline:
+        if "champion" in self.promote.baselines and self.register_as.model is None:
+            raise ValueError(
+                "promote.baseline: the champion is a version of a registered model; set"
+                " register.model, or compare with the base"
+            )
+        return self
+
     @property
     def run_name(self) -> str:
         """Name of a run of this pipeline: the same for the same recipe."""

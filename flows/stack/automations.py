@@ -36,7 +36,7 @@ _FORMER_NAMES = {
     "NothingNew": Ending.NOTHING_NEW,
     "DryRun": Ending.DRY_RUN,
 }
-"""Names that states had, of which Prefect made events, up to commit 63696b2."""
+"""Former names of states, up to commit 63696b2; Prefect made events of them."""
 _WAITS_FOR = re.compile(rf'"((?:prefect\.flow-run\.)?({"|".join(_FORMER_NAMES)}))"')
 _ANY_SUCCESS = '"prefect.flow-run.Completed"'
 
@@ -45,7 +45,7 @@ def create_automations(client: SyncPrefectClient) -> list[str]:
     """Create those that are missing, update those that are as shipped, connect the user's block.
 
     Returns:
-        What a person has to change in automations that were edited, a sentence for each.
+        Changes that a person has to make in edited automations, a sentence for each.
     """
     block = _notification_block(client)
     former = list(load_yaml(DIRECTORY / "former_automations.yaml")["automations"])
@@ -96,7 +96,7 @@ def _is(known: AutomationCore, shipped: AutomationCore) -> bool:
 
 
 def told(automation: AutomationCore) -> dict[str, Any]:
-    """What it does, when: all but its name, and its switch and tags, which are the user's."""
+    """Its trigger and actions: all but its name, and its switch and tags, which are the user's."""
     kept = {"description", "trigger", "actions", "actions_on_trigger", "actions_on_resolve"}
     found: dict[str, Any] = _bare(automation.model_dump(mode="json", include=kept))
     return found
@@ -116,7 +116,7 @@ def _types(automation: AutomationCore) -> list[str]:
 
 
 def _waits_in_vain(automation: Automation) -> Iterator[str]:
-    """What to change where an automation waits for the name of a state that no run has any more.
+    """The change to an automation that waits for the name of a state that no run has any more.
 
     Where it waits for `Completed` besides, nothing is missed.
     """

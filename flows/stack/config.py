@@ -28,7 +28,7 @@ _OPTIONS = {"sslmode", "host", "port", "user", "password"}
 
 
 class StoreConfig(BaseModel):
-    """Who may read the store; carried out by `merge_core.homes.store_access`."""
+    """The group that may read the store; `merge_core.homes.store_access` sets the modes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -176,7 +176,7 @@ def _is_torn(address: str) -> bool:
     """Whether a sign that was not escaped ends the user, the password or the host too early."""
     parts = urlsplit(address)
     try:
-        parts.port  # noqa: B018 - raises for what is no number
+        parts.port  # noqa: B018 - raises for a text that is no number
     except ValueError:
         return True
     rest = f"{parts.path}?{parts.query}#{parts.fragment}"
@@ -184,7 +184,7 @@ def _is_torn(address: str) -> bool:
 
 
 def _passwords(address: str) -> list[str]:
-    """What may be a password in an address; all of it where that cannot be told."""
+    """The part of an address that may be a password; the whole address where that is unclear."""
     if _is_torn(_VARIABLE.sub("x", address)):
         return [address]
     parts = urlsplit(address)

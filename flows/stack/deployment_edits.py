@@ -1,4 +1,4 @@
-"""What is the user's and what is ours of a deployment that exists, and what `up` gave to it last.
+"""Which fields of a deployment are the user's, and the values that `up` gave to it last.
 
 A deployment is taken apart into fields. A field that is on the server as it was given last is the
 file's; one that is not was edited in Prefect, and stays.
@@ -29,9 +29,9 @@ class Settled:
 
     fields: Fields = field(default_factory=dict)
     given: Fields = field(default_factory=dict)
-    """What is to be remembered as given by the file."""
+    """The values to remember as given by the file."""
     left_out: Fields = field(default_factory=dict)
-    """What the file says anew of fields that the user edited, and that were left alone."""
+    """New values in the file for fields that the user edited; they were left alone."""
 
     def take(self, name: str, file: Mapping[str, Any]) -> None:
         """Give the file's value to a field, whatever the user made of it."""
@@ -59,7 +59,7 @@ def settle(
     """The file's fields, but for those that the user edited on the server.
 
     Args:
-        last: what the file gave to this deployment; None where nobody remembers.
+        last: the values that the file gave to this deployment; None where they were not noted.
         former: what files of earlier versions gave, to tell edits by where nobody remembers.
     """
     settled = Settled()
@@ -80,7 +80,7 @@ def settle(
 
 
 def _said_anew(new: Any, now: Any) -> Any:
-    """Of what the file says, what is not so."""
+    """The values of the file that the deployment does not have."""
     if not (isinstance(new, dict) and isinstance(now, dict)):
         return new
     return {
@@ -98,11 +98,11 @@ class GivenDeployments:
         self._kept: dict[str, Fields] = _read(self._file)
 
     def of(self, name: str) -> Fields | None:
-        """What this deployment was given; None where nobody remembers."""
+        """The values that this deployment was given; None where they were not noted."""
         return self._kept.get(name)
 
     def keep(self, name: str, given: Fields) -> None:
-        """Remember what this deployment was given."""
+        """Note the values that this deployment was given."""
         self._kept[name] = given
         write_private(self._file, json.dumps(self._kept, indent=2, sort_keys=True))
 

@@ -26,7 +26,7 @@ def create_triggers(
     """Create or update the triggers of one entry.
 
     Args:
-        last: what the file gave to the deployment last, if anybody remembers.
+        last: the values that the file gave to the deployment last, if they were noted.
     """
     wanted = _automations(entry, deployment)
     formerly = [_automations(each, deployment) for each in former_deployments(entry["name"])]

@@ -1,6 +1,6 @@
 """The deployments of `deployments/prefect.yaml`, created through Prefect's API.
 
-`prefect deploy` reads the same file. Beyond what it does, what the user edited in Prefect stays.
+`prefect deploy` reads the same file. Other than there, a user's edits in Prefect stay.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Deployed:
     """`FLOW/DEPLOYMENT`."""
     id: UUID
     given: Fields
-    """What is to be remembered as given by the file."""
+    """The values to remember as given by the file."""
     existed: bool = True
     said: Sequence[str] = ()
-    """What a person should know: what the file says, and is left out."""
+    """Messages for a person: values of the file that were left out."""
 
 
 def read_deployments(file: Path = DIRECTORY / "prefect.yaml") -> list[dict[str, Any]]:
@@ -72,14 +72,16 @@ def create_deployment(
 
     Args:
         directory: where relative paths in the parameters start.
-        last: what the file gave to it last, if anybody remembers.
+        last: the values that the file gave to it last, if they were noted.
     """
     flow = _flow(entry["entrypoint"])
     name = f"{flow.name}/{entry['name']}"
     file = of_file(entry, directory)
     known = _existing(client, name)
     if known is None:
-        return Deployed(name, _create(flow, entry, file), file, existed=False)
+        made = _create(flow, entry, file)
+        client.update_deployment(made, DeploymentUpdate(parameter_openapi_schema=_form(flow)))
+        return Deployed(name, made, file, existed=False)
     there = of_server(known)
     former = [of_file(each, directory) for each in former_deployments(entry["name"])]
     settled = settle(file, there, last, former)
@@ -109,7 +111,7 @@ def _create(flow: Flow[..., Any], entry: dict[str, Any], fields: Fields) -> UUID
 def _update(
     flow: Flow[..., Any], entry: dict[str, Any], fields: Fields, there: Fields
 ) -> DeploymentUpdate:
-    """What differs from what is there, and what is never the user's."""
+    """The values that differ from the deployment's, and those that are never the user's."""
     changes: dict[str, Any] = {
         "parameters": group(fields, "parameters"),
         "job_variables": job_variables(fields),
@@ -128,12 +130,18 @@ def _update(
     return DeploymentUpdate(
         version=flow.version,
         entrypoint=entry["entrypoint"],
-        parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
+        parameter_openapi_schema=_form(flow),
         # Earlier versions had one, which would send a run elsewhere before the flow is imported.
         pull_steps=None,
         path=None,
         **changes,
     )
+
+
+def _form(flow: Flow[..., Any]) -> dict[str, Any]:
+    """The schema by which Prefect checks an order of a run. A key that the flow does not have is
+    refused; Prefect alone would make the run, whose process then ends without a word."""
+    return {**parameter_schema(flow).model_dump(exclude_unset=True), "additionalProperties": False}
 
 
 def _fit(settled: Settled, file: Fields, name: str, flow: Flow[..., Any]) -> list[str]:
@@ -156,7 +164,7 @@ def _fit(settled: Settled, file: Fields, name: str, flow: Flow[..., Any]) -> lis
 def _update_schedules(
     client: SyncPrefectClient, known: DeploymentResponse, entry: dict[str, Any], fields: Fields
 ) -> None:
-    """Add what is new in the file, change what the user has not. Switches stay as they are."""
+    """Add new schedules of the file, change those that the user left alone. Switches stay."""
     wanted, there = group(fields, "schedules"), group(of_server(known), "schedules")
     ids = {each.slug: each.id for each in known.schedules}
     for spec in entry.get("schedules", []):

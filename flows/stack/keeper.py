@@ -14,7 +14,7 @@ from flows.stack.processes import end_members
 
 
 def main() -> None:
-    """Wait for the lifeline to close, then end what is left of the stack."""
+    """Wait for the lifeline to close, then end the processes that are left of the stack."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.read(sys.stdin.fileno(), 1024):

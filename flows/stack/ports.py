@@ -1,4 +1,4 @@
-"""The ports of the local stack: which are free, and who has the others."""
+"""The ports of the local stack: which are free, and which processes hold the others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TRY_PORTS = 20
 
 
 def listen(wanted: int | None, default: int, option: str) -> tuple[socket.socket, str | None]:
-    """A listening socket on localhost, and who has the default port when it is another one.
+    """A listening socket on localhost, and the holder of the default port when it is another one.
 
     Raises:
-        MergeflowError: a port that was asked for is taken; names who has it and a free one.
+        MergeflowError: the wanted port is taken; names the process that has it, and a free port.
     """
     for port in range(default, default + _TRY_PORTS) if wanted is None else (wanted,):
         with contextlib.suppress(OSError):

@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from uuid import UUID
 
 import psutil
@@ -85,15 +84,6 @@ def listener_of(port: int) -> str | None:
                 if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
                     return f"{process.info['name']} (pid {process.pid})"
     return None
-
-
-def last_lines(log: Path, count: int = 8) -> list[str]:
-    """The end of a log, for an error message."""
-    with contextlib.suppress(OSError):
-        lines = log.read_bytes()[-16384:].decode(errors="replace").splitlines()
-        said = [f"    {line[:200]}" for line in lines if line.strip()]
-        return said[-count:]
-    return []
 
 
 def _leading(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

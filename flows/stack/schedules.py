@@ -10,7 +10,7 @@ from tasks.servers.stack_record import running_stack
 
 
 def switch_schedule(home: Home, name: str, *, active: bool) -> str:
-    """Switch a schedule on or off; what was done, in words.
+    """Switch a schedule on or off; returns the change in words.
 
     Args:
         name: `DEPLOYMENT/SCHEDULE`.

@@ -1,7 +1,7 @@
-"""What a Prefect server needs before it can run merges.
+"""Sets up a Prefect server so that it can run merges.
 
-Everything here may be done again at any time: what exists is kept, and what the user changed in the
-UI stays changed.
+Everything here may be done again at any time: existing things are kept, and the user's changes
+in the UI stay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
 
     deployments: list[str]
     said: list[str]
-    """What a person should know of what they edited in Prefect."""
+    """Messages for a person about their edits in Prefect."""
 
 
 def set_up(client: SyncPrefectClient, directory: Path, home: Home) -> Prepared:
@@ -38,7 +38,7 @@ def set_up(client: SyncPrefectClient, directory: Path, home: Home) -> Prepared:
 
     Args:
         directory: where relative paths in forms start.
-        home: where is remembered what was given to each deployment.
+        home: the home in which the values of each deployment are noted.
     """
     ensure_gpu_limit()
     memory = GivenDeployments(home)

@@ -7,7 +7,6 @@ reaches `up` alone, and a guard ends them when `up` dies without having done so.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
@@ -29,12 +28,13 @@ from flows.stack.prefect_session import QUIET, server_environment
 from flows.stack.processes import (
     end_all,
     end_members,
-    last_lines,
     mark,
 )
 from merge_core.errors import MergeflowError, StepError
+from merge_core.files.locks import try_lock
 from merge_core.files.private import PRIVATE_UMASK, make_private_directory, open_private
 from merge_core.homes.home import Home
+from tasks.processes.model import last_lines
 from tasks.processes.own_python import module_command
 from tasks.processes.secret_variables import stack_variables
 from tasks.servers.login import (
@@ -99,12 +99,12 @@ class Service:
         return self.health is None or answers(self.health)
 
     def death(self) -> StepError:
-        """What to tell the user when the process has ended by itself."""
+        """The message for the user when the process has ended by itself."""
         status = self.exit_status
         how = "did not answer" if status is None else f"ended with exit status {status}"
         return StepError(
             f"{self.title} {how}; the end of its log:",
-            details=last_lines(self.log),
+            details=[f"    {line}" for line in last_lines(self.log, 8)],
             where=str(self.log),
             mend="read the rest of this log",
         )
@@ -155,7 +155,7 @@ class Stack:
             self._start(service)
 
     def start_workers(self) -> None:
-        """Start what needs the server's tables and the work pool: background services, workers."""
+        """Start the processes that need the server's tables and work pool: services, workers."""
         if self.config.redis:
             self._start(self._prefect_services())
         for worker in self.workers:
@@ -329,9 +329,7 @@ def only_one(home: Home) -> Iterator[None]:
         MergeflowError: another stack runs on it; says where.
     """
     with os.fdopen(open_private(home.stack / "lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             record = read_record(home)
             raise MergeflowError(
                 f"is up already: Prefect on {record.prefect}, MLflow on {record.mlflow}"
@@ -339,12 +337,12 @@ def only_one(home: Home) -> Iterator[None]:
                 else "is being started or stopped by another `mergeflow up`",
                 where=str(home.path),
                 mend="use it as it is, or stop it first (Ctrl-C where it runs)",
-            ) from None
+            )
         yield
 
 
 def end_leftovers(home: Home) -> int:
-    """End what a killed `mergeflow up` left behind on this home; how many processes."""
+    """End the processes that a killed `mergeflow up` left behind on this home; their number."""
     record = read_record(home)
     if record is None:
         return 0
@@ -354,7 +352,7 @@ def end_leftovers(home: Home) -> int:
 
 
 def worker_names(count: int) -> list[str]:
-    """What the stack's workers are called in Prefect."""
+    """The names of the stack's workers in Prefect."""
     if count == 1:
         return [WORKER_NAME]
     return [f"{WORKER_NAME}-{number}" for number in range(1, count + 1)]
@@ -370,7 +368,7 @@ def answers(address: str) -> bool:
 
 
 def _forget(home: Home) -> None:
-    """Remove what was written down of a stack that is gone."""
+    """Remove the record of a stack that is gone."""
     remove_record(home)
     remove_links(home)
     forget_login(home)

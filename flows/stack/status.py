@@ -41,6 +41,8 @@ class RunStatus:
     started: str | None
     duration_s: float
     tags: tuple[str, ...]
+    against: str | None = None
+    """Whom it was judged against, where that is not the base alone."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def show_status(terminal: Terminal, status: StackStatus) -> None:
     table = _table()
     for run in status.runs:
         duration = seconds(run.duration_s) if run.duration_s else ""
-        add_row(table, run.name, run.state, run.started or "", duration)
+        against = f"against {run.against}" if run.against else ""
+        add_row(table, run.name, run.state, run.started or "", duration, against)
     terminal.notes.print(table)
 
 
@@ -147,6 +150,7 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
 
     from flows.stack.deployments import WORK_POOL
     from flows.stack.form_links import form_addresses
+    from flows.steps.against import against_of
 
     with get_client(sync_client=True) as client:
         pool = client.read_work_pool(WORK_POOL)
@@ -178,6 +182,7 @@ def _asked_of_prefect(home: Home, record: StackRecord) -> dict[str, Any]:
                 started=_moment(run.start_time),
                 duration_s=run.total_run_time.total_seconds(),
                 tags=tuple(run.tags),
+                against=against_of((run.state and run.state.message) or ""),
             )
             for run in runs
         ),

@@ -1,4 +1,4 @@
-"""`mergeflow up` for a person: what is started, where it is, what happens to it, and the end."""
+"""`mergeflow up` for a person: the started processes, their addresses, faults, and the end."""
 
 from __future__ import annotations
 

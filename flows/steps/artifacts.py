@@ -1,4 +1,4 @@
-"""What a run shows on its page in Prefect: reports as markdown with tables, plots and graphs."""
+"""The reports on a run's page in Prefect: Markdown with tables, plots and graphs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def publish_links(pipeline: str, registration: Registration) -> None:
 
 
 def with_warnings(markdown: str, warnings: Sequence[str]) -> str:
-    """A report followed by what the recipe itself gives cause to say."""
+    """A report followed by the warnings about the recipe itself."""
     if not warnings:
         return markdown
     lines = "\n".join(f"* {inline(warning, LONGEST)}" for warning in warnings)

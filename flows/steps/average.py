@@ -8,24 +8,23 @@ from pathlib import Path
 
 from flows.run_step import run_step
 from flows.settings.averaging import Averaging
-from flows.steps import judging
 from flows.steps import merge as merging
 from flows.steps.artifacts import publish_report
+from flows.steps.average_baselines import objective_of
+from flows.steps.evaluating import Asked, score
 from flows.steps.trajectory_page import trajectory_markdown
-from merge_core.errors import CheckpointError
 from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.path import PathReport, path_key
 from merge_core.operations.trajectory.records import Trajectory
-from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
-from tasks.averaging.greedy_soup import Soup, greedy_soup, overall, ranking
+from tasks.averaging.greedy_soup import Soup, greedy_soup
+from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.find import find_task, path_task
 from tasks.records import MergeOutcome
-from tasks.registry.champion import current_champion
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.memory import canonical
 from tasks.registry.past_averages import (
@@ -37,7 +36,6 @@ from tasks.registry.past_averages import (
 )
 from tasks.reports.names import distinct_names
 from tasks.retain import retain_task
-from tasks.roles import Roles
 
 _log = plain_log("mergeflow")
 
@@ -136,7 +134,7 @@ def past_average(
 def ingredients(
     averaging: Averaging, trajectory: Trajectory, past: AverageRecord | None
 ) -> dict[str, float]:
-    """Weight by reference, the oldest first; a running mean counts as what is in it."""
+    """Weight by reference, the oldest first; a running mean counts as the checkpoints in it."""
     references = [each.reference for each in trajectory.chosen]
     if past is None:
         return dict(zip(references, averaging.weights(len(references)), strict=True))
@@ -147,7 +145,7 @@ def ingredients(
 
 
 def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> PathReport:
-    """How far apart the checkpoints are; what is odd about their path goes to the log."""
+    """The distances between the checkpoints; a path that looks odd is noted in the log."""
     on_path = [each for each in trajectory.chosen if each.reference in sources]
     ordered = [sources[each.reference] for each in on_path]
     names = [each.name for each in on_path]
@@ -158,26 +156,29 @@ def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> Path
     return report
 
 
-def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mix:
-    """The greedy soup of the checkpoints, found by merging and evaluating."""
+def soup(
+    averaging: Averaging, sources: Sources, suite: Suite, home: Home, evaluators: Evaluators
+) -> Mix:
+    """The greedy soup of the checkpoints, found by merging and evaluating; what makes it better is
+    what the rule calls better."""
     references = list(sources)[::-1]  # the newest comes first in a recipe
     pipeline = averaging.pipeline(averaging.weighted(references))
     singles = [sources[reference] for reference in references]
     names = distinct_names(references)
-    reports = judging.score(pipeline, suite, singles, names, home)
-    reference = reports[-1]
+    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
+    reports = score(pipeline, suite, asked, home, evaluators)
+    reference, objective = reports[-1], objective_of(averaging)
     made: dict[tuple[int, ...], CheckpointManifest] = {}
 
     def score_of_average(positions: tuple[int, ...]) -> float:
         tried = averaging.weighted([references[position] for position in positions])
         made[positions] = merging.merge(averaging.pipeline(tried), sources, home)
         label = "+".join(names[position] for position in positions)
-        [report] = judging.score(
-            pipeline, suite, [made[positions].as_source()], [f"soup {label}"], home
-        )
-        return overall(report, reference)
+        tried_one = Asked(made[positions].as_source(), f"soup {label}")
+        [report] = score(pipeline, suite, [tried_one], home, evaluators)
+        return objective(report, reference)
 
-    found = greedy_soup([overall(report, reference) for report in reports], score_of_average)
+    found = greedy_soup([objective(report, reference) for report in reports], score_of_average)
     taken = [references[position] for position in found.ingredients]
     _log.info("greedy soup: %s", " + ".join(names[position] for position in found.ingredients))
     final = made.get(found.ingredients)
@@ -187,38 +188,6 @@ def soup(averaging: Averaging, sources: Sources, suite: Suite, home: Home) -> Mi
         soup=found,
         discarded=frozenset(each.object_id for each in made.values()) - {kept or ""},
     )
-
-
-def baseline(
-    averaging: Averaging,
-    trajectory: Trajectory,
-    sources: Sources,
-    suite: Suite,
-    home: Home,
-) -> SourceCheckpoint:
-    """The checkpoint that the average has to beat."""
-    wanted = averaging.promote.baseline
-    latest = sources[trajectory.newest.reference]
-    if wanted == "champion":
-        return _champion(averaging, home) or latest
-    if wanted == "latest":
-        return latest
-    references = [each.reference for each in trajectory.chosen if each.reference in sources]
-    singles = [sources[reference] for reference in references]
-    pipeline = averaging.pipeline(averaging.weighted(references))
-    reports = judging.score(pipeline, suite, singles, distinct_names(references), home)
-    scores = [overall(report, reports[-1]) for report in reports]
-    return singles[ranking(scores)[0]]
-
-
-def roles(
-    averaging: Averaging, trajectory: Trajectory, sources: Sources, baseline: SourceCheckpoint
-) -> Roles:
-    """What the checkpoint that the average has to beat is called."""
-    if averaging.promote.baseline == "best":
-        return Roles("best checkpoint")
-    latest = sources[trajectory.newest.reference]
-    return Roles("latest checkpoint" if baseline.digest == latest.digest else "champion")
 
 
 def show(
@@ -266,7 +235,7 @@ def conclude(
 
 
 def retain(averaging: Averaging, mix: Mix, home: Home) -> None:
-    """Remove the averages beyond those to be kept, and what was only tried."""
+    """Remove the averages that need not be kept, and those that a soup only tried."""
     keep = averaging.retention.keep
     if keep is None:
         return
@@ -305,34 +274,14 @@ def was_removed(trajectory: Trajectory) -> Sequence[str]:
 
 
 def _is_damaged(record: AverageRecord, home: Home) -> bool:
-    """Whether an average is there, and is not what its record says."""
+    """Whether an average is there and differs from its record."""
     store = Store(home)
     average = store.here(record.average)
     problems = store.problems(average) if Path(average.path).exists() else []
     if problems:
         _log.warning(
-            "warning: the average %s in the store is not what it was (%s): it does not count",
+            "warning: the average %s in the store has changed (%s): it does not count",
             average.object_id,
             some(problems),
         )
     return bool(problems)
-
-
-def _champion(averaging: Averaging, home: Home) -> SourceCheckpoint | None:
-    """The champion on this disk; None when there is none, or its directory is gone."""
-    address = current_champion(tracking_uri(averaging, home), str(averaging.register_as.model))
-    if address is None:
-        _log.info("there is no champion yet: the average is compared with the latest checkpoint")
-        return None
-    alone = parse_recipe({"merge_method": "passthrough", "models": [{"model": address}]})
-    try:
-        return merging.resolve(averaging.pipeline(alone), home, None)[address]
-    except CheckpointError as error:
-        if "no such directory" not in error.what:
-            raise
-        _log.warning(
-            "the champion %s is gone from %s: the average is compared with the latest checkpoint",
-            address,
-            error.where,
-        )
-        return None

@@ -1,4 +1,4 @@
-"""A rehearsal of a pipeline: every check that needs no weights, and what the merge would write."""
+"""A rehearsal of a pipeline: every check that needs no weights, and the size of the result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report, with_warnings
+from flows.steps.baselines import check_baselines
 from flows.steps.early_checks import check_registry, check_rule
 from flows.terminal.console import size
 from merge_core.homes.home import Home
@@ -24,14 +25,15 @@ from tasks.sources.references import expand_variables
 
 
 def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
-    """Check a pipeline by its suite and its checkpoints' headers; says what would be done.
+    """Check a pipeline by its suite and its checkpoints' headers; says what a run would do.
 
     Raises:
-        MergeflowError: what a run of this pipeline would stop at.
+        MergeflowError: the fault at which a run of this pipeline would stop.
     """
     home, recipe = Home.discover(), pipeline.recipe
     suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
+    check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
     uri = pipeline.register_as.tracking_uri or ""

@@ -1,31 +1,35 @@
-"""What would fail after hours is found before any work: rules and addresses that cannot work."""
+"""Finds, before any work, rules and addresses that would fail after hours."""
 
 from __future__ import annotations
 
 from flows.settings.pipeline import Register
-from merge_core.errors import RecipeError, did_you_mean
+from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.evaluation.suite import Suite
-from tasks.promotion.rule import PromotionRule
+from tasks.promotion.decision import check_tasks
+from tasks.promotion.rule import FORMER_GATE, PromotionRule
 from tasks.registry.client import RegistryUnreachableError, check_address, default_tracking_uri
 
 _log = plain_log("mergeflow")
 
 
 def check_rule(rule: PromotionRule, suite: Suite) -> None:
-    """Find a rule for a task that does not exist now, rather than after the evaluations.
+    """Find a rule for a task that does not exist now, rather than after the evaluations; and say
+    which gate decides where it is the former one.
 
     Raises:
-        RecipeError: `promote.per_task` names a task that the suite does not have.
+        RecipeError: the rule names a task that the suite does not have.
     """
-    tasks = [task.task for task in suite.tasks]
-    for name in rule.per_task:
-        if name not in tasks:
-            raise RecipeError(
-                f"suite '{suite.name}' has no task '{name}'; {did_you_mean(name, tasks)}",
-                where=f"promote.per_task.{name}",
-            )
+    if (rule.looks or 1) > 1 and suite.settings.repeats > 1:
+        raise RecipeError(
+            "answers are repeated, and the evaluation of shares of them cannot be looked at",
+            where=f"suite '{suite.name}': settings.repeats, and promote.looks",
+            mend="leave one of the two out",
+        )
+    check_tasks(rule, [task.task for task in suite.tasks], suite.name)
+    if rule.gate == "former":
+        _log.info("%s", FORMER_GATE)
 
 
 def check_registry(register_as: Register, home: Home) -> None:

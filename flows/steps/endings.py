@@ -18,7 +18,8 @@ from prefect.flows import Flow
 from prefect.states import Completed, Failed
 
 from flows.run_step import end_with
-from merge_core.errors import MergeflowError
+from flows.terminal.outside_faults import outside_fault
+from merge_core.errors import HomeError, MergeflowError
 from merge_core.text.plain import plain
 
 R = TypeVar("R")
@@ -68,13 +69,20 @@ def completed(ending: Ending, said: str, data: R | None = None) -> State[R]:
     return end_with(Completed(message=plain(f"{ending.words}: {said}"), data=data))
 
 
-def failed(error: MergeflowError) -> State[Any]:
+def failed(error: Exception) -> State[Any]:
     """The last state of a current run that a person has to mend.
 
     An attempt before may have come to an ending; its tag is taken off.
+
+    Raises:
+        Exception: the error itself, where there is nothing for a person to mend.
     """
+    known = error if isinstance(error, MergeflowError) else outside_fault(error)
+    # What a server does not answer is left to Prefect, which asks it again.
+    if known is None or not (known is error or isinstance(known, HomeError)):
+        raise error
     _tag(None)
-    return end_with(Failed(message=str(error), data=error))
+    return end_with(Failed(message=str(known), data=known))
 
 
 def send_event(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -1,109 +1,76 @@
-"""The flows' steps after a merge: scores, the decision on them, the record in the registry."""
+"""The flows' steps after the evaluations: the decision on them, the record in the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from prefect import runtime
 
-from flows.gpu_slot import device_slot
-from flows.run_step import run_step, run_together
+from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
-from flows.steps.artifacts import as_graph, publish_links, publish_report
+from flows.steps.artifacts import publish_links, publish_report
+from flows.steps.lineage_page import publish_lineage
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.runtime.threads import default_threads
-from merge_core.text.plain import plain_log
 from merge_core.verification.verify import CompatibilityReport
 from tasks.decide import decide_task, decision_key
-from tasks.evaluate import evaluate_task
-from tasks.evaluation.evaluate import evaluation_key, failed_evaluation
-from tasks.evaluation.suite import Suite
 from tasks.progress import prefect_progress
-from tasks.records import Decision, EvaluationReport, MergeOutcome, Registration
+from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
-from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage, lineage_mermaid, render_lineage
-from tasks.reports.decision import decision_markdown, serving_markdown
-from tasks.reports.names import distinct_names
-from tasks.roles import MERGE, Roles
+from tasks.registry.alias import ANYONE, Seen
+from tasks.registry.champion import current_champion
+from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
+from tasks.reports.decision import decision_markdown, serving_markdown, unserved
+from tasks.roles import the
 
-_log = plain_log("mergeflow")
-
-
-def evaluate(
-    pipeline: Pipeline,
-    suite: Suite,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    manifest: CheckpointManifest,
-    home: Home,
-    roles: Roles = MERGE,
-) -> Scores:
-    """Scores of base, experts and merged."""
-    judged = experts if pipeline.evaluate.experts else ()
-    checkpoints = [base, *judged, manifest.as_source()]
-    of_experts = distinct_names([expert.reference for expert in judged])
-    names = [roles.baseline, *of_experts, roles.candidate]
-    first, *others, last = score(pipeline, suite, checkpoints, names, home, names[-1])
-    return Scores(base=first, experts=tuple(others), merged=last, roles=roles)
-
-
-def score(
-    pipeline: Pipeline,
-    suite: Suite,
-    checkpoints: Sequence[SourceCheckpoint],
-    names: Sequence[str],
-    home: Home,
-    candidate: str | None = None,
-) -> list[EvaluationReport]:
-    """Scores of checkpoints on one suite, each found by the checkpoint's content where known.
-
-    Args:
-        candidate: name of the checkpoint whose evaluation may die. A candidate that cannot be
-            evaluated is no better than the baseline; its report says why it has no scores.
-
-    Raises:
-        StepError: the evaluation of another checkpoint failed.
-    """
-    device, parallel = pipeline.evaluate.device, pipeline.evaluate.parallel
-    threads = max(1, default_threads() // parallel) if parallel > 1 else None
-
-    def one(checkpoint: SourceCheckpoint, name: str) -> EvaluationReport:
-        key = evaluation_key(checkpoint, suite, device)
-        named = checkpoint.model_copy(update={"reference": name})
-        how = {"logs": home.logs, "digest_memo": home.digest_memo}
-        arguments = (key, named, suite, home.scratch, device, threads)
-        try:
-            with device_slot(device):
-                report = run_step(evaluate_task, *arguments, subject=name, **how)
-        except StepError as error:
-            if name != candidate:
-                raise
-            _log.warning(
-                "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
-            )
-            report = failed_evaluation(named, suite, device, error)
-        # The same content may have been scored under another name.
-        return report.model_copy(update={"reference": checkpoint.reference})
-
-    jobs = [partial(one, *job) for job in zip(checkpoints, names, strict=True)]
-    return run_together(jobs, parallel)
+PICTURE = "intervals.png"
+"""Of a decision, among the merge's files in MLflow."""
 
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    arguments = (scores.merged, scores.base, pipeline.promote, scores.experts)
+    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
+    arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
-    page = decision_markdown(decision, *scores.reports, scores.roles)
-    publish_report(pipeline.name, "decision", page)
+    publish_decision(pipeline, scores, decision)
     return decision
+
+
+def champion_now(pipeline: Pipeline, home: Home) -> Seen:
+    """The version that serves while a decision is made; None when there is none, or no name.
+
+    A server that is away just now is no reason to end the run: the register step waits for it. Then
+    the alias moves whoever holds it.
+    """
+    name = pipeline.register_as.model
+    if name is None:
+        return None
+    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    try:
+        address = current_champion(uri, name)
+    except RegistryUnreachableError:
+        return ANYONE
+    return address.rpartition("/")[2] if address else None
+
+
+def publish_decision(pipeline: Pipeline, scores: Scores, decision: Decision) -> None:
+    """The decision on the run's page, with the picture of its intervals."""
+    picture = _picture(decision)
+    page = decision_markdown(decision, *scores.reports, scores.roles, picture)
+    publish_report(pipeline.name, "decision", page)
+
+
+def _picture(decision: Decision) -> bytes | None:
+    if decision.gate is None:
+        return None
+    from tasks.reports.interval_plot import decision_png  # the drawing library is slow to import
+
+    return decision_png(decision)
 
 
 def register(
@@ -116,11 +83,14 @@ def register(
     decision: Decision,
     compatibility: CompatibilityReport,
     profile: TaskVectorProfile | None,
-    artifacts: Mapping[str, str] | None = None,
+    artifacts: Mapping[str, str | bytes] | None = None,
+    *,
+    champion: Seen,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
     Args:
+        champion: what `champion_now` said when the decision was made.
         artifacts: more files for the merge's run in MLflow, by name.
     """
     name = pipeline.register_as.model
@@ -134,6 +104,13 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
+    files = {
+        **(artifacts or {}),
+        "rule.json": pipeline.promote.model_dump_json(indent=1),
+        "compared.json": scores.compared().model_dump_json(exclude_none=True),
+    }
+    if picture := _picture(decision):
+        files[PICTURE] = picture
     registration = run_step(
         register_task,
         subject=name,
@@ -145,25 +122,39 @@ def register(
         manifest=manifest,
         base=base,
         models=experts,
-        reports=[scores.base, *scores.experts, scores.merged],
+        reports=scores.of_the_merge,
         decision=decision,
         compatibility=compatibility,
         profile=profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts=artifacts,
+        artifacts=files,
         fall_back_to=pipeline.promote.fall_back_to,
         roles=scores.roles,
         digest_memo=home.digest_memo,
         progress=prefect_progress(f"register {name}"),
+        home=home,
+        champion_seen=champion,
     )
-    ancestry = lineage(f"models:/{name}/{registration.candidate.version}", uri)
-    page = as_graph(lineage_mermaid(ancestry), render_lineage(ancestry))
-    publish_report(pipeline.name, "lineage", page)
+    publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else base.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))
     return registration
+
+
+def ending_words(outcome: MergeOutcome) -> str:
+    """What a run says at its end: the reasons, and why a better merge does not serve."""
+    said = unserved(outcome.decision, outcome.registration)
+    reasons = said_against(outcome.decision) + "; ".join(outcome.decision.reasons)
+    return f"{said}; {reasons}" if said else reasons
+
+
+def said_against(decision: Decision) -> str:
+    """Before the reasons: the baselines, if not the base alone."""
+    if decision.baselines == ("base",):
+        return ""
+    return f"against {' and '.join(the(name) for name in decision.baselines)}: "
 
 
 def outcome_of(
@@ -184,6 +175,7 @@ def outcome_of(
         merged=manifest,
         base=baseline,
         baseline=scores.roles.baseline,
+        is_average=scores.roles.is_average,
         decision=decision,
         scores=scores.by_name(),
         odd_answers=scores.odd_answers(),

@@ -153,7 +153,7 @@ def profile(
 def calibrate(
     pipeline: Pipeline, sources: Mapping[str, SourceCheckpoint], home: Home, beside: Path | None
 ) -> dict[str, SourceCheckpoint]:
-    """What a method that uses data needs to know of each model; nothing for the others."""
+    """The measurements of each model for a method that uses data; nothing for other methods."""
     how, memo = pipeline.execution, DigestMemo(home.digest_memo)
     needed = measurements(pipeline.recipe)
     measured = {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from merge_core.records import SourceCheckpoint
 from tasks.evaluation.odd_answers import odd_answers
+from tasks.promotion.baselines import Compared, ComparedWith
 from tasks.records import EvaluationReport
 from tasks.reports.names import distinct_names
 from tasks.roles import MERGE, Roles
@@ -18,7 +20,11 @@ class Scores:
     experts: tuple[EvaluationReport, ...]
     merged: EvaluationReport
     roles: Roles = MERGE
-    """What the first and the last of them are called."""
+    """The names of the first and the last checkpoint."""
+    others: tuple[ComparedWith, ...] = ()
+    """More baselines, each of which has to be beaten too."""
+    origin: EvaluationReport | None = None
+    """Of what the experts were made from, where it is not the first baseline."""
 
     @property
     def reports(self) -> tuple[EvaluationReport, tuple[EvaluationReport, ...], EvaluationReport]:
@@ -26,13 +32,32 @@ class Scores:
         return self.base, self.experts, self.merged
 
     def by_name(self) -> dict[str, dict[str, float]]:
-        """Score by checkpoint and task, in the order to show them; by `base` and `merged` whatever
-        they are called, for programs."""
+        """Score by checkpoint and task, in the order to show them; the first by `base` and the last
+        by `merged` whatever they are called, for programs."""
         names = ["base", *distinct_names([e.reference for e in self.experts]), "merged"]
+        named = dict(zip(names, self._in_order(), strict=True))
+        merged = named.pop("merged")
+        named |= {other.name: other.report for other in self.others if other.name not in named}
         return {
             name: {score.task: score.score for score in report.scores}
-            for name, report in zip(names, self._in_order(), strict=True)
+            for name, report in (named | {"merged": merged}).items()
         }
+
+    @property
+    def of_the_merge(self) -> list[EvaluationReport]:
+        """Those of the merge's own checkpoints and its first baseline, each once, in order."""
+        first = [self.base, *([self.origin] if self.origin else []), *self.experts, self.merged]
+        return list({report.checkpoint_digest: report for report in first}.values())
+
+    def compared(self) -> Compared:
+        """What the decision rests on beside the candidate and the rule."""
+        return Compared(
+            called=self.roles.baseline,
+            baseline_digest=self.base.checkpoint_digest,
+            others=self.others,
+            origin=self.origin,
+            expert_digests=tuple(expert.checkpoint_digest for expert in self.experts),
+        )
 
     def odd_answers(self) -> dict[str, tuple[str, ...]]:
         """What went oddly, by checkpoint; only of those where something did."""
@@ -43,3 +68,35 @@ class Scores:
 
     def _in_order(self) -> list[EvaluationReport]:
         return [self.base, *self.experts, self.merged]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A checkpoint that a candidate has to beat, and what it is called."""
+
+    name: str
+    source: SourceCheckpoint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that is evaluated before the merge."""
+
+    baseline: Baseline
+    """The first one, which the run falls back to."""
+    report: EvaluationReport
+    others: tuple[ComparedWith, ...]
+    experts: tuple[EvaluationReport, ...]
+    origin: EvaluationReport | None
+    """Of the recipe's base, where that is not the first baseline."""
+
+    def with_candidate(self, merged: EvaluationReport, roles: Roles) -> Scores:
+        """All evaluations, once there is a candidate."""
+        return Scores(
+            base=self.report,
+            experts=self.experts,
+            merged=merged,
+            roles=roles,
+            others=self.others,
+            origin=self.origin,
+        )

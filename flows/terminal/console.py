@@ -1,4 +1,4 @@
-"""What a person sees while a command works: one line a step, progress bars, one clear error.
+"""The terminal while a command works: one line a step, progress bars, one clear error.
 
 On a terminal progress is a live bar with bytes, rate and time left; elsewhere it is a plain line
 every few seconds, so that a log stays readable.
@@ -62,7 +62,7 @@ class Terminal:
 
     @property
     def watched(self) -> bool:
-        """Whether what is said goes to a terminal, and into no file or pipe."""
+        """Whether output goes to a terminal, and into no file or pipe."""
         return self.notes.file.isatty()
 
     def say(self, text: str = "", style: str | None = None) -> None:
@@ -157,7 +157,7 @@ def cell(text: object, style: str = "") -> Text:
 
 
 def add_row(table: Table, *cells: object) -> None:
-    """A row of a table, of which what is no rich text yet is plain text."""
+    """Add a row to a table; cells that are no rich text yet become plain text."""
     table.add_row(*(each if isinstance(each, Text) else cell(each) for each in cells))
 
 

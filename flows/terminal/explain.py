@@ -1,4 +1,4 @@
-"""Why a recipe does what it does to each tensor, as people and programs read it."""
+"""The settings of each tensor and their origin, as people and programs read them."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _rows(tensor: Explained) -> list[_Row]:
 
 
 def _show_rows(terminal: Terminal, rows: Sequence[tuple[_Row, str, str]]) -> None:
-    """What the recipe says in a table, what it does not say in a line below."""
+    """Settings of the recipe in a table, defaults in a line below."""
     table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
     for row, value, origin in rows:
         if origin != DEFAULT:

@@ -16,7 +16,7 @@ from merge_core.tensors.dtypes import name_of
 
 
 def show_plan(terminal: Terminal, plan: Plan, *, tensors: bool) -> None:
-    """What is read, what is computed, what is written."""
+    """The bytes that are read and written, and the computations between."""
     recipe = plan.recipe
     terminal.say(f"{recipe.merge_method}: {recipe.method.summary}", style="bold")
     for entry in plan.inputs:
@@ -76,7 +76,7 @@ def plan_json(plan: Plan, *, tensors: bool) -> dict[str, Any]:
 
 
 def _settings_table(plan: Plan) -> Table:
-    """Tensors counted by what is done to them: one row for each distinct setting."""
+    """Counts of tensors: one row for each distinct setting."""
     groups: dict[str, list[PlannedTensor]] = {}
     for tensor in plan.tensors:
         groups.setdefault(_settings(tensor), []).append(tensor)

@@ -11,6 +11,7 @@ from flows.terminal.console import Terminal, add_row, cell
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.odd_answers import odd_answers
+from tasks.promotion.headline import BASELINE, CANDIDATE, headline
 from tasks.records import Decision, EvaluationReport
 from tasks.reports.decision import column_names, comparison_rows
 from tasks.reports.names import distinct_names
@@ -20,7 +21,7 @@ OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
 
 
 def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
-    """One row for each checkpoint, then what was found, the gravest first."""
+    """One row for each checkpoint, then the findings, the gravest first."""
     names = distinct_names([row.reference for row in report.rows])
     table = _table("checkpoint", "digest", "verdict")
     for row, name in zip(report.rows, names, strict=True):
@@ -95,11 +96,18 @@ def show_decision(
         )
     if decision.comparisons:
         terminal.results.print(table)
-    words = {"promoted": "promoted", "fell_back": "fell back", "inconclusive": "inconclusive"}
-    said = words[decision.verdict]
-    if decision.verdict == "inconclusive":
-        said += ": promoted, as the rule says" if decision.promote else ": the baseline stays"
-    terminal.say(said, style="bold green" if decision.promote else "bold yellow")
+    say_decision(terminal, decision, CANDIDATE, BASELINE)
+
+
+def say_decision(terminal: Terminal, decision: Decision, candidate: str, baseline: str) -> None:
+    """The headline of a decision and its reasons, a line for each.
+
+    Args:
+        candidate: the name of the checkpoint that may be promoted.
+        baseline: the name of the checkpoint that it is compared with.
+    """
+    style = "bold green" if decision.promote else "bold yellow"
+    terminal.say(headline(decision, candidate, baseline), style=style)
     for reason in decision.reasons:
         terminal.say(f"  - {reason}")
 

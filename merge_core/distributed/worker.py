@@ -7,7 +7,6 @@ whoever writes a tensor writes the same bytes to the same place.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import threading
@@ -23,6 +22,7 @@ from merge_core.engine.model_statistics import restored_model_statistics
 from merge_core.engine.run import run_plan
 from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import sha256_file
+from merge_core.files.locks import try_lock
 from merge_core.methods.base import ModelStatistics
 from merge_core.output.journal import Journal, boot_id, vouched_for
 from merge_core.output.shard_writer import ShardWriter, output_error
@@ -72,7 +72,7 @@ def merge_group(
 
     Raises:
         StepError: this worker does not see the merge, or would not give the same bytes.
-        CheckpointError: an input is not here, or is not what it was.
+        CheckpointError: an input is not here, or has changed.
         MergeflowError: and all that `run_plan` raises.
     """
     started = time.monotonic()
@@ -257,13 +257,12 @@ def _lock(descriptor: int, directory: Path, job: MergeJob, number: int, wait: bo
     seen, since = -1, time.monotonic()
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if not wait:
-                return False
+            if try_lock(descriptor):
+                return True
         except OSError as error:
             raise output_error(error, directory) from error
+        if not wait:
+            return False
         finished = len(vouched_tensors(directory, job, number))
         if finished != seen:
             seen, since = finished, time.monotonic()

@@ -49,7 +49,7 @@ class Follower(Protocol):
 
     def pace(self, workers: int, is_over: Callable[[], bool]) -> None:
         """Return when one of so many workers on processors shall take more work, or nothing is
-        left to take; raise when no more work is of use."""
+        left to take."""
 
 
 def run_plan(

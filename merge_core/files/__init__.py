@@ -2,7 +2,7 @@
 them, known by their digests.
 
 Public: `untrusted`, `bounded_json`, `strict_yaml` to read; `digests`, `hashing`, `sha256sums` to
-know a file again; `private`, `owners`, `read_only`, `removal` for who may do what with it. `names`
-says which files of a checkpoint's directory mean something, and so which a digest covers. It
-imports `runtime` and the foot of the library.
+know a file again; `private`, `owners`, `read_only`, `removal` for who may do what with it; `locks`.
+`names` says which files of a checkpoint's directory mean something, and so which a digest covers.
+It imports `runtime` and the foot of the library.
 """

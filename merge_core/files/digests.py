@@ -192,12 +192,6 @@ def fingerprint(path: Path) -> str:
     return f"{content}:{status.st_ctime_ns}"
 
 
-def lasting(fingerprint: str) -> str:
-    """What of a fingerprint is the same after a restart: devices may be numbered anew."""
-    size, modified, _, inode, changed = fingerprint.split(":")
-    return f"{size}:{modified}:{inode}:{changed}"
-
-
 def settle(paths: Iterable[Path]) -> None:
     """Wait, a hundredth of a second or two, until no change that is still to come to these files
     can have the time of their last one."""

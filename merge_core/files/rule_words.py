@@ -96,9 +96,8 @@ def rule_in_words(item: Mapping[str, Any]) -> str:
             return "this must not be empty"
         return f"this must have {words} {context[key]} {what}"
     if kind == "string_pattern_mismatch":
-        return (
-            f"{_shown(given, quoted=True)} cannot be written here: {context['pattern']} is wanted"
-        )
+        words = PATTERNS.get(context["pattern"], "another text")
+        return f"{_shown(given, quoted=True)} cannot be written here: {words} is wanted"
     if kind == "int_from_float":
         return f"this must be a whole number, not {_shown(given)}"
     wanted = _MUST_BE.get(kind.partition("_")[0])

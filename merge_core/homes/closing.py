@@ -22,7 +22,7 @@ from merge_core.files.removal import file_system
 MEMO, IDENTITY, STACK_FILE, STORE = "digests.sqlite", "identity", "stack.yaml", "store"
 OURS = (
     *(MEMO, IDENTITY, STACK_FILE, STORE, "password", "registries.json"),
-    *("averages", "cache", "logs", "mlflow", "prefect", "scratch", "stack", "zoo"),
+    *("averages", "cache", "history", "logs", "mlflow", "prefect", "scratch", "stack", "zoo"),
 )
 """What a home holds."""
 _OF_THE_SYSTEM = {"lost+found", ".gitignore"}

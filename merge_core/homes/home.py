@@ -76,6 +76,11 @@ class Home:
         return self.path / "averages"
 
     @property
+    def history(self) -> Path:
+        """What was promoted, kept and taken back, by registered model."""
+        return self.path / "history"
+
+    @property
     def cache(self) -> Path:
         """Results of the pipeline's cached steps."""
         return self.path / "cache"

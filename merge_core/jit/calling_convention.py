@@ -20,7 +20,8 @@ NOTHING = "-"
 REFUSED = 2
 """What an entry gives for an array that is not contiguous or has not one dimension."""
 VARIANTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
-"""Functions whose code depends on the types of their arguments, each with what chooses it."""
+"""Functions whose code depends on the types of their arguments, each with what chooses it, that the
+compiler has yet to be told of."""
 
 
 def chosen_by_type(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

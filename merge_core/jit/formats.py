@@ -45,19 +45,6 @@ def _widened(builder: Any, kind: Any, value: Any, to: Any) -> Any:
     return value
 
 
-def widened_vector(builder: Any, kind: Any, vector: Any) -> Any:
-    """A vector of stored values of at most 32 bits as float32: exact."""
-    lanes = vector.type.count
-    if kind == types.uint16:
-        wide = builder.zext(vector, ir.VectorType(_I32, lanes))
-        shifted = builder.shl(wide, ir.Constant(wide.type, [16] * lanes))
-        return builder.bitcast(shifted, ir.VectorType(_FLOAT, lanes))
-    if kind == types.int16:
-        halves = builder.bitcast(vector, ir.VectorType(_HALF, lanes))
-        return builder.fpext(halves, ir.VectorType(_FLOAT, lanes))
-    return vector
-
-
 @instruction
 def widen(typing_context: Any, value: Any) -> Any:
     """A stored value as float64: exact."""

@@ -165,14 +165,11 @@ def instruction_type(instruction: Generator) -> Any:
 
 @cache
 def _dispatcher(kernel: AnyKernel) -> Any:
-    _register_variants()
-    return numba.njit(**_OPTIONS)(kernel.function)
-
-
-@cache
-def _register_variants() -> None:
-    for stub, choose in VARIANTS:
+    # Those that were imported since the last kernel was compiled, too.
+    while VARIANTS:
+        stub, choose = VARIANTS.pop()
         numba.extending.overload(stub, inline="always")(choose)
+    return numba.njit(**_OPTIONS)(kernel.function)
 
 
 def _types(kinds: Iterator[str]) -> tuple[Any, ...]:

@@ -14,8 +14,11 @@ from merge_core.methods import external
 from merge_core.methods.base import Method
 from merge_core.methods.discovery import methods_of
 
+METHODS: dict[str, Method]
+"""The methods of this package that a recipe may name, by name."""
+_INTERNAL: dict[str, Method]
+"""The methods of this package that only commands use, by name."""
 METHODS, _INTERNAL = methods_of(sys.modules[__name__])
-"""Every method of this package, by name: those that a recipe may name, and those of commands."""
 
 
 def register(method: type[Method]) -> type[Method]:

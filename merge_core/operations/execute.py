@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from merge_core.distributed.coordinator import ComputeSettings, Workers, coordinate
 from merge_core.distributed.job import input_files
-from merge_core.engine.run import Follower, run_plan
+from merge_core.engine.run import run_plan
 from merge_core.errors import (
     CheckpointError,
     MergeflowError,
@@ -25,12 +25,6 @@ from merge_core.files.hashing import hash_files
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.homes.store_access import StoreAccess
-from merge_core.operations.deferred_digests import (
-    CheckedFollower,
-    DeferredDigests,
-    DigestThread,
-    changed_meanwhile,
-)
 from merge_core.output.manifest import seal
 from merge_core.output.model_files import write_model_files
 from merge_core.output.shard_hasher import ShardHasher
@@ -38,7 +32,7 @@ from merge_core.output.shard_writer import output_error
 from merge_core.output.staging import Staging
 from merge_core.planning.layout import index_json, index_name
 from merge_core.planning.plan import Plan
-from merge_core.progress import Progress, SharedProgress
+from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
 from merge_core.runtime.threads import default_threads
 from merge_core.runtime.timings import Timings
@@ -58,14 +52,11 @@ def execute(
     workers: Workers | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
-    deferred: DeferredDigests | None = None,
     record: CheckpointManifest | None = None,
 ) -> CheckpointManifest:
     """Carry out a plan; a killed run of the same plan is resumed. Arguments as for `merge`.
 
     Args:
-        deferred: how to learn the digests of the sources, which have none, while this process
-            merges into `out`.
         workers: who computes; by default this process.
         extra_files: written in place of config, tokenizer and model card, for results that are not
             models.
@@ -98,23 +89,14 @@ def execute(
             refuse_existing(out)
         try:
             before = input_files(plan)
-            if deferred is not None:
-                deferred.refuse_changes_before(sources)
             _refuse_changed(sources, home)
             staging.prepare()
             settings = ComputeSettings(device, threads, block_elements)
             if workers is not None:
                 coordinate(plan, staging, workers, settings, progress)
             hashing = threads or default_threads()
-            with ExitStack() as beside:
-                # Opened only now: another machine's writes may not show in a file that was open
-                # before.
-                hasher = ShardHasher(plan, staging.checkpoint, hashing, timings)
-                follower: Follower = beside.enter_context(hasher)
-                if deferred is not None:
-                    progress = SharedProgress(progress)
-                    digest_thread = beside.enter_context(DigestThread(deferred, progress))
-                    follower = CheckedFollower(hasher, digest_thread)
+            # Opened only now: another machine's writes may not show in a file that was open before.
+            with ShardHasher(plan, staging.checkpoint, hashing, timings) as hasher:
                 hasher.finished(staging.finished)
                 if workers is None:
                     run_plan(
@@ -123,14 +105,14 @@ def execute(
                         **asdict(settings),
                         progress=progress,
                         timings=timings,
-                        follower=follower,
+                        follower=hasher,
                     )
                 weights = hasher.digests(progress)
-                if deferred is not None:
-                    with timings.during("wait"):
-                        plan, sources = digest_thread.conclude(plan)
             if input_files(plan) != before:
-                raise changed_meanwhile()
+                raise CheckpointError(
+                    "an input changed while it was merged",
+                    mend="wait until nothing writes to the inputs, and merge again",
+                )
             if len(plan.shards) > 1:
                 index = index_json([tensor.slot for tensor in plan.tensors], plan.shards)
                 (staging.checkpoint / index_name(plan.shards)).write_bytes(index)
@@ -140,11 +122,8 @@ def execute(
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
             # After all else: what was copied of the inputs has to be what they are known by, too.
-            if deferred is not None:
-                deferred.refuse_changes(sources)
-            else:
-                # What is in the store vouches for its inputs, so the memo is not asked.
-                _refuse_changed(sources, home, afresh=out is None, progress=progress)
+            # What is in the store vouches for its inputs, so the memo is not asked.
+            _refuse_changed(sources, home, afresh=out is None, progress=progress)
             manifest = seal(plan, staging.checkpoint, target, taken_over, weights)
             sealed = {
                 file.name: fingerprint(staging.checkpoint / file.name) for file in manifest.files

@@ -9,7 +9,6 @@ from merge_core.distributed.coordinator import Workers
 from merge_core.distributed.job import Executor, MergeOrder
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
-from merge_core.operations.deferred_digests import DeferredDigests, needs_digests
 from merge_core.operations.execute import execute, refuse_existing
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.planning.plan import make_plan
@@ -36,7 +35,6 @@ def merge(
     calibration: Mapping[str, SourceCheckpoint] | None = None,
     copy_code: bool = False,
     executor: Executor | None = None,
-    deferred: DeferredDigests | None = None,
     record: CheckpointManifest | None = None,
     progress: Progress | None = None,
     timings: Timings | None = None,
@@ -53,8 +51,6 @@ def merge(
             the result with trust_remote_code runs it.
         executor: has groups of tensors computed by other processes, to the same bytes; `threads` is
             then for each of them. By default this process computes.
-        deferred: `sources` as they were seen. They have no digests then: these are learned while
-            this process merges into `out`, or before where they have to be known.
         record: without `out`, what was said before to be the result: it is found again if the
             store agrees (`merge_core.store.objects`).
         calibration: what `tasks.calibration.measure` measured of each model, for methods that use
@@ -69,9 +65,6 @@ def merge(
     """
     if out is not None:
         refuse_existing(out)
-    known_first = out is None or executor is not None or calibration or needs_digests(recipe)
-    if deferred is not None and known_first:
-        sources, deferred = deferred.learn(progress or (lambda _: None)), None
     if check:
         origin = recipe.base_checkpoint
         base = sources[origin] if origin else None
@@ -89,8 +82,6 @@ def merge(
     plan = make_plan(
         recipe, sources, shard_bytes=shard_bytes, calibration=calibration, copy_code=copy_code
     )
-    if deferred is not None:
-        plan = deferred.plan(plan, sources)
     workers = None
     if executor is not None:
         order = MergeOrder.of(recipe, sources, calibration, shard_bytes, copy_code)
@@ -104,7 +95,6 @@ def merge(
         threads=threads,
         block_elements=block_elements,
         workers=workers,
-        deferred=deferred,
         record=record,
         progress=progress,
         timings=timings,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from merge_core.errors import OutputError
+from merge_core.files.locks import try_lock
 from merge_core.files.read_only import make_removable
 from merge_core.progress import WAITS, Progress, ProgressEvent
 from merge_core.runtime.machine import machine_name
@@ -158,18 +158,10 @@ def _wait_for(descriptor: int, progress: Progress | None) -> None:
             progress(ProgressEvent(stage, 0, 1, WAITS))
         told = stage
 
-    while not _locked(descriptor):
+    while not try_lock(descriptor):
         tell(f"waiting for {_holder(descriptor)}")
         time.sleep(_LOOK_EVERY)
     tell("")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

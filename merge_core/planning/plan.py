@@ -6,7 +6,7 @@ Made from headers alone. A plan is a value: printable, hashable, and all that th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
@@ -163,19 +163,6 @@ def make_plan(
         copy_code=copy_code,
         config=inputs.config_of(recipe),
     )
-
-
-def with_digests(plan: Plan, sources: Mapping[str, SourceCheckpoint], shard_bytes: int) -> Plan:
-    """A plan that was made of sources without digests, as it would be with them.
-
-    Args:
-        sources: with digests; their methods draw nothing, and nothing was measured of them.
-        shard_bytes: as for `make_plan`.
-    """
-    digest = plan_key(
-        plan.recipe, sources, shard_bytes, copy_code=plan.copy_code, engine=plan.engine
-    )
-    return replace(plan, digest=digest, inputs=merge_inputs(plan.recipe, sources))
 
 
 @collection_paused()

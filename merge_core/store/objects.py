@@ -231,7 +231,7 @@ class Store:
         if problems:
             moved = self.set_aside(place)
             _log.warning(
-                "warning: the object %s in the store is not what it was: %s. It was moved to %s,"
+                "warning: the object %s in the store has changed: %s. It was moved to %s,"
                 " for you to look at",
                 place.name,
                 some(problems),
@@ -253,7 +253,7 @@ class Store:
             place.rename(moved)
         except OSError as error:
             raise OutputError(
-                f"this is not what it was, and cannot be moved away: {error.strerror}",
+                f"this object has changed, and cannot be moved away: {error.strerror}",
                 where=str(place),
                 mend="move it out of the store, and run the same command again",
             ) from error

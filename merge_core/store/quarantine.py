@@ -9,7 +9,6 @@ A thing that is needed after all goes back as it was. Only what has been deleted
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -21,6 +20,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from merge_core.errors import OutputError
+from merge_core.files.locks import held, try_lock
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.files.removal import move_entry, remove_entry
 from merge_core.homes.home import Home
@@ -85,11 +85,8 @@ def one_at_a_time(home: Home) -> Iterator[None]:
         descriptor = os.open(directory / _LOCK, flags, 0o600)
     except OSError as error:
         raise _as_output_error(error, directory) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with held(descriptor):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def set_aside(
@@ -274,11 +271,7 @@ def _no_merge_at(staging: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
 

@@ -163,7 +163,7 @@ def _seen(source: SourceCheckpoint) -> dict[str, str]:
 def _not_as_recorded(source: SourceCheckpoint, what: str) -> CheckpointError:
     named = "" if source.reference == source.path else f"{source.reference}: "
     return CheckpointError(
-        f"this checkpoint is not what it was when it was identified: {what}",
+        f"this checkpoint has changed since it was identified: {what}",
         where=f"{named}{source.path}",
         mend="run the same command again: what is in the store is merged again, and what is yours"
         " is identified anew",

@@ -60,7 +60,8 @@ def class_findings(
     """An error for another architecture, a warning where only a name in a file says so.
 
     Args:
-        base, model: name and config of each.
+        base: its name and its config.
+        model: its name and its config.
         fit: their tensors have the same names and shapes, but for what the recipe excludes.
         heads_excluded: it excludes a head.
         exclude: what to write into the recipe so that they fit, if there is such a line.

@@ -97,7 +97,7 @@ def _home() -> Path:
 
 
 def _first_line(file: Path) -> str | None:
-    """What a file holds that nobody but this user may read; None where there is none."""
+    """The content of a file that only this user may read; None where there is no such file."""
     with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as opened:
         found = os.fstat(opened.fileno())
         if stat.S_ISREG(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077:

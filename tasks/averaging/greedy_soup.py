@@ -23,7 +23,7 @@ class Trial(Record):
 
 
 class Soup(Record):
-    """Which checkpoints were averaged in the end, and what was tried. Checkpoints by position."""
+    """The checkpoints of the final average, and those that were tried, each by its position."""
 
     order: tuple[int, ...]
     """All of them, the best first."""

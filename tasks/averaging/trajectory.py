@@ -191,7 +191,7 @@ class _Repository:
         return one_for_each_step(found, left_alone)
 
     def problem(self, checkpoint: RunCheckpoint) -> str | None:
-        """A revision may be in the middle of an upload: its index tells what is to come."""
+        """A revision may be in the middle of an upload: its index names the files still to come."""
         try:
             listing = self._listing(checkpoint)
             names = {file.name for file in listing.files}

@@ -25,8 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=Record)
 
 Fits = Callable[..., bool]
-"""Whether a record is about what a step is called with: takes the record, and the step's arguments
-by name. A record is believed for what is in it, so its digests are held against the arguments'."""
+"""Whether a record belongs to a step's arguments: takes the record, and the arguments by name.
+The digests in the record are compared with those of the arguments."""
 
 
 def _fits_nothing(_record: Record, /, **_arguments: object) -> bool:
@@ -38,7 +38,7 @@ class ContentKey(CachePolicy):
     """Cache key of one step, and the storage that Prefect has to read its record through.
 
     step: two steps with equal inputs must not share a result.
-    version: raised by hand when the step's code changes what it returns.
+    version: raised by hand when the step's code returns other results.
     kind: the class of record that the step returns.
     fits: see `Fits`.
     The rest of the key is the `key` argument: digests of everything else the result depends on.

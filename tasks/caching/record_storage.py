@@ -1,4 +1,4 @@
-"""Where Prefect reads and writes the record of one step: only what was looked at passes.
+"""The storage through which Prefect reads and writes a step's record: only checked data passes.
 
 Prefect is never given a stored file. It is given the record that was found in it, written anew, so
 that nothing can be exchanged between the look and the use.
@@ -41,14 +41,14 @@ class RecordStorage(WritableFileSystem):
         """The storage of one record.
 
         Args:
-            fits: whether a record, valid in itself, is about what the step is called with.
+            fits: whether a record, valid in itself, belongs to the step's arguments.
         """
         storage = cls()
         storage._path, storage._kind, storage._fits = path, kind, fits
         return storage
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
-        """The record, if there is one that is believed. What is not is moved aside, with a word.
+        """The record, if there is a valid one. Any other file is moved aside, with a warning.
 
         Raises:
             FileNotFoundError: there is none.

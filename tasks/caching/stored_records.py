@@ -77,7 +77,7 @@ def parse_record(content: bytes, name: str, kind: type[R]) -> R:
 
 
 def stored_form(record: Record, path: str) -> bytes:
-    """A record as Prefect stores it under a path: what its reader is given, and what is kept."""
+    """A record in the form in which Prefect stores and reads it under a path."""
     metadata = ResultRecordMetadata(serializer=JSONSerializer(), storage_key=path)
     return ResultRecord(metadata=metadata, result=record).serialize()
 
@@ -85,7 +85,7 @@ def stored_form(record: Record, path: str) -> bytes:
 def _object(content: bytes, what: str) -> dict[str, Any]:
     try:
         value = parse_json(content, unique_keys=True)
-    except ValueError:  # its text may quote what a stranger wrote
+    except ValueError:  # its text may quote a stranger's file
         raise NotOursError(f"{what} is not JSON, or more than we write") from None
     if not isinstance(value, dict):
         raise NotOursError(f"{what} is no JSON object")

@@ -121,7 +121,7 @@ def calibrate(
         if record is None or found.files == record.files:
             return found
         _log.warning(
-            "warning: the %s in the store is not what was measured: it was moved to %s",
+            "warning: the %s in the store has changed since it was measured: it was moved to %s",
             name,
             Store(home, memo).set_aside(place),
         )
@@ -174,7 +174,7 @@ def calibration_key(
 
 
 def _find(name: str, place: Path, memo: DigestMemo) -> SourceCheckpoint | None:
-    """What is at `place` if it is whole, and nothing else is there."""
+    """The measurement at `place`, if it is complete and no other file is there."""
     try:
         record = parse_json(read_own(place / _RECORD, _MAX_RECORD))
         found = describe_source(name, place, memo)
@@ -242,7 +242,7 @@ def _measure(
 
 
 def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMemo) -> None:
-    """Move what was measured to its place in one rename; whoever comes second keeps the first's."""
+    """Move a measurement to its place in one rename; a second process keeps the first one's."""
     try:
         described = describe_source("", made, memo)
         (made / _RECORD).write_text(json.dumps({**record, "digest": described.digest}, indent=2))
@@ -282,7 +282,7 @@ def _mistake(source: SourceCheckpoint, stage: str, problem: Mapping[str, Any]) -
 def _breakdown(
     stage: str, end: ChildEnd, messages: Mapping[str, Any], log: Path, hours: float
 ) -> StepError:
-    """The process failed, died or was killed: what is known, and where to read on."""
+    """The error for a process that failed, died or was killed, with the place of its log."""
     problem = messages.get("problem")
     less_memory = "lower calibration.batch_size or calibration.max_length, or use device cpu"
     shown = [f"    | {line}" for line in last_lines(log)]

@@ -11,7 +11,8 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from tasks.processes.model import Problem, Send, do_job, torch_device
+from tasks.processes.child import Send
+from tasks.processes.model import Problem, do_job, torch_device
 
 
 def main() -> None:

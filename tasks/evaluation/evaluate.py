@@ -5,27 +5,45 @@ The result keeps a value for each document, because the decision compares checkp
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.errors import CheckpointError, MergeflowError, RecipeError, StepError
 from merge_core.files.digests import DigestMemo, digest_of
-from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory
+from merge_core.files.private import make_private_directory
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import SourceCheckpoint
 from merge_core.store.vouching import confirm
+from merge_core.text.plain import plain_log
 from merge_core.verification.alone_findings import how_to_unwrap
+from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.faults import cannot_begin, no_result
-from tasks.evaluation.suite import Suite, is_self_contained, suite_digest, task_directories
-from tasks.hub_answers import hub_cache
-from tasks.processes.child import run_child
-from tasks.processes.model import OFFLINE, model_environment, resolved_device_kind
-from tasks.processes.secret_variables import HUB_TOKENS
-from tasks.records import EvaluationReport, TaskScore
+from tasks.evaluation.suite import Suite, suite_digest
+from tasks.processes.model import resolved_device_kind
+from tasks.records import EvaluationReport, LooksTaken, TaskScore
+
+_log = plain_log("mergeflow")
+
+
+class Looks(Protocol):
+    """Who looks at an evaluation before it is whole."""
+
+    @property
+    def number(self) -> int:
+        """How often, the end included."""
+
+    @property
+    def by(self) -> str:
+        """Digest of all that decides when to stop."""
+
+    def of_documents(self) -> list[list[int]]:
+        """For each task of the suite the look, from 1, of each document of a whole evaluation."""
+
+    def goes_on(self, report: EvaluationReport) -> bool:
+        """Whether there is another look after this one."""
 
 
 def evaluate_checkpoint(
@@ -38,22 +56,108 @@ def evaluate_checkpoint(
     threads: int | None = None,
     memo: DigestMemo | None = None,
     progress: Progress | None = None,
+    evaluators: Evaluators | None = None,
+    isolation: Isolation = "alone",
+    batch_size: int | None = None,
+    looks: Looks | None = None,
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
 
     What is scored is what the checkpoint's digest stands for: every byte of it is read before, and
     no file of it may have changed, come or gone afterwards. `memo` is told what was read.
 
-    `device` is auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all. Working
-    files go below `scratch` and are removed afterwards; the log of an evaluation that failed is
-    kept in `logs`, by default `scratch` too. A suite whose data is on this disk is evaluated with
-    the network switched off.
+    Args:
+        device: auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all.
+        scratch: working files go below it and are removed afterwards. The log of an evaluation that
+            failed is kept in `logs`, by default `scratch` too.
+        evaluators: processes to evaluate in; by default one is started and ended here. What fails
+            in one where other checkpoints were evaluated is done again in one where none was.
+        isolation: how fresh the process has to be.
+        batch_size: in place of the suite's.
+        looks: may end the evaluation before it is whole; then alone in its process.
+
+    A suite whose data is on this disk is evaluated with the network switched off.
 
     Raises RecipeError when the suite names something that does not exist, StepError when lm-eval
-    fails, dies or takes longer than the suite allows; no process is left behind in any case.
+    fails, dies or takes longer than the suite allows; no evaluation is left behind in any case.
     CheckpointError for a base with an adapter, which is first to be written out, and for a
     checkpoint that is not what its record says.
     """
+    _check_can_be_evaluated(checkpoint)
+    digest = suite_digest(suite)
+    confirmed = confirm(checkpoint, memo or DigestMemo(None), progress)
+    where = f"evaluate {checkpoint.reference} with suite '{suite.name}'"
+
+    def listen(message: dict[str, Any]) -> None:
+        if "halved" in message:
+            _log.warning(
+                "warning: memory does not suffice for %s: evaluated from the beginning with"
+                " batches of %d",
+                checkpoint.reference,
+                message["halved"],
+            )
+        if progress and "done" in message:
+            stage = f"evaluate {checkpoint.reference}"
+            progress(ProgressEvent(stage, message["done"], message["total"], "documents"))
+
+    def report_of(result: dict[str, Any], warm: bool) -> EvaluationReport:
+        return EvaluationReport(
+            checkpoint_digest=checkpoint.digest,
+            reference=checkpoint.reference,
+            suite=suite.name,
+            suite_digest=digest,
+            lm_eval_version=version("lm-eval"),
+            transformers_version=version("transformers"),
+            device=result["device"],
+            scores=tuple(
+                _task_score(score, task.weight)
+                for score, task in zip(result["scores"], suite.tasks, strict=True)
+            ),
+            truncated=result["truncated"],
+            batch_size=result.get("batch_size"),
+            warm=warm or None,
+            looks=LooksTaken(number=result["number"], taken=result["look"], by=looks.by)
+            if looks
+            else None,
+        )
+
+    in_looks: dict[str, Any] = {}
+    if looks:
+        in_looks = {
+            "looks": {"number": looks.number, "of": looks.of_documents()},
+            "goes_on": lambda so_far: looks.goes_on(report_of(so_far, warm=False)),
+        }
+        isolation = "alone"
+
+    def attempt(evaluators: Evaluators, isolation: Isolation) -> tuple[dict[str, Any], bool] | None:
+        """What was measured; None if something failed that may have to do with checkpoints that
+        were evaluated before."""
+        arguments = (checkpoint, suite, device, threads, listen)
+        with evaluators.evaluated(*arguments, isolation, batch_size, **in_looks) as (done, warm):
+            problem = done.messages.get("problem")
+            if problem and not problem["bug"]:
+                raise _mistake(suite, problem)
+            if "result" in done.messages:
+                return done.messages["result"], warm
+            if warm and not done.end.timed_out:
+                return None
+            kept = _kept(done.log, logs or scratch)
+            raise no_result(where, done.end, done.messages, kept, minutes=suite.timeout_minutes)
+
+    try:
+        with contextlib.ExitStack() as stack:
+            if evaluators is None:
+                evaluators = stack.enter_context(Evaluators(scratch))
+            answer = attempt(evaluators, isolation) or attempt(evaluators, "alone")
+    except OSError as error:
+        raise cannot_begin(where, scratch, error) from None
+    assert answer is not None  # an evaluation alone has one, or raises
+    confirmed.look_again()
+    return report_of(*answer)
+
+
+def _check_can_be_evaluated(checkpoint: SourceCheckpoint) -> None:
+    """Raises CheckpointError."""
     if checkpoint.adapter:
         raise CheckpointError(
             "a base with an adapter is evaluated once it is written out as a checkpoint",
@@ -67,59 +171,6 @@ def evaluate_checkpoint(
             where=checkpoint.reference,
             mend=f"to evaluate it, {how_to_unwrap(checkpoint.reference)}",
         )
-    digest = suite_digest(suite)
-    confirmed = confirm(checkpoint, memo or DigestMemo(None), progress)
-    where = f"evaluate {checkpoint.reference} with suite '{suite.name}'"
-    try:
-        make_private_directory(scratch)
-        working = Path(tempfile.mkdtemp(prefix=f"{suite.name}-{checkpoint.short}-", dir=scratch))
-    except OSError as error:
-        raise cannot_begin(where, scratch, error) from None
-    log = working / "lm-eval.log"
-    messages: dict[str, Any] = {}
-
-    def listen(message: dict[str, Any]) -> None:
-        messages.update(message)
-        if progress and "done" in message:
-            stage = f"evaluate {checkpoint.reference}"
-            progress(ProgressEvent(stage, message["done"], message["total"], "documents"))
-
-    try:
-        end = run_child(
-            "tasks.evaluation.process",
-            _job(checkpoint, suite, device),
-            log=log,
-            timeout=suite.timeout_minutes * 60,
-            environment=_environment(suite, working, threads),
-            on_message=listen,
-            umask=PRIVATE_UMASK if is_self_contained(suite) else child_umask(hub_cache()),
-        )
-    except OSError as error:
-        shutil.rmtree(working, ignore_errors=True)
-        raise cannot_begin(where, scratch, error) from None
-    finally:
-        shutil.rmtree(working / "cache", ignore_errors=True)
-    problem = messages.get("problem")
-    if "result" not in messages and (problem is None or problem["bug"]):
-        kept = _kept(log, logs or scratch)
-        shutil.rmtree(working, ignore_errors=True)
-        raise no_result(where, end, messages, kept, minutes=suite.timeout_minutes)
-    shutil.rmtree(working, ignore_errors=True)
-    if problem:
-        raise _mistake(suite, problem)
-    confirmed.look_again()
-    result = messages["result"]
-    return EvaluationReport(
-        checkpoint_digest=checkpoint.digest,
-        reference=checkpoint.reference,
-        suite=suite.name,
-        suite_digest=digest,
-        lm_eval_version=version("lm-eval"),
-        transformers_version=version("transformers"),
-        device=result["device"],
-        scores=tuple(_task_score(score) for score in result["scores"]),
-        truncated=result["truncated"],
-    )
 
 
 def failed_evaluation(
@@ -165,42 +216,14 @@ def evaluation_key(
 
 def _kept(log: Path, directory: Path) -> Path:
     """Put a log where it outlives the working files; where it is then."""
-    place = directory / f"evaluate-{log.parent.name}.log"
     make_private_directory(directory)
-    return log.replace(place)
+    return log.replace(directory / f"evaluate-{log.parent.name}-{log.stem}.log")
 
 
-def _job(checkpoint: SourceCheckpoint, suite: Suite, device: str) -> dict[str, Any]:
-    directories = task_directories(suite)
-    own = suite.include_directory
-    everywhere = directories is None
-    return {
-        "checkpoint": str(checkpoint.directory.absolute()),
-        "directory": suite.directory,
-        "include": [str(path) for path in directories or ([own] if own else [])],
-        "defaults": everywhere,
-        "tasks": [task.model_dump() for task in suite.tasks],
-        "settings": suite.settings.model_dump(),
-        "device": device,
-    }
-
-
-def _environment(suite: Suite, working: Path, threads: int | None) -> dict[str, str]:
-    if not is_self_contained(suite):
-        return model_environment(threads, keep=HUB_TOKENS)
-    kept = model_environment(threads)
-    # A private cache: prepared data of another suite, or of an older file, can never be read.
-    return (
-        kept
-        | OFFLINE
-        | {"HF_HOME": str(working / "cache")}
-        | {"HF_DATASETS_CACHE": str(working / "cache" / "datasets")}
-    )
-
-
-def _task_score(score: dict[str, Any]) -> TaskScore:
+def _task_score(score: dict[str, Any], weight: float | None) -> TaskScore:
     ratio = sum(score["values"]) / sum(score["weights"])
-    return TaskScore(**score, score=2.0**ratio if score["scale"] == "power_of_two" else ratio)
+    total = 2.0**ratio if score["scale"] == "power_of_two" else ratio
+    return TaskScore(**score, score=total, task_weight=weight)
 
 
 def _mistake(suite: Suite, problem: dict[str, Any]) -> MergeflowError:

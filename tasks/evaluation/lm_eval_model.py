@@ -5,6 +5,7 @@ Imported in the evaluation process only: this module loads lm-eval, torch and tr
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
@@ -15,7 +16,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
+from tasks.evaluation.answers import is_looping
+
 Advance = Callable[[int], None]
+Encoded = dict[tuple[str, bool | None, int | None], "array[int]"]
+"""Tokens by text and what else `tok_encode` is asked for."""
 Document = tuple[str, int]
 """Task, and the document's number in it."""
 
@@ -30,20 +35,44 @@ class Observed:
     """The answer was nothing but blanks."""
     cut_off: set[Document] = field(default_factory=set)
     """The answer reached the largest number of tokens before it came to an end."""
+    looping: set[Document] = field(default_factory=set)
+    """The answer ends in repetitions of itself."""
+    characters: dict[Document, int] = field(default_factory=dict)
+    """Of all answers to a document."""
 
-    def counts(self, tasks: Set[str]) -> dict[str, int]:
-        """How many of each kind there are in some tasks."""
+    def answered(self, document: Document, answer: str) -> None:
+        """Note the form of one answer."""
+        self.characters[document] = self.characters.get(document, 0) + len(answer.strip())
+        if not answer.strip():
+            self.empty.add(document)
+        if is_looping(answer):
+            self.looping.add(document)
+
+    def counts(self, tasks: Set[str]) -> dict[str, int | None]:
+        """How many of each kind there are in some tasks; None where there are no answers."""
         kinds = {"truncated": self.truncated, "empty": self.empty, "cut_off": self.cut_off}
-        return {
+        found: dict[str, int | None] = {
             kind: sum(task in tasks for task, _ in documents) for kind, documents in kinds.items()
         }
+        lengths = [length for (task, _), length in self.characters.items() if task in tasks]
+        if lengths:
+            found["looping"] = sum(task in tasks for task, _ in self.looping)
+            found["answer_characters"] = sum(lengths)
+        return found
 
 
 class ObservedLM(HFLM):
     """HFLM that reports finished requests and notes what happened on the way."""
 
-    def __init__(self, *, advance: Advance, **options: Any) -> None:
+    def __init__(self, *, encoded: Encoded, **options: Any) -> None:
+        """`encoded` has tokens of texts that were encoded before with the same tokenizer."""
+        self._encoded = encoded
         super().__init__(**options)
+        self.begin(1, lambda amount: None)
+
+    def begin(self, batch_size: int, advance: Advance) -> None:
+        """Forget what was observed, for an evaluation that starts from its beginning."""
+        self.batch_size_per_gpu = batch_size
         self.observed = Observed()
         self._advance = advance
         self._scored: Sequence[Instance] = ()
@@ -52,6 +81,21 @@ class ObservedLM(HFLM):
         self._endless: deque[bool] = deque()
         """Of the answers generated last, whether each ran to the limit, in lm-eval's order."""
         self.set_cache_hook(_FinishedRequests(self))
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **options: Any,
+    ) -> list[int]:
+        known = self._encoded.get((string, add_special_tokens, left_truncate_len))
+        if known is not None and not options:
+            return known.tolist()
+        tokens: list[int] = super().tok_encode(
+            string, add_special_tokens, left_truncate_len, **options
+        )
+        return tokens
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -123,8 +167,7 @@ class ObservedLM(HFLM):
         """One request has been answered."""
         if kind == "generate_until":
             instance = self._asked[str(request)].popleft()
-            if not answer.strip():
-                self.observed.empty.add(_document(instance))
+            self.observed.answered(_document(instance), answer)
             if self._endless.popleft():
                 self.observed.cut_off.add(_document(instance))
         if kind != "loglikelihood_rolling":
@@ -132,7 +175,8 @@ class ObservedLM(HFLM):
 
 
 def _document(instance: Instance) -> Document:
-    return str(instance.task_name), int(instance.doc_id or 0)
+    # Documents that are evaluated in shares are counted anew in each.
+    return str(instance.task_name), int(getattr(instance, "place", instance.doc_id) or 0)
 
 
 class _FinishedRequests(CacheHook):

@@ -9,6 +9,7 @@ KINDS = {
     "truncated": "prompts cut to fit the context",
     "empty": "empty answers",
     "cut_off": "answers cut off at the token limit",
+    "looping": "answers that repeat themselves",
 }
 """What is counted of each task, as `TaskScore` names it, and as people are told."""
 

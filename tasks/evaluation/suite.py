@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,7 @@ from tasks.evaluation.lm_eval_files import (
     task_metrics,
     unreachable_data,
 )
+from tasks.evaluation.settings import SuiteSettings
 from tasks.processes.shipped_files import shipped
 
 SHIPPED = shipped("configs") / "suites"
@@ -68,13 +69,19 @@ class SuiteTask(BaseModel):
     cluster: str | None = Field(default=None, min_length=1)
     """The documents' field that says which of them were drawn together: a passage with several
     questions, a subject, a file. Null: each was drawn by itself."""
+    weight: float | None = Field(default=None, ge=0.0, le=1000.0, allow_inf_nan=False)
+    """What the task counts in the mean over the tasks, beside the others. Null: 1. 0: the task is
+    only guarded against a loss."""
 
     @model_serializer(mode="wrap")
-    def _cluster_where_it_is_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Suites that name none keep their digest."""
+    def _later_keys_where_they_are_written(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Suites that write none keep their digest."""
         values: dict[str, Any] = handler(self)
-        if self.cluster is None:
-            values.pop("cluster", None)
+        for key in ("cluster", "weight"):
+            if getattr(self, key) is None:
+                values.pop(key, None)
         return values
 
     @model_validator(mode="before")
@@ -87,25 +94,17 @@ class SuiteTask(BaseModel):
         return values
 
 
-class SuiteSettings(BaseModel):
-    """How lm-eval runs; all of it is part of the suite's digest."""
+class Split(BaseModel):
+    """A suite in two halves that share no document, and no group of documents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_size: int = Field(default=8, ge=1, le=4096)
-    """Sequences in one forward pass. Lower it when memory runs out."""
-    num_fewshot: int | None = Field(default=None, ge=0, le=100)
-    """Solved examples before each question; null leaves it to each task."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first documents of each task; null takes all."""
-    max_length: int | None = Field(default=None, ge=2)
-    """Context in tokens; null takes the model's own."""
-    seed: int = Field(default=1234, ge=0, lt=2**32)
-    """Seeds python, numpy, torch and the choice of few-shot examples."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type the weights are loaded in; `auto` is the type they are stored in."""
-    apply_chat_template: bool = False
-    """Wrap prompts in the tokenizer's chat template (for instruction-tuned models)."""
+    search: float = Field(gt=0.0, lt=1.0)
+    """Share of the groups in the half that is for searching, `SUITE#search`: soups, scales. The
+    others are what decides."""
+
+
+Part = Literal["decide", "search"]
 
 
 class Suite(BaseModel):
@@ -123,10 +122,34 @@ class Suite(BaseModel):
     """Each task appears once: rules and results are named by task."""
     settings: SuiteSettings = SuiteSettings()
     """How lm-eval runs."""
+    split: Split | None = None
+    """Set documents aside that a search may use; null: the suite is not split."""
+    part: Part = "decide"
+    """Which half this is; filled in when it is read."""
     timeout_minutes: float = Field(default=60, gt=0, le=7 * 24 * 60)
     """An evaluation that takes longer is killed; not part of the digest."""
     directory: str = ""
     """Absolute directory of the suite file, filled in when it is read."""
+
+    @model_serializer(mode="wrap")
+    def _halves_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Suites that are not split keep their digest."""
+        values: dict[str, Any] = handler(self)
+        if self.split is None:
+            values.pop("split", None)
+            values.pop("part", None)
+        return values
+
+    @model_validator(mode="after")
+    def _code_of_tasks_that_are_there(self) -> Self:
+        names = [task.task for task in self.tasks]
+        for name in self.settings.run_code:
+            if name not in names:
+                raise ValueError(
+                    f"settings.run_code names '{name}', which is no task of this suite;"
+                    f" {did_you_mean(name, names)}"
+                )
+        return self
 
     @field_validator("tasks")
     @classmethod
@@ -135,6 +158,13 @@ class Suite(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"task '{name}' is listed twice; a task counts with one metric")
+        return tasks
+
+    @field_validator("tasks")
+    @classmethod
+    def _one_counts(cls, tasks: tuple[SuiteTask, ...]) -> tuple[SuiteTask, ...]:
+        if all(task.weight == 0 for task in tasks):
+            raise ValueError("every task has weight 0; one has to count in the mean")
         return tasks
 
     @property
@@ -154,15 +184,26 @@ def load_suite(reference: str | Path) -> Suite:
 
     Raises RecipeError with the place in the YAML, and what was probably meant.
     """
-    path = _find(reference)
+    name, mark, part = str(reference).rpartition("#")
+    path = _find(name if mark and part in ("search", "decide") else reference)
     where = str(path)
     values = load_yaml(path)
+    if "part" in values:
+        raise RecipeError("'part' is no key; name SUITE#search where it is used", where=where)
     if "directory" in values:
         raise RecipeError("'directory' is where the file is, not something it says", where=where)
     try:
         suite = Suite.model_validate({**values, "directory": str(path.parent.absolute())})
     except ValidationError as error:
         raise _explained(error, where) from None
+    if mark and part in ("search", "decide"):
+        if suite.split is None:
+            raise RecipeError(
+                f"is not split, so it has no half '{part}'",
+                where=where,
+                mend="write `split: {search: 0.5}` in it, or name the suite without #" + part,
+            )
+        suite = suite.model_copy(update={"part": part})
     _check_files(suite, where)
     return suite
 
@@ -287,7 +328,7 @@ def _explained(error: ValidationError, where: str) -> RecipeError:
     if first["type"] == "extra_forbidden":
         inner: dict[str, type[BaseModel]] = {"settings": SuiteSettings, "tasks": SuiteTask}
         model = Suite if len(place) == 1 else inner.get(str(place[0]), Suite)
-        known = [name for name in model.model_fields if name != "directory"]
+        known = [name for name in model.model_fields if name not in ("directory", "part")]
         return RecipeError(
             f"unknown key '{place[-1]}'", where=here, mend=did_you_mean(str(place[-1]), known)
         )

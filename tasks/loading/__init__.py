@@ -1,4 +1,4 @@
 """Whether transformers loads a merged checkpoint, asked of itself in a child process.
 
-Public: `check.check_loading`. `process` is what the child runs. It imports `processes`.
+Public: `check.check_loading`. `process` is the child's program. It imports `processes`.
 """

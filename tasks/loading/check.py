@@ -33,7 +33,7 @@ class LayerOrigins(Record):
     """Where the layers of a stack come from: reference and number of each, from the first on."""
 
     prefix: str
-    """What the names of the layers' tensors begin with."""
+    """The beginning of the names of the layers' tensors."""
     layers: tuple[tuple[str, int], ...]
 
 
@@ -60,7 +60,7 @@ class LoadingReport(Record):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is worse than in the donor; true too for what was not checked."""
+        """Whether nothing is worse than in the donor; true for a model that was not checked."""
         return not self.worse
 
     @property
@@ -86,7 +86,7 @@ def check_loading(
     """Ask transformers how it would load a checkpoint.
 
     Args:
-        donor: what it is compared with; without one everything counts.
+        donor: the checkpoint to compare with; without one every fault counts.
         origins: for a stack, where its layers come from.
         sources: the directories of what `origins` names.
         scratch: working files go below it and are removed.
@@ -136,7 +136,7 @@ def raise_for_loading(report: LoadingReport, reference: str) -> None:
     """Refuse a checkpoint that transformers loads worse than its donor.
 
     Raises:
-        CompatibilityError: lists what is worse.
+        CompatibilityError: lists the faults that the donor does not have.
     """
     if report.ok:
         return

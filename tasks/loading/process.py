@@ -18,7 +18,7 @@ from tasks.processes.model import do_job
 
 _PROBLEMS = ("missing", "unexpected", "mismatched")
 _NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "layer_index", "training"})
-"""Attributes of a layer's modules that say where it stands, not what it is."""
+"""Attributes of a layer's modules that tell its place in the stack, not its kind."""
 _OF_LAYERS = ("layer", "types", "rope", "pattern")
 
 
@@ -88,7 +88,7 @@ def _class_of(directory: Path) -> Any:
 
 
 def _loaded(directory: Path, model_class: Any) -> tuple[Any, dict[str, list[str]]]:
-    """A model on the meta device, and what its loading says; nothing is ignored silently.
+    """A model on the meta device, and the report of its loading; no fault is ignored silently.
 
     Raises:
         _Unchecked: it cannot be loaded at all.
@@ -191,7 +191,7 @@ def _layers(model: Any, prefix: str, count: int | None) -> Any:
 
 
 def _described(layer: Any) -> dict[str, Any]:
-    """What a layer and its parts are: their classes and plain settings, but for their place."""
+    """The classes and plain settings of a layer and its parts, without their place."""
     described = {}
     for name, module in layer.named_modules():
         described[f"{name}: class".lstrip(": ")] = type(module).__name__

@@ -9,9 +9,9 @@ can be mistaken for a message or reach the user's terminal.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
+import queue
 import select
 import signal
 import subprocess
@@ -24,10 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.files.private import open_private
+from tasks.processes.descendants import die_with_parent
 from tasks.processes.own_python import import_path, module_command
 
-_PR_SET_PDEATHSIG = 1
+Send = Callable[[dict[str, Any]], None]
+
 _KEEPER_SECONDS = 20.0
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _running: set[subprocess.Popen[bytes]] = set()
 
 
@@ -44,6 +47,117 @@ class ChildEnd:
         return self.code is None
 
 
+class Child:
+    """A kept child process, from its start to the end of everything that it has started.
+
+    It ends too when this process dies, or the thread that started it, by SIGKILL included (on Linux
+    at once; elsewhere as soon as the child runs any python).
+    """
+
+    def __init__(
+        self, module: str, *, log: Path, environment: Mapping[str, str], umask: int = -1
+    ) -> None:
+        """Start `python -P -m module`. `environment` replaces this process's."""
+        receiver, sender = os.pipe()
+        try:
+            log.unlink(missing_ok=True)
+            with os.fdopen(open_private(log), "wb") as output:
+                self._process = subprocess.Popen(
+                    module_command("tasks.processes.keeper", str(sender), str(os.getpid()), module),
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**environment, "PYTHONPATH": import_path(environment)},
+                    pass_fds=[sender],
+                    start_new_session=True,
+                    umask=umask,
+                )
+        except BaseException:
+            os.close(receiver)
+            raise
+        finally:
+            os.close(sender)
+        self._receiver = receiver
+        self._rest = b""
+        _running.add(self._process)
+
+    def give(self, job: Mapping[str, Any]) -> None:
+        """Hand over a job; a child that has ended does not take it, which `listen` finds."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def listen(
+        self,
+        until: float,
+        on_message: Callable[[dict[str, Any]], None],
+        is_enough: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Pass messages on until the child has ended or they are enough.
+
+        Args:
+            until: as `time.monotonic()` tells it.
+
+        Returns:
+            False when that time came first.
+        """
+        silent = False
+        while (left := until - time.monotonic()) > 0:
+            if silent:
+                time.sleep(min(left, 0.02))
+            elif select.select([self._receiver], [], [], min(left, 0.5))[0]:
+                chunk = os.read(self._receiver, 1 << 20)
+                silent = not chunk
+                *lines, self._rest = (self._rest + chunk).split(b"\n")
+                for line in lines:
+                    message = _read(line)
+                    if message is not None:
+                        on_message(message)
+                if is_enough():
+                    return True
+                continue
+            if self.has_ended():
+                return True
+        return False
+
+    def has_ended(self) -> bool:
+        """It stays unreaped, so its process group's number is not given away."""
+        if self._process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self._process.pid, _LOOK) is not None
+
+    def end(self) -> int:
+        """Let the keeper end what is left, and failing that, end the keeper; the exit status."""
+        process = self._process
+        if process.returncode is not None:
+            return process.returncode
+        try:
+            if not self.has_ended():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process.pid, signal.SIGTERM)
+            try:
+                return process.wait(_KEEPER_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return process.wait()
+        finally:
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+            _running.discard(process)
+            os.close(self._receiver)
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A message; None for half of one, as a process that was killed may have said it."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
+
+
 def run_child(
     module: str,
     job: Mapping[str, Any],
@@ -56,40 +170,17 @@ def run_child(
 ) -> ChildEnd:
     """Run `python -P -m module` on a job until it ends or `timeout` seconds have passed.
 
-    `environment` replaces this process's. The child and everything that it started are gone when
-    this returns or raises, whatever sessions they made for themselves (`tasks.processes.keeper`;
-    that holds on Linux, elsewhere for the child's own process group). They end too when this
-    process dies, by SIGKILL included (on Linux at once; elsewhere as soon as the child runs any
-    python).
+    The child and everything that it started are gone when this returns or raises, whatever sessions
+    they made for themselves (`tasks.processes.keeper`; that holds on Linux, elsewhere for the
+    child's own process group).
     """
     started = time.monotonic()
-    receiver, sender = os.pipe()
+    child = Child(module, log=log, environment=environment, umask=umask)
     try:
-        log.unlink(missing_ok=True)
-        with os.fdopen(open_private(log), "wb") as output:
-            child = subprocess.Popen(
-                module_command("tasks.processes.keeper", str(sender), str(os.getpid()), module),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**environment, "PYTHONPATH": import_path(environment)},
-                pass_fds=[sender],
-                start_new_session=True,
-                umask=umask,
-            )
-    except BaseException:
-        os.close(receiver)
-        raise
+        child.give(job)
+        exited = child.listen(started + timeout, on_message)
     finally:
-        os.close(sender)
-    _running.add(child)
-    try:
-        _hand_over(child, job)
-        exited = _listen(child, receiver, started + timeout, on_message)
-    finally:
-        code = _end_all(child)
-        _running.discard(child)
-        os.close(receiver)
+        code = child.end()
     return ChildEnd(code=code if exited else None, seconds=time.monotonic() - started)
 
 
@@ -100,16 +191,39 @@ def kill_children() -> None:
             os.kill(child.pid, signal.SIGTERM)
 
 
-def take_job() -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
+def take_job() -> tuple[dict[str, Any], Send]:
     """In the child, first of all: tie its life to the parent's; return the job and `send`."""
-    sender, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
-    job = json.loads(sys.stdin.buffer.readline())
+    job, send = _begin()
     threading.Thread(target=_watch_lifeline, daemon=True).start()
+    return job, send
+
+
+def take_jobs() -> tuple[dict[str, Any], Callable[[], dict[str, Any]], Send]:
+    """As `take_job`, in a child that is given more of them: between the two, what waits for the
+    next one."""
+    job, send = _begin()
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_watch_lifeline, args=[jobs.put], daemon=True).start()
+    return job, jobs.get, send
+
+
+def take_over(parent: int) -> None:
+    """In a process that was forked off a child: end with it."""
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _begin() -> tuple[dict[str, Any], Send]:
+    sender, parent = int(sys.argv[1]), int(sys.argv[2])
+    # Linux kills this process when the thread that started it ends; that thread waits for it.
+    take_over(parent)
+    job = json.loads(_read_line())
     lock = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:
-        line = json.dumps(message, allow_nan=False).encode() + b"\n"
+        # It begins a line of its own: a fork that was killed may have left half of one.
+        line = b"\n" + json.dumps(message, allow_nan=False).encode() + b"\n"
         with lock:
             while line:
                 line = line[os.write(sender, line) :]
@@ -117,69 +231,21 @@ def take_job() -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
     return job, send
 
 
-def _die_with(parent: int) -> None:
-    """Linux kills this process when the thread that started it ends; that thread waits for it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def _read_line() -> bytes:
+    """Of standard input, and nothing of what follows it; what there is when it ends before."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line
 
 
-def _watch_lifeline() -> None:
+def _watch_lifeline(take: Callable[[dict[str, Any]], None] | None = None) -> None:
     """Standard input ends when the parent is gone: take the whole group along, on any system."""
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _hand_over(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
-    assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(job).encode() + b"\n")
-        child.stdin.flush()
-
-
-def _listen(
-    child: subprocess.Popen[bytes],
-    receiver: int,
-    deadline: float,
-    on_message: Callable[[dict[str, Any]], None],
-) -> bool:
-    """Pass messages on until the child exits (True) or the deadline passes (False)."""
     rest = b""
-    silent = False
-    while (left := deadline - time.monotonic()) > 0:
-        if silent:
-            time.sleep(min(left, 0.02))
-        elif select.select([receiver], [], [], min(left, 0.5))[0]:
-            chunk = os.read(receiver, 1 << 20)
-            silent = not chunk
+    with contextlib.suppress(OSError):
+        while chunk := os.read(0, 1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                on_message(json.loads(line))
-            continue
-        if _has_exited(child):
-            return True
-    return False
-
-
-def _has_exited(child: subprocess.Popen[bytes]) -> bool:
-    """Whether it ended. It stays unreaped, so its process group's number is not given away."""
-    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _end_all(child: subprocess.Popen[bytes]) -> int:
-    """Let the keeper end what is left, and failing that, end the keeper."""
-    if not _has_exited(child):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(child.pid, signal.SIGTERM)
-    try:
-        code = child.wait(_KEEPER_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        code = child.wait()
-    if child.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
-    return code
+                if take:
+                    take(json.loads(line))
+    os.killpg(os.getpgid(0), signal.SIGKILL)

@@ -12,16 +12,13 @@ Sub-reapers are Linux's. Elsewhere a process that made a session of its own can 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
 import sys
-from pathlib import Path
 
+from tasks.processes.descendants import die_with_parent, end_descendants, take_over_orphans
 from tasks.processes.own_python import module_command
-
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> None:
@@ -29,10 +26,8 @@ def main() -> None:
     sender, parent, module = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     awaited = {signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    take_over_orphans()
+    die_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
     keeper = os.getpid()
@@ -51,41 +46,17 @@ def main() -> None:
             status = _status_of(child)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
-    _end_descendants()
+    end_descendants()
     _end_as(status)
 
 
 def _status_of(child: int) -> int | None:
-    """Reap what has ended, orphans too; the child's wait status once it is among them."""
+    """Reap ended processes, orphans too; the child's wait status once it is among them."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
             if ended[0] == child:
                 return ended[1]
     return None
-
-
-def _end_descendants() -> None:
-    """Kill children until none is left: those of a killed one become children here."""
-    while True:
-        for process in _children():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def _children() -> list[int]:
-    """Numbers of this process's children; none where there is no /proc."""
-    found, own = [], os.getpid()
-    for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # After the name, which may hold anything: state, parent, ...
-            fields = (directory / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-            if int(fields[1]) == own:
-                found.append(int(directory.name))
-    return found
 
 
 def _end_as(status: int) -> None:

@@ -23,8 +23,8 @@ _MOST_DEATHS = 3
 
 
 class Processes(Executor):
-    """`count` child processes, which end with this one. One that dies is replaced, and what it was
-    at is taken over by whichever is free first."""
+    """`count` child processes, which end with this one. One that dies is replaced, and the first
+    free process takes over its group."""
 
     whole_shards = False
 
@@ -71,7 +71,7 @@ class _Crew:
         """Have a child work in this slot, and another in its place when it dies.
 
         Raises:
-            MergeflowError: what the child raised.
+            MergeflowError: the child's own error.
             StepError: several died at the same group.
         """
         log = self._logs / f"merge-worker-{os.getpid()}-{slot}.log"
@@ -112,7 +112,7 @@ class _Crew:
 
 
 class _Messages:
-    """What a child has said."""
+    """The answer of a child."""
 
     def __init__(self) -> None:
         self.group: int | None = None

@@ -18,8 +18,7 @@ from typing import Any
 from merge_core.distributed.job import read_job
 from merge_core.distributed.worker import is_finished, merge_group
 from merge_core.errors import MergeflowError, StepError, error_values, one_line
-from tasks.processes.child import take_job
-from tasks.processes.model import Send
+from tasks.processes.child import Send, take_job
 
 _POLL = 0.05
 

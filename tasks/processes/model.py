@@ -12,14 +12,12 @@ import traceback
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from merge_core.homes.home import Home
-from tasks.processes.child import take_job
+from tasks.processes.child import Send, take_job
 from tasks.processes.own_python import for_code_of_others
 from tasks.processes.secret_variables import without_secrets
-
-Send = Callable[[dict[str, Any]], None]
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Environment that keeps libraries from the network."""
@@ -89,17 +87,31 @@ class Problem(Exception):  # noqa: N818 - a message for the parent, which raises
 def do_job(work: Callable[[dict[str, Any], Send], dict[str, Any]]) -> None:
     """Do the job on standard input; exit status 0 when a result or a problem was sent."""
     job, send = take_job()
+    answer(lambda: work(job, send), send, "result")
+    end_here()
+
+
+def answer(work: Callable[[], Any], send: Send, kind: str) -> bool:
+    """Send what work comes to as a message of this kind, or the problem that it met; whether it
+    was the former. What comes to nothing is told as true."""
     try:
-        send({"result": work(job, send)})
+        made = work()
+        send({kind: True if made is None else made})
+        return True
     except Problem as problem:
         send({"problem": problem.message})
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}".strip()
         send({"problem": {"what": what, "place": None, "mend": None, "bug": True}})
+    return False
+
+
+def end_here() -> NoReturn:
+    """End this process. Nothing is left to save, and tearing torch down takes as long as a small
+    evaluation."""
     sys.stdout.flush()
     sys.stderr.flush()
-    # Nothing is left to save, and tearing torch down takes as long as a small evaluation.
     os._exit(0)
 
 

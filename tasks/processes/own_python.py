@@ -27,7 +27,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def import_path(environment: Mapping[str, str]) -> str:
-    """PYTHONPATH for it: our packages where they are not installed, then what the user named."""
+    """PYTHONPATH for it: our packages where they are not installed, then the user's entries."""
     installed = str(ROOT) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return os.pathsep.join([*([] if installed else [str(ROOT)]), *_named(environment)])
 

@@ -20,14 +20,14 @@ _HARMLESS = {"PWD", "OLDPWD", "TOKENIZERS_PARALLELISM", "PREFECT__FLOW_RUN_ID"}
 _LOGIN_IN_ADDRESS = re.compile(r"://[^/?#\s]*@")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""What a suite needs whose data is on the Hub, behind a licence."""
+"""Variables for a suite whose data is on the Hub, behind a licence."""
 
 
 def without_secrets(
     environment: Mapping[str, str], home: Home, keep: Iterable[str] = ()
 ) -> dict[str, str]:
     """The variables that hold no password: by their names, by the addresses in their values, and by
-    what the home's `stack.yaml` calls a password.
+    those that the home's `stack.yaml` uses as passwords.
 
     Args:
         keep: names that the child needs although they hold a secret.

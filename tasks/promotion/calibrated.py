@@ -5,15 +5,22 @@ Imported only where a rule asks for it: the statistics load scipy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Sequence
+from dataclasses import replace
 
 from merge_core.errors import StepError
+from tasks.promotion.answers import compare_answers, uncounted
+from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.bootstrap import other_prompts
-from tasks.promotion.calibrated_reasons import reasons
+from tasks.promotion.calibrated_keys import NIGHTS
+from tasks.promotion.calibrated_reasons import Against, All, reasons
+from tasks.promotion.comparable import said_of_batches
+from tasks.promotion.measured import measurements
+from tasks.promotion.parts import as_far, said_of_looks
 from tasks.promotion.rule import PromotionRule
-from tasks.promotion.task_measurements import UnlikeDocumentsError, measurement
+from tasks.promotion.suite_plan import suite_plan
 from tasks.records import (
+    AgainstAnother,
     CalibratedGate,
     Decision,
     EvaluationReport,
@@ -22,9 +29,14 @@ from tasks.records import (
     Outcome,
     TaskComparison,
     TaskScore,
+    Verdict,
 )
-from tasks.statistics import GateResult, GateRule, TaskMeasurement, judge, plan
-from tasks.statistics.results import TaskResult
+from tasks.statistics import GateResult, GateRule, judge, plan
+from tasks.statistics.levels import normal_quantile
+from tasks.statistics.recurring import nightly_rules
+from tasks.statistics.results import RetentionResult, TaskResult
+
+ODD_ANSWERS, ANSWER_LENGTH = 0.05, 2.0
 
 
 def gate_rule(rule: PromotionRule) -> GateRule:
@@ -39,7 +51,19 @@ def gate_rule(rule: PromotionRule) -> GateRule:
         alpha=standard.alpha if rule.alpha is None else rule.alpha,
         share=keep or standard.share,
         retention_blocks=keep > 0,
+        looks=rule.looks or 1,
     )
+
+
+def nights_of(rule: PromotionRule, baselines: Sequence[str]) -> int:
+    """How many runs share alpha against each baseline that stays."""
+    recurring = len(baselines) > 1 and any(name in MOVING for name in baselines)
+    return rule.nights or max(rule.shared_nights, NIGHTS if recurring else 1)
+
+
+def rule_against(numbers: GateRule, name: str, nights: int) -> GateRule:
+    """The gate's numbers against one baseline: one that stays has its part of alpha alone."""
+    return nightly_rules(numbers, nights)["champion" if name in MOVING else "anchor"]
 
 
 def decide_calibrated(
@@ -47,89 +71,147 @@ def decide_calibrated(
     baseline: EvaluationReport,
     rule: PromotionRule,
     experts: Sequence[EvaluationReport] = (),
+    *,
+    called: str = "base",
+    others: Sequence[ComparedWith] = (),
+    origin: EvaluationReport | None = None,
 ) -> Decision:
-    """Judge reports that `tasks.promotion.rule.decide` has found to be comparable.
+    """Judge reports that `tasks.promotion.decision.decide` has found to be comparable.
 
     Raises:
         StepError: they are not of the same documents.
     """
-    numbers = gate_rule(rule)
-    measured = _measurements(candidate, baseline, experts)
+    names = [called, *(other.name for other in others)]
+    nights, numbers = nights_of(rule, names), gate_rule(rule)
+    first = _against(
+        candidate,
+        ComparedWith(name=called, report=baseline),
+        rule,
+        rule_against(numbers, called, nights),
+        experts,
+        origin,
+    )
+    found = [first]
+    for other in others:
+        its_rule = replace(rule_against(numbers, other.name, nights), retention_blocks=False)
+        found.append(_against(candidate, other, rule, its_rule, experts, None).without_experts())
+    same = any(
+        each.baseline.report.checkpoint_digest == candidate.checkpoint_digest for each in found
+    )
+    verdict = _verdict([each.verdict for each in found], same)
+    by_rule = verdict == "inconclusive" and rule.on_inconclusive == "promote"
+    told = All(found, verdict, rule.on_inconclusive, same, nights)
+    return Decision(
+        verdict=verdict,
+        promote=verdict == "promoted" or by_rule,
+        reasons=(
+            *reasons(told),
+            *said_of_looks(candidate, baseline),
+            *said_of_batches(candidate, [baseline, *(o.report for o in others)]),
+        ),
+        comparisons=first.comparisons,
+        gain=first.gate.change,
+        gain_low=first.gate.low,
+        gain_high=first.gate.high,
+        min_gain=numbers.exceed,
+        confidence=1.0 - 2.0 * first.result.level,
+        documents=sum(comparison.documents for comparison in first.comparisons),
+        candidate_digest=candidate.checkpoint_digest,
+        baseline_digest=baseline.checkpoint_digest,
+        gate=first.gate,
+        baseline=None if called == "base" else called,
+        others=tuple(
+            AgainstAnother(
+                baseline=each.baseline.name,
+                digest=each.baseline.report.checkpoint_digest,
+                verdict=each.verdict,
+                comparisons=each.comparisons,
+                gate=each.gate,
+            )
+            for each in found[1:]
+        )
+        or None,
+        nights=nights if nights > 1 else None,
+    )
+
+
+def _against(
+    candidate: EvaluationReport,
+    baseline: ComparedWith,
+    rule: PromotionRule,
+    numbers: GateRule,
+    experts: Sequence[EvaluationReport],
+    origin: EvaluationReport | None,
+) -> Against:
+    before = baseline.report
+    own = [expert for expert in experts if expert.checkpoint_digest != before.checkpoint_digest]
+    must_hold = rule.must_hold or {}
+    measured = measurements(candidate, before, own, origin, must_hold)
     try:
-        result = shown = judge(measured, numbers)
+        look = candidate.looks.taken if candidate.looks else None
+        result = shown = judge(measured, numbers, look=look)
         planned = plan(measured, numbers)
     except ValueError as error:
         raise StepError(
-            f"the evaluations of {candidate.reference} and {baseline.reference} cannot be compared:"
+            f"the evaluations of {candidate.reference} and {before.reference} cannot be compared:"
             f" {error}",
             where="decide",
             mend="evaluate both again with the same suite and the same data",
         ) from None
     if any(task.outcome == "invalid" for task in result.tasks):
-        shown = judge(_measurements(candidate, baseline, experts, nan_as_worst=True), numbers)
+        as_worst = measurements(candidate, before, own, origin, must_hold, nan_as_worst=True)
+        shown = judge(as_worst, numbers, look=look)
     comparisons = tuple(
-        _comparison(candidate.score(task.name), baseline.score(task.name), task, decided.outcome)
+        _comparison(
+            candidate.score(task.name),
+            before.score(task.name),
+            task,
+            decided.outcome,
+            is_part=candidate.looks is not None,
+        )
         for task, decided in zip(shown.tasks, result.tasks, strict=True)
     )
-    gate = _gate(shown, planned.visible_change, numbers)
-    same = candidate.checkpoint_digest == baseline.checkpoint_digest
-    verdict = "fell_back" if same else result.verdict
-    by_rule = verdict == "inconclusive" and rule.on_inconclusive == "promote"
-    return Decision(
-        verdict=verdict,
-        promote=verdict == "promoted" or by_rule,
-        reasons=reasons(result, comparisons, gate, planned, numbers, rule.on_inconclusive, same),
-        comparisons=comparisons,
-        gain=gate.change,
-        gain_low=gate.low,
-        gain_high=gate.high,
-        min_gain=numbers.exceed,
-        confidence=1.0 - 2.0 * result.level,
-        documents=sum(comparison.documents for comparison in comparisons),
-        candidate_digest=candidate.checkpoint_digest,
-        baseline_digest=baseline.checkpoint_digest,
-        gate=gate,
+    answers = compare_answers(
+        candidate,
+        as_far(before, candidate),
+        more=ODD_ANSWERS if rule.odd_answers is None else rule.odd_answers,
+        times=ANSWER_LENGTH if rule.answer_length is None else rule.answer_length,
+        quantile=normal_quantile(numbers.alpha),
+    )
+    of_answers: dict[Outcome, Verdict] = {
+        "held": "promoted",
+        "unclear": "inconclusive",
+        "regressed": "fell_back",
+    }
+    gate = _gate(shown, planned.visible_change, numbers, must_hold).model_copy(
+        update={
+            "answers": answers or None,
+            "plan": suite_plan(planned, before, baseline.name, numbers, must_hold),
+        }
+    )
+    verdicts = [result.verdict, *(of_answers[each.outcome] for each in answers)]
+    return Against(
+        baseline,
+        numbers,
+        result,
+        planned,
+        comparisons,
+        gate,
+        _verdict(verdicts),
+        must_hold,
+        uncounted(candidate, before),
     )
 
 
-def _measurements(
-    candidate: EvaluationReport,
-    baseline: EvaluationReport,
-    experts: Sequence[EvaluationReport],
-    *,
-    nan_as_worst: bool = False,
-) -> list[TaskMeasurement]:
-    """Every task, in the candidate's order."""
-    named = _named(experts)
-    found = []
-    for score in candidate.scores:
-        try:
-            theirs = {name: expert.score(score.task) for name, expert in named.items()}
-            before = baseline.score(score.task)
-            found.append(measurement(score, before, theirs, nan_as_worst=nan_as_worst))
-        except (UnlikeDocumentsError, KeyError) as error:
-            why = str(error) if isinstance(error, ValueError) else "do not all have scores"
-            raise StepError(
-                f"the evaluations of {candidate.reference}, of {baseline.reference} and of the"
-                f" experts {why} in task '{score.task}'",
-                where="decide",
-                mend="evaluate all again with the same suite and the same data",
-            ) from None
-    return found
-
-
-def _named(experts: Sequence[EvaluationReport]) -> Mapping[str, EvaluationReport]:
-    """Experts by a short name, each of the same weights once."""
-    distinct = list({expert.checkpoint_digest: expert for expert in experts}.values())
-    names = [PurePath(expert.reference).name or expert.reference for expert in distinct]
-    return {
-        name if names.count(name) == 1 else f"{name} ({expert.checkpoint_digest[:8]})": expert
-        for name, expert in zip(names, distinct, strict=True)
-    }
+def _verdict(verdicts: Sequence[Verdict], same: bool = False) -> Verdict:
+    """All at once: it fell back if it did against any, and is promoted if it is against each."""
+    if same or "fell_back" in verdicts:
+        return "fell_back"
+    return "inconclusive" if "inconclusive" in verdicts else "promoted"
 
 
 def _comparison(
-    score: TaskScore, before: TaskScore, task: TaskResult, outcome: str
+    score: TaskScore, before: TaskScore, task: TaskResult, outcome: str, *, is_part: bool
 ) -> TaskComparison:
     """A task as every table shows it, in the metric's own unit."""
     sign = 1.0 if score.higher_is_better else -1.0
@@ -141,10 +223,12 @@ def _comparison(
         higher_is_better=score.higher_is_better,
         baseline=before.score,
         candidate=score.score,
-        improvement=sign * (score.score - before.score),
-        low=_in_metric(before, task.low),
-        high=_in_metric(before, task.high),
-        max_regression=-_in_metric(before, -task.margin * task.unit),
+        improvement=in_metric(before, task.unclipped_change)
+        if is_part
+        else sign * (score.score - before.score),
+        low=in_metric(before, task.low),
+        high=in_metric(before, task.high),
+        max_regression=-in_metric(before, -task.margin * task.unit),
         documents=task.documents,
         outcome=outcomes.get(outcome, "regressed"),
         non_finite=non_finite if any(non_finite) else None,
@@ -152,14 +236,16 @@ def _comparison(
     )
 
 
-def _in_metric(before: TaskScore, change: float) -> float:
+def in_metric(before: TaskScore, change: float) -> float:
     """A change of documents' values as one of the score: perplexities are powers of the bits."""
     if before.scale == "power_of_two":
         return float(before.score * (1.0 - 2.0**-change))
     return change
 
 
-def _gate(result: GateResult, visible: float | None, rule: GateRule) -> CalibratedGate:
+def _gate(
+    result: GateResult, visible: float | None, rule: GateRule, must_hold: dict[str, float]
+) -> CalibratedGate:
     return CalibratedGate(
         alpha=rule.alpha,
         exceed=rule.exceed,
@@ -178,18 +264,26 @@ def _gate(result: GateResult, visible: float | None, rule: GateRule) -> Calibrat
                 groups=task.groups,
                 gained=task.gained,
                 lost=task.lost,
+                share=task.share,
+                must_hold=True if task.name in must_hold else None,
             )
             for task in result.tasks
         ),
         kept=tuple(
-            KeptOfExpert(
-                task=each.task,
-                expert=each.expert,
-                gain=each.expert_gain,
-                kept=each.kept,
-                outcome=each.outcome,
-            )
-            for each in result.retention
-            if each.outcome != "no_certain_gain"
+            _kept(each, rule) for each in result.retention if each.outcome != "no_certain_gain"
         ),
+    )
+
+
+def _kept(each: RetentionResult, rule: GateRule) -> KeptOfExpert:
+    assert each.outcome != "no_certain_gain"
+    return KeptOfExpert(
+        task=each.task,
+        expert=each.expert,
+        gain=each.expert_gain,
+        kept=each.kept,
+        outcome=each.outcome,
+        low=rule.share + each.low / each.expert_gain,
+        high=rule.share + each.high / each.expert_gain,
+        asked=rule.share,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -23,7 +24,9 @@ FORMER_KEYS = {
     "seed": None,
 }
 """Keys that the calibrated gate does not have, each with the one that does its work there."""
-CALIBRATED_KEYS = ("exceed", "guard_margin", "widest_margin", "alpha", "keep_of_experts")
+NIGHTS = 60
+"""How many runs on the same documents a rule is made for that compares with the champion and with
+what stays."""
 
 
 class CalibratedKeys(BaseModel):
@@ -31,19 +34,19 @@ class CalibratedKeys(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    gate: Literal["former", "calibrated"] = Field(
-        default="former",
+    gate: Literal["calibrated", "former"] = Field(
+        default="calibrated",
         title="Gate",
-        description="Which statistics decide. former: a bootstrap, with the keys above. calibrated:"
-        " promotes a merge that is no better in at most 2.5 % of cases, with the keys below and"
-        " none of max_regression, per_task, min_gain, confidence, min_documents, resamples, seed.",
+        description="Which statistics decide. calibrated: promotes a merge that is no better in at"
+        " most 2.5 % of cases. former: a bootstrap with max_regression, per_task, min_gain,"
+        " confidence, min_documents, resamples, seed; it decides wherever one of these is written.",
         json_schema_extra={"position": 11},
     )
     exceed: float | None = Field(
         default=None,
         ge=-10.0,
         le=10.0,
-        title="Calibrated gate: gain to exceed",
+        title="Gain to exceed",
         description="The mean change over the tasks has to be certainly above this, in units. A"
         " unit is how far the baseline's own documents lie apart; 0.02 are about one point of"
         " accuracy. Empty: 0, certainly better.",
@@ -53,7 +56,7 @@ class CalibratedKeys(BaseModel):
         default=None,
         gt=0.0,
         le=10.0,
-        title="Calibrated gate: guard margin",
+        title="Guard margin",
         description="No task may have lost this much, in units. Empty: 0.1, about five points of"
         " accuracy.",
         json_schema_extra={"position": 13},
@@ -62,7 +65,7 @@ class CalibratedKeys(BaseModel):
         default=None,
         gt=0.0,
         le=10.0,
-        title="Calibrated gate: widest margin",
+        title="Widest margin",
         description="How far the guard margin is widened for a task whose documents cannot tell"
         " less, as the base and the experts show. Empty: twice the guard margin.",
         json_schema_extra={"position": 14},
@@ -71,7 +74,7 @@ class CalibratedKeys(BaseModel):
         default=None,
         ge=0.0001,
         le=0.25,
-        title="Calibrated gate: alpha",
+        title="Alpha",
         description="How often a merge that is no better may be promoted by chance. Empty: 0.025.",
         json_schema_extra={"position": 15},
     )
@@ -79,21 +82,95 @@ class CalibratedKeys(BaseModel):
         default=None,
         ge=0.0,
         lt=1.0,
-        title="Calibrated gate: kept of the experts",
+        title="Kept of the experts",
         description="Share of each expert's certain gain on a task that the merge may not certainly"
-        " miss. Empty: 0.8. 0: what was kept is told, and decides nothing.",
+        " miss. Empty: 0.8 for merges, 0 for averages. 0: what was kept is told, and decides"
+        " nothing.",
         json_schema_extra={"position": 16},
     )
+    must_hold: dict[str, Annotated[float, Field(ge=0.0, le=10.0)]] | None = Field(
+        default=None,
+        title="Tasks that must hold",
+        description="Tasks, of safety say, whose score may not be lower than the baseline's at all:"
+        " [safety]. Or each with a margin of its own, in units, which is never widened:"
+        " {safety: 0.05}.",
+        json_schema_extra={"position": 17},
+    )
+    odd_answers: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        title="Odd answers",
+        description="By how large a share of a task's documents empty answers, answers cut off at"
+        " the token limit and answers that repeat themselves may each become more frequent. Empty:"
+        " 0.05, five of a hundred. 1: any number.",
+        json_schema_extra={"position": 18},
+    )
+    answer_length: float | None = Field(
+        default=None,
+        ge=1.0,
+        le=1000.0,
+        title="Length of answers",
+        description="How many times longer, or shorter, a task's answers may become on average."
+        " Empty: 2.",
+        json_schema_extra={"position": 19},
+    )
+    nights: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        title="Nights",
+        description="How many runs on the same documents share alpha against the baselines other"
+        " than the champion. Empty: 60 where the champion is one of several baselines, else 1.",
+        json_schema_extra={"position": 20},
+    )
+    looks: int | None = Field(
+        default=None,
+        ge=1,
+        le=20,
+        title="Looks",
+        description="How often the evaluation of the merged checkpoint may be looked at, the end"
+        " included: it stops as soon as the rule knows enough. 5 is a good number; a clearly worse"
+        " merge costs a quarter then. Empty: 1, only at the end.",
+        json_schema_extra={"position": 22},
+    )
+    plan_must_hold: bool | None = Field(
+        default=None,
+        title="The plan must hold",
+        description="End the run before the merge where the documents cannot show the guard margins"
+        " or where margins had to be widened. Empty: only warn.",
+        json_schema_extra={"position": 21},
+    )
+
+    @field_validator("must_hold", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        """A list of names: each without any loss."""
+        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            return dict.fromkeys(value, 0.0)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_where_its_keys_are_written(cls, values: Any) -> Any:
+        """Rules of before there was a choice keep their meaning."""
+        if isinstance(values, dict) and values.get("gate") is None:
+            rest = {key: value for key, value in values.items() if key != "gate"}
+            return rest | {"gate": "former" if FORMER_KEYS.keys() & rest.keys() else "calibrated"}
+        return values
 
     @model_validator(mode="after")
     def _keys_of_one_gate(self) -> Self:
         if self.gate == "former":
             strange = [name for name in CALIBRATED_KEYS if getattr(self, name) is not None]
             if strange:
-                raise ValueError(
-                    f"{strange[0]} is a key of the calibrated gate; write `gate: calibrated` too,"
-                    " or leave it out"
+                written = [name for name in FORMER_KEYS if name in self.model_fields_set]
+                mend = (
+                    f"leave out {', '.join(written)}, of the former gate, or this"
+                    if written
+                    else "write `gate: calibrated`, or leave it out"
                 )
+                raise ValueError(f"{strange[0]} is a key of the calibrated gate; {mend}")
             return self
         former = [name for name in FORMER_KEYS if name in self.model_fields_set]
         if former:
@@ -117,3 +194,6 @@ class CalibratedKeys(BaseModel):
         else:
             strange = {*FORMER_KEYS, *(n for n in CALIBRATED_KEYS if getattr(self, n) is None)}
         return {name: value for name, value in values.items() if name not in strange}
+
+
+CALIBRATED_KEYS = tuple(name for name in CalibratedKeys.model_fields if name != "gate")

@@ -2,59 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.reasons import in_unit, number, other_prompts_words
-from tasks.records import CalibratedGate, KeptOfExpert, TaskComparison
+from tasks.records import AnswersOfTask, CalibratedGate, KeptOfExpert, TaskComparison, Verdict
+from tasks.roles import the
 from tasks.statistics import GateResult, GateRule
 from tasks.statistics.results import PlanResult, TaskPlan, TaskResult
 
 
-def reasons(
-    result: GateResult,
-    comparisons: Sequence[TaskComparison],
-    gate: CalibratedGate,
-    planned: PlanResult,
-    rule: GateRule,
-    on_inconclusive: str,
-    same: bool,
-) -> tuple[str, ...]:
-    """One sentence for each thing that was found: what refuses first, then what is unclear.
+@dataclass(frozen=True)
+class Against:
+    """What was found against one baseline."""
 
-    Args:
-        same: the candidate has the baseline's own weights.
-    """
-    told: dict[str, list[str]] = {"regressed": [], "unclear": [], "held": []}
-    for comparison, task, plan in zip(comparisons, result.tasks, planned.tasks, strict=True):
-        told[comparison.outcome].append(_task(comparison, task, plan, rule))
-    kept = {
-        outcome: [_kept(each, rule) for each in gate.kept if each.outcome == outcome]
-        for outcome in ("below", "unclear", "kept")
-    }
+    baseline: ComparedWith
+    rule: GateRule
+    result: GateResult
+    planned: PlanResult
+    comparisons: tuple[TaskComparison, ...]
+    gate: CalibratedGate
+    verdict: Verdict
+    must_hold: Mapping[str, float]
+    uncounted: tuple[str, ...] = ()
+    """Tasks whose answers were counted for one of the two alone."""
+
+    def without_experts(self) -> Against:
+        """What was kept of them is told once, against the first baseline."""
+        return replace(self, gate=self.gate.model_copy(update={"kept": ()}))
+
+
+@dataclass(frozen=True)
+class All:
+    """Everything that a decision is told from."""
+
+    found: Sequence[Against]
+    """The baseline that the run falls back to first."""
+    verdict: Verdict
+    on_inconclusive: str
+    same: bool
+    """The candidate has a baseline's own weights."""
+    nights: int
+
+
+def reasons(told: All) -> tuple[str, ...]:
+    """One sentence for each thing that was found: what refuses first, then what is unclear."""
+    parts: dict[str, list[str]] = {name: [] for name in ("refused", "mean", "unclear", "held")}
+    ends: list[str] = []
+    for each in told.found:
+        prefix = f"against {the(each.baseline.name)}: " if len(told.found) > 1 else ""
+        for name, lines in _sections(each).items():
+            parts[name] += [prefix + line for line in lines]
+        is_open = each.result.primary.outcome == "unclear" or "unclear" in {
+            c.outcome for c in each.comparisons
+        }
+        if each.verdict == "inconclusive" and is_open and not told.same:
+            ends.append(prefix + _resolution(each.gate))
+    first = told.found[0]
     lines = [
-        *(["the merged checkpoint is the baseline itself: nothing to promote"] if same else []),
-        *told["regressed"],
-        *(kept["below"] if rule.retention_blocks else []),
-        _mean(result, gate),
-        *told["unclear"],
-        *told["held"],
-        *([] if rule.retention_blocks else kept["below"]),
-        *kept["unclear"],
-        *kept["kept"],
+        *(["the merged checkpoint is the baseline itself: nothing to promote"] * told.same),
+        *parts["refused"],
+        *parts["mean"],
+        *parts["unclear"],
+        *parts["held"],
+        *ends,
+        *([_compared_with(told)] if len(told.found) > 1 else []),
+        *(_uncounted(each) for each in told.found if each.uncounted),
+        _units(first.comparisons, first.gate),
     ]
-    unclear = result.primary.outcome == "unclear" or told["unclear"]
-    if result.verdict != "promoted" and unclear and not same:
-        lines.append(_resolution(gate))
-    lines.append(_units(comparisons, gate))
-    if result.verdict == "inconclusive" and not same:
-        action = "keeps the baseline" if on_inconclusive == "fall_back" else "promotes"
+    if told.verdict == "inconclusive" and not told.same:
+        action = "keeps the baseline" if told.on_inconclusive == "fall_back" else "promotes"
         lines.append(f"the evaluation cannot tell; the rule {action} in that case")
     return tuple(lines)
 
 
+def _sections(each: Against) -> dict[str, list[str]]:
+    told: dict[str, list[str]] = {"regressed": [], "unclear": [], "held": []}
+    for comparison, task, plan in zip(
+        each.comparisons, each.result.tasks, each.planned.tasks, strict=True
+    ):
+        told[comparison.outcome].append(_task(comparison, task, plan, each))
+    for answers in each.gate.answers or ():
+        if answers.outcome != "held":
+            told[answers.outcome].append(_answers(answers))
+    kept = {
+        outcome: [_kept(one, each.rule) for one in each.gate.kept if one.outcome == outcome]
+        for outcome in ("below", "unclear", "kept")
+    }
+    blocks = each.rule.retention_blocks
+    return {
+        "refused": [*told["regressed"], *(kept["below"] if blocks else [])],
+        "mean": [_mean(each.result, each.gate)],
+        "unclear": told["unclear"],
+        "held": [
+            *told["held"],
+            *([] if blocks else kept["below"]),
+            *kept["unclear"],
+            *kept["kept"],
+        ],
+    }
+
+
+def _compared_with(told: All) -> str:
+    """Whom it had to beat, and how sure that has to be."""
+    names = [the(each.baseline.name) for each in told.found]
+    said = f"it has to beat {', '.join(names[:-1])} and {names[-1]}, each of them"
+    stays = [the(e.baseline.name) for e in told.found if e.baseline.name not in MOVING]
+    if told.nights > 1 and stays:
+        alpha = max(each.rule.alpha for each in told.found)
+        said += (
+            f"; {' and '.join(stays)} is the same in every run, so it has to be beaten more surely:"
+            f" {told.nights} runs share the {number(100 * alpha)} % of wrong promotions"
+        )
+    return said
+
+
+def _uncounted(each: Against) -> str:
+    return (
+        f"repetitions and lengths of answers to {', '.join(each.uncounted)} are not compared with"
+        f" {the(each.baseline.name)}'s, as an older mergeflow evaluated one of the two"
+    )
+
+
+def _answers(each: AnswersOfTask) -> str:
+    if each.what == "length":
+        way, times = (
+            ("longer", each.now / each.before)
+            if each.now > each.before
+            else ("shorter", each.before / max(each.now, 1e-9))
+        )
+        size = f"{number(times)} times {way}" if each.now else "empty"
+        return (
+            f"answers to {each.task} became {size}: {number(each.now)} characters on average,"
+            f" {number(each.before)} of the baseline's"
+        )
+    kinds = {
+        "empty": "empty",
+        "cut_off": "cut off at the token limit",
+        "looping": "repetitions of themselves",
+    }
+    said = (
+        f"of {each.documents} answers to {each.task} {each.now:g} are {kinds[each.what]}, and"
+        f" {each.before:g} of the baseline's"
+    )
+    if each.outcome == "unclear":
+        return f"{said}: more than is allowed, and perhaps by chance"
+    return f"{said}: more than is allowed"
+
+
 def _mean(result: GateResult, gate: CalibratedGate) -> str:
     """The first question: is it better on the whole?"""
-    count = len(result.tasks)
+    count = sum(task.share > 0 for task in result.tasks)
     over = "" if count == 1 else f" on average over {count} tasks"
     way = "better" if gate.change > 0 else "worse"
     said = f"the merged checkpoint is {way} than the baseline by {number(abs(gate.change))} units"
@@ -82,8 +181,9 @@ def _mean(result: GateResult, gate: CalibratedGate) -> str:
     return f"{said}; {asked} {ends[outcome]}"
 
 
-def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule) -> str:
+def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, each: Against) -> str:
     """What happened on one task, and whether it may have lost too much."""
+    rule = each.rule
     unit = in_unit(c.metric)
     allowed = number(c.max_regression)
     if c.low == c.high == 0 or (task.gained == 0 and task.lost == 0):
@@ -106,12 +206,14 @@ def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule) -
             f"{said}; {now} of {c.documents} answers are not finite numbers, and {before} of the"
             " baseline's: that is never promoted"
         )
+    if c.outcome == "regressed" and each.must_hold.get(c.task) == 0:
+        return f"{said}; it is a task that must hold, where any loss is refused"
     if c.outcome == "regressed":
         return f"{said}; it certainly lost more than the {allowed} allowed"
     if c.outcome == "unclear":
         return f"{said}; {_unclear(c, task, plan, rule)}"
     wider = ""
-    if task.margin > rule.margin:
+    if task.margin > rule.margin and not each.must_hold.get(c.task):
         asked = number(c.max_regression * rule.margin / task.margin)
         wider = f" ({asked} is asked for, and {c.documents} documents cannot show so little)"
     return f"{said}; a loss of {allowed} is ruled out{wider}"
@@ -130,12 +232,18 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule
         f"it may have lost up to {number(-c.low)}, and a loss of {number(c.max_regression)} has to"
         " be ruled out"
     )
-    needed = plan.documents_needed
-    if needed is not None and needed > task.documents:
-        about = number(float(f"{needed:.1g}"))
+    about = about_documents(plan.documents_needed, task.documents)
+    if about:
         said += f"; about {about} documents would do for a merge that loses nothing"
         said += f" (now {task.documents})"
     return said
+
+
+def about_documents(needed: int | None, now: int) -> str | None:
+    """How many more would do, to two digits; None where those of now do, or none would."""
+    if needed is None or needed <= 1.05 * now:
+        return None
+    return number(float(f"{needed:.2g}"))
 
 
 def _kept(each: KeptOfExpert, rule: GateRule) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from merge_core.errors import RecipeError, StepError, did_you_mean
+from tasks.promotion.baselines import ComparedWith
 from tasks.promotion.bootstrap import (
     Floats,
     improvement,
@@ -15,6 +16,7 @@ from tasks.promotion.bootstrap import (
     pair,
     resampled_improvements,
 )
+from tasks.promotion.comparable import check_comparable, check_looks, said_of_batches
 from tasks.promotion.reasons import gain_reason, task_reason
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport, Outcome, TaskComparison, Verdict
@@ -32,8 +34,15 @@ def decide(
     baseline: EvaluationReport,
     rule: PromotionRule,
     experts: Sequence[EvaluationReport] = (),
+    *,
+    called: str = "base",
+    others: Sequence[ComparedWith] = (),
+    origin: EvaluationReport | None = None,
 ) -> Decision:
     """Compare two checkpoints on the same documents and judge by the rule.
+
+    What follows is the former gate. The calibrated one is `tasks.promotion.calibrated`; its
+    verdicts are called alike.
 
     Each task's improvement has a paired bootstrap interval [low, high], positive being better. With
     r the regression allowed on that task, the task
@@ -54,28 +63,34 @@ def decide(
     A candidate with other weights that scores alike on every document holds everywhere with a gain
     of exactly 0, so a rule that asks for no gain promotes it and any other does not.
 
-    So decides the former gate, where the experts do not change the verdict; they have to be of the
-    same suite, as reports show them beside it. The calibrated one is `tasks.promotion.calibrated`:
-    its verdicts are called alike. Raises StepError when reports are not comparable or the baseline
-    has no finite score for more than 1 % of a task's documents, RecipeError when the rule names a
-    task that the suite does not have.
+    The experts do not change this gate's verdict; they have to be of the same suite, as reports
+    show them beside it.
+
+    Args:
+        called: what the baseline is called; base, champion or another.
+        others: more baselines, which the calibrated gate wants beaten too.
+        origin: of what the experts were made from, where it is not the baseline.
+
+    Raises:
+        StepError: reports are not comparable, or a baseline has no finite score for more than 1 %
+            of a task's documents.
+        RecipeError: the rule names a task that the suite does not have.
     """
-    for other in (baseline, *experts):
-        _check_comparable(candidate, other)
-    unknown = sorted(set(rule.per_task) - {score.task for score in baseline.scores})
-    if unknown:
-        raise RecipeError(
-            f"no task '{unknown[0]}' in suite '{candidate.suite}'",
-            where="promote.per_task",
-            mend=did_you_mean(unknown[0], [score.task for score in baseline.scores]),
-        )
-    _check_finite(baseline)
+    more = [other.report for other in others]
+    for other in (baseline, *more, *experts, *([origin] if origin else [])):
+        check_comparable(candidate, other)
+    check_looks(candidate, rule, baseline, others)
+    check_tasks(rule, [score.task for score in baseline.scores], candidate.suite)
+    for one in (baseline, *more):
+        _check_finite(one)
     if candidate.failure is not None:
-        return _without_scores(candidate, baseline, rule)
+        return _without_scores(candidate, baseline, rule, called)
     if rule.gate == "calibrated":
         from tasks.promotion.calibrated import decide_calibrated  # scipy is slow to import
 
-        return decide_calibrated(candidate, baseline, rule, experts)
+        return decide_calibrated(
+            candidate, baseline, rule, experts, called=called, others=others, origin=origin
+        )
     comparisons, draws = _compare_tasks(candidate, baseline, rule)
     gain, low, high = _gain(comparisons, draws, rule.confidence)
     same = candidate.checkpoint_digest == baseline.checkpoint_digest
@@ -90,6 +105,7 @@ def decide(
     if verdict == "inconclusive":
         action = "keeps the baseline" if rule.on_inconclusive == "fall_back" else "promotes"
         reasons.append(f"the evaluation cannot tell; the rule {action} in that case")
+    reasons += said_of_batches(candidate, [baseline])
     return Decision(
         verdict=verdict,
         promote=verdict == "promoted"
@@ -104,11 +120,28 @@ def decide(
         documents=sum(comparison.documents for comparison in comparisons),
         candidate_digest=candidate.checkpoint_digest,
         baseline_digest=baseline.checkpoint_digest,
+        baseline=None if called == "base" else called,
     )
 
 
+def check_tasks(rule: PromotionRule, tasks: Sequence[str], suite: str) -> None:
+    """Refuse a rule for a task that is not there.
+
+    Raises:
+        RecipeError: names the key, and what was probably meant.
+    """
+    for key, named in (("per_task", rule.per_task), ("must_hold", rule.must_hold or {})):
+        for name in named:
+            if name not in tasks:
+                raise RecipeError(
+                    f"suite '{suite}' has no task '{name}'",
+                    where=f"promote.{key}.{name}",
+                    mend=did_you_mean(name, tasks),
+                )
+
+
 def _without_scores(
-    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule
+    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule, called: str
 ) -> Decision:
     """A candidate that could not be evaluated is not promoted, whatever the rule says."""
     return Decision(
@@ -124,24 +157,8 @@ def _without_scores(
         documents=0,
         candidate_digest=candidate.checkpoint_digest,
         baseline_digest=baseline.checkpoint_digest,
+        baseline=None if called == "base" else called,
     )
-
-
-def _check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> None:
-    made = {
-        "suites": (candidate.suite_digest, other.suite_digest),
-        "lm-eval versions": (candidate.lm_eval_version, other.lm_eval_version),
-        "transformers versions": (candidate.transformers_version, other.transformers_version),
-        "kinds of device": tuple(r.device.partition(":")[0] for r in (candidate, other)),
-    }
-    for what, (one, two) in made.items():
-        if one != two:
-            raise StepError(
-                f"the evaluations of {candidate.reference} and {other.reference} were made with"
-                f" different {what} ({one[:12]} and {two[:12]})",
-                where="decide",
-                mend="evaluate both again in the same way",
-            )
 
 
 def _check_finite(baseline: EvaluationReport) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.promotion.bootstrap import Floats
 from tasks.records import LIKELIHOOD_METRICS, WORST_BITS, TaskScore
@@ -47,26 +48,62 @@ class _Documents:
             clusters=clusters and tuple(clusters[i] for i in order),
         )
 
+    def among(self, whole: _Documents) -> tuple[_Documents, NDArray[np.bool_]]:
+        """These documents at their places in a whole evaluation, whose own stand for the others;
+        and which are these.
+
+        Raises:
+            UnlikeDocumentsError: one of them is not in it.
+        """
+        places, at = [], 0
+        for identity in self.ids:  # both are in the order of their ids
+            while at < len(whole.ids) and whole.ids[at] < identity:
+                at += 1
+            if at == len(whole.ids) or whole.ids[at] != identity:
+                raise UnlikeDocumentsError("are not of the same documents")
+            places.append(at)
+            at += 1
+        values, weights = whole.values.copy(), whole.weights.copy()
+        is_finite = whole.is_finite.copy()
+        values[places], weights[places] = self.values, self.weights
+        is_finite[places] = self.is_finite
+        evaluated = np.zeros(len(whole.ids), dtype=bool)
+        evaluated[places] = True
+        return _Documents(whole.ids, values, weights, is_finite, whole.clusters), evaluated
+
 
 def measurement(
     candidate: TaskScore,
     baseline: TaskScore,
     experts: Mapping[str, TaskScore],
+    origin: TaskScore | None = None,
     *,
     nan_as_worst: bool = False,
+    is_part: bool = False,
 ) -> TaskMeasurement:
     """One task as the gate measures it: documents of all evaluations in the order of their ids.
 
     Args:
+        origin: of what the experts were made from; None: the baseline.
         nan_as_worst: let a document without a finite score of the candidate's count as the worst
             there is, for numbers to show. What decides is NaN.
+        is_part: the candidate was evaluated on some of the documents.
 
     Raises:
         UnlikeDocumentsError: the evaluations are not of the same documents.
     """
     before, now = _Documents.of(baseline), _Documents.of(candidate)
+    evaluated = None
+    if is_part:
+        now, evaluated = now.among(before)
     others = {name: _Documents.of(score) for name, score in experts.items()}
-    for score, each in ((candidate, now), *zip(experts.values(), others.values(), strict=True)):
+    first = _Documents.of(origin) if origin else None
+    more = [(origin, first)] if origin and first else []
+    for score, each in (
+        (candidate, now),
+        *zip(experts.values(), others.values(), strict=True),
+        *more,
+    ):
         if not before.ids or each.ids != before.ids or score.scale != baseline.scale:
             raise UnlikeDocumentsError("are not of the same documents")
         if not np.array_equal(each.weights, before.weights):
@@ -88,6 +125,9 @@ def measurement(
         weights=before.weights,
         clusters=before.clusters or now.clusters,
         strata=strata if len(set(strata)) > 1 else None,
+        share=1.0 if candidate.task_weight is None else candidate.task_weight,
+        origin=np.where(first.is_finite, first.values, np.nan) if first else None,
+        evaluated=evaluated,
     )
 
 

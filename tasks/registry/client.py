@@ -6,7 +6,6 @@ MLflow is imported inside functions only: it takes seconds, and most commands ne
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from merge_core.errors import SECRET_WORDS, MergeflowError, StepError, one_line
+from merge_core.files.locks import held
 from merge_core.files.private import open_private, private_umask
 from merge_core.homes.home import Home
 from tasks.registry.database import create_database
@@ -127,7 +127,7 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
 
     Raises:
         RegistryUnreachableError: the server did not answer.
-        StepError: MLflow refused, with what it said.
+        StepError: MLflow refused, with its own words.
         MergeflowError: the address is not one that can work.
     """
     check_address(tracking_uri, writing=writing)
@@ -266,7 +266,7 @@ def _is_possible(tracking_uri: str) -> bool:
 def _require_database(database: Path, writing: bool) -> None:
     """Fail at once on a missing or damaged file: MLflow retries for minutes.
 
-    Opened for writing, which also undoes what a killed writer left half done.
+    Opened for writing, which also rolls back the unfinished write of a killed process.
     """
     if not database.exists():
         if writing:
@@ -351,8 +351,7 @@ def _one_writer(database: Path | None) -> Iterator[None]:
         stack.enter_context(_PROCESS_LOCK)
         if database is not None:
             lock = open_private(database.with_name(database.name + ".lock"))
-            file = stack.enter_context(os.fdopen(lock, "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel, also when we are killed
+            stack.enter_context(held(lock))
         yield
 
 

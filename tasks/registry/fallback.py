@@ -41,8 +41,8 @@ def holder_that_stays(
     Args:
         base_digest: of the baseline that the merge was compared with.
         suite_digest: of the suite that it was evaluated on.
-        to: what the pipeline asks for; `base` gives the base the alias in any case.
-        roles: what the baseline is called.
+        to: the pipeline's `fall_back_to`; `base` gives the base the alias in any case.
+        roles: the names of candidate and baseline.
     """
     number = champion_version(registry, name)
     if to == "base" or number is None:

@@ -1,4 +1,4 @@
-"""The last check before an alias moves: what it will lead to is what was evaluated, byte for byte.
+"""The last check before an alias moves: its new target has the bytes that were evaluated.
 
 The way from an alias to weights has three parts: the version leads to a LoggedModel, that holds a
 description, and the description names a directory and its files. Each is looked at.
@@ -45,25 +45,25 @@ def check_what_is_served(
     memo: DigestMemo,
     progress: Progress | None = None,
 ) -> Callable[[], None]:
-    """See that a version leads to the bytes of a checkpoint, all of which are read.
+    """Check that a version leads to the bytes of a checkpoint. Reads them all.
 
     A description that says otherwise is written anew, with a word.
 
     Args:
         model_id: of the checkpoint's LoggedModel.
-        memo: is told what the files hold, and asked nothing.
+        memo: gets the digests that were read; it is not asked for any.
 
     Returns:
         A last look, which takes no time: that none of the files has changed since.
 
     Raises:
-        CheckpointError: the checkpoint is not what it was when it was identified.
+        CheckpointError: the checkpoint has changed since it was identified.
         StepError: the version leads elsewhere, or MLflow holds code that is not mergeflow's.
     """
     model = registry.client.get_logged_model(model_id)
     _check_way(registry, version, model, checkpoint)
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
-        held = _download(registry, model, Path(scratch) / "held")
+        held = download_description(registry, model, Path(scratch) / "held")
         confirmed = confirm(checkpoint, memo, progress)
         _check_presence(held, checkpoint)
         _keep_description(registry, version, model, checkpoint, held, Path(scratch))
@@ -83,7 +83,7 @@ def check_what_serves(
     model = registry.client.get_logged_model(model_id)
     _check_way(registry, version, model, checkpoint)
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
-        held = _download(registry, model, Path(scratch) / "held")
+        held = download_description(registry, model, Path(scratch) / "held")
         _check_presence(held, checkpoint)
         _keep_description(registry, version, model, checkpoint, held, Path(scratch))
 
@@ -100,17 +100,17 @@ def _keep_description(
     expected = scratch / "expected"
     expected.mkdir()
     write_description(expected, model, checkpoint)
-    differences = _differences(held, expected)
-    if differences:
-        if {RECORD, _MLMODEL} & differences:
+    differing = differences(held, expected)
+    if differing:
+        if {RECORD, _MLMODEL} & differing:
             _log.info("the description of version %s is brought up to date", version.version)
         describe(registry, model, checkpoint)
-        held = _download(registry, model, scratch / "again")
-        differences = _differences(held, expected)
-    strange = _strangers(held, expected)
-    if differences or strange:
+        held = download_description(registry, model, scratch / "again")
+        differing = differences(held, expected)
+    strange = strangers(held, expected)
+    if differing or strange:
         raise StepError(
-            f"MLflow holds {min(differences | strange)} of this model, which mergeflow did not"
+            f"MLflow holds {min(differing | strange)} of this model, which mergeflow did not"
             " put there",
             where=f"{version.name}, version {version.version}: {model.artifact_location}",
             mend="find out who writes there, remove it, and run the same command again",
@@ -164,7 +164,8 @@ def _record(held: Path, checkpoint: SourceCheckpoint) -> dict[str, Any] | None:
     return known.model_dump() | beside if here else None
 
 
-def _download(registry: Registry, model: LoggedModel, to: Path) -> Path:
+def download_description(registry: Registry, model: LoggedModel, to: Path) -> Path:
+    """Bring what MLflow holds of a model into a new directory; where in it the MLmodel is."""
     import mlflow
 
     to.mkdir()
@@ -180,7 +181,7 @@ def _download(registry: Registry, model: LoggedModel, to: Path) -> Path:
     return next((path.parent for path in to.glob(f"*/{_MLMODEL}")), to)
 
 
-def _differences(held: Path, expected: Path) -> set[str]:
+def differences(held: Path, expected: Path) -> set[str]:
     """Names of the files of a description that are missing, or not as they have to be."""
     return {name for name in _names(expected) if not _are_alike(held / name, expected / name)}
 
@@ -203,10 +204,10 @@ def _what_loads(description: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in when}
 
 
-def _strangers(held: Path, expected: Path) -> set[str]:
+def strangers(held: Path, expected: Path) -> set[str]:
     """Names of files that were added to a description, and would be loaded with it.
 
-    Loaders of earlier versions may stay: the name of each says what it holds.
+    Loaders of earlier versions may stay: the name of each is the digest of its content.
     """
     extra = _names(held) - _names(expected)
     return {

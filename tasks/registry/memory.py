@@ -7,7 +7,6 @@ this was created, so that an emptied one, or another one at the same address, is
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import ValidationError
 
 from merge_core.errors import MergeflowError, OutputError, did_you_mean
+from merge_core.files.locks import held
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
 from merge_core.output.working_directory import read_plain
@@ -277,17 +277,13 @@ def _write(home: Home, noted: list[KnownRegistry]) -> None:
 
 @contextlib.contextmanager
 def _changing(home: Home) -> Iterator[list[KnownRegistry]]:
-    """What is noted, while nobody else changes it."""
+    """The noted registries, locked against other processes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     lock = _file(home).with_suffix(".lock")
     try:
         make_private_directory(home.path)
-        descriptor = os.open(lock, flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with held(os.open(lock, flags, 0o600)):
             yield _read(home)
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise OutputError(
             f"the registry cannot be noted here: {error.strerror}",

@@ -49,7 +49,7 @@ def ensure_logged_model(
     since is pointed at its new place. The loader of an earlier version is replaced.
 
     Args:
-        name: what to call a new one, else the last part of its reference.
+        name: the name of a new model, by default the last part of its reference.
         run_id: the run that made the checkpoint, if one did.
         registered: also make it loadable by `mlflow.transformers` (this stores its tokenizer).
     """
@@ -209,7 +209,7 @@ def write_description(
 
 
 def _beside(checkpoint: SourceCheckpoint) -> dict[str, Any]:
-    """What may lie beside the files of a checkpoint when it is loaded."""
+    """Names that may lie beside the files of a checkpoint when it is loaded."""
     listed = {file.name for file in checkpoint.files}
     stored = stored_place(checkpoint.directory)
     if stored is not None:
@@ -219,7 +219,7 @@ def _beside(checkpoint: SourceCheckpoint) -> dict[str, Any]:
 
 
 def _loader() -> str:
-    """The module that loads a registered checkpoint, by a name that says what is in it."""
+    """The module that loads a registered checkpoint; its name contains its digest."""
     return f"mergeflow_loader_{hashlib.sha256(_LOADER.read_bytes()).hexdigest()[:8]}"
 
 
@@ -250,7 +250,7 @@ def _signature() -> Any:
 
 
 def _describe(checkpoint: SourceCheckpoint) -> dict[str, str]:
-    """What the UI shows of a checkpoint, from its config alone."""
+    """The facts of a checkpoint that the UI shows, from its config alone."""
     described = {
         "reference": checkpoint.reference,
         "bytes": str(sum(file.size for file in checkpoint.files)),

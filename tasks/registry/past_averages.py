@@ -1,4 +1,4 @@
-"""What was averaged before: one small record for each average, found again by content.
+"""Records of earlier averages: a small file for each, found again by content.
 
 A record names the checkpoints that an average saw and the settings it was made by. It counts while
 what it says still holds, so losing it costs a run whose steps are all found in their caches.
@@ -108,7 +108,7 @@ def _age(path: Path) -> tuple[float, str]:
 
 def _read(path: Path) -> AverageRecord | None:
     """A record; None for one that another version of mergeflow wrote, that is damaged, or that was
-    not written here: it is named by what it is about."""
+    not written here: a record's file is named by the average's key."""
     try:
         record = AverageRecord.model_validate_json(read_own(path, _MAX_BYTES))
     except (OSError, NotOursError, ValidationError):

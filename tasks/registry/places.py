@@ -1,4 +1,4 @@
-"""MLflow's database in a home that was moved or copied: what it keeps of the old place leads here.
+"""MLflow's database in a home that was moved or copied: paths of the old place are rewritten.
 
 MLflow writes down where the files of each experiment, run and model are, as absolute addresses. In
 a home that was copied these lead into the home that it was copied from, and new files would be
@@ -10,7 +10,6 @@ files lie there too. It is read at most, never written.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from merge_core.errors import MergeflowError, StepError, one_line
+from merge_core.files.locks import held
 from merge_core.files.private import open_private, private_umask, write_private
 
 _DIRECTORY, _ARTIFACTS = "mlflow", "artifacts"
@@ -44,7 +44,7 @@ _NOTES = (
     ("logged_model_params", "param_value", "param_key = 'reference'"),
     ("model_version_tags", "value", "key IN ('mergeflow.path', 'mergeflow.reference')"),
 )
-"""Tables, columns and rows that lead to what is there, which may have been left behind."""
+"""Tables, columns and rows that name a place, at which files may have been left behind."""
 _PROXIED = "mlflow-artifacts:/"
 _OBJECT = re.compile(r"(/.+)/store/objects/([0-9a-f]{64})")
 _LARGEST = 1 << 20
@@ -108,7 +108,7 @@ class _Move:
         return value
 
     def note(self, value: str) -> str:
-        """What a note says, if what it is about came along."""
+        """The content of a note, if the files that it names came along."""
         changed = self.address(value)
         return changed if changed == value or _place(changed).exists() else value
 
@@ -258,7 +258,7 @@ def _describe(database: Path, location: str, move: _Move) -> None:
     else:
         directory = _place(location)
     if not directory.resolve().is_relative_to(move.present.resolve()):
-        return  # not here; or a link leads out, to what may be the other home's as well
+        return  # not here; or a link leads out, to a file that the other home may share
     for name, changed in (("checkpoint.json", _changed_json), ("MLmodel", _changed_yaml)):
         path = directory / name
         if not path.is_file() or path.is_symlink() or path.stat().st_size > _LARGEST:
@@ -324,6 +324,5 @@ def _place(address: str) -> Path:
 def _alone(database: Path) -> Iterator[None]:
     """Before or after any registration, never during one: the lock is that of the registry."""
     lock = open_private(database.with_name(database.name + ".lock"))
-    with os.fdopen(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(lock):
         yield

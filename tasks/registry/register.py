@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,14 @@ from pydantic import BaseModel
 
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
+from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
-from tasks.registry.client import Registry, ensure_experiment, open_registry
-from tasks.registry.fallback import FallBackTo, holder_that_stays
+from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
+from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
+from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
 from tasks.registry.last_check import check_what_is_served, check_what_serves
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
@@ -40,12 +43,12 @@ from tasks.registry.versions import (
     ensure_candidate_version,
     ensure_registered_model,
     forget_approval,
-    give_alias,
 )
 from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 
 def register_merge(
@@ -69,15 +72,19 @@ def register_merge(
     roles: Roles = MERGE,
     digest_memo: Path | None = None,
     progress: Progress | None = None,
+    home: Home | None = None,
+    champion_seen: Seen = ANYONE,
 ) -> Registration:
     """Record a merge with its evidence, register base and merged, and let `champion` follow.
 
-    `champion` goes to the merged version when the decision promotes it. Otherwise it stays with the
-    version that holds it, if that one passed against this base and suite or a person approved it
-    (`tasks.registry.fallback`); else it goes to the base version. Running the same registration
-    again completes what is missing and changes nothing else. Directly before the alias moves, every
-    byte of what it will lead to is read and compared (`tasks.registry.last_check`); where it stays
-    with one of the two, all but the bytes of its weights is looked at.
+    An alias that a person pinned, or moved outside of mergeflow, stays where it is
+    (`tasks.registry.alias`). Else `champion` goes to the merged version when the decision promotes
+    it. Otherwise it stays with the version that holds it, if that one passed against this base and
+    suite or a person approved it (`tasks.registry.fallback`); else it goes to the base version.
+    Running the same registration again completes what is missing and changes nothing else. Directly
+    before the alias moves, every byte of what it will lead to is read and compared
+    (`tasks.registry.last_check`); where it stays with one of the two, all but the bytes of its
+    weights is looked at.
 
     Args:
         tracking_uri: `sqlite:////abs/path.db` or the address of an MLflow server.
@@ -85,10 +92,13 @@ def register_merge(
         artifacts: more files for the merge run, by relative name.
         fall_back_to: `base` gives the base the alias whenever a merge is not promoted.
         roles: what base and merged are called in the record.
-        digest_memo: is told what was read.
+        digest_memo: gets the digests that were read.
+        home: where the history of the model is kept, and the lock for its alias.
+        champion_seen: the version that held the alias when the decision was made; another one now
+            was put there meanwhile, and keeps it.
 
     Raises:
-        CheckpointError: what the alias would lead to is not what was evaluated. It stays.
+        CheckpointError: the new target differs from the evaluated checkpoint. The alias stays.
         RegistryUnreachableError: the server did not answer.
         StepError: MLflow refused.
     """
@@ -132,7 +142,11 @@ def register_merge(
         if not is_recorded(run):
             _record(registry, run, facts, model_ids)
         memo = DigestMemo(digest_memo)
-        return _promote(registry, facts, run, model_ids, fall_back_to, memo, progress)
+        versions = _versions(registry, facts, run, model_ids)
+        keeper = AliasKeeper(registry, model_name, home)
+        choice = _Choice(*versions, fall_back_to, champion_seen)
+        stays = _promote(keeper, facts, run, choice, model_ids, memo, progress)
+        return _registration(registry, facts, run, choice, model_ids, stays)
 
 
 def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[str, str]) -> None:
@@ -148,25 +162,30 @@ def _record(registry: Registry, run: Run, facts: MergeFacts, model_ids: Mapping[
         raise
 
 
-def _promote(
-    registry: Registry,
-    facts: MergeFacts,
-    run: Run,
-    model_ids: Mapping[str, str],
-    fall_back_to: FallBackTo,
-    memo: DigestMemo,
-    progress: Progress | None,
-) -> Registration:
-    """Register both versions; the alias is the very last write."""
+@dataclass(frozen=True)
+class _Choice:
+    """What the alias may go to."""
+
+    base: ModelVersion
+    candidate: ModelVersion
+    fall_back_to: FallBackTo
+    seen: Seen
+
+
+def _versions(
+    registry: Registry, facts: MergeFacts, run: Run, model_ids: Mapping[str, str]
+) -> tuple[ModelVersion, ModelVersion]:
+    """Register base and merged as versions."""
     name, manifest, decision = facts.model_name, facts.manifest, facts.decision
-    base_model, merged_model = model_ids[facts.base.digest], model_ids[manifest.digest]
     ensure_registered_model(registry, name)
-    base = ensure_base_version(registry, name, facts.base, base_model, facts.roles)
+    base = ensure_base_version(
+        registry, name, facts.base, model_ids[facts.base.digest], facts.roles
+    )
     candidate = ensure_candidate_version(
         registry,
         name,
         manifest.as_source(),
-        merged_model,
+        model_ids[manifest.digest],
         run.info.run_id,
         decision,
         {
@@ -175,6 +194,7 @@ def _promote(
             "plan_digest": manifest.plan_digest,
             "object_id": manifest.object_id,
             "base_digest": facts.base.digest,
+            "baseline": plain(", ".join(decision.baselines)),
             "suite_digest": facts.suite_digest,
             "pipeline": facts.pipeline_name or "",
             **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
@@ -183,31 +203,79 @@ def _promote(
     )
     if decision.approval is None:
         forget_approval(registry, candidate, decision)
-    served, model, checkpoint = base, base_model, facts.base
-    stays = None
+    return base, candidate
+
+
+def _promote(
+    keeper: AliasKeeper,
+    facts: MergeFacts,
+    run: Run,
+    choice: _Choice,
+    model_ids: Mapping[str, str],
+    memo: DigestMemo,
+    progress: Progress | None,
+) -> Holder | None:
+    """Let the alias follow the decision; what it stays with, and why, where it does not."""
+    registry, name, decision = keeper.registry, keeper.name, facts.decision
+    served, checkpoint = choice.base, facts.base
     if decision.promote:
-        served, model, checkpoint = candidate, merged_model, manifest.as_source()
+        served, checkpoint = choice.candidate, facts.manifest.as_source()
+    model, version = model_ids[checkpoint.digest], str(served.version)
+    state = keeper.settle()
+    stays = None
+    chosen = state.why_it_stays()
+    if chosen is not None and state.holder is not None and state.holder != version:
+        stays = Holder(registry.client.get_model_version(name, state.holder), chosen)
+    elif not decision.promote:
+        digests = (facts.base.digest, facts.suite_digest)
+        stays = holder_that_stays(registry, name, *digests, choice.fall_back_to, facts.roles)
+    said = Chosen(
+        how="run",
+        candidate=str(choice.candidate.version),
+        digest=checkpoint.digest,
+        run_id=run.info.run_id,
+        verdict=decision.verdict,
+        why=stays.why if stays else None,
+        by=decision.approval.by if decision.approval else None,
+    )
+    if stays is not None:
+        digest = stays.version.tags.get(TAG + "digest")
+        keeper.keep(replace(said, digest=digest))
+    elif state.holder == version:
+        check_what_serves(registry, served, model, checkpoint)
+        keeper.keep(said)
     else:
-        stays = holder_that_stays(
-            registry, name, facts.base.digest, facts.suite_digest, fall_back_to, facts.roles
-        )
-    if stays is None:
-        check = partial(check_what_is_served, registry, served, model, checkpoint, memo, progress)
-        glance = partial(check_what_serves, registry, served, model, checkpoint)
-        give_alias(registry, name, str(served.version), run.info.run_id, check, glance)
-    champion = champion_version(registry, name)
-    base_record = as_record(base, base_model, champion)
-    candidate_record = as_record(candidate, merged_model, champion)
+        look_again = check_what_is_served(registry, served, model, checkpoint, memo, progress)
+        registry.client.set_tag(run.info.run_id, TAG + "previous_champion", state.holder or "none")
+        why = keeper.move(version, said, seen=choice.seen, last_look=look_again)
+        holder = keeper.state().holder if why else None
+        if why and holder:
+            stays = Holder(registry.client.get_model_version(name, holder), why)
+            keeper.keep(replace(said, why=why, digest=stays.version.tags.get(TAG + "digest")))
+    return stays
+
+
+def _registration(
+    registry: Registry,
+    facts: MergeFacts,
+    run: Run,
+    choice: _Choice,
+    model_ids: Mapping[str, str],
+    stays: Holder | None,
+) -> Registration:
+    champion = champion_version(registry, facts.model_name)
+    base = as_record(choice.base, model_ids[facts.base.digest], champion)
+    candidate = as_record(choice.candidate, model_ids[facts.manifest.digest], champion)
     if stays is not None:
         holder = as_record(stays.version, stays.version.model_id, champion)
     else:
-        holder = candidate_record if decision.promote else base_record
+        holder = candidate if facts.decision.promote else base
     return Registration(
         tracking_uri=registry.address,
         experiment_id=run.info.experiment_id,
         run_id=run.info.run_id,
-        base=base_record,
-        candidate=candidate_record,
+        base=base,
+        candidate=candidate,
         champion=holder,
         champion_stays=stays.why if stays else None,
     )

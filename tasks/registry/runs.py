@@ -1,6 +1,6 @@
-"""The MLflow run of a merge and its evaluation child runs: what was done, and the scores.
+"""The MLflow run of a merge and its child runs of evaluations: settings, inputs, scores.
 
-A run is found again by the key of what it records, and written to completion however often a
+A run is found again by the key of its content, and written to completion however often a
 writer was interrupted: every write here may be repeated.
 """
 
@@ -30,8 +30,7 @@ from tasks.roles import MERGE, Roles
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_MAX_PARAMS = 200
-_MAX_PARAM_VALUE = 500
+_MAX_PARAMS, _MAX_PARAM_VALUE = 200, 500
 _MAX_TAG_VALUE = 5000
 _OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
@@ -65,7 +64,7 @@ class MergeFacts:
                 "plan": self.manifest.plan_digest,
                 "merged": self.manifest.digest,
                 "base": self.base.digest,
-                # Without what is not there: a key stays when records learn to hold more.
+                # Without empty fields: a key stays the same when records get new ones.
                 "reports": [r.model_dump(mode="json", exclude_none=True) for r in self.reports],
                 "decision": self.decision.model_dump(mode="json", exclude_none=True),
                 "pipeline": self.pipeline_name,
@@ -148,7 +147,7 @@ def record_merge(
 
 
 def metric_name(score: TaskScore) -> str:
-    """What a task's score is called among the metrics of an evaluation's run."""
+    """The name of a task's score among the metrics of an evaluation's run."""
     return f"{_slug(score.task)}/{_slug(score.metric)}"
 
 
@@ -216,7 +215,7 @@ def approval_tags(approval: Approval) -> dict[str, str]:
 
 
 def finish(registry: Registry, run_id: str) -> None:
-    """Mark a run's record as complete; the tag comes last, it is what a later call trusts."""
+    """Mark a run's record as complete. The tag is written last, since later calls trust it."""
     registry.client.set_terminated(run_id, "FINISHED")
     registry.client.set_tag(run_id, TAG + "recorded", "true")
 
@@ -254,6 +253,7 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "base_digest": facts.base.digest,
         "method": manifest.method,
         "verdict": decision.verdict,
+        "baseline": plain(", ".join(decision.baselines)),
         "promote": str(decision.promote).lower(),
         "engine": manifest.engine,
         "pipeline": facts.pipeline_name or "",
@@ -291,7 +291,7 @@ def _params(facts: MergeFacts) -> dict[str, str]:
         "parameters": str(manifest.parameters),
         **_rule(decision),
     }
-    params.update(_flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
+    params.update(flatten("recipe", yaml.safe_load(facts.recipe_yaml)))
     if len(params) > _MAX_PARAMS:
         left = len(params) - _MAX_PARAMS
         params = dict(list(params.items())[:_MAX_PARAMS])
@@ -308,7 +308,7 @@ def _rule(made: Decision) -> dict[str, str]:
     return {f"promote.{name}": repr(value) for name, value in asked.items()}
 
 
-def _flatten(prefix: str, value: Any) -> dict[str, str]:
+def flatten(prefix: str, value: Any) -> dict[str, str]:
     """`{"a": {"b": [1, 2]}}` as `{"prefix.a.b": "[1, 2]"}`; lists of mappings are numbered."""
     if isinstance(value, Mapping):
         parts: Iterable[tuple[Any, Any]] = value.items()
@@ -318,7 +318,7 @@ def _flatten(prefix: str, value: Any) -> dict[str, str]:
         return {prefix: value if isinstance(value, str) else json.dumps(value, default=str)}
     flat: dict[str, str] = {}
     for key, item in parts:
-        flat.update(_flatten(f"{prefix}.{_slug(str(key))}", item))
+        flat.update(flatten(f"{prefix}.{_slug(str(key))}", item))
     return flat
 
 

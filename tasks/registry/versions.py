@@ -1,4 +1,4 @@
-"""Versions of the registered model and the `champion` alias: what is served, moved last of all.
+"""Versions of the registered model and the alias `champion`, which is moved last of all.
 
 The base is a version too, so falling back is an alias move. A candidate that regressed stays
 visible as a version, tagged with its verdict, without the alias.
@@ -7,7 +7,7 @@ visible as a version, tagged with its verdict, without the alias.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from merge_core.records import SourceCheckpoint
@@ -98,7 +98,7 @@ def ensure_candidate_version(
 
 
 def forget_approval(registry: Registry, version: ModelVersion, decision: Decision) -> None:
-    """Remove what a person said about an earlier decision on the same checkpoint.
+    """Remove a person's answer about an earlier decision on the same checkpoint.
 
     The run of that decision keeps it; here it would look like a word on the present one.
     """
@@ -115,31 +115,6 @@ def champion_version(registry: Registry, name: str) -> str | None:
     return str(aliases[CHAMPION]) if CHAMPION in aliases else None
 
 
-def give_alias(
-    registry: Registry,
-    name: str,
-    version: str,
-    run_id: str,
-    check: Callable[[], Callable[[], None]],
-    glance: Callable[[], None],
-) -> None:
-    """Move the alias to a version, noting on the run which version held it before.
-
-    Args:
-        check: raises when the version is not to be served; what it returns is called once more, at
-            the last moment.
-        glance: is called instead when the version holds the alias already.
-    """
-    before = champion_version(registry, name)
-    if before == version:
-        glance()
-        return
-    look_again = check()
-    registry.client.set_tag(run_id, TAG + "previous_champion", before or "none")
-    look_again()
-    registry.client.set_registered_model_alias(name, CHAMPION, version)
-
-
 def as_record(
     version: ModelVersion, model_id: str | None, champion: str | None
 ) -> RegisteredVersion:
@@ -147,7 +122,7 @@ def as_record(
     return RegisteredVersion(
         name=version.name,
         version=str(version.version),
-        digest=version.tags[TAG + "digest"],
+        digest=version.tags.get(TAG + "digest", ""),
         alias=CHAMPION if str(version.version) == champion else None,
         run_id=version.tags.get(TAG + "run_id") or version.run_id or None,
         logged_model_id=model_id,

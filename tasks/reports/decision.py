@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.evaluation.odd_answers import odd_answers
+from tasks.promotion.headline import headline
 from tasks.promotion.reasons import number
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reports.names import distinct_names
@@ -78,17 +80,25 @@ def decision_markdown(
     experts: Sequence[EvaluationReport],
     candidate: EvaluationReport,
     roles: Roles = MERGE,
+    picture: bytes | None = None,
 ) -> str:
-    """The decision with its reasons, then the scores side by side."""
+    """The decision with its reasons, then the scores side by side.
+
+    Args:
+        picture: a PNG of the intervals, which travels inside the page.
+    """
     rows = comparison_rows(decision, base, experts, candidate)
     gate = decision.gate
     lines = [
-        f"## {_headline(decision, roles)}",
+        f"## {headline(decision, roles.the_candidate, roles.the_baseline)}",
         "",
         *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
     ]
     if not rows:
         return "\n".join(lines) + "\n"
+    if picture is not None:
+        inside = base64.b64encode(picture).decode()
+        lines += ["", f"![each interval against its limit](data:image/png;base64,{inside})"]
     lines += [
         "",
         *_scores(rows, column_names(experts), roles),
@@ -117,17 +127,8 @@ def decision_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _headline(decision: Decision, roles: Roles) -> str:
-    stays = f"{roles.the_baseline} stays"
-    if decision.verdict == "promoted":
-        return f"Promoted: {roles.the_candidate} replaces {roles.the_baseline}"
-    if decision.verdict == "fell_back":
-        return f"Fell back: {stays}"
-    return f"Inconclusive: {f'{roles.the_candidate} is taken' if decision.promote else stays}"
-
-
 def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles) -> list[str]:
-    """Everyone's scores. What they mean is a table of its own: one of both is too wide a page."""
+    """Everyone's scores. Their meaning has a table of its own: one table for both is too wide."""
     head = ["task", "metric", roles.baseline, *experts, roles.candidate]
     cells = []
     for row in rows:
@@ -144,7 +145,7 @@ def _may_lose(decision: Decision) -> list[str]:
 def _changes(
     rows: Sequence[ComparisonRow], *, with_experts: bool, may_lose: Sequence[str] | None = None
 ) -> list[str]:
-    """What the scores mean.
+    """The change, interval and outcome of each task.
 
     Args:
         may_lose: for each row what may be lost, where it was measured rather than written.
@@ -169,7 +170,7 @@ def _changes(
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:
-    """What the run answers, and what the alias serves: after a fall-back they may be two things."""
+    """The checkpoint that the run answers, and the alias's: they may differ after a fall-back."""
     champion = registration.champion
     alias = f"models:/{champion.name}@champion"
     lines = [
@@ -180,8 +181,22 @@ def serving_markdown(answer: str, registration: Registration) -> str:
         f" {code(champion.digest[:12])}.",
     ]
     if registration.champion_stays:
-        lines.append(f"* It keeps the alias: {inline(registration.champion_stays)}.")
+        lines.append(f"* It keeps the alias: {inline(registration.champion_stays, LONGEST)}.")
+        if registration.candidate.version != champion.version:
+            candidate = f"models:/{registration.candidate.name}/{registration.candidate.version}"
+            lines.append(f"* This run's merge is {code(candidate)}.")
     return "\n".join(lines) + "\n"
+
+
+def unserved(decision: Decision, registration: Registration | None) -> str | None:
+    """Why a merge that is better does not serve; None where it does, or is not better."""
+    if registration is None or not (decision.promote and registration.champion_stays):
+        return None
+    candidate, champion = registration.candidate, registration.champion
+    return (
+        f"models:/{candidate.name}/{candidate.version} is better and registered, and the alias"
+        f" stays with version {champion.version}: {registration.champion_stays}"
+    )
 
 
 def question_markdown(
@@ -192,7 +207,7 @@ def question_markdown(
     roles: Roles = MERGE,
     serving: Serving | None = None,
 ) -> str:
-    """What a person is shown who has to approve: the reasons, and the scores in a narrow table.
+    """The question to a person who has to approve: the reasons, and the scores in a narrow table.
 
     Args:
         serving: the version that holds the alias now, if one does.

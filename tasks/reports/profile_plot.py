@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.tensors.names import stack_of
 from merge_core.text.plain import plain
+from tasks.reports.figures import GRID, INK, default_style, small_png
 from tasks.reports.names import distinct_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#000000")
-_INK = "#333333"
-_GRID = "#e4e4e4"
 _DPI = 120
 _MAX_PAIR_LINES = 3
 _MAX_LABELS = 12
@@ -26,12 +23,7 @@ _MAX_LABELS = 12
 
 def profile_figure_png(profile: TaskVectorProfile) -> bytes:
     """Lengths and sign conflicts by layer, cosines between models, what trimming keeps. A PNG."""
-    import matplotlib
-
-    # Not as a `matplotlibrc` where we are called may say; and a `$` in a name begins no formula.
-    settings = dict(matplotlib.rcParamsDefault) | {"text.parse_math": False}
-    del settings["backend"]
-    with matplotlib.rc_context(settings):
+    with default_style():
         return _figure_png(profile)
 
 
@@ -63,24 +55,11 @@ def _figure_png(profile: TaskVectorProfile) -> bytes:
         ncols=min(4, len(labels)),
         fontsize=10,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         handlelength=1.4,
     )
     canvas.draw()
-    return _small_png(canvas)
-
-
-def _small_png(canvas: FigureCanvasAgg) -> bytes:
-    """The drawn canvas with a palette of 256 colours: half the size, no visible loss."""
-    from PIL import Image
-
-    size = canvas.get_width_height(physical=True)
-    picture = Image.frombytes("RGBA", size, bytes(canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        buffer, format="png", optimize=True
-    )
-    return buffer.getvalue()
+    return small_png(canvas)
 
 
 def _draw_lengths(axes: Axes, profile: TaskVectorProfile, names: Sequence[str]) -> None:
@@ -116,7 +95,7 @@ def _draw_conflicts(axes: Axes, profile: TaskVectorProfile, names: Sequence[str]
         )
         anyone = [100 * section.any_conflict for section in parts]
         _line(axes, profile, anyone, "any two of all models", _COLOURS[7])
-    axes.axhline(50, color=_INK, lw=0.8, ls=(0, (4, 3)))
+    axes.axhline(50, color=INK, lw=0.8, ls=(0, (4, 3)))
     axes.annotate(
         "chance, for a pair",
         (1, 50),
@@ -125,7 +104,7 @@ def _draw_conflicts(axes: Axes, profile: TaskVectorProfile, names: Sequence[str]
         textcoords="offset points",
         ha="right",
         fontsize=8,
-        color=_INK,
+        color=INK,
     )
     axes.set_ylabel("% of weights both changed")
     axes.set_ylim(0, max(60, axes.get_ylim()[1] * 1.1))
@@ -142,7 +121,7 @@ def _draw_kept(axes: Axes, profile: TaskVectorProfile, names: Sequence[str]) -> 
         kept = [0.0, *(100 * profile.overall.kept[index][k] for k in order), 100.0]
         colour = _COLOURS[index % len(_COLOURS)]
         axes.plot(densities, kept, color=colour, lw=1.8, marker="o", ms=4, label=name)
-    axes.plot([0, 1], [0, 100], color=_INK, lw=0.8, ls=(0, (4, 3)))
+    axes.plot([0, 1], [0, 100], color=INK, lw=0.8, ls=(0, (4, 3)))
     axes.set_xlabel("density: share of weights kept")
     axes.set_ylabel("% of squared norm kept")
     axes.set_xlim(0, 1)
@@ -158,7 +137,7 @@ def _draw_cosines(
     for (i, j), cosine in zip(profile.pairs, profile.overall.cosines, strict=True):
         if cosine is not None:
             matrix[i][j] = matrix[j][i] = cosine
-    axes.set_facecolor(_GRID)
+    axes.set_facecolor(GRID)
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for i, j in profile.pairs if count <= _MAX_LABELS else ():
         cosine = matrix[i][j]
@@ -170,22 +149,22 @@ def _draw_cosines(
                 ha="center",
                 va="center",
                 fontsize=10 if count < 5 else 8,
-                color="white" if abs(cosine) > 0.6 else _INK,
+                color="white" if abs(cosine) > 0.6 else INK,
             )
     numbers = [str(index + 1) for index in range(count)]
     axes.set_xticks(range(count), names if count == 2 else numbers)
     rows = names if count == 2 else [f"{name}  {k}" for name, k in zip(names, numbers, strict=True)]
     axes.set_yticks(range(count), rows)
-    axes.tick_params(length=0, labelsize=9, colors=_INK)
+    axes.tick_params(length=0, labelsize=9, colors=INK)
     axes.spines[:].set_visible(False)
-    axes.set_title("Cosine between task vectors", loc="left", fontsize=11, color=_INK)
+    axes.set_title("Cosine between task vectors", loc="left", fontsize=11, color=INK)
     bar = figure.colorbar(image, ax=axes, shrink=0.85, ticks=[-1, 0, 1])
     bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=8, colors=_INK)
+    bar.ax.tick_params(length=0, labelsize=8, colors=INK)
 
 
 def _parts(profile: TaskVectorProfile) -> list[Section]:
-    """What is along the x axis: embeddings, the layers, the head; without layers every group."""
+    """The sections on the x axis: embeddings, the layers, the head; without layers all groups."""
     groups = {section.name: section for section in profile.groups}
     if not profile.layers:
         return list(groups.values())
@@ -241,7 +220,7 @@ def _label_parts(axes: Axes, profile: TaskVectorProfile) -> None:
     for k in range(1, len(parts)):
         one, other = stacks[k - 1], stacks[k]
         if one and other and one[0] != other[0]:
-            axes.axvline(positions[k] - 0.5, color=_INK, lw=0.8)
+            axes.axvline(positions[k] - 0.5, color=INK, lw=0.8)
     if profile.layers:
         axes.set_xlabel("layer")
 
@@ -259,18 +238,18 @@ def _part_label(section: Section) -> str:
 
 
 def _finish(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
-    axes.grid(axis="y", color=_GRID, lw=0.8)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.grid(axis="y", color=GRID, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(length=3, labelsize=9, color="#999999", labelcolor=_INK)
+    axes.tick_params(length=3, labelsize=9, color="#999999", labelcolor=INK)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(fontsize=9, color=_INK)
+        label.set(fontsize=9, color=INK)
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=9, frameon=False, loc="lower left", labelcolor=_INK)
+    axes.legend(fontsize=9, frameon=False, loc="lower left", labelcolor=INK)
 
 
 def _clipped(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The version that serves now, as somebody is shown it who may replace it."""
+"""The version that serves now, as the question to an approver shows it."""
 
 from __future__ import annotations
 

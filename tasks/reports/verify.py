@@ -109,7 +109,7 @@ def _item(finding: Finding) -> str:
 
 
 def _sentence(text: str) -> Markdown:
-    """A whole message, of which nothing may be cut."""
+    """A whole message, uncut."""
     return inline(text, LONGEST)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hmac
 import os
 import secrets
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core.errors import MergeflowError
+from merge_core.files.locks import held
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
 
@@ -55,7 +55,8 @@ class Login:
     def admits(self, given: str) -> bool:
         """Whether a text is this login, with its name or without; takes the same time for any."""
         taken = (self.text, self.password, f"{self.user}:{self.password}")
-        same = [hmac.compare_digest(given.encode(), each.encode()) for each in taken]
+        text = given.encode(errors="surrogatepass")  # JSON may hold half a character
+        same = [hmac.compare_digest(text, each.encode()) for each in taken]
         return bool(given) and any(same)
 
 
@@ -161,8 +162,5 @@ def _alone(home: Home) -> Iterator[None]:
     """One command at a time makes the password; the others find it."""
     make_private_directory(home.path)
     directory = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    with held(directory):
         yield
-    finally:
-        os.close(directory)

@@ -1,4 +1,4 @@
-"""What is written down of a running local stack: where its servers are and who holds it up."""
+"""The record of a running local stack: the addresses of its servers, and its processes."""
 
 from __future__ import annotations
 

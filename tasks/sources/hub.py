@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub: what a repository holds, checked before any weight comes.
+"""Checkpoints on the Hugging Face Hub: a repository is checked before any weight is fetched.
 
 The headers of remote safetensors files are read with ranged requests, so a merge of checkpoints
 that do not fit together is refused within seconds instead of after a download.
@@ -147,7 +147,7 @@ def remote_facts(reference: str, listing: HubListing) -> CheckpointFacts:
     """Config and tensor headers of a repository, by one ranged request for each shard.
 
     Raises:
-        CheckpointError: a file is not what its format says.
+        CheckpointError: a file contradicts its format.
         HubUnreachableError: the Hub did not answer.
     """
     from huggingface_hub import hf_hub_download
@@ -180,7 +180,7 @@ def _with_used_weights(listing: HubListing, is_adapter: bool) -> HubListing:
         stem = stem_of(names)
         weight_map = _weight_map(listing, stem) if stem else None
         if stem is None or (weight_map is None and f"{stem}{INDEX_SUFFIX}" in names):
-            return listing  # whoever opens it says what is wrong
+            return listing  # the fault is told where the index is opened
         used = used_files(stem, weight_map)
     if not used & names:
         return listing
@@ -194,7 +194,7 @@ def _with_used_weights(listing: HubListing, is_adapter: bool) -> HubListing:
 
 
 def _weight_map(listing: HubListing, stem: str) -> dict[str, str] | None:
-    """What the index of a repository says; None where there is none, or none that says it."""
+    """The content of a repository's index; None where there is none, or none that can be read."""
     path = read_small_file(listing.repository, listing.commit, f"{stem}{INDEX_SUFFIX}")
     try:
         return weight_map_in(path) if path else None
@@ -226,10 +226,10 @@ def _refuse_doubtful_index(listing: HubListing) -> None:
 
 
 def download(listing: HubListing, progress: Progress | None = None) -> Path:
-    """Fetch the model files of a repository into the Hub's own cache; what is there is kept.
+    """Fetch the missing model files of a repository into the Hub's own cache.
 
     Raises:
-        OutputError: the disk has no room for what is missing.
+        OutputError: the disk has no room for the missing files.
         HubUnreachableError: the Hub stopped answering.
     """
     from huggingface_hub import snapshot_download
@@ -269,10 +269,10 @@ def downloaded(reference: HubReference) -> Path:
 
 
 def check_download(listing: HubListing, source: SourceCheckpoint | SourceAdapter) -> None:
-    """Compare what was downloaded with the digests that the Hub publishes.
+    """Compare the downloaded files with the digests that the Hub publishes.
 
     Raises:
-        CheckpointError: a file's content is not what the Hub says.
+        CheckpointError: a file's content has another digest than the Hub published.
     """
     published = {file.name: file.sha256 for file in listing.files if file.sha256}
     for file in source.files:

@@ -1,16 +1,14 @@
 """From the references of a recipe to checkpoints on this disk, in two steps.
 
 *Locate* is cheap: paths, Hub commits and remote headers, enough to refuse a hopeless merge. *Fetch*
-downloads what is missing and identifies every file by its digest.
+downloads missing files and identifies every file by its digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merge_core.checkpoints.sources import (
@@ -91,7 +89,7 @@ def locate_all(
     """Find every checkpoint, and compare headers before anything is downloaded.
 
     Args:
-        tolerance: in what they may differ (`Tolerance.of(recipe)`).
+        tolerance: the differences that are allowed (`Tolerance.of(recipe)`).
 
     Raises:
         CheckpointError: a reference leads nowhere, or to something that is refused.
@@ -138,8 +136,8 @@ def _locate(
 
 
 def _listed(reference: HubReference, is_adapter: bool) -> HubListing:
-    """What a repository holds. Where a directory may have been meant, its name is in the error,
-    which then is no reason to wait and try again."""
+    """The files of a repository. Where the reference may mean a directory, the error names it;
+    then there is no reason to wait and try again."""
     try:
         require_connection(reference.repository)
         return list_repository(reference, is_adapter=is_adapter)
@@ -156,7 +154,7 @@ def _listed(reference: HubReference, is_adapter: bool) -> HubListing:
 def fetch(
     location: Location, memo: DigestMemo, progress: Progress | None = None
 ) -> SourceCheckpoint:
-    """Download what is missing, check headers, and identify the checkpoint by its content.
+    """Download missing files, check headers, and identify the checkpoint by its content.
 
     Raises:
         CheckpointError: damaged or refused files, or other content than a registry says or than
@@ -187,7 +185,7 @@ def fetch(
 def fetch_adapter(
     location: Location, memo: DigestMemo, progress: Progress | None = None
 ) -> SourceAdapter:
-    """Download what is missing of a LoRA adapter, check it, and identify it by its content.
+    """Download missing files of a LoRA adapter, check it, and identify it by its content.
 
     Raises:
         CheckpointError: no adapter, a kind that is refused, or damaged files.
@@ -232,40 +230,10 @@ def fetch_all(
 ) -> dict[str, SourceCheckpoint]:
     """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands.
 
-    What is here is identified several at a time: a file is hashed by one thread, and many a model
-    is one file. What is not is downloaded one after the other, with several connections each.
+    Checkpoints on this disk are identified several at a time: one thread hashes a file, and many a
+    model is one file. The others are downloaded one by one, with several connections each.
     """
     locations = locate_all(references, home, beside, tolerance=tolerance).locations
-    return _fetched(locations, home, progress)
-
-
-class Found(NamedTuple):
-    """The checkpoints of a recipe; without digests, if they can still be `identify`-ed."""
-
-    sources: dict[str, SourceCheckpoint]
-    identify: Callable[[Progress], dict[str, SourceCheckpoint]] | None
-
-
-def find_all(
-    references: Sequence[str],
-    home: Home,
-    beside: Path | None = None,
-    progress: Progress | None = None,
-    *,
-    tolerance: Tolerance = STRICT,
-) -> Found:
-    """As `fetch_all`; but what is on this disk already is to be identified by the caller, who may
-    have better to do than to wait for it."""
-    locations = locate_all(references, home, beside, tolerance=tolerance).locations
-    if any(location.is_remote for location in locations):
-        return Found(_fetched(locations, home, progress), None)
-    sources = {location.reference: undigested(location) for location in locations}
-    return Found(sources, partial(_fetched, locations, home))
-
-
-def _fetched(
-    locations: Sequence[Location], home: Home, progress: Progress | None
-) -> dict[str, SourceCheckpoint]:
     memo, shared = DigestMemo(home.digest_memo), SharedProgress(progress)
     here = [location for location in locations if not location.is_remote]
 
@@ -343,19 +311,19 @@ def _refuse_what_is_not_stored(
     problems = object_problems(place, memo, progress=progress)
     if problems:
         raise CheckpointError(
-            f"the object {place.name} in the store is not what it was: {some(problems)}",
+            f"the object {place.name} in the store has changed: {some(problems)}",
             where=location.reference,
             mend="run the pipeline that made it again: it is set aside, and merged again",
         )
 
 
 def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Location:
+    from tasks.registry.addresses import place_of_version
     from tasks.registry.client import default_tracking_uri
-    from tasks.registry.lineage import lineage
     from tasks.registry.memory import note_store_of
 
     address = tracking_uri or default_tracking_uri(home)
-    root = lineage(uri, address).root
+    root = place_of_version(uri, address)
     if root.path is None:
         raise CheckpointError("this version has no recorded place on disk", where=reference)
     note_store_of(root.path, address)

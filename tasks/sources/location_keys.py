@@ -14,7 +14,7 @@ from tasks.sources.locate import Location
 
 
 def location_key(location: Location) -> str:
-    """What the cached result of `fetch` depends on: the commit, or every file as it is on disk."""
+    """The key of the cached result of `fetch`: the commit, or every file as it is on disk."""
     if location.listing:
         place = location.listing.model_dump(mode="json", exclude={"weights_beside"})
     else:

@@ -1,4 +1,4 @@
-"""What a checkpoint reference in a recipe means: a directory, a Hub repository, a registered model.
+"""The meaning of a checkpoint reference: a directory, a Hub repository, a registered model.
 
 A directory is looked for beside the file that names it, then in the current directory; one that
 exists always wins over a Hub repository of the same name. A path that does not exist is never
@@ -96,7 +96,7 @@ def parse_reference(text: str, beside: Path | None = None, home: Home | None = N
 
 
 def parse_plain(text: str, beside: Path | None = None, home: Home | None = None) -> PlainReference:
-    """What a reference without adapter, or one half of one with it, refers to.
+    """The place that a reference without adapter, or one half of one with it, refers to.
 
     `$MERGEFLOW_HOME` (the data directory) and `$MERGEFLOW_ZOO` (the example models in it) may be
     used in paths.

@@ -40,6 +40,8 @@ class TaskArrays:
     """Share of the task's documents that have been evaluated."""
     experts: Sequence[Floats] = ()
     """[..., documents] each."""
+    origin: Floats | None = None
+    """[..., documents] of what the experts were made from; None: the baseline."""
 
     @cached_property
     def bound(self) -> Floats:
@@ -123,5 +125,6 @@ def part_of(task: TaskArrays, seen: NDArray[np.bool_]) -> TaskArrays:
         baseline=task.baseline[..., seen],
         candidate=task.candidate[..., seen],
         experts=tuple(each[..., seen] for each in task.experts),
+        origin=None if task.origin is None else task.origin[..., seen],
         information=part.documents / task.sampling.documents,
     )

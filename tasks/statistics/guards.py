@@ -124,7 +124,8 @@ def with_pseudo_group(
     alone. The pseudo-group stands for those that were not drawn.
 
     Args:
-        mean, variance: of the mean change, [...].
+        mean: the mean change, [...].
+        variance: of that mean, [...].
         size: documents of a group.
         sign: -1 for a group that was lost, 1 for one that was gained.
     """

@@ -37,8 +37,9 @@ def judge(
 
     Promoted needs everything: the weighted mean change certainly above `exceed`, and every task
     certainly not worse than minus its margin, at a one-sided `alpha` over all looks. It fell back
-    if a task has no finite value, certainly lost its margin, or if the mean is certainly not above
-    `exceed`, if certainly too little of an expert was kept, or if there is hardly a chance left.
+    if a task has no finite value, certainly lost its margin, or lost anything where it must hold;
+    if the mean is certainly not above `exceed`, if certainly too little of an expert was kept, or
+    if there is hardly a chance left.
     Margins come from the baseline and the experts alone, so they are those of `plan`. The same
     arrays in the same order give the same result to the last bit.
 
@@ -65,7 +66,8 @@ def judge(
     primary = _primary_result(judged, rule)
     verdict: Verdict = "promoted" if judged.promoted[0] else "inconclusive"
     invalid = any(result.outcome == "invalid" for result in results)
-    if judged.fell_back[0] or invalid:
+    lost = any(result.outcome == "regressed" for result in results)
+    if judged.fell_back[0] or invalid or lost:
         verdict = "fell_back"
     chance = float(judged.chance[0])
     return GateResult(
@@ -99,6 +101,9 @@ def _task_result(task: CheckedTask, arrays: TaskArrays, judged: Judged, index: i
     outcome: Outcome = "held" if guard.held[0] else "unclear"
     if blame <= judged.level:
         outcome = "regressed"
+    unclipped = float(sampling.mean(arrays.candidate - arrays.baseline)[0])
+    if own.must_hold and unclipped < 0:
+        outcome = "regressed"
     if non_finite:
         outcome = "invalid"
     is_binary = own.kind == "binary"
@@ -112,7 +117,7 @@ def _task_result(task: CheckedTask, arrays: TaskArrays, judged: Judged, index: i
         change=change,
         low=low,
         high=high,
-        unclipped_change=float(sampling.mean(arrays.candidate - arrays.baseline)[0]),
+        unclipped_change=unclipped,
         unit=unit,
         change_units=change / unit,
         low_units=low / unit,

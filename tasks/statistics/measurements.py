@@ -47,6 +47,10 @@ class TaskMeasurement:
     """Frozen with the suite, in the metric's own unit; None: taken from the baseline here."""
     margin: float | None = None
     """In units: this task's own guard margin, never widened. None: the rule's."""
+    must_hold: bool = False
+    """Whether the candidate's score may not be lower than the baseline's at all, as measured."""
+    origin: ArrayLike | None = None
+    """[documents]: of what the experts were made from. None: the baseline."""
     evaluated: ArrayLike | None = None
     """[documents] of bool: what the candidate has been evaluated on so far. None: everything."""
 
@@ -67,6 +71,8 @@ class CheckedTask:
     evaluated: NDArray[np.bool_]
     left_out: int
     """Documents that weigh nothing, or for which the baseline has no finite value."""
+    origin: Floats | None = None
+    """[1, documents] of what the experts were made from; None: the baseline."""
 
     @property
     def sign(self) -> float:
@@ -87,6 +93,8 @@ def checked(task: TaskMeasurement) -> CheckedTask:
     columns = {"weights": weights}
     if task.candidate is not None:
         columns["candidate"] = _column(task, "candidate", task.candidate)
+    if task.origin is not None:
+        columns["origin"] = _column(task, "origin", task.origin)
     experts = {name: _column(task, name, each) for name, each in task.experts.items()}
     labels = {"clusters": task.clusters, "strata": task.strata, "evaluated": task.evaluated}
     given = {name: np.asarray(each) for name, each in labels.items() if each is not None}
@@ -115,7 +123,9 @@ def checked(task: TaskMeasurement) -> CheckedTask:
     everything = np.ones(count, dtype=bool)
     evaluated = given.get("evaluated", everything).astype(bool)[kept]
     _need(task, bool(evaluated.any()), "no document has been evaluated")
-    candidate = columns.get("candidate")
+    candidate, origin = columns.get("candidate"), columns.get("origin")
+    if origin is not None and not np.all(np.isfinite(origin[kept])):
+        origin = None
     return CheckedTask(
         measurement=task,
         sampling=Sampling(
@@ -130,6 +140,7 @@ def checked(task: TaskMeasurement) -> CheckedTask:
             for name, each in experts.items()
             if np.all(np.isfinite(each[kept]))
         },
+        origin=None if origin is None else sign * origin[None, kept],
         places=np.flatnonzero(kept),
         evaluated=evaluated,
         left_out=int(count - kept.sum()),

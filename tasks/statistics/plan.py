@@ -64,6 +64,7 @@ def planned_task(
         share=share,
         rule=rule,
         experts=tuple(task.experts.values()),
+        origin=task.origin,
     )
     return arrays, planned(arrays)
 

@@ -52,7 +52,8 @@ class TaskResult:
     name: str
     kind: str
     outcome: Outcome
-    """`held`: certainly did not lose the margin. `regressed`: certainly lost more, by Holm."""
+    """`held`: certainly did not lose the margin. `regressed`: certainly lost more, by Holm; or lost
+    anything, where it must hold."""
     baseline: float
     candidate: float
     """Scores as the metric has them, on the documents compared."""

@@ -22,7 +22,7 @@ class Retention(NamedTuple):
     """One expert on one task, in the values' own unit: [...] each."""
 
     gain: Floats
-    """The expert's own gain over the baseline."""
+    """The expert's own gain over what it was made from."""
     is_certain: Bools
     """The gain is certainly above 0; elsewhere nothing can be kept."""
     kept: Floats
@@ -41,14 +41,15 @@ def retention(task: TaskArrays, expert: Floats, level: float) -> Retention:
     """
     degrees = task.sampling.degrees
     quantile = float(student_quantile(level, degrees))
-    gain = spread_of(expert - task.baseline, task.sampling)
+    before = task.baseline if task.origin is None else task.origin
+    gain = spread_of(expert - before, task.sampling)
     is_certain = (gain.mean > quantile * np.sqrt(gain.larger)) & task.is_large_enough
     share = task.rule.share
-    rest = task.candidate - (1.0 - share) * task.baseline - share * expert
+    rest = task.candidate - (1.0 - share) * before - share * expert
     left = spread_of(rest, task.sampling)
     error = np.sqrt(left.larger)
     p = below_probability(ratio(left.mean, error), degrees)
-    candidates_gain = task.sampling.mean(task.candidate - task.baseline)
+    candidates_gain = task.sampling.mean(task.candidate - before)
     positive = gain.mean > 0
     kept = np.where(positive, candidates_gain / np.where(positive, gain.mean, 1.0), np.nan)
     return Retention(

@@ -1,4 +1,4 @@
-"""What of a home's store is still needed, and the removal of the rest.
+"""Which items of a home's store are still needed, and the removal of the others.
 
 Public: `retention.survey`, `retention.tidy`, `retention.retain`. It asks every registry that used
 the store, so it imports `registry`.

@@ -1,12 +1,11 @@
 """What lies in the store: size and age of each thing, and whether it has to stay.
 
-Links are looked at as links. What one leads to outside the store is not ours, and never touched.
+Links are looked at as links. A link's target outside the store is not ours, and never touched.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from merge_core.files.locks import try_lock
 from merge_core.files.removal import mounted_below
 from merge_core.homes.home import Home
 from merge_core.output.manifest import MANIFEST_NAME
@@ -58,7 +58,7 @@ def look_at_store(home: Home, needs: Needs, older_than_seconds: float) -> list[S
     found = [_look(home, place, path) for place in _KINDS for path in _entries(home, place)]
     kept: dict[Path, str] = {}
     before = -1
-    while len(kept) != before:  # what a link in a kept thing leads to is kept as well
+    while len(kept) != before:  # the target of a link in a kept item is kept as well
         before = len(kept)
         for each in found:
             why = kept.get(each.path) or _why(each, needs, older_than_seconds)
@@ -76,7 +76,7 @@ def labels_of_stored(home: Home) -> list[Labels]:
 
 
 def labels_of_quarantined(home: Home, item: Quarantined) -> Labels:
-    """By what a thing in the quarantine can be known: as if it were where it was."""
+    """The names by which an item in the quarantine can be known: those of its former place."""
     return _labels(home, item.place, home.path / "store" / item.place / item.name, item)
 
 
@@ -178,8 +178,8 @@ def _entries(home: Home, place: Place) -> Iterator[Path]:
 
 
 def _tree(top: Path) -> Iterator[tuple[os.stat_result, str | None]]:
-    """Every entry of a tree with what it is, and where it leads if it is a link; what cannot be
-    read is passed over."""
+    """Every entry of a tree with its kind, and its target if it is a link. Passes over entries that
+    cannot be read."""
     pending = [str(top)]
     while pending:
         path = pending.pop()
@@ -206,9 +206,8 @@ def _is_locked(staging: Path) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not try_lock(descriptor)
     except OSError:
         return True
     finally:
         os.close(descriptor)
-    return False

@@ -1,4 +1,4 @@
-"""What the registries that used the store need of it; one that does not say stops every removal.
+"""The items of a store that registries need; a registry without an answer stops every removal.
 
 Texts from registries lead to the store by an object's id, by a model digest, or by a path whose
 real place is in an object, however the home is reached.
@@ -43,12 +43,12 @@ _CREDENTIALS = tuple(f"MLFLOW_TRACKING_{key}" for key in ("USERNAME", "PASSWORD"
 
 
 class NotAskedError(StepError):
-    """A registry that used the store does not say what it serves."""
+    """A registry that used the store does not tell which items it serves."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """By what a thing in the store can be known."""
+    """The names by which an item of the store can be known."""
 
     ids: frozenset[str]
     """Object id, model digest."""
@@ -58,7 +58,7 @@ class Labels:
 
 @dataclass
 class Needs:
-    """What must stay, by id and by real path, each with the reason."""
+    """The items that must stay, by id and by real path, each with the reason."""
 
     ids: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Needs:
         return found[0] if found else None
 
     def take(self, other: Needs) -> None:
-        """Take in what another source said, after what is known already."""
+        """Add the needs of another source, after those that are known already."""
         self.ids = other.ids | self.ids
         self.places = other.places | self.places
 
@@ -96,7 +96,7 @@ def ask_registries(
     *,
     foreign: Collection[str] = (),
 ) -> Needs:
-    """Ask every registry that used the store, and one more, what they serve.
+    """Ask every registry that used the store, and one more, which items they serve.
 
     Args:
         named: the address of one more, which must answer too; None for none.
@@ -105,7 +105,7 @@ def ask_registries(
         foreign: `models:/NAME/VERSION` whose files need not be read: a person vouches for them.
 
     Raises:
-        NotAskedError: one of them does not answer, refuses, is gone, or is not what it was.
+        NotAskedError: one of them does not answer, refuses, is gone, or was replaced.
         MergeflowError: the home's note of them is damaged, or the named one is not to be asked.
     """
     needs, failures = Needs(), list[str]()
@@ -114,7 +114,7 @@ def ask_registries(
         try:
             said, found = _answer(home, asked, things)
         except MergeflowError as error:
-            if not asked.noted:  # what the command itself named
+            if not asked.noted:  # the command itself named it
                 raise
             if not (asked.is_from_averages and _is_the_embedded(home, asked.address)):
                 failures.append(asked.failure(error))
@@ -172,7 +172,7 @@ class _Asked:
         return bool(self.noted) and not own and not any(each.noted for each in self.noted)
 
     def failure(self, error: MergeflowError) -> str:
-        """What is wrong with it and what can be done, in a clause."""
+        """The fault and its remedy, in a clause."""
         where = "" if error.where in (None, self.address) else f" ({error.where})"
         return (
             f"{self.address}{where}: {error.what} (start it, bring it back, or give its"
@@ -213,7 +213,7 @@ def _answer(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs,
 
 
 def _ask(home: Home, asked: _Asked, things: Sequence[Labels]) -> tuple[Needs, list[Files]]:
-    """What the records of one registry lead to, and the files of its versions."""
+    """The items that the records of one registry lead to, and the files of its versions."""
     if asked.uri == STACK:
         raise MergeflowError(
             "its server is not up: start `mergeflow up`", where=str(home.stack_file)
@@ -279,8 +279,8 @@ def _in_any_workspace(registry: Registry, noted: KnownRegistry) -> bool:
 
 
 def _is_the_embedded(home: Home, address: str) -> bool:
-    """Whether what was registered at a server of this machine is all in the home's own database:
-    it was the server of a `mergeflow up` that has ended."""
+    """Whether a server's records are all in the home's own database: it was the MLflow server of a
+    `mergeflow up` that has ended."""
     local = urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
     if not local or not embedded_database(home).exists():
         return False
@@ -308,7 +308,7 @@ def _averages_at(home: Home, address: str) -> Iterator[AverageRecord]:
 
 
 def _read_files(home: Home, needs: Needs, files: Sequence[tuple[str, Files]]) -> list[str]:
-    """Take in what the files of versions say; what is wrong with those that cannot be read."""
+    """Add the needs in the files of versions; return the faults of files that cannot be read."""
     store, failures = (home.path / "store").resolve(), []
     for uri, each in dict.fromkeys(files):
         local = local_path(each.uri)

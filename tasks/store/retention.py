@@ -1,4 +1,4 @@
-"""What of the store is still needed, and the removal of the rest, by way of the quarantine.
+"""Which items of the store are still needed; the others are removed by way of the quarantine.
 
 Needed is what any registry that used the store refers to: every version, with an alias or without.
 Then the latest averages of each configuration, and what is so young that a run may be about to
@@ -79,7 +79,7 @@ def survey(
         foreign: `models:/NAME/VERSION` of versions whose files need not be read.
 
     Raises:
-        NotAskedError: a registry does not say what it serves.
+        NotAskedError: a registry does not tell which items it serves.
     """
     needs = _needs(home, tracking_uri, keep, foreign)
     return look_at_store(home, needs, older_than_seconds)
@@ -118,19 +118,19 @@ def tidy(
     at_once: Collection[str] | None = (),
     foreign: Collection[str] = (),
 ) -> Tidied:
-    """Move what is without use to the quarantine, ask again, and delete what has waited there.
+    """Move unused items to the quarantine, ask again, and delete items that have waited there.
 
-    What was registered while this looked goes back. So does everything, when a registry does not
+    An item that was registered meanwhile goes back. All items go back when a registry does not
     answer the second time.
 
     Args:
         items: of `survey`.
-        keep_for: seconds until what is moved now may be deleted.
-        at_once: names of what is deleted now, without waiting; None for everything.
+        keep_for: seconds until the items that are moved now may be deleted.
+        at_once: names of items that are deleted now, without waiting; None for all items.
         foreign: as in `survey`.
 
     Raises:
-        NotAskedError: a registry does not say what it serves; nothing was removed.
+        NotAskedError: a registry does not tell which items it serves; nothing was removed.
         OutputError: there can be no quarantine here.
     """
     with one_at_a_time(home):
@@ -184,10 +184,10 @@ def retain(
     keep: int,
     discarded: Collection[str] = (),
 ) -> list[StoredItem]:
-    """Keep the latest averages of a configuration; what was removed of the store.
+    """Keep the latest averages of a configuration; return the items removed from the store.
 
-    What was only tried is deleted now. An older average waits in the quarantine until the next
-    average is made, so that the disk holds one more than are kept.
+    An average that was only tried is deleted now. An older average waits in the quarantine until
+    the next average is made, so that the disk holds one more than are kept.
 
     Args:
         model: the registered model, if there is one.
@@ -225,7 +225,7 @@ def _settle(
     at_once: Collection[str] | None,
     foreign: Collection[str],
 ) -> Tidied:
-    """Put back what is needed, and delete what has waited for long enough."""
+    """Put back needed items, and delete items that have waited for long enough."""
     waiting = quarantined(home)
     if not waiting:
         return Tidied()

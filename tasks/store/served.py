@@ -1,4 +1,4 @@
-"""What one registry says about checkpoints: its versions, the models behind them, and their files.
+"""One registry's records of checkpoints: its versions, the models behind them, their files.
 
 Everything is handed on as text with the version that says it. Whether a text leads to the store is
 decided in `tasks.store.needs`: versions made in MLflow's own pages have no tags of ours.
@@ -24,7 +24,7 @@ _MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 _RUN_SOURCE = re.compile(r"runs:/+([0-9a-f]{32})\b")
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _OF_ANCESTORS = {TAG + key for key in ("base_digest", "recipe_digest", "plan_digest", "reasons")}
-"""Tags of a version that are about what it was made of: an input of a merge is not served by it."""
+"""Tags of a version that name its ingredients: a version does not serve its merge's inputs."""
 _OF_OUR_RUNS = [TAG + key for key in ("object_id", "digest", "path")]
 
 
@@ -43,10 +43,10 @@ class Files:
 
 @dataclass
 class Served:
-    """What a registry's records say."""
+    """The content of a registry's records."""
 
     texts: list[tuple[str, str]] = field(default_factory=list)
-    """Who says it (a version or model, for people), and what it says."""
+    """Pairs of a version or model, as people know it, and the text of its record."""
     files: list[Files] = field(default_factory=list)
 
 
@@ -144,7 +144,7 @@ class _Reader:
         self._say(who, *model.tags.values(), *model.params.values())
 
     def _say_run(self, who: str, run: Run) -> set[str]:
-        """What a run says; ids of the models that it made."""
+        """Add the content of a run; return the ids of the models that it made."""
         tags = run.data.tags
         if TAG + "kind" in tags:
             self._say(who, *(tags.get(key) for key in _OF_OUR_RUNS))
@@ -206,7 +206,7 @@ class _Reader:
 
     @staticmethod
     def _or_none(ask: Any, *arguments: str) -> Any:
-        """What a call gives; None for what has been deleted."""
+        """The answer of a call; None for a record that has been deleted."""
         from mlflow.exceptions import MlflowException
 
         try:

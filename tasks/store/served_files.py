@@ -1,4 +1,4 @@
-"""The files of a registered version, read for what they say about checkpoints; nothing is loaded.
+"""The files of a registered version, searched for names of checkpoints; nothing is loaded.
 
 A version may lead to a checkpoint by its `MLmodel`, a file beside it, or a link, whatever its tags.
 """
@@ -29,17 +29,17 @@ _MOST, _DEEPEST = 2000, 8
 _DOCUMENTS = ("MLmodel", ".json", ".yaml", ".yml")
 _OUR_FILES = ("MLmodel", "checkpoint.json")
 _OF_ANCESTORS = {MANIFEST_NAME, SUMS_NAME, RECIPE_NAME}
-"""What a merge says of its inputs: they are not served by it."""
+"""Files in which a merge names its inputs, which a version does not serve."""
 _PATH = re.compile(r"(?:file:)?/[^\s\"'<>|\\\x00-\x1f]{2,4096}")
 _QUOTED = re.compile(r'"(/[^"\n]{2,4096})"')
 
 
 class UnreadableFilesError(StepError):
-    """The files of a registered version cannot be read, so what it serves is not known."""
+    """The files of a registered version cannot be read, so the items that it serves are unknown."""
 
 
 def texts_in(files: Files, tracking_uri: str) -> Iterator[str]:
-    """What the files of a version say: each whole, then the strings and paths in it.
+    """The texts of a version's files: each file whole, then the strings and paths in it.
 
     Files that are gone say nothing: no version can be loaded from them.
 

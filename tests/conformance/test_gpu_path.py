@@ -89,6 +89,7 @@ def test_columns_are_summed_in_one_order_on_a_gpu(shape: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "della", "slerp", "sce"])
+@pytest.mark.slow
 def test_blocks_and_workers_change_no_byte_on_a_gpu(
     method: str, models: Zoo, tmp_path: Path, pretend_gpu: type[Visits]
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_gpu_without_enough_memory_says_what_to_do_and_loses_nothing(
     assert mended.object_id == whole.object_id
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_short_of_memory_merges_without_keeping_inputs(
     models: Zoo, tmp_path: Path, pretend_gpu: type[Visits], monkeypatch: pytest.MonkeyPatch
 ) -> None:

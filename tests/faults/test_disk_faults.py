@@ -147,6 +147,7 @@ def tensors_taken_over(command: ForkedCommand) -> int:
     return bytes_taken_over(command.trace) // TENSOR_BYTES
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_from_the_start_is_left_as_it_was(
     server: ForkServer, disk: SmallDisk, models: Path, expected: object
 ) -> None:

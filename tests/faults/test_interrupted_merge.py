@@ -129,6 +129,7 @@ def test_a_merge_killed_while_publishing_can_be_resumed_by_any_user(
     assert verify_manifest(execute(plan, zoo, home=home), DigestMemo(None)) == []
 
 
+@pytest.mark.slow
 def test_two_processes_that_merge_the_same_end_with_one_checkpoint(
     root: Path, zoo: dict[str, SourceCheckpoint], tmp_path: Path
 ) -> None:

@@ -172,7 +172,7 @@ def test_a_bug_is_logged_without_passwords(
     def broken(_model: str, uri: str) -> None:
         raise RuntimeError(f"no idea what to do with {uri}")
 
-    monkeypatch.setattr("tasks.registry.lineage.lineage", broken)
+    monkeypatch.setattr("tasks.lineage.trace.lineage", broken)
     address = with_secret("http")
     monkeypatch.setattr("sys.argv", ["mergeflow", "lineage", "--tracking-uri", address])
     arguments = ["lineage", "models:/zoo@champion", "--tracking-uri", address]

@@ -29,6 +29,7 @@ PHRASES = (
     *("Input should be", "Field required", "Extra inputs", "String should", "value_error"),
     *("Value error,", "validation error", "errors.pydantic.dev", "type=", "input_value"),
     *("List should", "Tuple should", "Unable to parse", "Assertion failed", "valid dictionary"),
+    *("^[", ".+", "0-9"),  # a pattern is no sentence
 )
 WRONG = (
     *("nonsense", "", -7, 0.5, 1e30, True, None, [], ["nonsense"], [1], {}, {"nonsense": 1}),
@@ -209,3 +210,6 @@ def test_every_pattern_of_a_field_has_words(tmp_path: Path) -> None:
     patterns = {json.loads(f'"{text}"') for text in re.findall(r'"pattern": "(.*?)"[,}]', schemas)}
     assert len(patterns) >= 3
     assert patterns <= set(PATTERNS), patterns - set(PATTERNS)
+    for pattern in patterns:
+        item = {"type": "string_pattern_mismatch", "input": "?", "ctx": {"pattern": pattern}}
+        assert rule_in_words(item) == f"'?' cannot be written here: {PATTERNS[pattern]} is wanted"

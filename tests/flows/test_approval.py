@@ -45,7 +45,7 @@ SCORES = Scores(
     experts=(report("expert", bits_task("code", -0.3)),),
     merged=report("merged", bits_task("code", -0.2)),
 )
-DECISION = decide(SCORES.merged, SCORES.base, PromotionRule(), SCORES.experts)
+DECISION = decide(SCORES.merged, SCORES.base, PromotionRule(gate="former"), SCORES.experts)
 assert DECISION.promote
 
 
@@ -89,7 +89,7 @@ def test_a_run_waits_for_a_person_and_their_word_is_a_reason(
 
 
 def test_a_question_about_an_average_names_no_base(prefect: PrefectSession, home: Home) -> None:
-    latest = dataclasses.replace(SCORES, roles=Roles("latest checkpoint"))
+    latest = dataclasses.replace(SCORES, roles=Roles("latest checkpoint", is_average=True))
 
     @flow(name="asks-about-an-average")
     def asks_about_an_average() -> Decision:
@@ -137,11 +137,15 @@ def test_the_question_names_the_version_that_serves_with_its_recorded_scores(
 
 
 def test_a_person_may_keep_the_base(prefect: PrefectSession, home: Home) -> None:
-    with answering(NO):
+    with answering(NO | {"name": "Grace\n\x1b[31m"}) as person:
         decision = asks("5m", home.path)
     assert (decision.promote, decision.verdict) == (False, "fell_back")
-    assert "Grace kept the base" in decision.reasons[0]
+    assert "kept the base" in decision.reasons[0]
     assert "the tone is off" in decision.reasons[0]
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(person.seen[0].id).state
+    assert state is not None
+    assert state.message == r"keep the base, says Grace\n\x1b[31m"
 
 
 def test_without_an_answer_in_time_the_base_is_kept_and_no_answer_counts_any_more(
@@ -192,6 +196,7 @@ def test_the_champion_is_not_asked_about_again(
     assert f"models:/zoo/{served.version}" in decision.reasons[0]
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_after_another_promotion_moves_nothing(
     prefect: PrefectSession, tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
 ) -> None:

@@ -24,9 +24,9 @@ from flows.settings.averaging import Averaging
 from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, ending_of
 from merge_core.homes.home import Home
+from tasks.lineage.trace import lineage
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lineage import lineage
 from tests.support.edited_objects import flip, loosen, reseal
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
@@ -110,8 +110,8 @@ def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
     assert averaged.baseline == "latest checkpoint"
     uri = default_tracking_uri(bench.home)
     ancestry = lineage("models:/uniform@champion", uri)
-    assert ancestry.root.digest == averaged.merged.digest
-    assert {node.digest for node in ancestry.root.inputs} == {
+    assert ancestry.root == averaged.merged.digest
+    assert {node.digest for node in ancestry.top.inputs} == {
         each.digest for each in averaged.merged.inputs
     }
 
@@ -158,7 +158,7 @@ def test_nothing_that_a_person_reads_of_an_average_names_a_base(
     file.write_text(yaml.safe_dump(bench.values()))
     assert program.run(["average", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "Promoted: the average is better" in said
+    assert "Promoted: the average replaces the latest checkpoint" in said
     assert "latest checkpoint" in said
     assert not re.search(r"\b(base|merged)\b", said.replace("load      merged", "")), said
     assert {"evaluate latest checkpoint", "evaluate average"} <= steps.cached
@@ -189,7 +189,7 @@ def test_an_average_that_was_edited_does_not_count_as_the_one_on_record(
 
     assert "merge linear" in steps.ran
     assert (place / "model.safetensors").read_bytes() == sound
-    assert f"the average {place.name} in the store is not what it was" in caplog.text
+    assert f"the average {place.name} in the store has changed" in caplog.text
 
 
 def test_a_checkpoint_of_another_training_ends_the_run_before_the_merge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +33,18 @@ ENDINGS = {
     Ending.DRY_RUN: "Dry run: it is better",
 }
 
+MISTAKES = {
+    "mend": MergeflowError("something is wrong"),
+    "long name": OSError(errno.ENAMETOOLONG, "File name too long", "x" * 100_000),
+    "bug": ZeroDivisionError("of ours"),
+}
+
 
 @flow(name="ends", on_completion=[send_event], **UNSTORED)
 def ends(how: str) -> State[str]:
     """A run that ends in one of the ways."""
-    if how == "mend":
-        return failed(MergeflowError("something is wrong"))
+    if how in MISTAKES:
+        return failed(MISTAKES[how])
     return completed(Ending(how), "it is better", "the answer")
 
 
@@ -134,16 +141,32 @@ def test_a_run_inside_another_has_its_own_ending_and_event(ended: Ended) -> None
     assert len(events_of(ended.inner.id)) == 1
 
 
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("mend", "something is wrong"),
+        ("long name", "File name too long\n  what to do: write a shorter name"),
+    ],
+)
 def test_a_failed_run_has_no_ending_and_loses_the_tag_of_an_attempt_before(
-    prefect: PrefectSession,
+    prefect: PrefectSession, mistake: str, said: str
 ) -> None:
     with tags("mergeflow", "promoted"):
-        state = ends("mend", return_state=True)
+        state = ends(mistake, return_state=True)
     run = run_of(state)
     assert state.is_failed()
+    assert state.message is not None
+    assert state.message.endswith(said)
+    assert len(state.message) < 5000, "a long name is shown without its middle"
     assert ending_of(run) is None
     assert run.tags == ["mergeflow"]
     assert events_of(run.id) == []
+
+
+def test_what_nobody_can_mend_stays_the_error_that_it_is(prefect: PrefectSession) -> None:
+    state = ends("bug", return_state=True)
+    assert state.is_failed()
+    assert "ZeroDivisionError: of ours" in str(state.message)
 
 
 @pytest.mark.parametrize(

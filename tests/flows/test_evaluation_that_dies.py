@@ -107,6 +107,7 @@ def test_a_candidate_whose_evaluation_ends_oddly_falls_back(
     assert again.decision.comparisons, "the next run works"
 
 
+@pytest.mark.slow
 def test_a_baseline_whose_evaluation_ends_oddly_ends_the_run(bench: Bench) -> None:
     champion = champion_digest(bench.home)
     (bench.directory / "fault").write_text("os.kill(os.getpid(), 11)")

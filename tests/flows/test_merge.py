@@ -1,6 +1,5 @@
-"""The merge flow on real models: what runs, what is cached, how it ends. One home for the module:
-the tests follow each other as a user's runs would, and each leaves the home as complete as it was.
-"""
+"""The merge flow on real models: its steps, its cache, its endings. One home serves all tests:
+they follow each other as a user's runs would, and each leaves the home complete."""
 
 from __future__ import annotations
 
@@ -271,6 +270,7 @@ def test_a_swapped_pointer_is_noticed_although_the_step_is_in_the_cache(
     assert f"the pointer of its plan leads to {'f' * 64}" in caplog.text
 
 
+@pytest.mark.slow
 def test_weights_that_a_planted_digest_vouches_for_are_not_promoted_and_then_merged_again(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
@@ -376,18 +376,11 @@ def test_the_champion_is_a_checkpoint_for_other_commands(
 ) -> None:
     assert program.run(["lineage", "models:/zoo@champion"]) == 0
     assert promoted.merged.digest in capsys.readouterr().out
-    recipe = bench.directory / "stacked.yaml"
-    recipe.write_text(
-        yaml.safe_dump(
-            {
-                "merge_method": "linear",
-                "models": [
-                    {"model": model, "parameters": {"weight": 1}}
-                    for model in ("models:/zoo@champion", str(bench.zoo.base))
-                ],
-            }
-        )
-    )
+    assert program.run(["audit", "models:/zoo@champion"]) == 0, capsys.readouterr().out
+    assert "the rule of the run gives the same decision again" in capsys.readouterr().out
+    recipe, models = bench.directory / "stacked.yaml", ["models:/zoo@champion", bench.zoo.base]
+    weighted = [{"model": str(model), "parameters": {"weight": 1}} for model in models]
+    recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": weighted}))
     out = bench.directory / "stacked"
     assert program.run(["merge", str(recipe), str(out), "--json"]) == 0
     inputs = json.loads(capsys.readouterr().out)["inputs"]

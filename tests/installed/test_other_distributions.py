@@ -57,6 +57,7 @@ def test_one_that_is_found_before_ours(
 
 
 @pytest.mark.parametrize("name", ["tasks", "flows"])
+@pytest.mark.slow
 def test_one_that_was_installed_over_ours(
     changeable: Installation, tmp_path: Path, name: str
 ) -> None:
@@ -73,6 +74,7 @@ def test_one_that_was_installed_over_ours(
     )
 
 
+@pytest.mark.slow
 def test_one_that_replaced_a_single_module(changeable: Installation, tmp_path: Path) -> None:
     """Modules beside ours do no harm, and what the user has edited is the user's."""
     (changeable.packages / "tasks" / "__init__.py").write_text("# mine\n")

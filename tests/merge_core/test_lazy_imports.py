@@ -33,6 +33,7 @@ def test_help_loads_nothing_slow(arguments: list[str]) -> None:
     assert loaded_by(f"from flows.cli.program import run; run({arguments})") == set()
 
 
+@pytest.mark.slow
 def test_torch_is_loaded_once_and_complete_when_many_threads_ask_for_it_first() -> None:
     code = """
 import threading

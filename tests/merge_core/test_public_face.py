@@ -40,6 +40,7 @@ def test_an_unknown_name_is_refused() -> None:
         import_module("merge_core").mergee  # noqa: B018
 
 
+@pytest.mark.slow
 def test_every_former_name_is_found_and_warns() -> None:
     code = f"""
 import importlib, sys, warnings

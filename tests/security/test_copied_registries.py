@@ -16,10 +16,11 @@ import pytest
 
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
+from tasks.lineage.text import render_lineage
+from tasks.lineage.trace import lineage
 from tasks.records import Registration
 from tasks.registry import loader
 from tasks.registry.client import open_registry
-from tasks.registry.lineage import lineage, render_lineage
 from tasks.registry.places import follow_home
 from tests.support.merge_store import Store, clear_away, merge_store
 from tests.support.registrations import copied_registry, empty_registry, source, unsynced_sqlite

@@ -16,6 +16,7 @@ from tasks.registry.client import (
 )
 from tests.support.gc_store import gc, link_to, version_from
 from tests.support.merge_store import Store
+from tests.support.slow_cases import first_few
 
 pytest_plugins = ["tests.support.gc_fixtures"]
 
@@ -155,7 +156,7 @@ def by_a_model_in_a_deleted_experiment(
 LEADS = [value for name, value in sorted(globals().items()) if name.startswith("by_")]
 
 
-@pytest.mark.parametrize("lead", LEADS, ids=lambda lead: lead.__name__)
+@pytest.mark.parametrize("lead", first_few(LEADS, 5), ids=lambda lead: lead.__name__)
 def test_a_version_without_our_tags_keeps_what_it_leads_to(
     store: Store, tmp_path: Path, lead: Callable[[Store, CheckpointManifest, Path], None]
 ) -> None:

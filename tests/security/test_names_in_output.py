@@ -22,13 +22,10 @@ from merge_core.files.strict_yaml import dump_yaml
 from merge_core.findings import Finding, printable, some
 from merge_core.text.markdown import block, code, inline, mermaid_label, table
 from merge_core.text.plain import LONGEST, plain, plain_json, plain_log
-from tasks.registry.lineage import (
-    Lineage,
-    LineageMerge,
-    LineageNode,
-    lineage_mermaid,
-    render_lineage,
-)
+from tasks.lineage.graph import Lineage, LineageInput, LineageMerge, LineageNode
+from tasks.lineage.html import lineage_html
+from tasks.lineage.mermaid import lineage_mermaid
+from tasks.lineage.text import render_lineage
 from tests.support.hostile_names import MARKDOWN, TEXT, is_plain
 
 few = settings(max_examples=60)
@@ -206,6 +203,9 @@ def test_a_lineage_is_a_tree_of_its_own_lines(name: str) -> None:
     graph = lineage_mermaid(found)
     assert is_plain(graph, lines=True)
     assert graph.count("\n") == lineage_mermaid(_lineage("name")).count("\n")
+    html = lineage_html(found)
+    assert html.count("<") == lineage_html(_lineage("name")).count("<")
+    assert html.count(">") == lineage_html(_lineage("name")).count(">")
     page = artifacts.as_graph(graph, tree)
     kinds = [token.type for token in MARKDOWN.parse(page)]
     assert kinds == ["fence", "fence"]
@@ -225,10 +225,17 @@ def _lineage(name: str) -> Lineage:
     merge = LineageMerge(
         run_id="r", method=name, recipe_digest="d", plan_digest="d", object_id="o", verdict=name
     )
-    leaf = LineageNode(digest="1", reference=name, role="base", revision="r")
-    root = LineageNode(digest="2", reference=name, role="version", merge=merge, inputs=(leaf,))
+    leaf = LineageNode(digest="1", reference=name, revision="r", path=name)
+    used = LineageInput(digest="1", role="base", reference=name)
+    root = LineageNode(digest="2", reference=name, merge=merge, inputs=(used,))
     return Lineage(
-        model_uri=name, tracking_uri=name, name=name, version="1", aliases=(name,), root=root
+        model_uri=name,
+        tracking_uri=name,
+        name=name,
+        version="1",
+        aliases=(name,),
+        root="2",
+        nodes=(root, leaf),
     )
 
 

@@ -19,15 +19,13 @@ from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, ending_of
 from merge_core.files.strict_yaml import load_yaml_documents
 from merge_core.homes.home import Home
+from tasks.lineage.text import render_lineage
+from tasks.lineage.trace import lineage
 from tasks.promotion.approval import with_approval
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Approval
 from tasks.registry.client import default_tracking_uri, open_registry
-from tasks.registry.lineage import (
-    lineage,
-    render_lineage,
-)
 from tasks.reports.decision import decision_markdown, question_markdown
 from tasks.reports.profile_plot import profile_figure_png
 from tasks.reports.verify import profile_markdown

@@ -83,6 +83,9 @@ def test_a_pipeline_and_what_follows_it_call_nobody(outside: Outside, told: str)
         (["run", "pipeline.yaml"], 0),
         (["average", "average.yaml"], 0),
         (["lineage", "models:/tiny@champion"], 0),
+        (["audit", "--all"], 0),
+        (["promote", "tiny", "1", "--why", "tried by hand"], 0),
+        (["history", "tiny"], 0),
         (["gc"], 0),
         (["lineage", "models:/nobody@champion"], 2),
     ):

@@ -26,6 +26,7 @@ def test_the_marker_sees_what_python_itself_would_import(outside: Outside, marke
     assert "prefect" in seen
 
 
+@pytest.mark.slow
 def test_a_pipeline_runs_beside_hostile_modules(outside: Outside, marker: Path) -> None:
     status, said = outside.call("run", "pipeline.yaml")
     assert status == 0, said

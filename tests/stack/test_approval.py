@@ -129,10 +129,11 @@ def test_the_new_look_of_prefect_shows_the_question_and_a_no_keeps_the_base(
     assert ended["state"]["message"].startswith("Fell back: Grace kept the base on ")
 
 
-def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
+def test_a_run_outlives_a_long_wait_and_what_a_person_approved_serves_on_when_nobody_answers(
     stack: RunningStack, tiny_zoo: Zoo
 ) -> None:
     """Longer than Prefect takes to end a run that has lost its place in the concurrency limit."""
+    before = champion(stack)
     run = start(stack, tiny_zoo, within="4.2m", weight=0.4)
     asked(stack)
     ended = stack.finish(run, seconds=400)
@@ -140,9 +141,10 @@ def test_a_run_outlives_a_long_wait_and_keeps_the_base_when_nobody_answers(
     assert ended["state"]["message"].startswith("Fell back: nobody approved within 4.2 min")
     assert ended["total_run_time"] > 4.2 * 60
     serves = champion(stack)
+    assert version(serves) == version(before)
     assert serves is not None
     tags = {each["key"]: each["value"] for each in serves["tags"]}
-    assert tags["mergeflow.role"] == "base"
+    assert tags["mergeflow.approval_by"] == "Ada"
 
 
 def start(stack: RunningStack, zoo: Zoo, within: str, weight: float = 0.5) -> str:

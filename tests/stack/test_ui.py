@@ -5,11 +5,13 @@ Needs Chromium and Playwright; skipped with a reason where there is none. `make 
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from tests.support.browser import VIEW, artifact_page, artifacts_of, links, newest_run
 from tests.support.stack import RunningStack, ending
@@ -37,6 +39,14 @@ def fill(page: Page) -> None:
     page.get_by_label(re.compile("^Largest regression")).fill("0.1")
     page.get_by_label(re.compile("^Smallest gain")).fill("-0.1")
     page.get_by_label(re.compile("^Registered model")).fill("zoo")
+
+
+def is_drawn(page: Page) -> bool:
+    """Whether the graph of a run shows steps that are done, in green."""
+    picture = Image.open(io.BytesIO(page.locator("canvas").first.screenshot())).convert("RGB")
+    colours = picture.getcolors(maxcolors=1 << 24) or []
+    green = sum(count for count, (r, g, b) in colours if g > max(r, b) + 50)
+    return green > 500
 
 
 def test_the_first_page_of_either_server_leads_to_the_forms(
@@ -111,6 +121,7 @@ def test_the_form_starts_a_merge_that_ends_promoted(
     page.get_by_text("task_arithmetic").first.wait_for()
     page.wait_for_timeout(3000)
     page.screenshot(path=images / "ui-run.png")
+    assert is_drawn(page), "the graph of the run's steps"
 
 
 def test_the_runs_page_has_progress_reports_and_links(stack: RunningStack) -> None:

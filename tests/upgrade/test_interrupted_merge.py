@@ -45,6 +45,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_it_takes_over_what_was_merged(models: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     staging = _killed_in_the_middle(models, former_code(COMMIT, tmp_path / "code"), home)

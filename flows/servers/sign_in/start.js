@@ -32,21 +32,6 @@ function addForm(form) {
   addLink("#forms", title ?? form.name, address, said ?? form.description ?? "");
 }
 
-// What Prefect's pages expect of a browser that has signed in; from a session that another port began
-// it has to be asked for.
-async function rememberLogin() {
-  if (localStorage.getItem(PASSWORD)) return true;
-  const answer = await fetch("/sign-in", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ password: null }),
-  });
-  if (!answer.ok) return false;
-  const { remember } = await answer.json();
-  for (const [key, value] of Object.entries(remember)) localStorage.setItem(key, value);
-  return true;
-}
-
 async function readForms() {
   const answer = await fetch("/api/deployments/filter", {
     method: "POST",
@@ -74,7 +59,7 @@ async function showForms(servers) {
     addLink("#forms", "The forms", `${servers.prefect}/`, ": average, task arithmetic, TIES and others");
     return true;
   }
-  const forms = (await rememberLogin()) ? await readForms() : null;
+  const forms = localStorage.getItem(PASSWORD) ? await readForms() : null;
   if (forms === null) return false;
   said.textContent = forms.length
     ? "Choose what is merged how, and fill in the form."

@@ -1,8 +1,8 @@
 """Picking the few patterns that lie in a window out of many, in their order, and counting others.
 
-Processors with AVX-512 have an instruction that packs the chosen entries of a vector together, and
-comparisons that give a bit for each entry, to be counted at once. LLVM finds neither in a loop, so
-they are named here; elsewhere a plain loop does the same, at about half the speed.
+Processors with AVX-512 have an instruction that packs the chosen entries of a vector together. LLVM
+does not find it in a loop, so it is named here; elsewhere a plain loop does the same, at a quarter
+of the speed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from llvmlite import ir
 from merge_core.jit.calling_convention import Array
 from merge_core.jit.kernel import compiled, instruction
 from merge_core.jit.lazy_numba import types
-from merge_core.jit.simd import in_every_lane, loaded
 
-WIDTH, WIDE = 16, 32
-"""Patterns in a vector, and integers of 16 bits. `picked` needs room for one more than there are
-patterns."""
+WIDTH = 16
+"""Patterns in a vector."""
 
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
-_NONE = ir.Constant(_I64, 0)
-_VECTOR, _MASK = ir.VectorType(_I32, WIDTH), ir.VectorType(_I1, WIDTH)
-_COMPRESS = f"llvm.masked.compressstore.v{WIDTH}i32"
+_I32 = ir.IntType(32)
+_VECTOR, _MASK = ir.VectorType(_I32, WIDTH), ir.VectorType(ir.IntType(1), WIDTH)
+_COMPRESS = f"llvm.x86.avx512.mask.compress.v{WIDTH}i32"
+"""Into a register: the form that writes to memory takes a hundred cycles and more on AMD's Zen 4,
+where it is microcode. What lies behind the chosen entries is overwritten by the next vector."""
 
 
 @compiled
@@ -47,63 +46,32 @@ def _pick_vector(
     """The same for one vector of patterns; how many of them were picked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        entries = _loaded(context, builder, patterns, arguments[0], arguments[1], WIDTH)
-        target = context.make_array(picked)(context, builder, arguments[4])
-        offsets = builder.sub(entries, in_every_lane(builder, arguments[2], WIDTH))
-        mask = builder.icmp_unsigned("<", offsets, in_every_lane(builder, arguments[3], WIDTH))
-        store = builder.module.globals.get(_COMPRESS) or ir.Function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_VECTOR, _I32.as_pointer(), _MASK]),
-            _COMPRESS,
+        def vector_at(kind: Any, array: Any, place: Any) -> Any:
+            data = context.make_array(kind)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [place]), _VECTOR.as_pointer())
+
+        def in_every_lane(value: Any) -> Any:
+            nothing = ir.Constant(_VECTOR, ir.Undefined)
+            first = builder.insert_element(nothing, value, ir.Constant(_I32, 0))
+            return builder.shuffle_vector(first, nothing, ir.Constant(_VECTOR, [0] * WIDTH))
+
+        entries = builder.load(vector_at(patterns, arguments[0], arguments[1]), align=1)
+        offsets = builder.sub(entries, in_every_lane(arguments[2]))
+        mask = builder.icmp_unsigned("<", offsets, in_every_lane(arguments[3]))
+        compress = builder.module.globals.get(_COMPRESS) or ir.Function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, _MASK]), _COMPRESS
         )
-        to = builder.bitcast(builder.gep(target.data, [arguments[5]]), _I32.as_pointer())
-        builder.call(store, [offsets, to, mask])
-        return _number_of(builder, mask)
+        together = builder.call(compress, [offsets, offsets, mask])
+        builder.store(together, vector_at(picked, arguments[4], arguments[5]), align=1)
+        bits = builder.bitcast(mask, ir.IntType(WIDTH))
+        return builder.ctpop(builder.zext(bits, ir.IntType(64)))
 
     counted = types.int64
     return counted(patterns, counted, types.int32, types.int32, picked, counted), generate
 
 
-@instruction
-def _count_vector(typing_context: Any, patterns: Any, start: Any, limit: Any) -> Any:
-    """How many of one vector of patterns lie above a limit."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        entries = _loaded(context, builder, patterns, arguments[0], arguments[1], WIDTH)
-        limits = in_every_lane(builder, arguments[2], WIDTH)
-        return _number_of(builder, builder.icmp_signed(">", entries, limits))
-
-    return types.int64(patterns, types.int64, types.int32), generate
-
-
-@instruction
-def _count_equal_vector(
-    typing_context: Any, values: Any, start: Any, value: Any, skipped: Any
-) -> Any:
-    """How many of one vector of integers of 16 bits are equal to one, but for the first ones."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        entries = _loaded(context, builder, values, arguments[0], arguments[1], WIDE)
-        wanted = in_every_lane(builder, arguments[2], WIDE)
-        return _number_of(builder, builder.icmp_signed("==", entries, wanted), arguments[3])
-
-    return types.int64(values, types.int64, types.uint16, types.int64), generate
-
-
-def _loaded(context: Any, builder: Any, kind: Any, array: Any, start: Any, lanes: int) -> Any:
-    """The vector of integers at an index."""
-    return loaded(builder, context.make_array(kind)(context, builder, array).data, start, lanes)
-
-
-def _number_of(builder: Any, mask: Any, skipped: Any = _NONE) -> Any:
-    """How many lanes of a mask are set, from that of an index on."""
-    bits = builder.zext(builder.bitcast(mask, ir.IntType(mask.type.count)), _I64)
-    return builder.ctpop(builder.lshr(bits, skipped))
-
-
 @compiled
-def pick_by_vectors(patterns: Array, low: Any, width: Any, picked: Array) -> Any:
-    """As `pick`."""
+def _pick_by_vectors(patterns: Array, low: Any, width: Any, picked: Array) -> Any:
     count = np.int64(0)
     whole = patterns.size // WIDTH * WIDTH
     for start in range(0, whole, WIDTH):
@@ -116,64 +84,18 @@ def _pick_in_loop(patterns: Array, low: Any, width: Any, picked: Array) -> Any:
     return pick_one_by_one(patterns, 0, low, width, picked, np.int64(0))
 
 
-@compiled
-def count_one_by_one(values: Array, start: int, limit: Any) -> np.int64:
-    """How many integers from the index `start` on are larger than `limit`."""
-    above = np.int64(0)
-    for i in range(start, values.size):
-        above += values[i] > limit
-    return above
-
-
-@compiled
-def count_by_vectors(patterns: Array, limit: Any) -> Any:
-    """As `count_above`."""
-    above = np.int64(0)
-    whole = patterns.size // WIDTH * WIDTH
-    for start in range(0, whole, WIDTH):
-        above += _count_vector(patterns, start, np.int32(limit))
-    return above + count_one_by_one(patterns, whole, limit)
-
-
-@compiled
-def _count_in_loop(patterns: Array, limit: Any) -> Any:
-    return count_one_by_one(patterns, 0, limit)
-
-
-@compiled
-def count_equal_one_by_one(values: Array, value: Any) -> np.int64:
-    """As `count_equal`."""
-    equal = np.int64(0)
-    for i in range(values.size):
-        equal += values[i] == value
-    return equal
-
-
-@compiled
-def count_equal_by_vectors(values: Array, value: Any) -> Any:
-    """As `count_equal`."""
-    if values.size < WIDE:
-        return count_equal_one_by_one(values, value)
-    equal = np.int64(0)
-    whole = values.size // WIDE * WIDE
-    for start in range(0, whole, WIDE):
-        equal += _count_equal_vector(values, start, value, 0)
-    # The last vector again, as far as it was not counted.
-    return equal + _count_equal_vector(
-        values, values.size - WIDE, value, WIDE - values.size + whole
-    )
-
-
-_features = llvmlite.binding.get_host_cpu_features()
-_HAS_MASKS = bool(_features.get("avx512f"))
-_HAS_MASKS_OF_16_BITS = bool(_features.get("avx512bw"))
-
-pick = pick_by_vectors if _HAS_MASKS else _pick_in_loop
+pick = (
+    _pick_by_vectors if llvmlite.binding.get_host_cpu_features().get("avx512f") else _pick_in_loop
+)
 """Write how far those patterns (int32) lie above `low` (int32) that do by less than `width`
-(uint32) into `picked` (uint32); how many there are."""
+(uint32) into `picked` (uint32); how many there are. `picked` needs room for one more than there
+are patterns."""
 
-count_above = count_by_vectors if _HAS_MASKS else _count_in_loop
-"""How many patterns (int32) are larger than `limit` (int32)."""
 
-count_equal = count_equal_by_vectors if _HAS_MASKS_OF_16_BITS else count_equal_one_by_one
-"""How many integers (uint16) are equal to `value` (uint16)."""
+@compiled
+def count_above(patterns: Array, limit: Any) -> Any:
+    """How many patterns (int32) are larger than `limit` (int32)."""
+    above = np.int64(0)
+    for i in range(patterns.size):
+        above += patterns[i] > limit
+    return above

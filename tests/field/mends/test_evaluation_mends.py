@@ -20,8 +20,9 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import StepError
 from merge_core.files.digests import DigestMemo
 from tasks.evaluation.evaluate import evaluate_checkpoint
-from tasks.evaluation.process import Problem, load_tasks
+from tasks.evaluation.lm_eval_tasks import load_tasks
 from tasks.evaluation.suite import load_suite
+from tasks.processes.model import Problem
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 

@@ -14,12 +14,15 @@ from urllib.parse import unquote
 
 import pytest
 
+from merge_core.homes.home import Home
+from tasks.lineage.contains import versions_that_contain
+from tasks.lineage.trace import lineage
+from tasks.registry.chosen_by_hand import promote, roll_back, unpin
 from tasks.registry.client import open_registry
-from tasks.registry.lineage import lineage
 from tasks.registry.register import register_merge
 from tests.field.mends.situations import situations
 from tests.support.followed_mends import Advice, RefusedError, Shell, Step
-from tests.support.registrations import variant, zoo_merge
+from tests.support.registrations import registration, variant, zoo_merge
 from tests.support.registry_contents import Registered, client
 from tests.support.registry_fixtures import (  # noqa: F401 - fixtures
     after_promotion,
@@ -48,9 +51,21 @@ class At:
         """Register, with changes."""
         return str(register_merge(**(self.arguments | {"tracking_uri": self.registry} | changes)))
 
+    def serve(self, version: str) -> None:
+        """Let a version have the alias, as if no move of ours had ever been noted."""
+        api = client(self.registry)
+        api.set_registered_model_alias("zoo", "champion", version)
+        if "mergeflow.champion" in api.get_registered_model("zoo").tags:
+            api.delete_registered_model_tag("zoo", "mergeflow.champion")
+
+    @property
+    def home(self) -> Home:
+        """The home of the commands."""
+        return Home(self.place / "home")
+
     def look(self, uri: str, address: str | None = None) -> str:
         """The lineage of a version."""
-        return str(lineage(uri, address or self.registry).root)
+        return str(lineage(uri, address or self.registry).top)
 
 
 def an_address_of_no_version(at: At) -> Iterator[Step]:
@@ -72,6 +87,89 @@ def no_model_at_all(at: At) -> Iterator[Step]:
 def an_alias_that_nobody_has(at: At) -> Iterator[Step]:
     yield (at.look, "models:/zoo@challenger")
     yield (at.look, "models:/zoo@champion")
+
+
+def a_champion_that_changed_meanwhile(at: At) -> Iterator[Step]:
+    result = variant(Path(at.arguments["manifest"].path), at.place / "result", "again")
+    base, *experts = [Path(each.path) for each in (at.arguments["base"], *at.arguments["models"])]
+    arguments = registration(at.registry, base, experts, result)
+    yield (partial(register_merge, **arguments, champion_seen="1"),)
+    yield (partial(register_merge, **arguments, champion_seen="2"),)
+
+
+def a_version_of_somebody_else(at: At) -> Iterator[Step]:
+    version = client(at.registry).create_model_version("zoo", source="/elsewhere").version
+    by_hand = partial(promote, at.home, at.registry, "zoo", why="x")
+    yield (by_hand, version)
+    yield (by_hand, "1")
+
+
+def a_description_of_another_checkpoint(at: At) -> Iterator[Step]:
+    result = variant(Path(at.arguments["manifest"].path), at.place / "result", "again")
+    base, *experts = [Path(each.path) for each in (at.arguments["base"], *at.arguments["models"])]
+    arguments = registration(at.registry, base, experts, result)
+    done = register_merge(**arguments)
+    model = client(at.registry).get_logged_model(done.candidate.logged_model_id)
+    described = Path(unquote(model.artifact_location.removeprefix("file://")))
+    (described / "checkpoint.json").write_text("{}")
+    by_hand = partial(promote, at.home, at.registry, "zoo", done.candidate.version, why="x")
+    yield (by_hand,)
+    register_merge(**arguments)
+    yield (by_hand,)
+
+
+def nothing_to_unpin(at: At) -> Iterator[Step]:
+    yield (unpin, at.home, at.registry, "zoo")
+    promote(at.home, at.registry, "zoo", "2", why="it serves well")
+    yield (unpin, at.home, at.registry, "zoo")
+
+
+def no_champion_before(at: At) -> Iterator[Step]:
+    back = partial(roll_back, at.home, at.registry, "zoo", why="x")
+    yield (back,)
+    yield (back, "1")
+
+
+def a_choice_without_a_reason(at: At) -> Iterator[Step]:
+    yield (partial(promote, at.home, at.registry, "zoo", "1", why=" "),)
+    yield (partial(promote, at.home, at.registry, "zoo", "1", why="it is faster"),)
+
+
+def an_audit_of_nothing(at: At) -> Iterator[Step]:
+    yield ("audit", "--tracking-uri", at.empty)
+    with open_registry(at.empty, writing=True):
+        yield ("audit", "--all", "--tracking-uri", at.empty)
+
+
+def two_forms_at_once(at: At) -> Iterator[Step]:
+    command = ("lineage", "models:/zoo@champion", "--tracking-uri", at.registry)
+    yield (*command, "--html", "--json")
+    yield (*command, "--html")
+
+
+def containing(at: At, wanted: str) -> str:
+    """The versions that contain a checkpoint."""
+    return str(versions_that_contain(wanted, at.registry).versions)
+
+
+def a_digest_that_is_none(at: At) -> Iterator[Step]:
+    yield (containing, at, "merged")
+    yield (containing, at, "models:/zoo/2")
+
+
+def a_digest_that_nobody_knows(at: At) -> Iterator[Step]:
+    yield (containing, at, "0" * 64)
+    yield (containing, at, at.arguments["manifest"].digest)
+
+
+def digits_of_two_checkpoints(at: At) -> Iterator[Step]:
+    api = client(at.registry)
+    [experiment] = [e for e in api.search_experiments() if "mergeflow.experiment" in e.tags]
+    for end in "01":
+        tags = {"mergeflow.kind": "merge", "mergeflow.digest": "a" * 63 + end}
+        api.create_run(experiment.experiment_id, tags=tags)
+    yield (containing, at, "a" * 20)
+    yield (containing, at, "a" * 63 + "1")
 
 
 def a_version_that_is_not_there(at: At) -> Iterator[Step]:
@@ -174,7 +272,7 @@ def zoo_of(at: At, result: Path) -> dict[str, Any]:
     zoo.base, zoo.code_expert, zoo.prose_expert = base, first, second
     arguments = zoo_merge(zoo, result, at.registry)
     register_merge(**arguments)
-    client(at.registry).set_registered_model_alias("zoo", "champion", "1")
+    at.serve("1")
     return arguments
 
 
@@ -183,7 +281,7 @@ def a_stranger_in_mlflows_files(at: At) -> Iterator[Step]:
     arguments = zoo_of(at, result)
     api = client(at.registry)
     model = api.get_logged_model(register_merge(**arguments).candidate.logged_model_id)
-    client(at.registry).set_registered_model_alias("zoo", "champion", "1")
+    at.serve("1")
     planted = Path(unquote(model.artifact_location.removeprefix("file://"))) / "planted.py"
     planted.write_text("planted = True\n")
     yield (register_merge_of, arguments)
@@ -196,7 +294,7 @@ def a_version_that_leads_elsewhere(at: At) -> Iterator[Step]:
     arguments = zoo_of(at, result)
     number = register_merge(**arguments).candidate.version
     api = client(at.registry)
-    api.set_registered_model_alias("zoo", "champion", "1")
+    at.serve("1")
     with sqlite3.connect(at.registry.removeprefix("sqlite:///")) as database:
         change = "UPDATE model_versions SET storage_location = '/evil' WHERE version = ?"
         database.execute(change, [number])

@@ -55,7 +55,7 @@ def test_a_person_reads_the_scores_the_verdict_and_why(
 ) -> None:
     assert program.run(["decide", "merged.json", "base.json", "--rule", "rule.yaml"]) == 3
     said = capsys.readouterr().out
-    assert "fell back" in said
+    assert said.count("Fell back: the baseline stays\n") == 1
     assert "quiz got worse by 0.0875 in accuracy" in said
     (here / "pipeline.yaml").write_text(
         "name: x\npromote: {gate: calibrated, guard_margin: 0.3, exceed: -0.3}\n"
@@ -131,6 +131,7 @@ def test_real_evaluations_are_written_once_taken_from_the_cache_and_decided(
     file = tmp_path / "suite" / "suite.yaml"
     values = yaml.safe_load(file.read_text())
     values["tasks"] = [task for task in values["tasks"] if task["task"].endswith("bpb")][:1]
+    del values["tasks"][0]["cluster"]
     file.write_text(yaml.safe_dump(values))
     plain = suite_digest(load_suite(file))
     field = _first_field(load_suite(file).directory)
@@ -169,3 +170,23 @@ def _first_field(suite: str) -> str:
     """A field of the first document of the suite's data."""
     data = sorted(Path(suite).rglob("*.jsonl"))[0]
     return str(next(iter(json.loads(data.read_text().splitlines()[0]))))
+
+
+def test_an_anchor_has_to_be_beaten_too_and_the_picture_is_drawn(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["decide", "base.json", "merged.json", "--anchor", "coder.json"]
+    assert program.run([*command, "--picture", "p.png"]) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "against the champion: the merged checkpoint is better than the baseline" in said
+    assert "code-expert is the same in every run, so it has to be beaten more surely" in said
+    assert (here / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert program.run([*command, "--picture", "p.png"]) == 2
+    assert "p.png: exists already" in capsys.readouterr().err
+    (here / "former.yaml").write_text("max_regression: 0.02\n")
+    for options in (["--anchor", "coder.json"], ["--picture", "q.png"]):
+        asked = ["decide", "base.json", "merged.json", "--rule", "former.yaml", *options]
+        assert program.run(asked) == 2
+        assert f"{options[0]} is for the calibrated gate" in capsys.readouterr().err
+    assert program.run(["decide", "base.json", "merged.json", "--rule", "former.yaml"]) == 0
+    assert "the former gate decides" in " ".join(capsys.readouterr().out.split())

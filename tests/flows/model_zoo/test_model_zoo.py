@@ -176,6 +176,7 @@ def test_a_directory_with_other_things_in_it_is_refused_and_kept(
     assert build_zoo(tiny_zoo.directory, scale="tiny").directory == tiny_zoo.directory
 
 
+@pytest.mark.slow
 def test_a_build_elsewhere_gives_the_same_bytes_and_says_nothing_but_progress(
     tiny_zoo: Zoo, tmp_path: Path
 ) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from flows.model_zoo import Zoo
-from flows.model_zoo.settings import TINY
-from flows.model_zoo.suite import CHOICES, CONTINUATION, WINDOW
+from flows.model_zoo.settings import DEMO, TINY
+from flows.model_zoo.suite import CHOICES, CONTINUATION, WINDOW, choose_documents
 from flows.model_zoo.text import Document, Domain, line_pairs, read_domains, windows
+from tasks.evaluation.suite import load_suite
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,24 @@ def test_line_pairs_ignore_indentation_and_blank_lines_but_not_words() -> None:
     three = "for name in sorted(names):\nprint(name, file=other)"
     assert digests(one) == digests(two) != digests(three)
     assert digests("a = 1\nb = 2") == set()
+
+
+def test_the_demos_suite_has_many_source_files_of_two_documents_each() -> None:
+    for domain in read_domains(DEMO.code_bytes, DEMO.prose_bytes, DEMO.held_out_documents, WINDOW):
+        sources = Counter(each.source for each in choose_documents(domain, DEMO.held_out_documents))
+        assert len(sources) >= 100
+        assert set(sources.values()) == {2}
+
+
+def test_the_suite_says_which_documents_are_of_one_file_and_what_decides(tiny_zoo: Zoo) -> None:
+    suite = load_suite(tiny_zoo.suite)
+    assert {task.cluster for task in suite.tasks} == {"source"}
+    assert {task.task: task.weight for task in suite.tasks} == {
+        "zoo_code_bpb": None,
+        "zoo_code_next": 0,
+        "zoo_prose_bpb": None,
+        "zoo_prose_next": 0,
+    }
 
 
 @pytest.mark.parametrize("domain", ["code", "prose"])

@@ -46,9 +46,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("promote.baseline", "base", ["promote.baseline", "known here: best, champion, latest"]),
         ("promote.baseline", "champion", ["promote.baseline", "set register.model"]),
         (
-            "promote.exceed",
-            0,
-            ["promote: exceed is a key of the calibrated gate", "gate: calibrated"],
+            "promote",
+            {"exceed": 0, "min_gain": 0},
+            ["promote: exceed is a key of the calibrated gate", "leave out min_gain"],
         ),
         ("retention.keep", 0, ["retention.keep"]),
     ],

@@ -112,6 +112,8 @@ def test_the_shipped_suites_are_a_list() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "place", "said"),
     [
+        ("ties", {"name": "zoo\n"}, "name", "'letters, digits, dot, dash and underscore"),
+        ("ties", {"registered_model": "\n"}, "registered_model", "'letters, digits, dot, dash"),
         ("ties", {"density": 1.5}, "density", "'a share between 0 and 1' was expected"),
         ("dare", {"density": -0.1}, "density", "'a share between 0 and 1' was expected"),
         ("slerp", {"t": 2}, "t", "'a number between 0 and 1' was expected"),
@@ -130,6 +132,21 @@ def test_the_shipped_suites_are_a_list() -> None:
             "'a number between -1 and 100'",
         ),
         ("slerp", {"promote": {"approve_within": "soon"}}, "promote.approve_within", "'a duration"),
+        ("dare", {"promote": {"guard_margin": 0}}, "promote.guard_margin", "0 and 10, and not 0'"),
+        ("dare", {"promote": {"nights": 0}}, "promote.nights", "'a number between 1 and 10000'"),
+        ("dare", {"promote": {"baseline": []}}, "promote.baseline", "'at least one baseline, such"),
+        (
+            "dare",
+            {"promote": {"gate": "calibrated", "min_gain": 0.1}},
+            "promote.min_gain",
+            "'nothing here: only the former gate takes it'",
+        ),
+        (
+            "dare",
+            {"promote": {"gate": "former", "exceed": 0.1}},
+            "promote.exceed",
+            "'nothing here: only the calibrated gate takes it'",
+        ),
         ("slerp", {"suite": "siute"}, "suite", "is not one of ['english-small', 'starter']"),
     ],
     ids=str,

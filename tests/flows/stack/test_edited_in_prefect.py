@@ -20,7 +20,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from flows.stack import deployments, setup
 from flows.stack.automations import NOTIFICATION_BLOCK
@@ -96,6 +96,10 @@ def test_what_nobody_edited_is_told_of_nowhere(
     assert [up(client, home, tmp_path) for _ in range(2)] == [[], []]
     names = [each.name for each in client.read_automations()]
     assert len(names) == len(set(names)) == 5
+    with pytest.raises(PrefectHTTPStatusError, match="'surprise' was unexpected"):
+        client.create_flow_run_from_deployment(
+            scheduled(client).id, parameters=scheduled(client).parameters | {"surprise": 1}
+        )
 
 
 def test_an_edited_suite_is_kept_and_the_rest_of_the_files_changes_arrive(

@@ -15,7 +15,7 @@ import pytest
 from numba.core.errors import TypingError
 
 from merge_core.jit import code_cache
-from merge_core.jit.calling_convention import Array
+from merge_core.jit.calling_convention import Array, chosen_by_type
 from merge_core.jit.kernel import Kernel, compiled
 from merge_core.kernels.cpu.weighted_sum import weighted_sum
 
@@ -48,7 +48,17 @@ def test_what_one_process_compiled_the_next_one_loads_without_numba(tmp_path: Pa
     assert in_new_process(tmp_path) == "False"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}\n", b"not JSON\ncode", 3, 70, -1])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        pytest.param(b"{}\n", marks=pytest.mark.slow),
+        pytest.param(b"not JSON\ncode", marks=pytest.mark.slow),
+        pytest.param(3, marks=pytest.mark.slow),
+        70,
+        pytest.param(-1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | int) -> None:
     in_new_process(tmp_path)
     (kept,) = tmp_path.rglob("*.kernel")
@@ -64,7 +74,9 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | int) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions as POSIX knows them")
-@pytest.mark.parametrize("place", ["mergeflow", "mergeflow/kernels-*"])
+@pytest.mark.parametrize(
+    "place", ["mergeflow", pytest.param("mergeflow/kernels-*", marks=pytest.mark.slow)]
+)
 def test_nothing_is_loaded_from_where_others_may_write(tmp_path: Path, place: str) -> None:
     in_new_process(tmp_path)
     (directory,) = tmp_path.glob(place)
@@ -106,6 +118,7 @@ def test_kernels_of_other_packages_are_not_kept() -> None:
     assert directory is None or not list(directory.glob("test_machine_code*"))
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_every_process_compiles(tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_text("no directory")
@@ -190,3 +203,24 @@ def test_threads_may_call_a_kernel_for_the_first_time_at_once() -> None:
     for thread in threads:
         thread.join()
     assert all((out == 1.5).all() for out in outs)
+
+
+@compiled
+def _compiled_before(value: float) -> float:
+    return value
+
+
+def test_code_that_is_chosen_by_type_may_be_imported_after_a_kernel_was_compiled() -> None:
+    assert _compiled_before(2.0) == 2.0
+
+    def doubled(value: float) -> float:
+        raise NotImplementedError
+
+    @chosen_by_type(doubled)
+    def _doubled(value: Any) -> Any:
+        def twice(value: Any) -> Any:
+            return 2 * value
+
+        return twice
+
+    assert compiled(lambda value: doubled(value))(4.0) == 8.0

@@ -1,4 +1,4 @@
-"""Picking and counting patterns: the vector forms and the plain loops."""
+"""Picking and counting patterns, by vectors and in plain loops."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 from merge_core.kernels.cpu.windows import (
-    WIDE,
     WIDTH,
     count_above,
-    count_by_vectors,
-    count_equal,
-    count_equal_by_vectors,
-    count_equal_one_by_one,
-    count_one_by_one,
     pick,
-    pick_by_vectors,
     pick_one_by_one,
 )
 
@@ -26,11 +19,12 @@ def test_what_lies_in_the_window_is_picked_in_its_order(count: int, width: int) 
     rng = np.random.default_rng(count)
     patterns = rng.integers(0, 1000, count).astype(np.int32)
     expected = [p - 400 for p in patterns.tolist() if 0 <= p - 400 < width]
-    for one in (pick, pick_by_vectors):
-        picked = np.empty(count + WIDTH, np.uint32)
-        found = one(patterns, np.int32(400), np.uint32(width), picked)
-        assert picked[:found].tolist() == expected
-    picked = np.empty(count + WIDTH, np.uint32)
+    # One more than there are patterns, and nothing is written behind that.
+    picked = np.full(count + 2, 7, np.uint32)
+    found = pick(patterns, np.int32(400), np.uint32(width), picked[:-1])
+    assert picked[:found].tolist() == expected
+    assert picked[-1] == 7
+    picked = np.empty(count + 1, np.uint32)
     found = pick_one_by_one(patterns, 0, np.int32(400), np.uint32(width), picked, np.int64(0))
     assert picked[:found].tolist() == expected
 
@@ -41,14 +35,4 @@ def test_what_lies_above_a_limit_is_counted(count: int, limit: int) -> None:
     patterns = np.random.default_rng(count).integers(-1, 800, count).astype(np.int32)
     patterns[: count // 9] = (1 << 31) - 1
     expected = sum(pattern > limit for pattern in patterns.tolist())
-    for one in (count_above, count_by_vectors):
-        assert one(patterns, np.int32(limit)) == expected
-    assert count_one_by_one(patterns, 0, np.int32(limit)) == expected
-
-
-@pytest.mark.parametrize("count", [0, 1, WIDE - 1, WIDE, WIDE + 1, 1000])
-@pytest.mark.parametrize("value", [0, 3, (1 << 16) - 1])
-def test_what_is_equal_is_counted(count: int, value: int) -> None:
-    values = np.random.default_rng(count).choice([0, 3, 4, (1 << 16) - 1], count).astype(np.uint16)
-    for one in (count_equal, count_equal_by_vectors, count_equal_one_by_one):
-        assert one(values, np.uint16(value)) == (values == value).sum()
+    assert count_above(patterns, np.int32(limit)) == expected

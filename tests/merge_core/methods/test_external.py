@@ -92,6 +92,7 @@ def test_example_merges_by_its_own_method(models: Path) -> None:
         torch.testing.assert_close(merged[name].double(), value, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_installed_package_offers_a_method(models: Path, tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()
@@ -108,6 +109,7 @@ def test_installed_package_offers_a_method(models: Path, tmp_path: Path) -> None
     assert _plan(models / "out") != _plan(models / "again")
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_loaded_is_named(models: Path, tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()

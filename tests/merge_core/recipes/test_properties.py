@@ -24,7 +24,7 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.recipe_strategies import LAYERS, NAMES, chains, recipes
 
 quickly = settings(
-    max_examples=100,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -58,7 +58,7 @@ def settings_of(plan: Plan) -> dict[str, tuple[object, ...]]:
     }
 
 
-@settings(quickly, max_examples=200)
+@settings(quickly, max_examples=80)
 @given(recipe=recipes() | chains())
 def test_a_right_recipe_is_read_and_planned(
     recipe: dict[str, Any], zoo: dict[str, SourceCheckpoint]
@@ -67,7 +67,7 @@ def test_a_right_recipe_is_read_and_planned(
     assert plan.tensors
 
 
-@settings(quickly, max_examples=60)
+@settings(quickly, max_examples=25)
 @given(recipe=recipes() | chains())
 def test_what_is_explained_is_what_is_planned(
     recipe: dict[str, Any], zoo: dict[str, SourceCheckpoint]
@@ -191,7 +191,7 @@ def spoilt(draw: st.DrawFn) -> Any:
     return recipe
 
 
-@settings(quickly, max_examples=300)
+@settings(quickly, max_examples=120)
 @given(recipe=spoilt())
 def test_a_wrong_recipe_says_where_and_why(
     recipe: dict[str, Any], zoo: dict[str, SourceCheckpoint]

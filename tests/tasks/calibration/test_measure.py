@@ -207,6 +207,7 @@ def test_a_process_that_takes_too_long_is_killed_and_said_so(
     assert not home.statistics.exists()
 
 
+@pytest.mark.slow
 def test_what_the_process_cannot_use_is_one_message(
     saved: Callable[[Callable[[], Any]], Path],
     data: Path,
@@ -265,6 +266,7 @@ def session(prefect: PrefectSession, home: Home) -> Iterator[PrefectSession]:
         yield prefect
 
 
+@pytest.mark.slow
 def test_a_flow_measures_a_model_once_and_again_when_the_result_is_damaged(
     session: PrefectSession, tiny_zoo: Zoo, data: Path, home: Home
 ) -> None:

@@ -17,9 +17,11 @@ from merge_core.errors import CheckpointError, StepError
 from merge_core.progress import ProgressEvent
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.evaluate import evaluate_checkpoint, evaluation_key
+from tasks.evaluation.evaluators import Evaluators
+from tasks.evaluation.lm_eval_tasks import load_tasks
 from tasks.evaluation.odd_answers import odd_answers
-from tasks.evaluation.process import Problem, load_tasks
 from tasks.evaluation.suite import load_suite
+from tasks.processes.model import Problem
 from tasks.records import WORST_BITS, EvaluationReport
 from tests.support.edited_objects import flip
 from tests.support.processes import is_alive, wait_until
@@ -38,6 +40,7 @@ def report(base, suite, tmp_path_factory, events) -> EvaluationReport:
     scratch = tmp_path_factory.mktemp("scratch")
     made = evaluate_checkpoint(base, suite, device="cpu", scratch=scratch, progress=events.append)
     assert list(scratch.iterdir()) == [], "working files are removed after a success"
+    assert (made.warm, made.batch_size) == (None, 16)
     return made
 
 
@@ -102,14 +105,19 @@ def test_progress_counts_documents_up_to_all_of_them(report, events):
 
 
 def test_a_collapsed_model_gets_its_own_scores_the_worst_finite_ones(
-    report, make_checkpoint, suite, tmp_path
+    report, base, make_checkpoint, suite, tmp_path
 ):
     def collapse(model) -> None:
         model.lm_head.weight.fill_(math.nan)
 
-    broken = evaluate_checkpoint(
-        make_checkpoint(1, collapse), suite, device="cpu", scratch=tmp_path
-    )
+    how = {"device": "cpu", "scratch": tmp_path, "isolation": "shared"}
+    with Evaluators(tmp_path) as evaluators:
+        how["evaluators"] = evaluators
+        broken = evaluate_checkpoint(make_checkpoint(1, collapse), suite, **how)
+        after_it = evaluate_checkpoint(base, suite, **how)
+    assert (broken.warm, after_it.warm, report.warm) == (None, True, None)
+    assert after_it == report.model_copy(update={"warm": True}), "to the last bit"
+    assert list(tmp_path.iterdir()) == []
     for task in ("bits", "quiz"):
         assert broken.score(task).doc_ids == report.score(task).doc_ids
     assert broken.score("bits").score == WORST_BITS
@@ -167,7 +175,7 @@ def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     assert echo.cut_off == 3, "a random model does not come to an end within four tokens"
 
 
-def test_empty_and_cut_off_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
+def test_empty_cut_off_and_looping_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
     """A model that always says one token: a full stop, a blank, the end of text, or a word."""
 
     def saying(text: str) -> SourceCheckpoint:
@@ -196,14 +204,28 @@ def test_empty_and_cut_off_answers_are_counted_apart(make_checkpoint, tokenizer,
     (directory / "suite.yaml").write_text(yaml.safe_dump(file))
     suite = load_suite(directory)
 
-    def counts(text: str) -> tuple[int | None, int | None]:
-        made = evaluate_checkpoint(saying(text), suite, device="cpu", scratch=tmp_path / "scratch")
-        return made.score("echo").empty, made.score("echo").cut_off
+    scratch = tmp_path / "scratch"
+    how = {"device": "cpu", "scratch": scratch, "isolation": "shared"}
+    with Evaluators(scratch) as evaluators:
 
-    assert counts(".") == (6, 0), "cut at the stop, nothing is left"
-    assert counts("<s>") == (6, 0)
-    assert counts(" ") == (6, 6)
-    assert counts("a") == (0, 6)
+        def made_of(text: str) -> EvaluationReport:
+            return evaluate_checkpoint(saying(text), suite, evaluators=evaluators, **how)
+
+        def counts(text: str) -> tuple[int | None, int | None]:
+            made = made_of(text)
+            return made.score("echo").empty, made.score("echo").cut_off
+
+        assert counts(".") == (6, 0), "cut at the stop, nothing is left"
+        assert counts("<s>") == (6, 0)
+        assert counts(" ") == (6, 6)
+        assert counts("a") == (0, 6)
+        short = made_of("a").score("echo")
+        assert (short.looping, short.answer_characters) == (0, 6 * 5)
+        task = directory / "tasks" / "echo.yaml"
+        task.write_text(task.read_text().replace("max_gen_toks: 5", "max_gen_toks: 44"))
+        suite = load_suite(directory)
+        long = made_of("a").score("echo")
+        assert (long.looping, long.answer_characters) == (6, 6 * 44)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from merge_core.errors import RecipeError
 from tasks.evaluation.suite import (
     SHIPPED,
+    Suite,
     SuiteTask,
     is_self_contained,
     load_suite,
@@ -43,7 +45,7 @@ def test_a_suite_is_found_by_name_directory_and_file_and_is_the_same():
     by_name = load_suite("starter")
     assert by_name == load_suite(STARTER) == load_suite(str(STARTER / "suite.yaml"))
     assert by_name.include_directory == STARTER / "tasks"
-    assert [task.higher_is_better for task in by_name.tasks] == [True, False]
+    assert [task.higher_is_better for task in by_name.tasks] == [True, False, True]
 
 
 def test_a_suite_survives_json_as_prefect_passes_it():
@@ -213,3 +215,63 @@ def test_a_task_without_a_cluster_is_written_as_it_always_was():
     task = SuiteTask(task="quiz", metric="acc")
     assert set(task.model_dump()) == {"task", "metric", "higher_is_better", "filter"}
     assert SuiteTask(**task.model_dump(), cluster="passage").model_dump()["cluster"] == "passage"
+
+
+def test_later_settings_change_the_digest_only_where_they_are_written(suite_directory):
+    plain = suite_digest(load_suite(suite_directory))
+    whole = yaml.safe_load((suite_directory / "suite.yaml").read_text())
+    seen = {plain}
+    for settings in (
+        {"generation": {"temperature": 0.7}},
+        {"generation": {"temperature": 0.7}, "repeats": 3},
+        {"system_instruction": "Be short."},
+        {"apply_chat_template": True, "fewshot_as_multiturn": False},
+        {"run_code": ["starter_facts"]},
+        {"device_map": "auto"},
+        {"batch_size": "auto"},
+    ):
+        edit(suite_directory, settings=whole["settings"] | settings)
+        seen.add(suite_digest(load_suite(suite_directory)))
+    assert len(seen) == 8
+    edit(suite_directory, settings=whole["settings"] | {"repeats": 1, "run_code": []})
+    assert suite_digest(load_suite(suite_directory)) == plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"repeats": 2}, "every answer would be the same"),
+        ({"fewshot_as_multiturn": True}, "write apply_chat_template: true too"),
+        ({"run_code": ["starter_fact"]}, "names 'starter_fact', which is no task of this suite"),
+        ({"batch_size": "automatic"}, "batch_size"),
+        ({"generation": {"temprature": 1}}, "temprature"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(suite_directory, settings, said):
+    with pytest.raises(RecipeError, match=said):
+        load_suite(edit(suite_directory, settings=settings))
+
+
+def test_halves_of_a_suite_are_two_suites(suite_directory):
+    decides, searches = (load_suite(f"{suite_directory}{part}") for part in ("", "#search"))
+    assert (decides.part, searches.part) == ("decide", "search")
+    assert suite_digest(decides) != suite_digest(searches)
+    assert load_suite("starter#decide") == load_suite("starter")
+    values = yaml.safe_load((suite_directory / "suite.yaml").read_text())
+    del values["split"]
+    (suite_directory / "suite.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(RecipeError, match="is not split, so it has no half 'search'"):
+        load_suite(f"{suite_directory}#search")
+
+
+def test_a_weight_is_part_of_the_suite_where_it_is_written() -> None:
+    plain = SuiteTask(task="quiz", metric="acc", higher_is_better=True)
+    assert "weight" not in plain.model_dump()
+    guarded = SuiteTask(**plain.model_dump(), weight=0)
+    assert guarded.model_dump()["weight"] == 0
+    Suite(name="s", tasks=(plain, guarded.model_copy(update={"task": "safety"})))
+    with pytest.raises(ValidationError, match="every task has weight 0"):
+        Suite(name="s", tasks=(guarded,))
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            SuiteTask(**plain.model_dump(), weight=weight)

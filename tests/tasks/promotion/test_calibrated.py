@@ -218,7 +218,8 @@ def test_the_baseline_itself_is_not_promoted() -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"exceed": 0.0}, "exceed is a key of the calibrated gate; write `gate: calibrated` too"),
+        ({"gate": "former", "exceed": 0.0}, "exceed is a key of the calibrated gate; write `gate"),
+        ({"exceed": 0.0, "min_gain": 0.1}, "leave out min_gain, of the former gate, or this"),
         ({"gate": "calibrated", "max_regression": 0.01}, "write guard_margin in its place"),
         ({"gate": "calibrated", "seed": 1}, "seed is no key of the calibrated gate; leave it out"),
         ({"gate": "calibrated", "widest_margin": 0.05}, "below the guard margin of 0.1"),
@@ -240,7 +241,7 @@ def test_decisions_of_the_former_gate_keep_their_key_and_their_record() -> None:
     decision = next(iter(former("decide").values()))
     reports = {each.checkpoint_digest: each for each in former("evaluate").values()}
     pair = reports[decision.candidate_digest], reports[decision.baseline_digest]
-    key = decision_key(*pair, PromotionRule())
+    key = decision_key(*pair, PromotionRule(gate="former"))
     assert key == "32e90a1be8863f198a472710d905a1d2131e365bdae45c3f4ece91dee912d981"
     record = hashlib.sha256(decision.model_dump_json().encode()).hexdigest()
     assert record == "673a526c53e8b9428cdf1e894150dd2d097d749d7c8e200be34fc4a528eed571"
@@ -252,13 +253,13 @@ def test_a_stored_decision_is_believed_for_the_rule_that_it_was_made_by() -> Non
     died = report("merged", failure="it was killed")
     calibrated, former_one, failed = (
         decide(CODER, BEFORE, CALIBRATED),
-        decide(CODER, BEFORE, PromotionRule()),
+        decide(CODER, BEFORE, PromotionRule(gate="former")),
         decide(died, BEFORE, CALIBRATED),
     )
     assert _fits(calibrated, rule=CALIBRATED, **reports)
-    assert _fits(former_one, rule=PromotionRule(), **reports)
+    assert _fits(former_one, rule=PromotionRule(gate="former"), **reports)
     assert _fits(failed, candidate=died, baseline=BEFORE, rule=CALIBRATED)
-    assert not _fits(calibrated, rule=PromotionRule(), **reports)
+    assert not _fits(calibrated, rule=PromotionRule(gate="former"), **reports)
     assert not _fits(former_one, rule=CALIBRATED, **reports)
     for keys in ({"exceed": 0.1}, {"alpha": 0.01}):
         assert not _fits(calibrated, rule=PromotionRule(gate="calibrated", **keys), **reports)

@@ -63,7 +63,7 @@ def report(name: str, *scores: TaskScore, **changes) -> EvaluationReport:
 
 
 BASE = report("base", bits_task("code", 0), bits_task("prose", 0))
-RULE = PromotionRule()
+RULE = PromotionRule(gate="former")
 
 
 def test_better_on_every_task_is_promoted():
@@ -337,4 +337,6 @@ def test_the_cache_key_changes_with_the_rule_the_reports_and_the_experts():
         decision_key(merged, BASE, RULE, [BASE]),
     }
     assert len(keys) == 4
-    assert decision_key(merged, BASE, RULE) == decision_key(merged, BASE, PromotionRule())
+    assert decision_key(merged, BASE, RULE) == decision_key(
+        merged, BASE, PromotionRule(gate="former")
+    )

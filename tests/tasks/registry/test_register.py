@@ -255,6 +255,8 @@ def test_else_the_base_gets_the_alias(
 def test_a_version_that_nobody_vouches_for_makes_way_for_the_base(
     tiny_zoo: Any, promoted: Registered, after_promotion: str, tmp_path: Path
 ) -> None:
+    """As a registry of the commit before has it, which no note of ours says more of."""
+    client(after_promotion).delete_registered_model_tag("zoo", "mergeflow.champion")
     source = f"models:/{promoted.result.candidate.logged_model_id}"
     with open_registry(after_promotion, writing=True) as registry, process_tracking_uri(registry):
         by_hand = registry.client.create_model_version("zoo", source)

@@ -59,6 +59,7 @@ WRITES = (
 """The methods of MLflow's client that write."""
 
 
+@pytest.mark.slow
 def test_a_registration_that_dies_after_each_of_its_writes_is_completed_without_duplicates(
     tiny_zoo: Any,
     merged: Path,
@@ -269,7 +270,7 @@ def test_what_a_killed_writer_left_half_done_is_undone(tmp_path: Path) -> None:
 
 def test_importing_the_step_does_not_import_mlflow() -> None:
     code = (
-        "import sys, tasks.register, tasks.registry.lineage\n"
+        "import sys, tasks.register, tasks.lineage.trace\n"
         "sys.exit(any(name in sys.modules for name in ('mlflow', 'torch', 'transformers')))"
     )
 

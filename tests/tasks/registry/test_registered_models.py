@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
+from tasks.lineage.trace import lineage
 from tasks.registry import loader as registry_loader
-from tasks.registry.lineage import lineage
 from tasks.registry.register import register_merge
 from tests.support.registrations import empty_registry, source, variant, zoo_merge
 from tests.support.registry_contents import (
@@ -123,6 +123,7 @@ def test_a_checkpoint_that_is_not_what_was_registered_is_refused_with_the_reason
         registry_loader._load_pyfunc(str(record), {"verify": verify})
 
 
+@pytest.mark.slow
 def test_a_real_server_gets_the_same_records_and_serves_the_champion(
     tiny_zoo: Any,
     merged: Path,

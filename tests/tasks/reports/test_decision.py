@@ -22,7 +22,7 @@ BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
 CODER = report("code-expert", bits_task("code", -0.4), accuracy_task("quiz", 180))
 PROSE = report("prose-expert", bits_task("code", 0.3), accuracy_task("quiz", 190))
 MERGED = report("merged", bits_task("code", -0.2), accuracy_task("quiz", 240))
-DECISION = decide(MERGED, BASE, PromotionRule(), [CODER, PROSE])
+DECISION = decide(MERGED, BASE, PromotionRule(gate="former"), [CODER, PROSE])
 
 
 def test_a_row_has_everyones_score_and_the_share_of_the_best_experts_gain():
@@ -87,9 +87,9 @@ def test_without_its_scores_the_version_that_serves_is_named_all_the_same():
 def test_an_average_is_never_said_to_have_a_base(baseline):
     worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
     for candidate in (MERGED, worse):
-        decision = decide(candidate, BASE, PromotionRule())
+        decision = decide(candidate, BASE, PromotionRule(gate="former"))
         for page in (decision_markdown, question_markdown):
-            text = page(decision, BASE, [], candidate, roles=Roles(baseline))
+            text = page(decision, BASE, [], candidate, roles=Roles(baseline, is_average=True))
             assert not re.search(r"\b(base|merged)\b", text), text
             assert f"| {baseline} | average |" in text
 
@@ -101,7 +101,7 @@ def test_without_experts_the_table_has_no_expert_columns():
 
 def test_a_fall_back_says_that_the_base_stays():
     worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
-    text = decision_markdown(decide(worse, BASE, PromotionRule()), BASE, [], worse)
+    text = decision_markdown(decide(worse, BASE, PromotionRule(gate="former")), BASE, [], worse)
     assert text.startswith("## Fell back: the base stays")
     assert "regressed" in text
 

@@ -345,3 +345,28 @@ def test_several_baselines_have_to_agree() -> None:
         against_all({"champion": good}, rules)
     with pytest.raises(ValueError, match="nights: 0"):
         nightly_rules(GateRule(), 0)
+
+
+def test_a_task_that_must_hold_is_refused_for_any_loss_that_was_measured() -> None:
+    better = [answers(400, seed, gained=60, lost=2) for seed in range(3)]
+    for gained, lost, verdict in ((3, 3, "promoted"), (3, 4, "fell_back"), (4, 3, "promoted")):
+        safety = answers(400, 9, gained=gained, lost=lost, name="safety")
+        assert judge([*better, safety]).verdict == "promoted"
+        result = judge([*better, replace(safety, must_hold=True)])
+        assert result.verdict == verdict, (gained, lost)
+        blamed = [each.task for each in result.because if each.cause == "regressed"]
+        assert blamed == (["safety"] if verdict == "fell_back" else [])
+
+
+def test_what_was_kept_of_an_expert_is_measured_from_its_origin() -> None:
+    """The baseline has half of the expert's gain already; the candidate has all of it."""
+    task = expert_task(1.0)
+    origin, name = np.asarray(task.baseline), next(iter(task.experts))
+    expert = np.asarray(task.experts[name])
+    half = np.where(np.arange(len(origin)) % 2, origin, expert)
+    moved = replace(task, baseline=half, candidate=expert, origin=origin)
+    [found] = judge([moved]).retention
+    assert found.expert_gain == pytest.approx(float((expert - origin).mean()))
+    assert found.kept == pytest.approx(1.0)
+    [beside] = judge([replace(moved, origin=None)]).retention
+    assert beside.expert_gain < found.expert_gain

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from merge_core.errors import MergeflowError
-from tasks.registry.lineage import Lineage, lineage, lineage_mermaid, render_lineage
+from tasks.lineage.graph import Lineage
+from tasks.lineage.mermaid import lineage_mermaid
+from tasks.lineage.text import render_lineage
+from tasks.lineage.trace import lineage
 from tasks.registry.register import register_merge
 from tests.support.registrations import copied_registry, registration, source, variant
 from tests.support.registry_contents import Registered, client
@@ -48,12 +51,12 @@ def test_the_lineage_of_the_champion_names_every_input_with_its_digest(
 
     assert tree.version == promoted.result.candidate.version
     assert tree.aliases == ("champion",)
-    assert tree.root.digest == manifest.digest
-    assert [(node.role, node.digest) for node in tree.root.inputs] == [
+    assert tree.root == manifest.digest
+    assert [(node.role, node.digest) for node in tree.top.inputs] == [
         (item.role, item.digest) for item in manifest.inputs
     ]
-    assert tree.root.merge is not None
-    assert tree.root.merge.object_id == manifest.object_id
+    assert tree.top.merge is not None
+    assert tree.top.merge.object_id == manifest.object_id
     for part in (
         manifest.digest,
         *(item.digest for item in manifest.inputs),
@@ -72,7 +75,7 @@ def test_a_checkpoint_that_is_base_and_ingredient_at_once_is_listed_once_with_bo
     models = [tiny_zoo.code_expert, tiny_zoo.base]
     register_merge(**registration(registry, tiny_zoo.base, models, merged))
 
-    inputs = lineage("models:/zoo@champion", registry).root.inputs
+    inputs = lineage("models:/zoo@champion", registry).top.inputs
 
     assert [node.role for node in inputs] == ["base+model", "model"]
 
@@ -80,9 +83,9 @@ def test_a_checkpoint_that_is_base_and_ingredient_at_once_is_listed_once_with_bo
 def test_a_version_is_named_by_number_as_well_as_by_alias(promoted: Registered) -> None:
     base = lineage(f"models:/zoo/{promoted.result.base.version}", promoted.registry)
 
-    assert base.root.digest == promoted.arguments["base"].digest
-    assert base.root.merge is None
-    assert base.root.inputs == ()
+    assert base.root == promoted.arguments["base"].digest
+    assert base.top.merge is None
+    assert base.top.inputs == ()
 
 
 def test_an_input_that_another_merge_made_is_followed_by_digest_wherever_it_lies(
@@ -92,8 +95,8 @@ def test_an_input_that_another_merge_made_is_followed_by_digest_wherever_it_lies
 
     tree = lineage("models:/stacked@champion", registry)
 
-    assert tree.root.digest == source(result).digest
-    base, first, code = tree.root.inputs
+    assert tree.root == source(result).digest
+    base, first, code = tree.made_of(tree.top)
     assert first.digest == promoted.result.candidate.digest
     assert first.merge is not None
     assert first.merge.run_id == promoted.result.run_id
@@ -127,7 +130,7 @@ def test_a_merge_that_gave_back_one_of_its_inputs_does_not_send_the_tree_round_i
 
     tree = lineage("models:/zoo@champion", registry)
 
-    assert [node.repeated for node in tree.root.inputs] == [False, True]
+    assert tree.digests() == (tree.root, tree.top.inputs[0].digest)
     assert "shown above" in render_lineage(tree)
     assert lineage_mermaid(tree)
 

@@ -1,0 +1,81 @@
+"""The command `mergeflow audit`: does a registered version still hold what its record says?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.check import DOES_NOT_HOLD
+from flows.cli.options import AsJson, TrackingUri
+
+if TYPE_CHECKING:
+    from flows.terminal.console import Terminal
+    from tasks.audit.report import AuditReport
+
+_STYLES = {"holds": "green", "fails": "bold red", "unknown": "yellow"}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's command to the program."""
+    app.command(epilog="Example: `mergeflow audit models:/zoo-good@champion`")(audit)
+
+
+def audit(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every version of every model that mergeflow registered.")
+    ] = False,
+    tracking_uri: TrackingUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Compare a version with all that is recorded of it, and read every byte that it leads to.
+
+    Says what holds, what does not, and what could not be looked at. Exit code 4 when something does
+    not hold.
+    """
+    from flows.terminal.console import Terminal
+    from merge_core.errors import MergeflowError
+    from merge_core.homes.home import Home
+    from tasks.audit.audit import audit_all, audit_version
+    from tasks.registry.client import default_tracking_uri
+
+    if bool(model) == everything:
+        raise MergeflowError(
+            "name one version, or all of them",
+            where="mergeflow audit",
+            mend="write `mergeflow audit models:/NAME@champion`, or `mergeflow audit --all`",
+        )
+    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
+    address = tracking_uri or default_tracking_uri(home)
+    reports: list[AuditReport] = []
+    with terminal.progress() as progress:
+        found = (
+            audit_all(home, address, progress)
+            if everything
+            else iter([audit_version(home, model, address, progress)])
+        )
+        for report in found:
+            reports.append(report)
+            if not as_json:
+                _show(terminal, report)
+    if as_json:
+        given = [report.model_dump(mode="json") | {"holds": report.holds} for report in reports]
+        terminal.give(given if everything else given[0])
+    elif not reports:
+        terminal.say("no version of a model of mergeflow's is registered here")
+    if not all(report.holds for report in reports):
+        raise typer.Exit(DOES_NOT_HOLD)
+
+
+def _show(terminal: Terminal, report: AuditReport) -> None:
+    failing, unknown = len(report.of("fails")), len(report.of("unknown"))
+    word = "holds" if report.holds else "does not hold"
+    terminal.say(f"{report.model_uri} {word}", style="bold" if report.holds else "bold red")
+    for answer in report.answers:
+        style = _STYLES[answer.outcome]
+        terminal.say(f"  {answer.outcome:<8} {answer.check:<12} {answer.what}", style=style)
+    if failing or unknown:
+        terminal.say(f"  {failing} fail, {unknown} could not be looked at")

@@ -1,0 +1,47 @@
+"""The alias: who has it, by whose doing, and whether the history of it is whole."""
+
+from __future__ import annotations
+
+from tasks.audit.evidence import Evidence
+from tasks.audit.report import Answers
+from tasks.registry.alias import alias_state
+from tasks.registry.client import TAG
+from tasks.registry.history import HistoryLine, chains_elsewhere, find_histories
+from tasks.registry.memory import canonical
+
+
+def check(evidence: Evidence, answers: Answers) -> None:
+    """The history's lines follow each other, and say of this version's run what the run says."""
+    name = evidence.version.name
+    state = alias_state(evidence.registry, name)
+    address = canonical(evidence.home, evidence.registry.tracking_uri)
+    found = find_histories(evidence.home, address, name, state.tags)
+    for history in found:
+        for problem in history.all_problems(state.tags):
+            answers.fails(f"the history {history.chain}: {problem}")
+    for chain in chains_elsewhere(found, state.tags):
+        answers.unknown(f"the history {chain} is another home's, or was lost")
+    if state.moved_elsewhere:
+        answers.fails(f"somebody gave the alias to version {state.holder} outside of mergeflow")
+    lines = [line for history in found for line in history.lines]
+    _of_run(evidence, lines, answers)
+    if not lines:
+        answers.unknown("this home has no history of the model")
+    elif not answers.failed:
+        has = f"version {state.holder} has it" if state.holder else "no version has it"
+        pinned = ", pinned" if state.is_pinned else ""
+        answers.holds(f"{len(lines)} lines of history follow each other; {has}{pinned}")
+
+
+def _of_run(evidence: Evidence, lines: list[HistoryLine], answers: Answers) -> None:
+    """What the history wrote down of a run when it decided."""
+    run, version = evidence.run, str(evidence.version.version)
+    if run is not None:
+        for line in lines:
+            if line.run_id == run.info.run_id and line.verdict is not None:
+                said = run.data.tags.get(TAG + "verdict")
+                answers.same("the run's verdict", said, line.verdict, f"line {line.number}")
+    for line in lines:
+        if line.version == version and line.digest is not None and line.event == "moved":
+            by = f"line {line.number} of the history"
+            answers.same("the version's digest", evidence.digest, line.digest, by)

@@ -1,0 +1,33 @@
+"""A person's word: version, run and decision say the same of it."""
+
+from __future__ import annotations
+
+from tasks.audit.evidence import Evidence
+from tasks.audit.report import Answers
+from tasks.registry.client import TAG
+from tasks.registry.runs import approval_tags
+
+
+def check(evidence: Evidence, answers: Answers) -> None:
+    """The tags are those that the decision's approval gives, and there are none without one."""
+    run, decision = evidence.run, evidence.decision
+    if run is None or decision is None:
+        answers.unknown("there is no decision that a person could have approved")
+        return
+    wanted = approval_tags(decision.approval) if decision.approval else {}
+    said = {
+        key.removeprefix(TAG): value
+        for key, value in run.data.tags.items()
+        if key.startswith(TAG + "approval")
+    }
+    answers.same("the run's word of a person", said, wanted, "the decision")
+    on_version = {
+        key.removeprefix(TAG): value
+        for key, value in evidence.version.tags.items()
+        if key.startswith(TAG + "approval")
+    }
+    # A champion keeps the word that made it one when a later run decides without a person.
+    if decision.approval is not None or not decision.promote:
+        answers.same("the version's word of a person", on_version, wanted, "the decision")
+    if not answers.failed:
+        answers.holds("approved by a person, as typed" if wanted else "nobody was asked")

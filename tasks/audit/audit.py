@@ -1,0 +1,114 @@
+"""Audit registered versions: look at everything that is recorded of them, and believe nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_core.homes.home import Home
+from merge_core.progress import Progress
+from tasks.audit import (
+    alias,
+    approval,
+    description,
+    files,
+    parents,
+    plan,
+    registration,
+    run,
+    scores,
+    verdict,
+    way,
+)
+from tasks.audit.evidence import Evidence
+from tasks.audit.report import Answers, AuditReport
+from tasks.registry.addresses import find_version
+from tasks.registry.client import TAG, Registry, open_registry
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+Check = Callable[[Evidence, Answers], None]
+OF_ANY: dict[str, Check] = {
+    "way": way.check,
+    "description": description.check,
+    "files": files.check,
+}
+"""Checks of a base as well; it has no run of its own."""
+OF_MERGES: dict[str, Check] = {
+    "plan": plan.check,
+    "run": run.check,
+    "scores": scores.check,
+    "decision": verdict.check,
+    "record": registration.check,
+    "approval": approval.check,
+    "parents": parents.check,
+}
+
+
+def audit_version(
+    home: Home, model_uri: str, tracking_uri: str, progress: Progress | None = None
+) -> AuditReport:
+    """Audit the version of an address.
+
+    Raises:
+        MergeflowError: there is no such version.
+        StepError: MLflow refused.
+    """
+    with open_registry(tracking_uri) as registry:
+        version = find_version(registry, model_uri)
+        return _audit(registry, home, version, progress)
+
+
+def audit_all(
+    home: Home, tracking_uri: str, progress: Progress | None = None
+) -> Iterator[AuditReport]:
+    """Audit every version of every model that mergeflow registered, one after the other.
+
+    Raises:
+        StepError: MLflow refused.
+    """
+    with open_registry(tracking_uri) as registry:
+        for version in _versions(registry):
+            found = registry.client.get_model_version(version.name, str(version.version))
+            yield _audit(registry, home, found, progress)
+
+
+def _audit(
+    registry: Registry, home: Home, version: ModelVersion, progress: Progress | None
+) -> AuditReport:
+    answers = []
+    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
+        evidence = Evidence(registry, home, version, Path(scratch), progress)
+        checks = OF_ANY | (OF_MERGES if evidence.is_merge else {}) | {"alias": alias.check}
+        for name, look in checks.items():
+            given = Answers(name)
+            look(evidence, given)
+            answers += given.given
+        return AuditReport(
+            model_uri=evidence.address, digest=evidence.digest, answers=tuple(answers)
+        )
+
+
+def _versions(registry: Registry) -> Iterator[ModelVersion]:
+    """Versions of models that are ours, by name and number."""
+    ours = set()
+    token = None
+    while True:
+        models = registry.client.search_registered_models(max_results=500, page_token=token)
+        ours |= {model.name for model in models if TAG + "model" in model.tags}
+        token = models.token
+        if not token:
+            break
+    for name in sorted(ours):
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = registry.client.search_model_versions(f"name = '{name}'", page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+        yield from sorted(found, key=lambda each: int(each.version))

@@ -1,0 +1,192 @@
+"""Everything that is recorded about one version, fetched once, whatever state it is in.
+
+Nothing here judges: a record that is gone or cannot be read is None, and the checks say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from merge_core.files.bounded_json import parse_json
+from merge_core.homes.home import Home
+from merge_core.progress import Progress
+from merge_core.records import CheckpointManifest, SourceCheckpoint
+from tasks.promotion.baselines import Compared
+from tasks.promotion.rule import PromotionRule
+from tasks.records import Decision, EvaluationReport
+from tasks.registry.client import TAG, Registry
+from tasks.registry.last_check import download_description
+from tasks.registry.models import RECORD
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities.model_registry import ModelVersion
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+_GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation: its run, and the file with the value of every document."""
+
+    run: Run
+    raw: dict[str, Any] | None
+    report: EvaluationReport | None
+
+    @property
+    def role(self) -> str:
+        """`merged`, `base` or `expert/NAME`."""
+        return str(self.run.data.tags.get(TAG + "role", ""))
+
+
+@dataclass
+class Evidence:
+    """What MLflow and this machine have of a version."""
+
+    registry: Registry
+    home: Home
+    version: ModelVersion
+    scratch: Path
+    progress: Progress | None = None
+
+    @property
+    def address(self) -> str:
+        """`models:/NAME/VERSION`."""
+        return f"models:/{self.version.name}/{self.version.version}"
+
+    def tag(self, key: str) -> str | None:
+        """One of our tags of the version."""
+        return self.version.tags.get(TAG + key) or None
+
+    @property
+    def digest(self) -> str | None:
+        """Of the checkpoint, as the version says it."""
+        return self.tag("digest")
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it was registered as the result of a merge."""
+        return self.tag("role") == "merged"
+
+    @cached_property
+    def model(self) -> LoggedModel | None:
+        """The LoggedModel that the version leads to."""
+        named = self.version.model_id or (self.version.source or "").removeprefix("models:/")
+        return self._or_none(self.registry.client.get_logged_model, named)
+
+    @cached_property
+    def held(self) -> Path | None:
+        """What MLflow holds of the model, brought here."""
+        if self.model is None:
+            return None
+        try:
+            return download_description(self.registry, self.model, self.scratch / "held")
+        except OSError:
+            return None
+
+    @cached_property
+    def checkpoint(self) -> SourceCheckpoint | None:
+        """The checkpoint that MLflow's description names."""
+        if self.held is None:
+            return None
+        try:
+            record = parse_json((self.held / RECORD).read_bytes())
+            known = {key: record[key] for key in SourceCheckpoint.model_fields if key in record}
+            return SourceCheckpoint.model_validate(known)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @cached_property
+    def run(self) -> Run | None:
+        """The merge run that the version names."""
+        named = self.tag("run_id")
+        return self._or_none(self.registry.client.get_run, named) if named else None
+
+    @cached_property
+    def manifest(self) -> CheckpointManifest | None:
+        """What the merge wrote, as its run keeps it."""
+        return _validated(CheckpointManifest, self.file("manifest.json"))
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """The verdict, as its run keeps it."""
+        return _validated(Decision, self.file("decision.json"))
+
+    @cached_property
+    def rule(self) -> PromotionRule | None:
+        """The rule that decided; None in runs of before rules were kept."""
+        return _validated(PromotionRule, self.file("rule.json"))
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """What the decision rests on; None in runs of before it was kept."""
+        return _validated(Compared, self.file("compared.json"))
+
+    @cached_property
+    def evaluations(self) -> list[Evaluated]:
+        """The evaluations that belong to the run, in the order in which they were recorded."""
+        if self.run is None:
+            return []
+        found = self.registry.client.search_runs(
+            [self.run.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{self.run.info.run_id}'"
+            f" and tags.`{TAG}kind` = 'evaluation'",
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+        )
+        return [self._evaluated(run) for run in found]
+
+    def file(self, name: str, run: Run | None = None) -> bytes | None:
+        """A file of a run, by default of the merge run; None where it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        of = run or self.run
+        if of is None:
+            return None
+        place = self.scratch / of.info.run_id
+        place.mkdir(exist_ok=True)
+        try:
+            found = self.registry.client.download_artifacts(of.info.run_id, name, str(place))
+            return Path(found).read_bytes()
+        except (OSError, MlflowException):
+            return None
+
+    def _evaluated(self, run: Run) -> Evaluated:
+        content = self.file("evaluation.json", run)
+        try:
+            raw = json.loads(content) if content else None
+        except ValueError:
+            raw = None
+        report = _validated(EvaluationReport, content)
+        return Evaluated(run, raw if isinstance(raw, dict) else None, report)
+
+    def model_named(self, model_id: str) -> LoggedModel | None:
+        """A LoggedModel, if it is there."""
+        return self._or_none(self.registry.client.get_logged_model, model_id)
+
+    @staticmethod
+    def _or_none(ask: Callable[[str], T], named: str) -> T | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return ask(named)
+        except MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
+            return None
+
+
+def _validated(kind: type[M], content: bytes | None) -> M | None:
+    try:
+        return kind.model_validate_json(content) if content else None
+    except ValidationError:
+        return None

@@ -1,0 +1,72 @@
+"""What was merged: object id, recipe and plan, as version, run, manifest and disk say them."""
+
+from __future__ import annotations
+
+from merge_core.errors import MergeflowError
+from merge_core.output.manifest import read_manifest
+from merge_core.output.model_files import RECIPE_NAME
+from merge_core.recipes.loading import parse_recipe
+from merge_core.records import CheckpointManifest
+from merge_core.store.objects import object_id_of
+from tasks.audit.evidence import Evidence
+from tasks.audit.report import Answers
+from tasks.registry.client import TAG
+
+_SAID_TWICE = ("digest", "object_id", "recipe_digest", "plan_digest", "method")
+
+
+def check(evidence: Evidence, answers: Answers) -> None:
+    """Five facts, each of which four places have to say alike; the recipe's digest is computed."""
+    run, manifest = evidence.run, evidence.manifest
+    if run is None:
+        answers.unknown("there is no run to compare with")
+        return
+    if manifest is None:
+        answers.fails("the run's manifest.json is missing, or cannot be read")
+        return
+    for key in _SAID_TWICE:
+        expected = getattr(manifest, key)
+        answers.same(f"the version's {key}", evidence.tag(key), expected, "the run's manifest")
+        said = run.data.tags.get(TAG + key)
+        answers.same(f"the run's {key}", said, expected, "its own manifest")
+    _recipe(evidence, manifest, answers)
+    _disk(evidence, manifest, answers)
+    if not answers.failed:
+        answers.holds("object id, recipe and plan are the same in version, run, manifest and store")
+
+
+def _recipe(evidence: Evidence, manifest: CheckpointManifest, answers: Answers) -> None:
+    content = evidence.file("recipe.yaml")
+    if content is None:
+        answers.fails("the run's recipe.yaml is missing")
+        return
+    try:
+        digest = parse_recipe(content.decode("utf-8", "replace")).digest
+    except MergeflowError as error:
+        answers.fails(f"the run's recipe.yaml is no recipe: {error.what}")
+        return
+    answers.same(
+        "the digest of the run's recipe.yaml", digest, manifest.recipe_digest, "the manifest"
+    )
+
+
+def _disk(evidence: Evidence, manifest: CheckpointManifest, answers: Answers) -> None:
+    checkpoint = evidence.checkpoint
+    if checkpoint is None or not checkpoint.directory.is_dir():
+        return  # `files` says so
+    directory = checkpoint.directory
+    try:
+        on_disk = read_manifest(directory)
+    except MergeflowError as error:
+        answers.fails(f"the checkpoint's own manifest cannot be read: {error.what}")
+        return
+    here = {"path": "", "taken_over": manifest.taken_over}
+    if on_disk.model_copy(update=here) != manifest.model_copy(update=here):
+        answers.fails("the checkpoint's own manifest is another one than the run keeps")
+    stored = object_id_of(directory)
+    if stored is not None:
+        answers.same("the name in the store", stored, manifest.object_id, "the run's manifest")
+    recipe = directory / RECIPE_NAME
+    kept = evidence.file("recipe.yaml")
+    if kept is not None and (not recipe.is_file() or recipe.read_bytes() != kept):
+        answers.fails("the recipe beside the checkpoint is another one than the run keeps")

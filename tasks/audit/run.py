@@ -1,0 +1,57 @@
+"""The merge run: it is there, made this model, and says the same as the version."""
+
+from __future__ import annotations
+
+from tasks.audit.evidence import Evidence
+from tasks.audit.report import Answers
+from tasks.lineage.recorded import is_deleted
+from tasks.lineage.trace import inputs_of_run
+from tasks.registry.client import TAG
+
+_SAID_TWICE = ("verdict", "base_digest", "pipeline")
+
+
+def check(evidence: Evidence, answers: Answers) -> None:
+    """Version → run → outputs and inputs agree."""
+    run, named = evidence.run, evidence.tag("run_id")
+    if run is None:
+        answers.fails(f"the run that made it is gone: {named or 'the version names none'}")
+        return
+    if is_deleted(run):
+        answers.fails(f"the run that made it was deleted: {named}")
+    tags = run.data.tags
+    answers.same("the run's digest", tags.get(TAG + "digest"), evidence.digest, "the version")
+    answers.same("the run's model", tags.get(TAG + "model"), evidence.version.name, "the version")
+    for key in _SAID_TWICE:
+        answers.same(
+            f"the run's {key}", tags.get(TAG + key) or None, evidence.tag(key), "the version"
+        )
+    if tags.get(TAG + "recorded") != "true":
+        answers.fails("the record of the run was never finished")
+    made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
+    if evidence.model is not None and evidence.model.model_id not in made:
+        answers.fails("the run's outputs are not the model that the version leads to")
+    _inputs(evidence, answers)
+    if not answers.failed:
+        answers.holds("the run is there, made this model, and says the same as the version")
+
+
+def _inputs(evidence: Evidence, answers: Answers) -> None:
+    run, manifest = evidence.run, evidence.manifest
+    if run is None or manifest is None:
+        return
+    noted = {item.digest for item in inputs_of_run(run)}
+    answers.same(
+        "the inputs that the run's tags name",
+        sorted(digest[:12] for digest in noted),
+        sorted({item.digest[:12] for item in manifest.inputs}),
+        "its manifest",
+    )
+    models = run.inputs.model_inputs if run.inputs else []
+    known = set()
+    for item in models:
+        model = evidence.model_named(item.model_id)
+        known.add(model.tags.get(TAG + "digest", "") if model else f"gone: {item.model_id}")
+    missing = {item.digest for item in manifest.inputs} - known
+    for digest in sorted(missing):
+        answers.fails(f"no input of the run in MLflow is the checkpoint {digest[:12]}")

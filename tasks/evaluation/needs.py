@@ -1,0 +1,133 @@
+"""What a suite needs from outside, found missing before any weight is loaded or merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from merge_core.checkpoints.checkpoint import read_json
+from merge_core.errors import RecipeError
+from tasks.evaluation.lm_eval_catalogue import lm_eval_catalogue
+from tasks.evaluation.lm_eval_files import read_own_tasks, unreachable_data
+from tasks.evaluation.suite import Suite
+from tasks.hub_answers import hub_cache
+
+_SECONDS = 10.0
+"""How long the Hub may take to say that a data set is there."""
+
+
+def check_needs(suite: Suite, model: Path) -> None:
+    """Refuse a suite that cannot be evaluated here, or not with models like this one.
+
+    Args:
+        model: a checkpoint's directory; its config and tokenizer are looked at.
+
+    Raises:
+        RecipeError: says what is missing.
+    """
+    where = f"suite '{suite.name}' in {suite.directory}"
+    _check_template(suite, model, where)
+    _check_context(suite, model, where)
+    files = list(_configs(suite))
+    for place, task, config in files:
+        _check_code(suite, task, config, f"{where}: {place}")
+    for place, _, config in files:
+        _check_data(suite, config, f"{where}: {place}")
+
+
+def _check_template(suite: Suite, model: Path, where: str) -> None:
+    if not suite.settings.apply_chat_template:
+        return
+    files = ("chat_template.jinja", "chat_template.json")
+    config = model / "tokenizer_config.json"
+    has_one = any((model / name).is_file() for name in files) or (
+        config.is_file() and read_json(config).get("chat_template")
+    )
+    if not has_one and not (model / "chat_templates").is_dir():
+        raise RecipeError(
+            f"prompts are to be wrapped in the tokenizer's chat template, and {model} has none",
+            where=f"{where}: settings.apply_chat_template",
+            mend="leave apply_chat_template out for base models, or name a model that has one",
+        )
+
+
+def _check_context(suite: Suite, model: Path, where: str) -> None:
+    config = read_json(model / "config.json")
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
+    named = ("n_positions", "max_position_embeddings", "n_ctx")
+    known = [text[name] for name in named if isinstance(text.get(name), int)]
+    if not known:
+        return
+    own, wanted = known[0], suite.settings.max_length
+    if wanted is not None and wanted > own:
+        raise RecipeError(
+            f"max_length is {wanted}, and the context of {model} has {own} tokens",
+            where=f"{where}: settings.max_length",
+            mend=f"write at most {own}, or leave it out",
+        )
+    longest = suite.settings.generation and suite.settings.generation.max_gen_toks
+    if longest and longest >= (wanted or own):
+        raise RecipeError(
+            f"answers may have {longest} tokens, and prompt and answer together {wanted or own}",
+            where=f"{where}: settings.generation.max_gen_toks",
+            mend="write less, so that there is room for a prompt",
+        )
+
+
+def _check_code(suite: Suite, task: str, config: dict[str, Any], where: str) -> None:
+    if config.get("unsafe_code") and task not in suite.settings.run_code:
+        raise RecipeError(
+            f"task '{task}' executes what the model writes, on this machine",
+            where=where,
+            mend=f"write `run_code: [{task}]` in the suite's settings where that is meant, on a"
+            " machine that nothing depends on; or leave the task out",
+        )
+
+
+def _check_data(suite: Suite, config: dict[str, Any], where: str) -> None:
+    name = config.get("dataset_path")
+    if not isinstance(name, str) or not unreachable_data(config, Path(suite.directory)).remote:
+        return
+    if "://" in name or _is_cached(name) or _is_on_hub(name):
+        return
+    raise RecipeError(
+        f"the data set '{name}' is not on this machine, and the Hub does not give it",
+        where=where,
+        mend="let this machine reach the Hub once (HF_HUB_OFFLINE unset, HF_TOKEN for what needs a"
+        " login), or use a suite whose data is beside it",
+    )
+
+
+def _configs(suite: Suite) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What task files say, as far as they can be read without running them; groups of lm-eval's are
+    looked at when they are loaded."""
+    own = read_own_tasks(suite.include_directory)
+    for index, task in enumerate(suite.tasks):
+        files = own.get(task.task, ())
+        if not files and task.task in (shipped := lm_eval_catalogue().tasks):
+            files = read_own_tasks(shipped[task.task]).get(task.task, ())
+        for file in files:
+            yield f"tasks[{index}]", task.task, file.config
+
+
+def _is_cached(name: str) -> bool:
+    hub = hub_cache()
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or hub.parent / "datasets")
+    return (hub / f"datasets--{name.replace('/', '--')}").is_dir() or (
+        prepared / name.replace("/", "___")
+    ).is_dir()
+
+
+def _is_on_hub(name: str) -> bool:
+    if any(os.environ.get(each) == "1" for each in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")):
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(name, timeout=_SECONDS)
+    except Exception:  # whatever it is: it is not there
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""Which evaluations can be compared, and what is said where they were not made quite alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from merge_core.errors import StepError
+from merge_core.files.digests import digest_of
+from tasks.promotion.baselines import ComparedWith
+from tasks.promotion.rule import AFTERWARDS, PromotionRule
+from tasks.records import EvaluationReport
+
+
+def check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> None:
+    """Refuse evaluations that were made with different means, or of which one is a part.
+
+    Raises:
+        StepError: says what differs.
+    """
+    made = {
+        "suites": (candidate.suite_digest, other.suite_digest),
+        "lm-eval versions": (candidate.lm_eval_version, other.lm_eval_version),
+        "transformers versions": (candidate.transformers_version, other.transformers_version),
+        "kinds of device": tuple(r.device.partition(":")[0] for r in (candidate, other)),
+    }
+    for what, (one, two) in made.items():
+        if one != two:
+            raise StepError(
+                f"the evaluations of {candidate.reference} and {other.reference} were made with"
+                f" different {what} ({one[:12]} and {two[:12]})",
+                where="decide",
+                mend="evaluate both again in the same way",
+            )
+    if other.looks is not None and other.looks.is_part:
+        raise StepError(
+            f"the evaluation of {other.reference} is not whole: it ended at look"
+            f" {other.looks.taken} of {other.looks.number}, and only a candidate's may",
+            where="decide",
+            mend="evaluate it with `mergeflow evaluate`, which always evaluates everything",
+        )
+
+
+def stopped_by(
+    rule: PromotionRule, base: EvaluationReport, others: Sequence[ComparedWith] = ()
+) -> str:
+    """Digest of a rule and of the checkpoints that a candidate has to beat."""
+    compared = [base.checkpoint_digest, *(each.report.checkpoint_digest for each in others)]
+    return digest_of([rule.model_dump(mode="json", exclude=AFTERWARDS), compared])
+
+
+def check_looks(
+    candidate: EvaluationReport,
+    rule: PromotionRule,
+    base: EvaluationReport,
+    others: Sequence[ComparedWith],
+) -> None:
+    """Refuse to judge what one rule has looked at on its way by another one.
+
+    Raises:
+        StepError: the candidate's evaluation stops for another rule, or beside other baselines.
+    """
+    looks = candidate.looks
+    if looks and (looks.number, looks.by) != (rule.looks, stopped_by(rule, base, others)):
+        raise StepError(
+            f"the evaluation of {candidate.reference} was looked at {looks.taken} of"
+            f" {looks.number} times for another rule, or beside other baselines",
+            where="decide",
+            mend="decide with the rule and the reports of the run that evaluated it; to decide by"
+            " another rule, evaluate it with `mergeflow evaluate`",
+        )
+
+
+def said_of_batches(
+    candidate: EvaluationReport, others: Sequence[EvaluationReport]
+) -> tuple[str, ...]:
+    """That evaluations had different batch sizes, where that is known."""
+    sizes = {report.batch_size for report in (candidate, *others) if report.batch_size}
+    if len(sizes) < 2:
+        return ()
+    told = " and ".join(map(str, sorted(sizes)))
+    return (
+        f"the evaluations had batches of {told}: the last digits of their scores differ for that"
+        " alone",
+    )

@@ -1,0 +1,26 @@
+"""The one line that says how a decision ended, wherever people read it."""
+
+from __future__ import annotations
+
+from tasks.records import Decision
+from tasks.roles import MERGE
+
+CANDIDATE, BASELINE = "the candidate", "the baseline"
+"""What the two checkpoints are called where nothing is known of them but their reports."""
+
+
+def headline(
+    decision: Decision,
+    candidate: str = MERGE.the_candidate,
+    baseline: str = MERGE.the_baseline,
+) -> str:
+    """How a decision ended and which checkpoint serves, in one line.
+
+    The reasons that follow it are in `reasons` and `calibrated_reasons`.
+    """
+    if decision.verdict == "promoted":
+        return f"Promoted: {candidate} replaces {baseline}"
+    if decision.verdict == "fell_back":
+        return f"Fell back: {baseline} stays"
+    rest = f"{candidate} is taken, as the rule says" if decision.promote else f"{baseline} stays"
+    return f"Inconclusive: {rest}"

@@ -1,0 +1,25 @@
+"""One number for a whole suite, by the rule's own measure: what greedy soups and rankings go by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.promotion.measured import measurements
+from tasks.records import EvaluationReport
+from tasks.statistics import judge
+
+
+def mean_change(report: EvaluationReport, reference: EvaluationReport) -> float:
+    """The mean change over the tasks, weighted as the suite says, in units of the reference: what
+    the calibrated gate calls better. An answer that is no number counts as the worst there is.
+
+    Raises:
+        StepError: the evaluations are not of the same documents.
+    """
+    return judge(measurements(report, reference, [], nan_as_worst=True)).primary.change
+
+
+def best_of(reports: Sequence[EvaluationReport], reference: EvaluationReport) -> int:
+    """The place of the best one; of equal ones the first."""
+    changes = [mean_change(report, reference) for report in reports]
+    return changes.index(max(changes))

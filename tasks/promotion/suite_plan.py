@@ -1,0 +1,99 @@
+"""What a suite can show of a merge before there is one, from the baseline and the experts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks.promotion.calibrated_reasons import about_documents
+from tasks.promotion.measured import measurements
+from tasks.promotion.reasons import in_unit, number
+from tasks.records import EvaluationReport, PlannedTask, SuitePlan
+from tasks.roles import the
+from tasks.statistics import GateRule, plan
+from tasks.statistics.results import PlanResult
+
+
+def plan_before_merge(
+    baseline: EvaluationReport,
+    experts: Sequence[EvaluationReport],
+    name: str,
+    rule: GateRule,
+    must_hold: Mapping[str, float],
+) -> SuitePlan:
+    """The plan against one baseline. The same as in the decision that follows.
+
+    Raises:
+        StepError: the evaluations are not of the same documents.
+    """
+    own = [each for each in experts if each.checkpoint_digest != baseline.checkpoint_digest]
+    measured = measurements(baseline, baseline, own, None, must_hold)
+    return suite_plan(plan(measured, rule), baseline, name, rule, must_hold)
+
+
+def suite_plan(
+    planned: PlanResult,
+    baseline: EvaluationReport,
+    name: str,
+    rule: GateRule,
+    must_hold: Mapping[str, float],
+) -> SuitePlan:
+    """The statistics' plan as it is kept."""
+    return SuitePlan(
+        against=name,
+        visible=planned.visible_change,
+        tasks=tuple(
+            PlannedTask(
+                task=task.name,
+                metric=baseline.score(task.name).metric,
+                documents=task.documents,
+                groups=task.effective_groups,
+                unit=task.unit,
+                margin=task.margin,
+                asked=must_hold.get(task.name) or rule.margin,
+                reach=task.reach,
+                is_met=task.is_met,
+                documents_needed=task.documents_needed,
+            )
+            for task in planned.tasks
+        ),
+    )
+
+
+def plan_problems(planned: SuitePlan) -> list[str]:
+    """What the suite cannot show of what is asked for: one sentence for each task."""
+    return [_problem(task) for task in planned.tasks if not task.is_met or _is_widened(task)]
+
+
+def plan_sentence(planned: SuitePlan) -> str:
+    """The smallest gain that this suite can see, in one sentence."""
+    if planned.visible is None:
+        return (
+            f"no expert was evaluated, so how small a gain over {the(planned.against)} these"
+            " documents can show is not known before the merge"
+        )
+    return (
+        f"a merge has to be better than {the(planned.against)} by about {number(planned.visible)}"
+        " units on average to be promoted four times of five"
+    )
+
+
+def _is_widened(task: PlannedTask) -> bool:
+    return task.margin > task.asked + 1e-9
+
+
+def _problem(task: PlannedTask) -> str:
+    unit = in_unit(task.metric) if "perplexity" not in task.metric else "bits"
+    asked, margin = (f"{number(each * task.unit)} {unit}" for each in (task.asked, task.margin))
+    documents = f"{task.documents} documents"
+    if task.groups < task.documents:
+        documents += f" in {number(task.groups)} groups"
+    said = f"{task.task}: {documents} cannot rule out a loss of {asked}"
+    if task.reach is None:
+        return f"{said}: they are too few to judge"
+    if task.is_met:
+        said += f", so one of {margin} is what is ruled out"
+    else:
+        reach = number(task.reach * task.unit)
+        said += f", and not even one of {margin}: what they can rule out is {reach}"
+    about = about_documents(task.documents_needed, task.documents)
+    return f"{said}; about {about} documents would do" if about else said

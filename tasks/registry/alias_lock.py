@@ -1,0 +1,60 @@
+"""One move of an alias at a time, among the processes that use one home.
+
+MLflow has no conditional write: between the look at who holds the alias and the move, another
+client can move it. Our own commands take a lock for that moment. A client that knows nothing of it,
+or a command of another home, can still race; what it did is seen when the alias is read back, and
+at the next move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+from merge_core.errors import OutputError
+from merge_core.files.private import open_private
+from merge_core.homes.home import Home
+from tasks.registry.client import RegistryUnreachableError
+
+_WAIT = 60.0
+_AGAIN = 0.05
+
+
+@contextlib.contextmanager
+def alias_lock(home: Home, wait: float = _WAIT) -> Iterator[None]:
+    """Hold the home's lock for moves of aliases; the kernel releases it, also of a killed process.
+
+    Args:
+        wait: seconds to wait for another process, which holds it for less than a second.
+
+    Raises:
+        OutputError: the home cannot be written to.
+        RegistryUnreachableError: another process holds it all that time.
+    """
+    path = home.history / "alias.lock"
+    try:
+        descriptor = open_private(path)
+    except OSError as error:
+        raise OutputError(
+            f"the lock for moves of aliases cannot be made: {error.strerror}",
+            where=str(path),
+            mend="see that you may write there and that there is room, then run it again",
+        ) from error
+    with os.fdopen(descriptor, "wb") as file:
+        until = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise RegistryUnreachableError(
+                        "another command of this home has been moving an alias for a minute",
+                        where=str(path),
+                        mend="end it if it hangs, and run the same command again",
+                    ) from None
+                time.sleep(_AGAIN)
+        yield

@@ -1,0 +1,115 @@
+"""Kinds of tampering, each done for real in a home of its own, and each named by the audit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from merge_core.homes.home import Home
+from tasks.audit.audit import audit_all, audit_version
+from tasks.audit.report import AuditReport
+from tasks.registry.chosen_by_hand import promote
+from tasks.registry.client import open_registry
+from tests.support.audited import Audited, audited_home
+from tests.support.edited_objects import flip
+from tests.support.merge_store import clear_away
+from tests.support.tampering import KINDS, Tamperer
+
+URI = "models:/model/2"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory, quick_database: None) -> Iterator[Audited]:
+    """A home with a base, a merge that serves and one that fell back."""
+    place = tmp_path_factory.mktemp("sound")
+    yield audited_home(place, tmp_path_factory.getbasetemp() / "template.db")
+    clear_away(Home(place))
+
+
+@pytest.fixture
+def home(sound: Audited, tmp_path: Path) -> Iterator[Audited]:
+    """A copy to tamper with."""
+    yield sound.copied(tmp_path)
+    clear_away(Home(tmp_path))
+
+
+def follow(home: Audited) -> None:
+    """Let the database of a copy lead to the copy, as the first command does."""
+    with open_registry(home.registry):
+        pass
+
+
+ON_VERSION_3 = {"an approval on the version"}
+QUICK = {"a bit of the weights"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS],
+)
+def test_each_kind_of_tampering_is_named(home: Audited, kind: str) -> None:
+    tamper, check, said = KINDS[kind]
+    follow(home)
+    tamper(Tamperer(home))
+    uri = "models:/model/3" if kind in ON_VERSION_3 else URI
+    report = audit_version(home.home, uri, home.registry)
+    named = [answer for answer in report.of("fails") if answer.check == check]
+    assert named, report.of("fails")
+    assert any(said in answer.what for answer in named), named
+
+
+def test_there_are_kinds_enough() -> None:
+    assert len(KINDS) >= 30
+
+
+def test_a_sound_registry_holds_in_everything(sound: Audited) -> None:
+    reports = list(audit_all(sound.home, sound.registry))
+    assert [report.model_uri for report in reports] == [f"models:/model/{n}" for n in (1, 2, 3)]
+    assert [
+        answer for report in reports for answer in report.answers if answer.outcome != "holds"
+    ] == []
+    assert [len(report.answers) for report in reports] == [4, 11, 11]
+
+
+@pytest.mark.slow
+def test_inputs_that_changed_are_named(sound: Audited, home: Audited) -> None:
+    weights = sound.tuned / "model.safetensors"
+    before = flip(weights)
+    try:
+        failing = audit_version(home.home, URI, home.registry).of("fails")
+    finally:
+        weights.write_bytes(before)
+    assert [answer.check for answer in failing] == ["parents"]
+    assert "model.safetensors has changed" in failing[0].what
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_not_here_cannot_be_looked_at(home: Audited, tmp_path: Path) -> None:
+    follow(home)
+    shutil.rmtree(home.home.objects)
+    elsewhere = Home(tmp_path / "another")
+    report = audit_version(elsewhere, URI, home.registry)
+    assert {answer.check for answer in report.of("unknown")} >= {"files", "description", "alias"}
+    assert report.holds, report.of("fails")
+
+
+@pytest.mark.slow
+def test_what_a_person_promoted_holds_as_well(home: Audited) -> None:
+    promote(home.home, home.registry, "model", "3", why="it is faster", by="Ada")
+    report: AuditReport = audit_version(home.home, "models:/model@champion", home.registry)
+    assert report.holds, report.of("fails")
+    assert "version 3 has it, pinned" in report.of("holds")[-1].what
+
+
+@pytest.mark.slow
+def test_a_run_of_before_rules_were_kept_is_decided_again_by_its_parameters(home: Audited) -> None:
+    follow(home)
+    at = Tamperer(home)
+    at.artifact("rule.json").unlink()
+    report = audit_version(home.home, URI, home.registry)
+    assert report.holds
+    said = [answer for answer in report.answers if answer.check == "decision"]
+    assert "rebuilt" in said[-1].what
