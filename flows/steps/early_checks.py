@@ -23,9 +23,10 @@ def check_rule(rule: PromotionRule, suite: Suite) -> None:
     """
     if (rule.looks or 1) > 1 and suite.settings.repeats > 1:
         raise RecipeError(
-            "answers are repeated, and the evaluation of shares of them cannot be looked at",
+            "the suite asks for several answers to each document, and the rule for an evaluation"
+            " that may stop early: both at once do not work",
             where=f"suite '{suite.name}': settings.repeats, and promote.looks",
-            mend="leave one of the two out",
+            mend="leave out settings.repeats in the suite, or promote.looks in the pipeline",
         )
     check_tasks(rule, [task.task for task in suite.tasks], suite.name)
     if rule.gate == "former":

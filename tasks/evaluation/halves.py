@@ -37,9 +37,12 @@ def keep_half(
     ]
     if not chosen:
         raise Problem(
-            f"task '{name}' has no document in the half '{part}' of the suite",
+            f"task '{name}' has no document in the half '{part}' of the suite: "
+            + ("it has only one" if field is None else f"all have the same '{field}'"),
             place=place,
-            mend="give the task more documents or groups, or change split.search",
+            mend="add a document to the task's data"
+            if field is None
+            else "add documents of another group, or name as `cluster` a field with several values",
         )
     read = "test_docs" if task.has_test_docs() else "validation_docs"
     setattr(task, read, lambda: chosen)

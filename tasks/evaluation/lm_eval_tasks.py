@@ -131,8 +131,8 @@ def check_code(task: Any, name: str, named: list[str], place: str) -> None:
         raise Problem(
             f"task '{name}' executes what the model writes, on this machine",
             place=place,
-            mend=f"write `run_code: [{name}]` in the suite's settings where that is meant, on a"
-            " machine that nothing depends on; or leave the task out",
+            mend=f"write `run_code: [{', '.join([*named, name])}]` in the suite's settings, if you"
+            " mean it and nothing depends on this machine; or leave the task out",
         )
 
 

@@ -71,9 +71,10 @@ def _check_context(suite: Suite, model: Path, where: str) -> None:
     longest = suite.settings.generation and suite.settings.generation.max_gen_toks
     if longest and longest >= (wanted or own):
         raise RecipeError(
-            f"answers may have {longest} tokens, and prompt and answer together {wanted or own}",
+            f"answers may have {longest} tokens, and a prompt together with its answer only"
+            f" {wanted or own}",
             where=f"{where}: settings.generation.max_gen_toks",
-            mend="write less, so that there is room for a prompt",
+            mend="write a smaller number, so that a prompt fits in too",
         )
 
 
@@ -82,8 +83,8 @@ def _check_code(suite: Suite, task: str, config: dict[str, Any], where: str) -> 
         raise RecipeError(
             f"task '{task}' executes what the model writes, on this machine",
             where=where,
-            mend=f"write `run_code: [{task}]` in the suite's settings where that is meant, on a"
-            " machine that nothing depends on; or leave the task out",
+            mend=f"write `run_code: [{', '.join([*suite.settings.run_code, task])}]` in the suite's"
+            " settings, if you mean it and nothing depends on this machine; or leave the task out",
         )
 
 

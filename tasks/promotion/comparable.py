@@ -33,8 +33,8 @@ def check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> No
             )
     if other.looks is not None and other.looks.is_part:
         raise StepError(
-            f"the evaluation of {other.reference} is not whole: it ended at look"
-            f" {other.looks.taken} of {other.looks.number}, and only a candidate's may",
+            f"the evaluation of {other.reference} stopped early, at look {other.looks.taken} of"
+            f" {other.looks.number}, and only the candidate's may",
             where="decide",
             mend="evaluate it with `mergeflow evaluate`, which always evaluates everything",
         )
@@ -62,8 +62,8 @@ def check_looks(
     looks = candidate.looks
     if looks and (looks.number, looks.by) != (rule.looks, stopped_by(rule, base, others)):
         raise StepError(
-            f"the evaluation of {candidate.reference} was looked at {looks.taken} of"
-            f" {looks.number} times for another rule, or beside other baselines",
+            f"another rule, or other baselines, decided when the evaluation of"
+            f" {candidate.reference} was to stop (it took {looks.taken} of {looks.number} looks)",
             where="decide",
             mend="decide with the rule and the reports of the run that evaluated it; to decide by"
             " another rule, evaluate it with `mergeflow evaluate`",

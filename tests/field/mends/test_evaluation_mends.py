@@ -46,11 +46,11 @@ def task_file(here: Path) -> Path:
     return here / "suite" / values["include"] / f"{values['tasks'][0]['task']}.yaml"
 
 
-def evaluated(here: Path, device: str = "cpu", scratch: str = "scratch") -> str:
+def evaluated(here: Path, device: str = "cpu", scratch: str = "scratch", half: str = "") -> str:
     """Evaluate the model."""
     source = describe_source("model", here / "model", DigestMemo(None))
     report = evaluate_checkpoint(
-        source, load_suite(here / "suite"), device=device, scratch=here / scratch
+        source, load_suite(f"{here / 'suite'}{half}"), device=device, scratch=here / scratch
     )
     assert report.scores
     return "evaluated"
@@ -225,6 +225,31 @@ def a_field_that_some_documents_leave_empty(here: Path) -> Iterator[Step]:
     yield (evaluated, here)
     clustered(here, next(key for key in lines[0] if key != "source"))
     yield (evaluated, here)
+
+
+def documents(here: Path, *sources: str) -> None:
+    """Write the data of the suite's task: a text from each source."""
+    values = yaml.safe_load(task_file(here).read_text())
+    lines = [{"text": f"Line {i} is short.", "source": each} for i, each in enumerate(sources)]
+    data = here / "suite" / values["dataset_kwargs"]["data_files"]["test"]
+    data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def a_single_document_to_split(here: Path) -> Iterator[Step]:
+    suite(here, split={"search": 0.5})
+    documents(here, "a")
+    yield (partial(evaluated, here, half="#search"),)
+    documents(here, "a", "b")
+    yield (partial(evaluated, here, half="#search"),)
+
+
+def a_single_group_to_split(here: Path) -> Iterator[Step]:
+    clustered(here, "source")
+    suite(here, split={"search": 0.5})
+    documents(here, "a", "a")
+    yield (partial(evaluated, here, half="#search"),)
+    documents(here, "a", "a", "b")
+    yield (partial(evaluated, here, half="#search"),)
 
 
 LINES = """
