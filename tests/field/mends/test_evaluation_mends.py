@@ -236,6 +236,7 @@ def documents(here: Path, *sources: str) -> None:
 
 
 def a_single_document_to_split(here: Path) -> Iterator[Step]:
+    clustered(here, None)
     suite(here, split={"search": 0.5})
     documents(here, "a")
     yield (partial(evaluated, here, half="#search"),)

@@ -35,9 +35,14 @@ def changed(here: Path, name: str, source: str = "base.json", **scores: Any) -> 
     values["checkpoint_digest"] = f"{len(name):064x}"
     (score,) = values["scores"]
     score |= scores
-    total = sum(score["values"]) / sum(score["weights"])
-    score["score"] = 2.0**total if score["scale"] == "power_of_two" else total
+    score["score"] = mean(score)
     (here / name).write_text(json.dumps(values))
+
+
+def mean(score: dict[str, Any]) -> float:
+    """What the documents of a task come to."""
+    total: float = sum(score["values"]) / sum(score["weights"])
+    return 2.0**total if score["scale"] == "power_of_two" else total
 
 
 def better(here: Path, **scores: Any) -> None:
@@ -101,8 +106,11 @@ def in_looks(here: Path, name: str, rule: PromotionRule, taken: int) -> None:
     looks = Looks(rule, EvaluationReport(**json.loads((here / "base.json").read_text())))
     values = json.loads((here / "better.json").read_text())
     for score, seen_at in zip(values["scores"], looks.of_documents(), strict=True):
-        for key in ("values", "weights", "doc_ids"):
-            score[key] = [each for each, at in zip(score[key], seen_at, strict=True) if at <= taken]
+        for key, listed in score.items():
+            if isinstance(listed, list) and len(listed) == len(seen_at):
+                pairs = zip(listed, seen_at, strict=True)
+                score[key] = [each for each, look in pairs if look <= taken]
+        score["score"] = mean(score)
     told = LooksTaken(number=looks.number, taken=taken, by=looks.by)
     (here / name).write_text(json.dumps(values | {"looks": told.model_dump()}))
 
