@@ -147,7 +147,7 @@ def test_the_shipped_suites_are_a_list() -> None:
             "promote.exceed",
             "'nothing here: only the calibrated gate takes it'",
         ),
-        ("slerp", {"suite": "siute"}, "suite", "is not one of ['english-small', 'starter']"),
+        ("slerp", {"suite": "siute"}, "suite", "is not one of ['chat', 'code', 'english-small'"),
     ],
     ids=str,
 )
