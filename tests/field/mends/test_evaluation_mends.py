@@ -235,15 +235,6 @@ def documents(here: Path, *sources: str) -> None:
     data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def a_single_document_to_split(here: Path) -> Iterator[Step]:
-    clustered(here, None)
-    suite(here, split={"search": 0.5})
-    documents(here, "a")
-    yield (partial(evaluated, here, half="#search"),)
-    documents(here, "a", "b")
-    yield (partial(evaluated, here, half="#search"),)
-
-
 def a_single_group_to_split(here: Path) -> Iterator[Step]:
     clustered(here, "source")
     suite(here, split={"search": 0.5})

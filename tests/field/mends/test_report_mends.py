@@ -12,9 +12,6 @@ import pytest
 import yaml
 
 from flows.model_zoo import Zoo
-from tasks.promotion.looks import Looks
-from tasks.promotion.rule import PromotionRule
-from tasks.records import EvaluationReport, LooksTaken
 from tests.field.mends.situations import Situation, situations
 from tests.support.followed_mends import Advice, Shell, Step
 
@@ -35,14 +32,9 @@ def changed(here: Path, name: str, source: str = "base.json", **scores: Any) -> 
     values["checkpoint_digest"] = f"{len(name):064x}"
     (score,) = values["scores"]
     score |= scores
-    score["score"] = mean(score)
+    total = sum(score["values"]) / sum(score["weights"])
+    score["score"] = 2.0**total if score["scale"] == "power_of_two" else total
     (here / name).write_text(json.dumps(values))
-
-
-def mean(score: dict[str, Any]) -> float:
-    """What the documents of a task come to."""
-    total: float = sum(score["values"]) / sum(score["weights"])
-    return 2.0**total if score["scale"] == "power_of_two" else total
 
 
 def better(here: Path, **scores: Any) -> None:
@@ -99,37 +91,6 @@ def reports_of_other_data(here: Path) -> Iterator[Step]:
     yield (*DECIDE, "--rule", "rule.yaml")
     better(here)
     yield (*DECIDE, "--rule", "rule.yaml")
-
-
-def in_looks(here: Path, name: str, rule: PromotionRule, taken: int) -> None:
-    """Write what an evaluation of `better.json`'s model has seen when it stops for a rule."""
-    looks = Looks(rule, EvaluationReport(**json.loads((here / "base.json").read_text())))
-    values = json.loads((here / "better.json").read_text())
-    for score, seen_at in zip(values["scores"], looks.of_documents(), strict=True):
-        for key, listed in score.items():
-            if isinstance(listed, list) and len(listed) == len(seen_at):
-                pairs = zip(listed, seen_at, strict=True)
-                score[key] = [each for each, look in pairs if look <= taken]
-        score["score"] = mean(score)
-    told = LooksTaken(number=looks.number, taken=taken, by=looks.by)
-    (here / name).write_text(json.dumps(values | {"looks": told.model_dump()}))
-
-
-def a_baseline_that_stopped_early(here: Path) -> Iterator[Step]:
-    better(here)
-    in_looks(here, "part.json", PromotionRule(looks=2), 1)
-    yield ("decide", "part.json", "better.json")
-    (here / "part.json").write_text(written(here))
-    yield ("decide", "part.json", "better.json")
-
-
-def a_candidate_that_stopped_for_another_rule(here: Path) -> Iterator[Step]:
-    better(here)
-    in_looks(here, "seen.json", PromotionRule(looks=2), 2)
-    (here / "rule.yaml").write_text("looks: 5\n")
-    yield ("decide", "base.json", "seen.json", "--rule", "rule.yaml")
-    (here / "rule.yaml").write_text("looks: 2\n")
-    yield ("decide", "base.json", "seen.json", "--rule", "rule.yaml")
 
 
 @pytest.mark.parametrize("situation", situations(globals()), ids=lambda each: each.__name__)

@@ -55,11 +55,6 @@ def answers_that_leave_no_room(here: Path) -> Iterator[Step]:
     yield (needs, here, {"generation": {"max_gen_toks": 32}})
 
 
-def code_that_models_write(here: Path) -> Iterator[Step]:
-    yield (partial(needs, here, {}, unsafe_code=True),)
-    yield (partial(needs, here, {"run_code": ["quiz"]}, unsafe_code=True),)
-
-
 def data_that_is_nowhere(here: Path) -> Iterator[Step]:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_CACHE"] = str(here / "prepared")
