@@ -13,7 +13,7 @@ from merge_core.text.plain import plain
 
 _LONGEST_CELL = 300
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|javascript|data):|\b(www)\.")
-_START = re.compile(r"(?:[#>]|[-+*=](?=\s)|[-=]{2,}|\d{1,9}[.)](?=\s|$))")
+_START = re.compile(r"(?:[#>]|[-+*=](?=\s|$)|[-=]{2,}|\d{1,9}[.)](?=\s|$))")
 _WORD = r"[^\W_]"
 _EDGE = re.compile(rf"(?<!{_WORD})_|_(?!{_WORD})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class Watch:
         """Files of the directory that were opened for reading."""
         self.offences: list[str] = []
         """What was done that reading a checkpoint must not do."""
+        codecs.lookup("unicode_escape")  # python opens a file of its own for it, once
         sys.addaudithook(self._see)
 
     @contextmanager

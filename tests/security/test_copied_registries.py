@@ -115,11 +115,11 @@ def test_what_was_registered_before_is_read_in_the_copy_when_the_original_is_gon
     copy = copied(original, place / "copy")
     clear_away(Home(original))
     found = lineage("models:/model@champion", address(copy))
-    assert found.root.path
-    assert Path(found.root.path).is_relative_to(copy)
+    assert found.top.path
+    assert Path(found.top.path).is_relative_to(copy)
     assert str(copy) in render_lineage(found)
     assert str(original) not in render_lineage(found)
-    model = copy / "mlflow" / "artifacts" / "models" / str(found.root.logged_model_id) / "artifacts"
+    model = copy / "mlflow" / "artifacts" / "models" / str(found.top.logged_model_id) / "artifacts"
     loader.check_files(json.loads((model / "checkpoint.json").read_text()), "digests")
     assert str(copy) in (model / "MLmodel").read_text()
     run_in(copy)

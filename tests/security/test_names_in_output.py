@@ -130,6 +130,7 @@ def test_a_log_line_is_one_line(name: str) -> None:
 @given(TEXT)
 @example("0.")
 @example("12)")
+@example("-")
 def test_markdown_shows_a_name_and_nothing_else(name: str) -> None:
     for shown, wanted in ((inline(name), plain(name, 300).strip()), (code(name), None)):
         assert is_plain(shown)

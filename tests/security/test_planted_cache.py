@@ -63,6 +63,8 @@ def report(digest: str, values: tuple[float, ...]) -> EvaluationReport:
 
 REPORTS = (report("a", (1.0, 1.0, 0.0, 1.0)), report("b", (1.0, 0.0, 0.0, 1.0)))
 KEY = decision_key(*REPORTS, RULE)
+assert isinstance(decide_task.cache_policy, ContentKey)
+PLACE = f"decide-v{decide_task.cache_policy.version}-{KEY}"
 OTHER = (report("c", (1.0, 1.0, 1.0, 1.0)), report("b", (1.0, 0.0, 0.0, 1.0)))
 
 
@@ -118,7 +120,7 @@ class Warnings(logging.Handler):
 
 @pytest.fixture
 def step(prefect: PrefectSession, home: Home, tmp_path: Path) -> Iterator[Step]:
-    step = Step(home.cache, tmp_path / "attacked", home.cache / f"decide-v2-{KEY}")
+    step = Step(home.cache, tmp_path / "attacked", home.cache / PLACE)
     handler = Warnings(step.warnings)
     logger = logging.getLogger("mergeflow")
     logger.addHandler(handler)
@@ -154,14 +156,14 @@ def test_a_planted_result_runs_nothing(step: Step, attack: Attack) -> None:
 @pytest.fixture(scope="module")
 def honest() -> bytes:
     """What the step stores."""
-    return stored_form(decide_task.fn("", *REPORTS, RULE), f"/home/cache/decide-v2-{KEY}")
+    return stored_form(decide_task.fn("", *REPORTS, RULE), f"/home/cache/{PLACE}")
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=list(WRONG))
 def test_what_the_step_would_not_have_written_is_not_believed(
     honest: bytes, tmp_path: Path, change: Attack
 ) -> None:
-    place = tmp_path / f"decide-v2-{KEY}"
+    place = tmp_path / PLACE
     policy = decide_task.cache_policy
     assert isinstance(policy, ContentKey)
     arguments = {"candidate": REPORTS[0], "baseline": REPORTS[1], "rule": RULE}
