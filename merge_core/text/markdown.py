@@ -69,7 +69,12 @@ def mermaid_label(text: object, limit: int = _LONGEST_CELL) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    shown = (cell if isinstance(cell, Markdown) else inline(cell) for cell in cells)
+    ready = (
+        cell == "-" or isinstance(cell, Markdown) for cell in cells
+    )  # no list begins in a cell
+    shown = [
+        cell if is_ready else inline(cell) for cell, is_ready in zip(cells, ready, strict=True)
+    ]
     return "| " + " | ".join(shown) + " |"
 
 

@@ -33,6 +33,7 @@ from merge_core.tensors.safetensors_header import TensorEntry
 from tests.conformance.gpu_cases import RECIPES, write_zoo
 from tests.conformance.test_fused_kernels import CASES, VALUES, computed, normal, stored
 from tests.support.checkpoints import run_recipe
+from tests.support.slow_cases import first_few
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy
@@ -42,7 +43,7 @@ DEVICE = torch.device("cuda:0") if torch.cuda.is_available() else CPU
 COVERED = [case for case in CASES if case[0] in ("linear", "passthrough", "task_arithmetic")]
 
 
-@pytest.mark.parametrize("values", VALUES[1::2], ids=lambda values: values.__name__)
+@pytest.mark.parametrize("values", first_few(VALUES[1::2], 2), ids=lambda values: values.__name__)
 def test_same_bytes_for_bfloat16(
     values: Callable[[int], list[torch.Tensor]], tmp_path: Path
 ) -> None:
@@ -99,7 +100,7 @@ def test_a_merge_that_is_given_up_stops_between_blocks(tmp_path: Path) -> None:
     assert written == [0]
 
 
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "passthrough"])
+@pytest.mark.parametrize("method", first_few(["linear", "task_arithmetic", "passthrough"], 1))
 def test_a_whole_merge_goes_by_the_kernels(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

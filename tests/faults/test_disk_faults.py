@@ -171,6 +171,7 @@ def test_a_disk_too_small_from_the_start_is_left_as_it_was(
         pytest.param("SHA256SUMS\twrite", TENSORS, marks=_MORE, id="while it seals"),
     ],
 )
+@pytest.mark.slow
 def test_a_disk_filled_meanwhile_keeps_finished_tensors(
     moment: str, kept: int, server: ForkServer, disk: SmallDisk, models: Path, expected: object
 ) -> None:

@@ -235,9 +235,8 @@ def test_a_merge_killed_at_any_moment_ends_in_the_same_bytes(
     assert crashes.phases <= set(crashes.tally.phases)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(CASES[1], marks=pytest.mark.slow), CASES[4]], ids=str
-)
+@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=str)
+@pytest.mark.slow
 def test_a_merge_killed_a_few_times_ends_in_the_same_bytes(
     case: Case, server: ForkServer, models: Path, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def bench(
         for fault in FAULTS
     ],
 )
+@pytest.mark.slow
 def test_a_candidate_whose_evaluation_ends_oddly_falls_back(
     bench: Bench, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,6 +36,7 @@ def first_line(installation: Installation, directory: Path, **variables: str) ->
 
 
 @pytest.mark.parametrize("file", ["tasks/__init__.py", "flows/__init__.py", "tasks.py"])
+@pytest.mark.slow
 def test_one_that_is_found_before_ours(
     installation: Installation, tmp_path: Path, file: str
 ) -> None:

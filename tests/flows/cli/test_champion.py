@@ -24,6 +24,7 @@ def registry_of_a_home(
     return after_promotion
 
 
+@pytest.mark.slow
 def test_a_champion_is_chosen_taken_back_and_let_go(
     registry_of_a_home: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

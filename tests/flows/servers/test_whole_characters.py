@@ -32,6 +32,7 @@ def test_what_is_no_json_is_the_servers_to_refuse(body: bytes) -> None:
     assert not holds_half_a_character(body)
 
 
+@pytest.mark.slow
 def test_the_server_says_what_is_wrong_and_goes_on(prefect: PrefectSession) -> None:
     kind = {"Content-Type": "application/json"}
     with get_client(sync_client=True) as client:

@@ -38,6 +38,7 @@ AVERAGING = {"name": "n", "run": "./run", "evaluate": {"suite": "starter"}}
         (average_checkpoints, {"averaging": AVERAGING | {"evaluate": {}}}, "suite"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_parameter_is_named_in_our_words(
     prefect: PrefectSession, flow: Any, parameters: dict[str, Any], told: str
 ) -> None:

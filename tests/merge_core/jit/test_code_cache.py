@@ -55,7 +55,7 @@ def test_what_one_process_compiled_the_next_one_loads_without_numba(tmp_path: Pa
         pytest.param(b"{}\n", marks=pytest.mark.slow),
         pytest.param(b"not JSON\ncode", marks=pytest.mark.slow),
         pytest.param(3, marks=pytest.mark.slow),
-        70,
+        pytest.param(70, marks=pytest.mark.slow),
         pytest.param(-1, marks=pytest.mark.slow),
     ],
 )
