@@ -26,6 +26,7 @@ from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers, AuditReport
 from tasks.registry.addresses import find_version
 from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.pages import every
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -94,21 +95,8 @@ def _audit(
 
 def _versions(registry: Registry) -> Iterator[ModelVersion]:
     """Versions of models that are ours, by name and number."""
-    ours = set()
-    token = None
-    while True:
-        models = registry.client.search_registered_models(max_results=500, page_token=token)
-        ours |= {model.name for model in models if TAG + "model" in model.tags}
-        token = models.token
-        if not token:
-            break
-    for name in sorted(ours):
-        found: list[ModelVersion] = []
-        token = None
-        while True:
-            page = registry.client.search_model_versions(f"name = '{name}'", page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                break
+    client = registry.client
+    models = every(client.search_registered_models, max_results=500)
+    for name in sorted(model.name for model in models if TAG + "model" in model.tags):
+        found = every(client.search_model_versions, f"name = '{name}'")
         yield from sorted(found, key=lambda each: int(each.version))

@@ -12,10 +12,9 @@ from tasks.lineage.recorded import Recorded, is_deleted
 from tasks.lineage.trace import inputs_of_run
 from tasks.registry.addresses import digest_of_version, find_version, is_address
 from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.pages import every
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mlflow.entities.model_registry import ModelVersion
 
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
@@ -66,7 +65,7 @@ def versions_that_contain(wanted: str, tracking_uri: str) -> Containing:
         for digest, run in merges.items():
             for item in [] if is_deleted(run) else inputs_of_run(run):
                 made_of[item.digest].append(digest)
-        versions = list(_versions(registry))
+        versions = list(every(registry.client.search_model_versions, max_results=_PAGE))
         known = {*made_of, *merges, *(version.tags.get(TAG + "digest", "") for version in versions)}
         digest = _whole(wanted, known)
         between = _between(digest, made_of)
@@ -111,16 +110,6 @@ def _whole(wanted: str, known: set[str]) -> str:
         details=matching[:10],
         mend="write more digits",
     )
-
-
-def _versions(registry: Registry) -> Iterator[ModelVersion]:
-    token = None
-    while True:
-        page = registry.client.search_model_versions(max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _aliases(registry: Registry, names: set[str]) -> dict[tuple[str, str], list[str]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tasks.registry.client import TAG, Registry
+from tasks.registry.pages import every
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -72,33 +73,25 @@ class Recorded:
     def _runs(self) -> Iterable[Run]:
         from mlflow.entities import ViewType
 
-        token = None
-        while self._all:
-            page = self._registry.client.search_runs(
-                self._all,
-                f"tags.`{TAG}kind` = 'merge'",
-                run_view_type=ViewType.ALL,
-                max_results=_PAGE_OF_RUNS,
-                page_token=token,
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        if not self._all:
+            return ()
+        return every(
+            self._registry.client.search_runs,
+            self._all,
+            f"tags.`{TAG}kind` = 'merge'",
+            run_view_type=ViewType.ALL,
+            max_results=_PAGE_OF_RUNS,
+        )
 
     def _logged_models(self) -> Iterable[LoggedModel]:
-        token = None
-        while self._active:
-            page = self._registry.client.search_logged_models(
-                self._active,
-                filter_string=f"tags.`{TAG}digest` != ''",
-                max_results=_PAGE_OF_MODELS,
-                page_token=token,
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        if not self._active:
+            return ()
+        return every(
+            self._registry.client.search_logged_models,
+            self._active,
+            filter_string=f"tags.`{TAG}digest` != ''",
+            max_results=_PAGE_OF_MODELS,
+        )
 
     def _merge_of(self, digest: str) -> Run | None:
         from mlflow.entities import ViewType
@@ -145,17 +138,12 @@ def _experiments(registry: Registry) -> tuple[list[str], list[str]]:
     """Ids of mergeflow's experiments: those that are there, and with those that were deleted."""
     from mlflow.entities import ViewType
 
-    active: list[str] = []
-    every: list[str] = []
-    token = None
-    while True:
-        page = registry.client.search_experiments(
+    found = list(
+        every(
+            registry.client.search_experiments,
             view_type=ViewType.ALL,
             filter_string=f"tags.`{TAG}experiment` = 'true'",
-            page_token=token,
         )
-        every += [each.experiment_id for each in page]
-        active += [each.experiment_id for each in page if each.lifecycle_stage == "active"]
-        token = page.token
-        if not token:
-            return active, every
+    )
+    active = [each.experiment_id for each in found if each.lifecycle_stage == "active"]
+    return active, [each.experiment_id for each in found]

@@ -10,6 +10,7 @@ from merge_core.errors import MergeflowError, did_you_mean
 from merge_core.findings import some
 from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.models import find_logged_model
+from tasks.registry.pages import every
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -48,7 +49,7 @@ def find_model(registry: Registry, name: str, where: str | None = None) -> Regis
     except MlflowException as error:
         if error.error_code != _ABSENT:
             raise
-        known = [model.name for model in registry.client.search_registered_models()]
+        known = [model.name for model in every(registry.client.search_registered_models)]
         raise MergeflowError(
             f"no model '{name}' is registered",
             where=f"{where or name} at {registry.address}",
@@ -97,7 +98,7 @@ def numbered_version(registry: Registry, name: str, version: str) -> ModelVersio
     except MlflowException as error:
         if error.error_code not in (_ABSENT, "INVALID_PARAMETER_VALUE"):
             raise
-        found = registry.client.search_model_versions(f"name = '{name}'")
+        found = every(registry.client.search_model_versions, f"name = '{name}'")
         numbers = [str(each) for each in sorted(int(each.version) for each in found)]
         raise MergeflowError(
             f"'{name}' has no version {version}",

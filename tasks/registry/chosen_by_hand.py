@@ -21,6 +21,7 @@ from tasks.registry.described import described_checkpoint
 from tasks.registry.history import find_histories
 from tasks.registry.last_check import check_what_is_served
 from tasks.registry.memory import canonical, note_store_of
+from tasks.registry.pages import every
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -161,7 +162,10 @@ def _champion_before(registry: Registry, home: Home, name: str) -> str:
     """The version that had the alias before the present one, as far as anything tells."""
     state = AliasKeeper(registry, name, home).state()
     address = canonical(home, registry.tracking_uri)
-    there = {str(each.version) for each in _versions(registry, name)}
+    there = {
+        str(each.version)
+        for each in every(registry.client.search_model_versions, f"name = '{name}'")
+    }
     for history in find_histories(home, address, name, state.tags):
         holders = history.holders()
         before = holders[:-1] if holders and holders[-1] == state.holder else holders
@@ -196,17 +200,6 @@ def _noted_before(registry: Registry, state: AliasState) -> str | None:
     except MlflowException:
         return None
     return str(run.data.tags.get(TAG + "previous_champion", "")) or None
-
-
-def _versions(registry: Registry, name: str) -> list[ModelVersion]:
-    found: list[ModelVersion] = []
-    token = None
-    while True:
-        page = registry.client.search_model_versions(f"name = '{name}'", page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
 
 
 def _said(why: str, by: str | None) -> tuple[str, str | None]:

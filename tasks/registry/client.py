@@ -22,6 +22,7 @@ from merge_core.files.locks import held
 from merge_core.files.private import open_private, private_umask
 from merge_core.homes.home import Home
 from tasks.registry.database import create_database
+from tasks.registry.pages import every
 from tasks.registry.places import artifacts_beside, follow_home
 
 if TYPE_CHECKING:
@@ -184,16 +185,10 @@ def ensure_experiment(registry: Registry, name: str) -> str:
 
 def mergeflow_experiments(registry: Registry) -> list[str]:
     """Ids of every experiment that mergeflow has registered something in."""
-    found: list[str] = []
-    token = None
-    while True:
-        page = registry.client.search_experiments(
-            filter_string=f"tags.`{TAG}experiment` = 'true'", page_token=token
-        )
-        found += [experiment.experiment_id for experiment in page]
-        token = page.token
-        if not token:
-            return found
+    found = every(
+        registry.client.search_experiments, filter_string=f"tags.`{TAG}experiment` = 'true'"
+    )
+    return [experiment.experiment_id for experiment in found]
 
 
 @contextlib.contextmanager

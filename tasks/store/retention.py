@@ -27,6 +27,7 @@ from merge_core.store.quarantine import (
 )
 from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.models import find_logged_model
+from tasks.registry.pages import every
 from tasks.registry.past_averages import averages_of, forget_averages
 from tasks.store.contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
 from tasks.store.needs import Needs, NotAskedError, ask_registries, averages_to_keep
@@ -156,7 +157,8 @@ def retire_versions(
     """
     client = registry.client
     aliased = {str(version) for version in client.get_registered_model(model).aliases.values()}
-    found = client.search_model_versions(
+    found = every(
+        client.search_model_versions,
         f"name = '{model}' and tags.`{TAG}role` = 'merged' and tags.`{TAG}pipeline` = '{pipeline}'",
         max_results=10_000,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.registry.client import TAG, Registry, is_server
+from tasks.registry.pages import every
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -105,7 +106,7 @@ class _Reader:
         self._runs: dict[str, Run | None] = {}
 
     def read(self) -> None:
-        for version in self._versions():
+        for version in every(self._client.search_model_versions, max_results=_PAGE):
             self._say_version(version)
         for model in self._models_without_versions():
             self._say_model(f"{model.name} ({model.model_id}, a model without a version)", model)
@@ -153,46 +154,24 @@ class _Reader:
         made = run.outputs.model_outputs if run.outputs else []
         return {output.model_id for output in made}
 
-    def _versions(self) -> Iterator[ModelVersion]:
-        token = None
-        while True:
-            page = self._client.search_model_versions(max_results=_PAGE, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
-
     def _models_without_versions(self) -> Iterator[LoggedModel]:
         """Models that no version led to; not those whose versions retention has taken away."""
         experiments = self._experiments()
         for start in range(0, len(experiments), _EXPERIMENTS_AT_ONCE):
-            token = None
-            while True:
-                page = self._client.search_logged_models(
-                    experiments[start : start + _EXPERIMENTS_AT_ONCE],
-                    max_results=_PAGE,
-                    page_token=token,
-                )
-                for model in page:
-                    if model.model_id not in self._models and TAG + "retired" not in model.tags:
-                        yield model
-                token = page.token
-                if not token:
-                    break
+            found = every(
+                self._client.search_logged_models,
+                experiments[start : start + _EXPERIMENTS_AT_ONCE],
+                max_results=_PAGE,
+            )
+            for model in found:
+                if model.model_id not in self._models and TAG + "retired" not in model.tags:
+                    yield model
 
     def _experiments(self) -> list[str]:
         from mlflow.entities import ViewType
 
-        found: list[str] = []
-        token = None
-        while True:
-            page = self._client.search_experiments(
-                view_type=ViewType.ALL, max_results=_PAGE, page_token=token
-            )
-            found += [experiment.experiment_id for experiment in page]
-            token = page.token
-            if not token:
-                return found
+        found = every(self._client.search_experiments, view_type=ViewType.ALL, max_results=_PAGE)
+        return [experiment.experiment_id for experiment in found]
 
     def _model(self, model_id: str) -> LoggedModel | None:
         if model_id not in self._models:
