@@ -195,13 +195,26 @@ class _StepLines(logging.Handler):
 
 class _PlainLines:
     """Progress for logs and pipes: a line after five seconds of a stage, then ever less often; of
-    waiting at once."""
+    waiting at once. A stage that is over, or has less done than before, begins anew."""
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
         self._due: dict[str, float] = {}
+        self._done: dict[str, int] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
+        if event.done < self._done.get(event.stage, 0):
+            self._forget(event.stage)
+        self._done[event.stage] = event.done
+        self._show(event)
+        if event.done >= event.total and event.unit != WAITS:
+            self._forget(event.stage)
+
+    def _forget(self, stage: str) -> None:
+        for known in (self._started, self._due, self._done):
+            known.pop(stage, None)
+
+    def _show(self, event: ProgressEvent) -> None:
         now = time.monotonic()
         started = self._started.setdefault(event.stage, now)
         first = started if event.unit == WAITS else started + _PLAIN_AFTER
