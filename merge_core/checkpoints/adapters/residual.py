@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from merge_core.checkpoints.adapters.tensors import OfOneEntry
 from merge_core.checkpoints.adapters.variants import SAVED_AGAIN, Start
 from merge_core.errors import CompatibilityError
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.dtypes import torch_dtype
 from merge_core.tensors.inputs import Feed, FeedContext
 from merge_core.tensors.rounding import round_once
-from merge_core.tensors.safetensors_header import TensorEntry
 
 Factors: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 """(rows, r) and (r, columns), float64, whose product is taken out."""
@@ -43,32 +43,14 @@ _MOST_DOUBT = 0.1
 
 
 @dataclass(frozen=True)
-class ResidualTensor:
+class ResidualTensor(OfOneEntry):
     """A weight of the base without what an adapter's start took out of it."""
 
-    name: str
-    dtype: str
-    origin: TensorEntry
     start: Start
     rank: int
     scaling: float
     adapter: Path
     """For messages."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
-        return self.origin.shape
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return self.origin.numel
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:
-        """The weight."""
-        return (self.origin,)
 
     def open(self, context: FeedContext) -> Feed:
         """Its values; what is taken out is found now, in one or two passes over the weight.

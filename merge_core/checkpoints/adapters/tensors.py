@@ -55,8 +55,8 @@ class AdaptedTensor:
 
 
 @dataclass(frozen=True)
-class ReplacedTensor:
-    """A tensor saved in full by an adapter, stored as the one whose place it takes would be."""
+class OfOneEntry:
+    """A made tensor that one stored tensor is read for, and that has its shape."""
 
     name: str
     dtype: str
@@ -64,7 +64,7 @@ class ReplacedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """That of the stored tensor."""
         return self.origin.shape
 
     @property
@@ -74,8 +74,13 @@ class ReplacedTensor:
 
     @property
     def entries(self) -> tuple[TensorEntry, ...]:
-        """The adapter's tensor."""
+        """The stored tensor."""
         return (self.origin,)
+
+
+@dataclass(frozen=True)
+class ReplacedTensor(OfOneEntry):
+    """A tensor saved in full by an adapter, stored as the one whose place it takes would be."""
 
     def open(self, context: FeedContext) -> Feed:
         """Its values."""
