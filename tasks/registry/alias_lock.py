@@ -9,12 +9,12 @@ at the next move.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 
 from merge_core.errors import OutputError
+from merge_core.files.locks import try_lock
 from merge_core.files.private import open_private
 from merge_core.homes.home import Home
 from tasks.registry.client import RegistryUnreachableError
@@ -45,16 +45,12 @@ def alias_lock(home: Home, wait: float = _WAIT) -> Iterator[None]:
         ) from error
     with os.fdopen(descriptor, "wb") as file:
         until = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise RegistryUnreachableError(
-                        "another command of this home has been moving an alias for a minute",
-                        where=str(path),
-                        mend="end it if it hangs, and run the same command again",
-                    ) from None
-                time.sleep(_AGAIN)
+        while not try_lock(file.fileno()):
+            if time.monotonic() > until:
+                raise RegistryUnreachableError(
+                    "another command of this home has been moving an alias for a minute",
+                    where=str(path),
+                    mend="end it if it hangs, and run the same command again",
+                )
+            time.sleep(_AGAIN)
         yield
