@@ -16,8 +16,8 @@ import torch
 from tests.support.former_code import COMMAND, former_code, mergeflow
 from tests.support.tiny_llama import fine_tuned, write_llama
 
-COMMIT = "646b31ea8788"
-"""The last one without rooms."""
+COMMITS = {"before rooms": "646b31ea8788", "before history": "221bab79f591"}
+"""Both hashed inputs that they did not know beside the merge."""
 
 _TENSORS, _ROWS, _WIDTH = 24, 1024, 2048
 _RECIPE = """
@@ -45,16 +45,35 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
-def test_it_takes_over_what_was_merged(models: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    staging = _killed_in_the_middle(models, former_code(COMMIT, tmp_path / "code"), home)
+pytestmark = pytest.mark.slow  # `make sessions`
+
+
+@pytest.mark.parametrize("commit", COMMITS.values(), ids=list(COMMITS))
+def test_it_takes_over_what_was_merged(commit: str, models: Path, tmp_path: Path) -> None:
+    home, code = tmp_path / "home", former_code(commit, tmp_path / "code")
+    known = mergeflow("merge", "recipe.yaml", "known", home=home, cwd=models, code=code)
+    assert known.returncode == 0, known.stderr
+    staging = _killed_in_the_middle(models, code, home)
     before = {path.name: path.stat().st_ino for path in staging.rglob("*.safetensors")}
     assert before
     resumed = mergeflow("merge", "recipe.yaml", "out", home=home, cwd=models)
     assert resumed.returncode == 0, resumed.stderr
     after = {path.name: path.stat().st_ino for path in (models / "out").glob("*.safetensors")}
     assert after == before, "the files of the killed merge are gone on with"
+    assert not staging.exists()
+    whole = mergeflow("merge", "recipe.yaml", "whole", home=home, cwd=models)
+    assert whole.returncode == 0, whole.stderr
+    assert _sums(models / "out") == _sums(models / "whole") == _sums(models / "known")
+
+
+@pytest.mark.parametrize("commit", COMMITS.values(), ids=list(COMMITS))
+def test_it_begins_anew_where_the_inputs_had_no_digests_yet(
+    commit: str, models: Path, tmp_path: Path
+) -> None:
+    home, code = tmp_path / "home", former_code(commit, tmp_path / "code")
+    staging = _killed_in_the_middle(models, code, home)
+    anew = mergeflow("merge", "recipe.yaml", "out", home=home, cwd=models)
+    assert anew.returncode == 0, anew.stderr
     assert not staging.exists()
     whole = mergeflow("merge", "recipe.yaml", "whole", home=home, cwd=models)
     assert whole.returncode == 0, whole.stderr
