@@ -74,7 +74,7 @@ def evaluate_checkpoint(
             in one where other checkpoints were evaluated is done again in one where none was.
         isolation: how fresh the process has to be.
         batch_size: in place of the suite's.
-        looks: may end the evaluation before it is whole; then alone in its process.
+        looks: may end the evaluation before it is whole.
 
     A suite whose data is on this disk is evaluated with the network switched off.
 
@@ -127,7 +127,6 @@ def evaluate_checkpoint(
             "looks": {"number": looks.number, "of": looks.of_documents()},
             "goes_on": lambda so_far: looks.goes_on(report_of(so_far, warm=False)),
         }
-        isolation = "alone"
 
     def attempt(evaluators: Evaluators, isolation: Isolation) -> tuple[dict[str, Any], bool] | None:
         """What was measured; None if something failed that may have to do with checkpoints that

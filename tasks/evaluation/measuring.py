@@ -103,7 +103,7 @@ class Measuring:
         if asked["looks"] is not None or self._settings["repeats"] > 1:
             self.prepare(asked["checkpoint"])  # the same prompts in each share, and each time
         if asked["looks"] is not None:
-            assert next_job is not None  # only this process itself can be answered
+            assert next_job is not None
             looks = InLooks(asked["looks"], self._entries, send, next_job)
         while True:
             try:

@@ -5,14 +5,19 @@ checkpoint. Most are evaluated in a process that is forked off: it finds librari
 they were made ready, and nothing of a checkpoint that was evaluated before can be in it. What it
 leaves behind is ended before {"ended"} is said. A job with "here" is evaluated in this process,
 which ends then. Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"},
-{"halved"}, {"look"}, then {"result"} or {"problem"}.
+{"halved"}, {"look"}, then {"result"} or {"problem"}. A {"look"} is answered on standard input, and
+this process hands the answer on to its fork.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import queue
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +25,8 @@ from tasks.evaluation.measuring import Measuring
 from tasks.processes.child import Send, take_jobs, take_over
 from tasks.processes.descendants import end_descendants, take_over_orphans
 from tasks.processes.model import answer, end_here
+
+_LOOK_EVERY = 0.02
 
 
 def main() -> None:
@@ -35,10 +42,12 @@ def main() -> None:
         if asked["here"]:
             answer(partial(measuring.measure, asked, send, next_job), send, "result")
             end_here()
-        _evaluate_in_a_fork(measuring, asked, send)
+        _evaluate_in_a_fork(measuring, asked, send, next_job)
 
 
-def _evaluate_in_a_fork(measuring: Measuring, asked: dict[str, Any], send: Send) -> None:
+def _evaluate_in_a_fork(
+    measuring: Measuring, asked: dict[str, Any], send: Send, next_job: Callable[..., dict[str, Any]]
+) -> None:
     try:
         measuring.prepare(asked["checkpoint"])
     except Exception:
@@ -50,17 +59,43 @@ def _evaluate_in_a_fork(measuring: Measuring, asked: dict[str, Any], send: Send)
     sys.stderr.flush()
     send({"forked": True})
     parent = os.getpid()
+    answers, hand_on = os.pipe()
     child = os.fork()
     if child == 0:
         take_over(parent)
+        os.close(hand_on)
+        answered = os.fdopen(answers)
         _write_to(asked["log"])
         measuring.prove_alive()
         send({"alive": True})
-        answer(partial(measuring.measure, asked, send), send, "result")
+        hear = partial(_heard, answered)
+        answer(partial(measuring.measure, asked, send, hear), send, "result")
         end_here()
-    _, status = os.waitpid(child, 0)
+    os.close(answers)
+    status = _hand_on_until_its_end(child, hand_on, next_job, asked["looks"] is not None)
     end_descendants()
     send({"ended": os.waitstatus_to_exitcode(status)})
+
+
+def _heard(answers: Any) -> dict[str, Any]:
+    heard: dict[str, Any] = json.loads(answers.readline())
+    return heard
+
+
+def _hand_on_until_its_end(
+    child: int, hand_on: int, next_job: Callable[..., dict[str, Any]], is_looked_at: bool
+) -> int:
+    """Hand answers on to a fork, which cannot read them itself; its exit status."""
+    try:
+        while is_looked_at:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+            with contextlib.suppress(queue.Empty, BrokenPipeError):
+                os.write(hand_on, json.dumps(next_job(timeout=_LOOK_EVERY)).encode() + b"\n")
+        return os.waitpid(child, 0)[1]
+    finally:
+        os.close(hand_on)
 
 
 def _write_to(log: str) -> None:

@@ -198,9 +198,9 @@ def take_job() -> tuple[dict[str, Any], Send]:
     return job, send
 
 
-def take_jobs() -> tuple[dict[str, Any], Callable[[], dict[str, Any]], Send]:
+def take_jobs() -> tuple[dict[str, Any], Callable[..., dict[str, Any]], Send]:
     """As `take_job`, in a child that is given more of them: between the two, what waits for the
-    next one."""
+    next one, with a `timeout` until `queue.Empty`."""
     job, send = _begin()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_watch_lifeline, args=[jobs.put], daemon=True).start()
