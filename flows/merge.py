@@ -18,6 +18,7 @@ from flows.steps import merge as step
 from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.judging import Chosen
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -75,17 +76,23 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     check_needs(suite, sources[recipe.donor].directory)
     with Evaluators(home.scratch) as evaluators:
         evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
-        return _merged(pipeline, suite, sources, home, beside, evaluators)
+        return merged(pipeline, suite, sources, home, beside, evaluators)
 
 
-def _merged(
+def merged(
     pipeline: Pipeline,
     suite: Suite,
     sources: dict[str, SourceCheckpoint],
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
+    chosen: Chosen | None = None,
 ) -> MergeOutcome:
+    """From checkpoints on this disk to the decision and its record.
+
+    Args:
+        chosen: what the recipe was chosen among, by a search.
+    """
     recipe = pipeline.recipe
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
@@ -104,7 +111,8 @@ def _merged(
     )
     evaluators.close()
     champion = judging.champion_now(pipeline, home)
-    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    decided = judging.decide(pipeline, scores, chosen)
+    decision = approve(pipeline, home, scores, decided)
     baseline = inputs.baseline.source
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     registration = judging.register(
@@ -117,6 +125,7 @@ def _merged(
         decision,
         compatibility,
         profile,
+        chosen.files if chosen else None,
         champion=champion,
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

@@ -112,8 +112,7 @@ class LooksTaken(Record):
     """How far an evaluation went that may stop early."""
 
     number: int = Field(ge=2)
-    taken: int = Field(ge=1)
-    """As many as `number` if all documents were evaluated."""
+    taken: int = Field(ge=1)  # `number` if all documents were evaluated
     by: str
     """Digest of the rule and the baselines that decided when to stop."""
 
@@ -142,7 +141,6 @@ class EvaluationReport(_Measured):
     """Sequences in one forward pass; None in records of a mergeflow that did not keep it."""
     warm: bool | None = None
     """Whether others were evaluated before in the same process; None if not."""
-
     looks: LooksTaken | None = None
     """Of an evaluation that may have stopped early; None if it was whole from the beginning."""
 
@@ -220,7 +218,6 @@ class KeptOfExpert(_Measured):
     """The interval of `kept`; None in records of before."""
     high: float | None = None
     asked: float | None = None
-
     _later: ClassVar[frozenset[str]] = frozenset({"low", "high", "asked"})
 
 
@@ -343,7 +340,10 @@ class Decision(_Measured):
     nights: int | None = None
     """How many runs share `alpha` against the baselines that stay; None: each has all of it."""
 
-    _later: ClassVar[frozenset[str]] = frozenset({"gate", "baseline", "others", "nights"})
+    candidates: int | None = None
+    """Merges that a search chose this one among, on other documents; None: no search did."""
+
+    _later: ClassVar = frozenset({"gate", "baseline", "others", "nights", "candidates"})
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -280,8 +280,11 @@ class LoadedPipeline:
     """Directory of the recipe: the recipe's own file when it has one, else the pipeline's."""
 
 
-def load_pipeline(path: Path) -> LoadedPipeline:
+def load_pipeline(path: Path, kind: type[Pipeline] = Pipeline) -> LoadedPipeline:
     """Read a pipeline file.
+
+    Args:
+        kind: what the file has to be: a pipeline, or one with more sections.
 
     Raises:
         RecipeError: unreadable, not YAML, or with a mistake; names the YAML path of each.
@@ -303,7 +306,7 @@ def load_pipeline(path: Path) -> LoadedPipeline:
         recipe_beside = beside
         if isinstance(recipe, dict):
             values["recipe"] = parse_recipe(recipe, where=f"{path}: recipe")
-    pipeline = validated(Pipeline, values, str(path))
+    pipeline = validated(kind, values, str(path))
     evaluate = with_suite_beside(pipeline.evaluate, beside)
     pipeline = pipeline.model_copy(update={"evaluate": evaluate})
     return LoadedPipeline(pipeline, recipe_beside)

@@ -45,7 +45,7 @@ def begin(
     """Start a process for evaluations that are still to come, while something else is done."""
     how = pipeline.evaluate
     if stored_evaluation(home.cache, base, suite, how.device) is None:
-        evaluators.begin(suite, how.device, _threads(how))
+        evaluators.begin(suite, how.device, threads_of(how))
 
 
 def evaluate_candidate(
@@ -109,7 +109,7 @@ def score(
     )
     if missing:
         count = min(missing, how.parallel) + then_another
-        evaluators.begin(suite, how.device, _threads(how), count)
+        evaluators.begin(suite, how.device, threads_of(how), count)
 
     def one(each: Asked) -> EvaluationReport:
         report = _report(pipeline, suite, each, home, evaluators, min(sizes, default=None))
@@ -166,7 +166,7 @@ def _report_in_looks(
     how = pipeline.evaluate
     key = looks_key(evaluation_key(asked.checkpoint, suite, how.device), looks)
     named = asked.checkpoint.model_copy(update={"reference": asked.name})
-    arguments = (key, named, suite, looks, home.scratch, how.device, _threads(how))
+    arguments = (key, named, suite, looks, home.scratch, how.device, threads_of(how))
     try:
         with device_slot(how.device):
             report = run_step(
@@ -207,7 +207,8 @@ def _size(report: EvaluationReport, suite: Suite) -> list[int]:
     return [known] if known else []
 
 
-def _threads(how: Evaluate) -> int | None:
+def threads_of(how: Evaluate) -> int | None:
+    """Of each evaluation, where several go on side by side; None: as many as there are."""
     return max(1, default_threads() // how.parallel) if how.parallel > 1 else None
 
 
@@ -239,7 +240,7 @@ def _report(
                 suite,
                 home.scratch,
                 how.device,
-                _threads(how),
+                threads_of(how),
                 subject=asked.name,
                 logs=home.logs,
                 digest_memo=home.digest_memo,

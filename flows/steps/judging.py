@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import runtime
@@ -20,6 +21,7 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.verification.verify import CompatibilityReport
 from tasks.decide import decide_task, decision_key
 from tasks.progress import prefect_progress
+from tasks.promotion.choice import with_choice
 from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
@@ -32,11 +34,25 @@ PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
 
 
-def decide(pipeline: Pipeline, scores: Scores) -> Decision:
+@dataclass(frozen=True)
+class Chosen:
+    """What a search says of the recipe that it chose."""
+
+    candidates: int
+    """How many different merges it looked at."""
+    documents: int
+    """How many it looked at them by; none of them decides."""
+    files: Mapping[str, str | bytes]
+    """For the merge's run in MLflow, by name."""
+
+
+def decide(pipeline: Pipeline, scores: Scores, chosen: Chosen | None = None) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
     asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
     arguments = (scores.merged, scores.base, *asked)
     decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
+    if chosen:
+        decision = with_choice(decision, chosen.candidates, chosen.documents)
     publish_decision(pipeline, scores, decision)
     return decision
 

@@ -96,7 +96,7 @@ class MergeFacts:
             return "base"
         known = {self.manifest.digest, self.base.digest}
         experts = [report for report in self.reports if report.checkpoint_digest not in known]
-        names = [_slug(name) for name in column_names(experts)]
+        names = [slug(name) for name in column_names(experts)]
         for expert, name in zip(experts, names, strict=True):
             if expert.checkpoint_digest == digest:
                 return f"expert/{name if names.count(name) == 1 else digest[:12]}"
@@ -107,7 +107,7 @@ def ensure_merge_run(registry: Registry, experiment_id: str, facts: MergeFacts) 
     """The run that records this merge: found by its key, else created with its searchable tags."""
     same = f"tags.`{TAG}registration` = '{facts.key}'"
     name = f"{facts.manifest.method}-{facts.manifest.digest[:8]}"
-    run = _ensure_run(registry, experiment_id, same, name, _run_tags(facts))
+    run = ensure_run(registry, experiment_id, same, name, _run_tags(facts))
     flow_run = (facts.prefect_run or {}).get("flow_run_id")
     if flow_run and run.data.tags.get(TAG + "prefect_last_flow_run_id") != str(flow_run):
         registry.client.set_tag(run.info.run_id, TAG + "prefect_last_flow_run_id", str(flow_run))
@@ -134,7 +134,7 @@ def record_merge(
     tags = _input_tags(facts.manifest)
     client.log_batch(
         run_id,
-        metrics=_entities(_metrics(facts), run.info.start_time),
+        metrics=as_metrics(_metrics(facts), run.info.start_time),
         params=[Param(key, value) for key, value in params.items()],
         tags=[RunTag(key, value[:_MAX_TAG_VALUE]) for key, value in tags.items()],
     )
@@ -143,12 +143,12 @@ def record_merge(
     made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
     if output not in made:
         client.log_outputs(run_id, [LoggedModelOutput(output, 0)])
-    _log_files(registry, run_id, _merge_files(facts))
+    log_files(registry, run_id, _merge_files(facts))
 
 
 def metric_name(score: TaskScore) -> str:
     """The name of a task's score among the metrics of an evaluation's run."""
-    return f"{_slug(score.task)}/{_slug(score.metric)}"
+    return f"{slug(score.task)}/{slug(score.metric)}"
 
 
 def record_evaluation(
@@ -171,7 +171,7 @@ def record_evaluation(
     same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in keys)
     called = {"base": facts.roles.baseline, "merged": facts.roles.candidate}
     name = called.get(tags[TAG + "role"], tags[TAG + "role"])
-    run = _ensure_run(registry, experiment_id, same, f"evaluate {name}", tags)
+    run = ensure_run(registry, experiment_id, same, f"evaluate {name}", tags)
     if not is_recorded(run):
         params = {
             "suite": report.suite,
@@ -184,12 +184,12 @@ def record_evaluation(
         metrics: dict[str, float] = {"truncated_documents": report.truncated}
         for score in report.scores:
             metrics[metric_name(score)] = score.score
-            metrics[f"{_slug(score.task)}/documents"] = len(score.doc_ids)
+            metrics[f"{slug(score.task)}/documents"] = len(score.doc_ids)
             for kind, count in counted(score).items():
-                metrics[f"{_slug(score.task)}/{kind}"] = count
+                metrics[f"{slug(score.task)}/{kind}"] = count
         client.log_batch(
             run.info.run_id,
-            metrics=_entities(metrics, run.info.start_time, model_id),
+            metrics=as_metrics(metrics, run.info.start_time, model_id),
             params=[
                 Param(key, value[:_MAX_PARAM_VALUE])
                 for key, value in params.items()
@@ -197,7 +197,7 @@ def record_evaluation(
             ],
         )
         _log_inputs(registry, run, [model_id])
-        _log_files(registry, run.info.run_id, {"evaluation.json": _json(report)})
+        log_files(registry, run.info.run_id, {"evaluation.json": _json(report)})
         finish(registry, run.info.run_id)
     return str(run.info.run_id)
 
@@ -220,7 +220,7 @@ def finish(registry: Registry, run_id: str) -> None:
     registry.client.set_tag(run_id, TAG + "recorded", "true")
 
 
-def _ensure_run(
+def ensure_run(
     registry: Registry, experiment_id: str, same: str, name: str, tags: Mapping[str, str]
 ) -> Run:
     """The oldest run that meets the condition `same`, else a new one with these tags."""
@@ -258,6 +258,7 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "engine": manifest.engine,
         "pipeline": facts.pipeline_name or "",
         "allow_unrelated": "true" if manifest.allow_unrelated else "",
+        "candidates": str(decision.candidates or ""),
         "suite": plain(", ".join(sorted({report.suite for report in facts.reports}))),
     }
     if decision.approval is not None:
@@ -267,8 +268,7 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
             tags[f"prefect_{key}"] = strip_credentials(str(value))
     named = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
     named["mlflow.note.content"] = facts.decision_page()[:_MAX_TAG_VALUE]
-    commit = code_commit()
-    if commit:
+    if commit := code_commit():
         named["mlflow.source.git.commit"] = commit
     return named
 
@@ -304,7 +304,7 @@ def _rule(made: Decision) -> dict[str, str]:
     if made.gate:
         loss, asked = "guard_margin", {"exceed": made.gate.exceed, "alpha": made.gate.alpha}
     for each in made.comparisons:
-        asked[f"{loss}.{_slug(each.task)}.{_slug(each.metric)}"] = each.max_regression
+        asked[f"{loss}.{slug(each.task)}.{slug(each.metric)}"] = each.max_regression
     return {f"promote.{name}": repr(value) for name, value in asked.items()}
 
 
@@ -318,7 +318,7 @@ def flatten(prefix: str, value: Any) -> dict[str, str]:
         return {prefix: value if isinstance(value, str) else json.dumps(value, default=str)}
     flat: dict[str, str] = {}
     for key, item in parts:
-        flat.update(flatten(f"{prefix}.{_slug(str(key))}", item))
+        flat.update(flatten(f"{prefix}.{slug(str(key))}", item))
     return flat
 
 
@@ -332,14 +332,14 @@ def _metrics(facts: MergeFacts) -> dict[str, float]:
         "promoted": float(decision.promote),
     }
     for comparison in decision.comparisons:
-        name = f"{_slug(comparison.task)}/{_slug(comparison.metric)}"
+        name = f"{slug(comparison.task)}/{slug(comparison.metric)}"
         metrics[f"improvement/{name}"] = comparison.improvement
         metrics[f"improvement_low/{name}"] = comparison.low
         metrics[f"improvement_high/{name}"] = comparison.high
     for report in facts.reports:
         role = facts.role(report.checkpoint_digest)
         for score in report.scores:
-            metrics[f"{role}/{_slug(score.task)}/{_slug(score.metric)}"] = score.score
+            metrics[f"{role}/{slug(score.task)}/{slug(score.metric)}"] = score.score
     return metrics
 
 
@@ -372,7 +372,7 @@ def _log_inputs(registry: Registry, run: Run, model_ids: Iterable[str]) -> None:
         registry.client.log_inputs(run.info.run_id, models=missing)
 
 
-def _log_files(registry: Registry, run_id: str, files: Mapping[str, str | bytes]) -> None:
+def log_files(registry: Registry, run_id: str, files: Mapping[str, str | bytes]) -> None:
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
         root = Path(scratch)
         for name, content in files.items():
@@ -384,7 +384,7 @@ def _log_files(registry: Registry, run_id: str, files: Mapping[str, str | bytes]
         registry.client.log_artifacts(run_id, str(root))
 
 
-def _entities(metrics: Mapping[str, float], when: int, model_id: str | None = None) -> list[Any]:
+def as_metrics(metrics: Mapping[str, float], when: int, model_id: str | None = None) -> list[Any]:
     """MLflow metrics at one fixed time, so that writing them again changes nothing."""
     from mlflow.entities import Metric
 
@@ -395,6 +395,6 @@ def _json(record: BaseModel, exclude: Any = None) -> str:
     return record.model_dump_json(indent=1, exclude=exclude)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name MLflow takes as part of a key."""
     return re.sub(r"[^A-Za-z0-9_.\- ]+", "_", name)

@@ -1,0 +1,210 @@
+"""The trials of a search: asked for, merged, evaluated, told, until the budget is spent."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.gpu_slot import device_slot
+from flows.run_step import run_together
+from flows.settings.search import SearchPipeline
+from flows.steps import merge as merging
+from merge_core.errors import MergeflowError, StepError
+from merge_core.files.locks import try_lock
+from merge_core.files.private import open_private
+from merge_core.homes.home import Home
+from merge_core.progress import Progress, ProgressEvent
+from merge_core.recipes.measurements import measurements
+from merge_core.recipes.recipe import Recipe
+from merge_core.records import SourceCheckpoint
+from merge_core.text.plain import plain_log
+from tasks.candidate import Measured, Workshop, documents_in
+from tasks.progress import prefect_progress
+from tasks.records import EvaluationReport
+from tasks.search.first import first_recipes
+from tasks.search.page import change_said
+from tasks.search.sampling import Asked, Study
+from tasks.search.selection import best
+from tasks.search.trial import Result, Trial
+
+_log = plain_log("mergeflow")
+
+_MOST_FAILURES = 5
+"""At the beginning, without a candidate that could be evaluated."""
+
+
+@dataclass
+class Trials:
+    """The trials of one search, in this process. Its workers share what they know."""
+
+    search: SearchPipeline
+    study: Study
+    workshop: Workshop
+    home: Home
+    beside: Path | None
+    base: EvaluationReport
+    rungs: tuple[tuple[int, ...], ...] | None
+    """None: every candidate is evaluated on every document."""
+    _done: list[Trial] = field(default_factory=list)
+    _reports: dict[int, EvaluationReport] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self) -> list[Trial]:
+        """Go on until the budget is spent; all trials in their order.
+
+        Raises:
+            StepError: no candidate at all could be evaluated.
+        """
+        self.workshop.clear()
+        self._done = self.study.trials()
+        if self._done:
+            _log.info("%d trials of this search are known already", len(self._done))
+        self.study.begin(self.search.starts)
+        self._tell(prefect_progress("search"))
+        workers = self.search.evaluate.parallel
+        run_together([self._work] * workers, workers)
+        if best(self._done) is None:
+            raise self._nothing()
+        return sorted(self._done, key=lambda trial: trial.number)
+
+    def recipe(self, candidate: Asked | Trial) -> Recipe:
+        """The recipe of a candidate."""
+        if candidate.label and not candidate.values:
+            return first_recipes(self.search.recipe)[candidate.label]
+        return self.search.search.as_space.recipe(self.search.recipe, candidate.values)
+
+    def _work(self) -> None:
+        tell = prefect_progress("search")
+        while not self._is_spent() and (asked := self.study.next(self.search.trials)) is not None:
+            trial = self._one(asked)
+            with self._lock:
+                self._done.append(trial)
+                self._say(trial)
+                self._tell(tell)
+
+    def _one(self, asked: Asked) -> Trial:
+        recipe = None
+        try:
+            recipe = self.recipe(asked)
+            measured = self._measured(recipe)
+        except MergeflowError as error:
+            why = f"{error.what}"
+            failed = Result(outcome="failed", recipe=recipe.digest if recipe else "", why=why)
+            return self.study.tell(asked, failed)
+        report = measured.report
+        trial = self.study.tell(asked, self._result(recipe, measured), measured.key)
+        if trial.result.outcome == "whole":
+            self._reports = {asked.number: report, **self._reports}
+        return trial
+
+    def _measured(self, recipe: Recipe) -> Measured:
+        calibration: dict[str, SourceCheckpoint] = {}
+        if measurements(recipe):
+            as_it_is = self.search.model_copy(update={"recipe": recipe})
+            calibration = merging.calibrate(as_it_is, self.workshop.sources, self.home, self.beside)
+        race = None
+        if self.rungs and (incumbent := self._incumbent()):
+            from tasks.search.race import Race  # scipy is slow to import
+
+            race = Race(self.base, incumbent, self.rungs)
+        with device_slot(self.search.evaluate.device):
+            return self.workshop.measured(recipe, calibration, race)
+
+    def _incumbent(self) -> EvaluationReport | None:
+        from tasks.search.race import can_be_raced
+
+        with self._lock:
+            first = best(self._done)
+            if first is None:
+                return None
+            report = self._reports.get(first.number) or self.workshop.stored(first.key)
+            self._reports = {first.number: report} if report else {}
+        return report if report and can_be_raced(report) else None
+
+    def _result(self, recipe: Recipe, measured: Measured) -> Result:
+        from tasks.search.race import change_against, judged
+
+        report, whole = measured.report, not (measured.report.looks)
+        found = judged(report, self.base)
+        primary = found.primary
+        objective = primary.change
+        if not whole and (incumbent := self._incumbent()):
+            first = best(self._done)
+            beside = change_against(report, incumbent, self.base)
+            objective = (first.result.objective or 0.0) + beside.change if first else objective
+        return Result(
+            outcome="whole" if whole else "lost",
+            recipe=recipe.digest,
+            objective=objective,
+            low=primary.low if whole else None,
+            high=primary.high if whole else None,
+            tasks={task.name: task.change_units for task in found.tasks if task.share > 0},
+            documents=documents_in([report]),
+            of_documents=documents_in([self.base]),
+            seconds=measured.seconds,
+            known=measured.known,
+        )
+
+    def _is_spent(self) -> bool:
+        budget = self.search.search.budget
+        with self._lock:
+            paid = [trial.result for trial in self._done if not trial.result.known]
+            minutes = sum(result.seconds.total for result in paid) / 60.0
+            failed = [trial for trial in self._done if trial.result.outcome == "failed"]
+            if len(failed) == len(self._done) >= _MOST_FAILURES:
+                return True
+        if budget.minutes and minutes / self.search.evaluate.parallel >= budget.minutes:
+            return True
+        return bool(budget.documents and sum(r.documents for r in paid) >= budget.documents)
+
+    def _say(self, trial: Trial) -> None:
+        first = best(self._done)
+        is_best = first is trial
+        known = ", known" if trial.result.known else f", {trial.result.seconds.total:.1f} s"
+        lost = ""
+        if trial.result.outcome == "lost":
+            lost = f", lost after {trial.result.documents} of {trial.result.of_documents} documents"
+        _log.info(
+            "trial %d: %s: %s%s%s%s",
+            trial.number,
+            trial.name,
+            change_said(trial.result),
+            lost,
+            known,
+            "; the best so far" if is_best else "",
+        )
+
+    def _tell(self, tell: Progress) -> None:
+        total = self.search.trials or max(len(self._done), 1)
+        tell(ProgressEvent("search", min(len(self._done), total), total, "trials"))
+
+    def _nothing(self) -> StepError:
+        whys = list(dict.fromkeys(trial.result.why for trial in self._done if trial.result.why))
+        return StepError(
+            f"none of {len(self._done)} candidates could be merged and evaluated",
+            where=f"search {self.search.name}",
+            details=[f"  - {why}" for why in whys[:_MOST_FAILURES]],
+            mend="merge and evaluate one recipe of the space first, with `mergeflow run`",
+        )
+
+
+@contextmanager
+def alone(home: Home, identity: str) -> Iterator[None]:
+    """Hold a search: two processes would evaluate each other's trials.
+
+    Raises:
+        StepError: another one runs.
+    """
+    path = home.scratch / f"search-{identity[:16]}.lock"
+    with os.fdopen(open_private(path), "wb") as file:
+        if not try_lock(file.fileno()):
+            raise StepError(
+                "this search runs already, in another process of this home",
+                where=str(path),
+                mend="wait until it ends, or end it; then run the same command again",
+            )
+        yield

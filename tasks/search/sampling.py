@@ -1,0 +1,248 @@
+"""A search's trials in Optuna's database: which candidate comes next, and what came of each.
+
+A search that was killed goes on in the same trials. What a sampler draws is seeded by the search's
+seed, the trial's number and the knob, so it does not matter in which process a trial was begun. Of
+a trial that was begun and not finished, what was drawn is kept, and the rest is drawn as it would
+have been. With several workers the order in which trials end decides what samplers know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from merge_core.files.private import private_umask
+from merge_core.homes.home import Home
+from tasks.search.first import Start
+from tasks.search.space import METHOD, Knob, Space, Value
+from tasks.search.trial import Result, Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.storages import RDBStorage
+
+Sampler = Literal["grid", "random", "tpe", "cma-es", "nsga-ii"]
+
+_TRIAL, _LABEL, _ABOUT, _NAME = "trial", "label", "about", "name"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A candidate that is to be evaluated."""
+
+    number: int
+    values: dict[str, Value]
+    label: str
+    token: Any = field(repr=False, compare=False)
+    """Optuna's own name for the trial."""
+
+
+class Study:
+    """One search. Safe to use from several threads; one process at a time."""
+
+    def __init__(
+        self,
+        home: Home,
+        name: str,
+        identity: str,
+        about: dict[str, Any],
+        *,
+        space: Space,
+        sampler: Sampler,
+        seed: int,
+        objectives: int = 1,
+    ) -> None:
+        """Open a search, or begin it.
+
+        Args:
+            identity: digest of all that decides what its trials are.
+            about: kept with it, for whoever looks at it later.
+            objectives: how many numbers a trial is told as; all are to be large.
+        """
+        import optuna
+
+        self._optuna = optuna
+        self._space, self._kind, self._seed = space, sampler, seed
+        self._lock = threading.Lock()
+        self._study = optuna.create_study(
+            storage=_storage(home),
+            study_name=f"{name}/{identity[:16]}",
+            directions=["maximize"] * objectives,
+            load_if_exists=True,
+        )
+        if _NAME not in self._study.user_attrs:
+            self._study.set_user_attr(_ABOUT, about)
+            self._study.set_user_attr(_NAME, name)
+        running = self._study.get_trials(False, (optuna.trial.TrialState.RUNNING,))
+        self._left = sorted(running, key=lambda each: each.number)
+
+    @property
+    def id(self) -> str:
+        """Its name in the database."""
+        return str(self._study.study_name)
+
+    def begin(self, starts: Sequence[Start]) -> None:
+        """Queue the candidates to begin with, as far as an attempt before did not."""
+        for start in starts[len(self._study.get_trials(False)) :]:
+            self._study.enqueue_trial(start.values, user_attrs={_LABEL: start.label})
+
+    def next(self, most: int | None) -> Asked | None:
+        """The next candidate; None when there are as many trials as there may be."""
+        state = self._optuna.trial.TrialState
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+            left = self._left.pop(0) if self._left else None
+            known = self._study.get_trials(False)
+            waiting = [each.number for each in known if each.state == state.WAITING]
+            number = left.number if left else min(waiting, default=len(known))
+            if most is not None and number >= most:
+                return None
+            self._study.sampler = self._sampler(number, "")
+            if left:
+                trial = self._optuna.trial.Trial(self._study, left._trial_id)
+            else:
+                trial = self._study.ask()
+            label = trial.user_attrs.get(_LABEL, "")
+            queued = next((each for each in known if each.number == number), None)
+            fixed = queued.system_attrs.get("fixed_params") if queued else None
+            if label and not fixed:
+                return Asked(number, {}, label, trial)
+            if fixed is None:
+                _ = trial.relative_params  # drawn together, before any is kept
+            return Asked(number, self._drawn(trial, number), label, trial)
+
+    def tell(self, asked: Asked, result: Result, key: str = "") -> Trial:
+        """Keep what came of a candidate."""
+        values, label = asked.values, asked.label
+        trial = Trial(number=asked.number, values=values, label=label, result=result, key=key)
+        state = self._optuna.trial.TrialState
+        numbers = list(result.tasks.values())
+        if self._is_single and result.objective is not None:
+            numbers = [result.objective]
+        with self._lock:
+            asked.token.set_user_attr(_TRIAL, trial.model_dump(mode="json"))
+            self._study.sampler = self._sampler(asked.number, "told")
+            if values and numbers:
+                self._study.tell(asked.token, numbers)
+            else:
+                self._study.tell(asked.token, state=state.FAIL)
+        return trial
+
+    def trials(self) -> list[Trial]:
+        """All that are finished, in their order."""
+        return _trials(self._study)
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self._study.directions) == 1
+
+    def _drawn(self, trial: Any, number: int) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        branches = dict(self._space.branches)
+        methods = [name for name in branches if name]
+        if methods:
+            self._study.sampler = self._sampler(number, METHOD)
+            values[METHOD] = trial.suggest_categorical(METHOD, methods)
+        knobs = branches[str(values[METHOD]) if methods else None]
+        for name, knob in knobs.items():
+            self._study.sampler = self._sampler(number, name)
+            drawn = trial._suggest(name, _distribution(knob))
+            values[name] = drawn if knob.choices else knob.value(float(drawn))
+        return values
+
+    def _sampler(self, number: int, name: str) -> BaseSampler:
+        from optuna import samplers
+
+        digest = hashlib.sha256(f"{self._seed}/{number}/{name}".encode()).digest()
+        seed = int.from_bytes(digest[:4])
+        if self._kind == "tpe":
+            return samplers.TPESampler(seed=seed)
+        if self._kind == "cma-es":
+            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        if self._kind == "nsga-ii":
+            return samplers.NSGAIISampler(seed=seed, population_size=16)
+        return samplers.RandomSampler(seed=seed)
+
+
+@dataclass(frozen=True)
+class KeptSearch:
+    """A search in the database, to look at."""
+
+    id: str
+    name: str
+    about: dict[str, Any]
+    trials: list[Trial]
+
+
+def database(home: Home) -> Path:
+    """Where the searches of a home are kept."""
+    return home.path / "search.db"
+
+
+def kept_searches(home: Home) -> list[KeptSearch]:
+    """All searches of a home, the latest last."""
+    if not database(home).exists():
+        return []
+    import optuna
+
+    storage = _storage(home)
+    found = []
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        attributes = study.user_attrs
+        if _NAME in attributes:
+            found.append(KeptSearch(name, attributes[_NAME], attributes[_ABOUT], _trials(study)))
+    return found
+
+
+def importances(home: Home, study: str) -> dict[str, float]:
+    """How much of the differences between trials each knob explains, from 0 to 1; nothing where
+    there are too few trials to tell."""
+    import optuna
+
+    known = optuna.load_study(study_name=study, storage=_storage(home))
+    if len(known.directions) > 1:
+        return {}
+    try:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return optuna.importance.get_param_importances(known, evaluator=evaluator)
+    except (ValueError, RuntimeError):  # fewer than two trials, or all values alike
+        return {}
+
+
+def _trials(study: Any) -> list[Trial]:
+    return [
+        Trial.model_validate(each.user_attrs[_TRIAL])
+        for each in study.get_trials(False)
+        if _TRIAL in each.user_attrs
+    ]
+
+
+def _storage(home: Home) -> RDBStorage:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with private_umask():
+        database(home).parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.RDBStorage(
+            f"sqlite:///{database(home)}", engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+
+
+def _distribution(knob: Knob) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if knob.choices:
+        return CategoricalDistribution(knob.choices)
+    low, high = float(knob.low or 0.0), float(knob.high or 0.0)
+    if knob.step:
+        high = low + int((high - low) / knob.step + 1e-9) * knob.step
+    return FloatDistribution(low, high, step=knob.step, log=knob.log)

@@ -1,0 +1,294 @@
+"""What a search may change in a recipe, and the recipe that a choice of values stands for.
+
+A knob is named by what it turns. One word is a parameter of the whole recipe, for every model:
+`weight`, `density`, `t`; `alpha` stands for `weight` where the method has no `alpha`. A path is one
+place: `models[0].weight`, `parameters.t[1]`, `models[1].parameters.weight[0].value`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from merge_core.errors import RecipeError, did_you_mean
+from merge_core.methods import METHODS, find_method, method_named
+from merge_core.recipes.loading import parse_recipe
+from merge_core.recipes.recipe import Recipe
+
+Value = bool | int | float | str
+Values = Mapping[str, Value]
+"""By the name of the knob; the method by `METHOD`."""
+
+METHOD = "method"
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PATH = re.compile(r"[A-Za-z_][\w-]*(\[\d{1,4}\])*(\.[A-Za-z_][\w-]*(\[\d{1,4}\])*)*\Z")
+_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+_MODELS = ("base_model", "model", "tokenizer_source")
+_MOST_POINTS = 10_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Knob(_Part):
+    """The values that one parameter may take: a range of numbers, or a list to choose from."""
+
+    low: float | None = Field(default=None, alias="from", title="From")
+    high: float | None = Field(default=None, alias="to", title="To")
+    step: float | None = Field(default=None, gt=0.0, title="Step")
+    """Only these: `from`, `from + step`, and so on."""
+    log: bool = Field(default=False, title="Logarithmic")
+    """Sample the logarithm evenly, for what spans orders of magnitude."""
+    choices: tuple[Value, ...] = Field(default=(), title="Choices")
+    """In place of a range. In a file, the list alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_list_is_a_choice(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return {"choices": list(value)}
+        if not isinstance(value, dict):
+            raise ValueError(
+                "this must be a range, {from: 0.1, to: 0.9}, or a list of values to choose from"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        ends = (self.low, self.high)
+        if self.choices:
+            if any(end is not None for end in ends) or self.step or self.log:
+                raise ValueError("this has choices and a range; keep one")
+            if len(set(map(repr, self.choices))) < len(self.choices):
+                raise ValueError("a value stands twice among the choices")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a range needs both `from` and `to`")
+        if self.low >= self.high:
+            raise ValueError(f"from ({self.low:g}) has to be below to ({self.high:g})")
+        if self.log and (self.low <= 0 or self.step):
+            raise ValueError("a logarithmic range begins above 0 and has no step")
+        if self.step and (self.high - self.low) / self.step > _MOST_POINTS:
+            raise ValueError(f"that makes more than {_MOST_POINTS} values")
+        return self
+
+    @property
+    def points(self) -> tuple[Value, ...] | None:
+        """All values, where they can be counted."""
+        if self.choices:
+            return self.choices
+        if self.step is None or self.low is None or self.high is None:
+            return None
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        return tuple(self.value(self.low + place * self.step) for place in range(count))
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """Values that show whether a recipe takes the others."""
+        points = self.points
+        if self.choices or points is None:
+            return self.choices or (self.value(self.low or 0.0), self.value(self.high or 0.0))
+        return points[0], points[-1]
+
+    def value(self, number: float) -> Value:
+        """A number of the range as a recipe has it: 0.3, not 0.30000000000000004."""
+        whole = self.step is not None and self.step.is_integer() and number.is_integer()
+        return int(number) if whole else float(f"{number:.12g}")
+
+    def has(self, value: Value) -> bool:
+        """Whether the search may choose a value."""
+        points = self.points
+        if points is not None:
+            return value in points
+        inside = isinstance(value, int | float) and self.low is not None and self.high is not None
+        return inside and float(self.low or 0) <= float(value) <= float(self.high or 0)
+
+
+Knobs = dict[str, Knob]
+
+
+def _checked_names(knobs: Knobs) -> Knobs:
+    for name in knobs:
+        if not _PATH.match(name):
+            raise ValueError(
+                f"'{name}' is no path of a recipe; write weight, models[0].weight or"
+                " parameters.t[1]"
+            )
+        if name == METHOD or _STEP.findall(name)[-1][1] in (*_MODELS, "merge_method"):
+            raise ValueError(f"'{name}' cannot be searched; methods are listed under `methods`")
+    return knobs
+
+
+class MethodChoice(_Part):
+    """One of the merge methods to choose from, with the parameters that only it has."""
+
+    name: str = Field(title="Method")
+    space: Knobs = Field(default_factory=dict, title="Parameters of this method alone")
+
+    _names = field_validator("space")(_checked_names)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
+            [(name, space)] = value.items()
+            return {"name": name, "space": space or {}}
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if find_method(name) is None:
+            raise ValueError(f"there is no method '{name}'; {did_you_mean(name, list(METHODS))}")
+        return name
+
+
+class Space(_Part):
+    """All that a search may change."""
+
+    knobs: Knobs = Field(default_factory=dict)
+    methods: tuple[MethodChoice, ...] = ()
+
+    _names = field_validator("knobs")(_checked_names)
+
+    @property
+    def branches(self) -> Iterator[tuple[str | None, Knobs]]:
+        """For each method the knobs that there are with it."""
+        for method in self.methods or (None,):
+            if method is None:
+                yield None, self.knobs
+            else:
+                own = {f"{method.name}.{name}": knob for name, knob in method.space.items()}
+                yield method.name, {**self.knobs, **own}
+
+    def points(self) -> list[dict[str, Value]] | None:
+        """Every combination, the last knob turning fastest; None where a range has no step."""
+        found: list[dict[str, Value]] = []
+        for method, knobs in self.branches:
+            columns = [knob.points for knob in knobs.values()]
+            if any(column is None for column in columns):
+                return None
+            first = {METHOD: method} if method else {}
+            for values in itertools.product(*(column or () for column in columns)):
+                found.append({**first, **dict(zip(knobs, values, strict=True))})
+                if len(found) > _MOST_POINTS:
+                    raise RecipeError(
+                        f"the grid has more than {_MOST_POINTS} points",
+                        where="search.space",
+                        mend="take larger steps, or another sampler",
+                    )
+        return found
+
+    def recipe(self, template: Recipe, values: Values) -> Recipe:
+        """The recipe with these values in place of its own.
+
+        Raises:
+            RecipeError: there is no such place in it, or it does not take the value.
+        """
+        document: dict[str, Any] = copy.deepcopy(
+            template.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+        )
+        method = values.get(METHOD)
+        if method is not None:
+            document["merge_method"] = method
+        for name, value in values.items():
+            if name != METHOD:
+                own = name.removeprefix(f"{method}.") if method else name
+                _turn(document, own, value)
+        return parse_recipe({key: item for key, item in document.items() if item != []}, "recipe")
+
+    def check(self, template: Recipe) -> None:
+        """See that the recipe takes the first and the last value of each knob.
+
+        Raises:
+            RecipeError: it does not, or a knob changes nothing.
+        """
+        for method, knobs in self.branches:
+            first = {METHOD: method} if method else {}
+            values = {**first, **{name: knob.ends[0] for name, knob in knobs.items()}}
+            for name, knob in knobs.items():
+                _check_knob(self, template, values, name, knob.ends)
+            if not knobs:
+                self.recipe(template, values)
+
+
+def _check_knob(
+    space: Space, template: Recipe, values: Values, name: str, ends: Sequence[Value]
+) -> None:
+    where = f"search.space.{name}"
+    recipes = []
+    for value in ends:
+        try:
+            recipes.append(space.recipe(template, {**values, name: value}))
+        except RecipeError as error:
+            place = f"{where}: {error.where}" if error.where not in (None, "recipe") else where
+            raise RecipeError(
+                f"with {value}: {error.what}", where=place, mend=error.mend, details=error.details
+            ) from None
+    if len(ends) > 1 and len({recipe.digest for recipe in recipes}) == 1:
+        said = recipes[0].idle_settings() or ["no part of the recipe takes its value from it"]
+        raise RecipeError(
+            f"every value of it gives the same merge: {said[0]}",
+            where=where,
+            mend="name a parameter that the method takes (`mergeflow methods` lists them)",
+        )
+
+
+def is_of_all_weights(name: str, template: Recipe) -> bool:
+    """Whether a knob is the weight of every model at once."""
+    return _parameter(name, template.merge_method) == "weight"
+
+
+def _parameter(word: str, method: str) -> str:
+    if word != "alpha":
+        return word
+    known = {parameter.name for parameter in method_named(method).parameters}
+    return "alpha" if "alpha" in known else "weight"
+
+
+def _turn(document: dict[str, Any], name: str, value: Value) -> None:
+    if _WORD.match(name) and name not in Recipe.model_fields:
+        parameter = _parameter(name, str(document["merge_method"]))
+        _forget(document, parameter)
+        document.setdefault("parameters", {})[parameter] = value
+        return
+    steps: list[int | str] = [int(index) if index else word for index, word in _STEP.findall(name)]
+    place: Any = document
+    for depth, step in enumerate(steps):
+        if isinstance(place, dict) and step not in place and "model" in place:
+            place = place.setdefault("parameters", {})
+        is_last = depth == len(steps) - 1
+        if is_last and isinstance(place, dict) and isinstance(step, str):
+            place[step] = value
+            return
+        try:
+            if is_last:
+                place[step] = value
+            else:
+                place = place[step]
+        except (KeyError, IndexError, TypeError):
+            raise RecipeError(
+                f"the recipe has no {name}",
+                mend="write the place into the recipe, with any value: the search replaces it",
+            ) from None
+
+
+def _forget(part: Any, parameter: str) -> None:
+    """Take a parameter out of every part of a recipe, so that one for the whole counts."""
+    if isinstance(part, dict):
+        for key, item in part.items():
+            if key == "parameters" and isinstance(item, dict):
+                item.pop(parameter, None)
+            elif key not in ("post", "calibration"):
+                _forget(item, parameter)
+    elif isinstance(part, list):
+        for item in part:
+            _forget(item, parameter)
