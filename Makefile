@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out security sessions stack stack-test style suite test thorough types wheel
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out search security sessions stack stack-test style suite test thorough types wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -54,6 +54,9 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 	@$(INSTALL) -e '.[dask]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/scale_out \
 		tests/faults/test_killed_worker.py tests/merge_core/distributed/test_job.py
+
+search: $(VENV)/.installed-dev  ## searches for the best merge on real models, one of them killed at ten moments (ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/flows/test_search.py tests/tasks/search
 
 wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed

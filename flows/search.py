@@ -28,6 +28,7 @@ from merge_core.records import Record, SourceCheckpoint
 from merge_core.text.plain import plain_log
 from tasks.calibration.measure import check_data
 from tasks.candidate import Workshop, documents_in
+from tasks.evaluate import stored_evaluation
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite, load_suite
@@ -121,6 +122,10 @@ def _trials(
     names = ["base", *distinct_names([each.reference for each in experts])]
     inputs = [donor, *(experts if search.evaluate.experts else ())]
     asked = [Asked(*each) for each in zip(inputs, names, strict=False)]
+    how = search.evaluate
+    if all(stored_evaluation(home.cache, each, suite, how.device) for each in inputs):
+        # Else the process that evaluates these goes on with the candidates.
+        evaluators.begin(suite, how.device, threads_of(how), how.parallel)
     base, *others = score(search, suite, asked, home, evaluators)
     rungs = None
     if not search.search.full and search.search.sampler != "nsga-ii":

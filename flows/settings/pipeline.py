@@ -290,6 +290,12 @@ def load_pipeline(path: Path, kind: type[Pipeline] = Pipeline) -> LoadedPipeline
         RecipeError: unreadable, not YAML, or with a mistake; names the YAML path of each.
     """
     values = load_yaml(path)
+    if kind is Pipeline and "search" in values:
+        raise RecipeError(
+            "this is a search, not a pipeline",
+            where=f"{path}: search",
+            mend="run it with `mergeflow search`, or take the section out",
+        )
     beside = path.absolute().parent
     recipe = values.get("recipe")
     if isinstance(recipe, str):

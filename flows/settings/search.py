@@ -16,7 +16,7 @@ from merge_core.records import SourceCheckpoint
 from tasks.evaluation.suite import Split, Suite, suite_digest
 from tasks.search.first import Start, starts
 from tasks.search.sampling import Sampler
-from tasks.search.space import Knobs, MethodChoice, Space
+from tasks.search.space import Knobs, MethodChoice, Space, checked_names
 
 _TRIALS = 30
 
@@ -101,10 +101,7 @@ class Search(Section):
         json_schema_extra={"position": 6},
     )
 
-    @field_validator("space")
-    @classmethod
-    def _names(cls, knobs: Knobs) -> Knobs:
-        return Space(knobs=knobs).knobs
+    _names = field_validator("space")(checked_names)
 
     @model_validator(mode="after")
     def _something_changes(self) -> Self:

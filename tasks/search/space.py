@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import METHODS, find_method, method_named
+from merge_core.methods.parameter import Parameter
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 
@@ -113,7 +114,12 @@ class Knob(_Part):
 Knobs = dict[str, Knob]
 
 
-def _checked_names(knobs: Knobs) -> Knobs:
+def checked_names(knobs: Knobs) -> Knobs:
+    """The knobs, if each names something that may be searched.
+
+    Raises:
+        ValueError: one does not.
+    """
     for name in knobs:
         if not _PATH.match(name):
             raise ValueError(
@@ -131,7 +137,7 @@ class MethodChoice(_Part):
     name: str = Field(title="Method")
     space: Knobs = Field(default_factory=dict, title="Parameters of this method alone")
 
-    _names = field_validator("space")(_checked_names)
+    _names = field_validator("space")(checked_names)
 
     @model_validator(mode="before")
     @classmethod
@@ -157,7 +163,7 @@ class Space(_Part):
     knobs: Knobs = Field(default_factory=dict)
     methods: tuple[MethodChoice, ...] = ()
 
-    _names = field_validator("knobs")(_checked_names)
+    _names = field_validator("knobs")(checked_names)
 
     @property
     def branches(self) -> Iterator[tuple[str | None, Knobs]]:
@@ -211,35 +217,54 @@ class Space(_Part):
         Raises:
             RecipeError: it does not, or a knob changes nothing.
         """
+        idle: dict[str, str] = {}
+        used: set[str] = set()
         for method, knobs in self.branches:
-            first = {METHOD: method} if method else {}
-            values = {**first, **{name: knob.ends[0] for name, knob in knobs.items()}}
+            values: dict[str, Value] = {METHOD: method} if method else {}
+            self.recipe(template, values)
             for name, knob in knobs.items():
-                _check_knob(self, template, values, name, knob.ends)
-            if not knobs:
-                self.recipe(template, values)
+                said = _idle_word(self, template, values, name, knob.ends)
+                if said:
+                    idle[name] = said
+                else:
+                    used.add(name)
+                values[name] = knob.ends[0]
+        for name in idle.keys() - used:
+            raise RecipeError(
+                f"every value of it gives the same merge: {idle[name]}",
+                where=f"search.space.{name}",
+                mend="name a parameter that the method takes (`mergeflow methods` lists them)",
+            )
 
 
-def _check_knob(
+def _idle_word(
     space: Space, template: Recipe, values: Values, name: str, ends: Sequence[Value]
-) -> None:
-    where = f"search.space.{name}"
+) -> str | None:
+    """Why a knob changes nothing; None if it does.
+
+    Raises:
+        RecipeError: the recipe does not take one of these values.
+    """
     recipes = []
     for value in ends:
         try:
             recipes.append(space.recipe(template, {**values, name: value}))
         except RecipeError as error:
-            place = f"{where}: {error.where}" if error.where not in (None, "recipe") else where
             raise RecipeError(
-                f"with {value}: {error.what}", where=place, mend=error.mend, details=error.details
+                f"with {value}: {error.what}",
+                where=f"search.space.{name}",
+                mend=error.mend,
+                details=error.details,
             ) from None
     if len(ends) > 1 and len({recipe.digest for recipe in recipes}) == 1:
-        said = recipes[0].idle_settings() or ["no part of the recipe takes its value from it"]
-        raise RecipeError(
-            f"every value of it gives the same merge: {said[0]}",
-            where=where,
-            mend="name a parameter that the method takes (`mergeflow methods` lists them)",
-        )
+        return " ".join(recipes[0].idle_settings()) or "another setting of the recipe counts"
+    word = _parameter(name.rpartition(".")[2], recipes[0].merge_method)
+    known = {parameter.name: parameter for parameter in recipes[0].method.parameters}
+    return f"{word} is {known[word].help}" if _is_idle(known.get(word)) else None
+
+
+def _is_idle(parameter: Parameter | None) -> bool:
+    return parameter is not None and parameter.help.endswith("no effect")
 
 
 def is_of_all_weights(name: str, template: Recipe) -> bool:

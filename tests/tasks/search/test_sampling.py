@@ -1,0 +1,133 @@
+"""Trials in Optuna's database: seeded by number, gone on with, told once."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merge_core.homes.home import Home
+from tasks.search.first import Start
+from tasks.search.sampling import Asked, Sampler, Study, database, importances, kept_searches
+from tasks.search.space import Space
+from tasks.search.trial import Result, Trial
+
+SPACE = Space.model_validate(
+    {
+        "knobs": {"a": {"from": 0.0, "to": 1.0}, "b": {"from": 0.001, "to": 1.0, "log": True}},
+        "methods": ["linear", {"ties": {"density": {"from": 0.1, "to": 0.9, "step": 0.1}}}],
+    }
+)
+STARTS = [Start("first", {"method": "linear", "a": 0.5, "b": 0.5}), Start("beside")]
+MOST = 14
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("random", "cma-es", "nsga-ii")]
+
+
+class Killed(BaseException):
+    """In place of a signal: nothing is tidied up."""
+
+
+def study(home: Home, sampler: Sampler, space: Space = SPACE, name: str = "s") -> Study:
+    objectives = 2 if sampler == "nsga-ii" else 1
+    return Study(
+        home, name, "d" * 64, {}, space=space, sampler=sampler, seed=3, objectives=objectives
+    )
+
+
+def result(asked: Asked) -> Result:
+    a, b = float(asked.values.get("a", 0)), float(asked.values.get("b", 0))
+    bonus = 0.1 if asked.values.get("method") == "ties" else 0.0
+    tasks = {"one": bonus - (a - 0.3) ** 2, "two": bonus - b}
+    return Result(
+        outcome="whole", recipe=str(asked.values), objective=sum(tasks.values()), tasks=tasks
+    )
+
+
+def searched(
+    home: Home, sampler: Sampler, most: int, at: Callable[[int, str], None]
+) -> list[Trial]:
+    """Search on, `at` being asked to interrupt."""
+    each = study(home, sampler)
+    each.begin(STARTS)
+    while asked := each.next(most):
+        at(asked.number, "asked")
+        each.tell(asked, result(asked))
+        at(asked.number, "told")
+    return each.trials()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", *SLOW])
+def test_a_search_that_was_killed_ends_in_the_same_trials(
+    sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = searched(Home(tmp_path / "a"), sampler, MOST, lambda number, when: None)
+    assert [trial.number for trial in whole] == list(range(MOST))
+    assert len({str(trial.values) for trial in whole}) > MOST - 3
+
+    killed = Home(tmp_path / "b")
+    for moment in ((0, "asked"), (5, "told"), (12, "asked")):
+
+        def interrupt(number: int, when: str, moment: tuple[int, str] = moment) -> None:
+            if (number, when) == moment:
+                raise Killed
+
+        with pytest.raises(Killed):
+            searched(killed, sampler, MOST, interrupt)
+    # Between two parameters of one trial, of which the first is kept already.
+    drawn = Study._drawn
+
+    def half_drawn(self: Study, trial: Any, number: int) -> Any:
+        trial.suggest_categorical("method", ["linear", "ties"])
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Study, "_drawn", half_drawn)
+        with pytest.raises(Killed):
+            study(killed, sampler).next(MOST)  # the trial that was begun
+    assert Study._drawn is drawn
+    assert searched(killed, sampler, MOST, lambda number, when: None) == whole
+
+
+def test_a_larger_budget_goes_on_with_the_same_search(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = searched(home, "tpe", 6, lambda number, when: None)
+    more = searched(home, "tpe", 9, lambda number, when: None)
+    assert more[:6] == first
+    assert len(more) == 9
+
+
+def test_a_grid_is_walked_in_its_order_and_ends(tmp_path: Path) -> None:
+    space = Space.model_validate(
+        {"knobs": {"a": {"from": 1, "to": 3, "step": 1}, "b": [True, False]}}
+    )
+    each = study(Home(tmp_path), "grid", space)
+    points = space.points()
+    assert points is not None
+    each.begin([Start(values=point) for point in points])
+    seen = []
+    while asked := each.next(len(points)):
+        seen.append(asked.values)
+        each.tell(asked, result(asked))
+    assert seen == points
+
+
+def test_candidates_beside_the_space_teach_the_sampler_nothing(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    trials = searched(home, "tpe", 12, lambda number, when: None)
+    assert (trials[1].label, trials[1].values) == ("beside", {})
+    assert trials[1].result.objective is not None
+    explained = importances(home, kept_searches(home)[0].id)
+    assert set(explained) <= {"method", "a", "b", "ties.density"}
+    assert sum(explained.values()) == pytest.approx(1.0)
+
+
+def test_a_search_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    assert kept_searches(home) == []
+    searched(home, "random", 3, lambda number, when: None)
+    assert stat.S_IMODE(database(home).stat().st_mode) == 0o600
+    [kept] = kept_searches(home)
+    assert (kept.name, len(kept.trials)) == ("s", 3)
