@@ -19,15 +19,21 @@ from flows.environment.starting_directory import enter
 from flows.merge import final_state
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
+from flows.search import final_state as final_state_of_search
 from flows.settings.form_fields import Judged
 from flows.settings.merge_form import AnyMethod, pipeline_of
 from flows.settings.method_forms import FORMS, Form
 from flows.settings.parameter_words import in_our_words
+from flows.settings.pipeline import Pipeline
+from flows.settings.search import SearchPipeline
+from flows.settings.search_form import SearchForm
 from flows.steps.dry_run import rehearse
 from flows.steps.endings import Ending, completed, failed, send_event
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain
+
+AnyForm = AnyMethod | Form | SearchForm
 
 _LAST = (
     *("dtype", "suite", "own_suite", "promote"),
@@ -36,38 +42,43 @@ _LAST = (
 """Fields that are asked for after those of the merge itself."""
 
 
-def _flow_of(name: str, form: type[AnyMethod] | type[Form]) -> Flow[..., State]:
+def _flow_of(name: str, form: type[AnyForm], flow_name: str = "merge") -> Flow[..., State]:
     """The flow whose parameters are the fields of a form; `name` is its name in this module."""
 
     def run(**filled: Any) -> State:
-        return _merge(form.model_validate(filled))
+        return _run(form.model_validate(filled))
 
     run.__name__ = run.__qualname__ = name
     run.__doc__ = inspect.getdoc(form)
     vars(run)["__signature__"] = _signature(form)
     named = _run_name(form)
-    made = flow(name="merge", flow_run_name=named, on_completion=[send_event], **UNSTORED)(run)
+    made = flow(name=flow_name, flow_run_name=named, on_completion=[send_event], **UNSTORED)(run)
     return in_our_words(made, form)
 
 
-def _merge(form: AnyMethod | Form) -> State:
-    """Merge, evaluate, and promote if better; else the base keeps serving."""
+def _run(form: AnyForm) -> State:
+    """Merge or search, evaluate, and promote if better; else the base keeps serving."""
     name, suite, dry_run = form.name, form.judged_by, form.dry_run
     registered_model = form.registered_model
     log_to_prefect()
     try:
         enter()
         filled = form.read(Home.discover())
-        pipeline = pipeline_of(filled, name, suite, form.promote, registered_model, form.device)
+        if isinstance(form, SearchForm):
+            pipeline: Pipeline = form.pipeline(filled)
+        else:
+            pipeline = pipeline_of(filled, name, suite, form.promote, registered_model, form.device)
         _tag(pipeline.recipe.merge_method, Path(suite).name, registered_model)
         if dry_run:
             return completed(Ending.DRY_RUN, rehearse(pipeline, filled.beside))
     except Exception as error:
         return failed(error)
+    if isinstance(pipeline, SearchPipeline):
+        return final_state_of_search(pipeline, filled.beside)
     return final_state(pipeline, filled.beside)
 
 
-def _run_name(form: type[AnyMethod] | type[Form]) -> Any:
+def _run_name(form: type[AnyForm]) -> Any:
     """`NAME-DIGEST`, as `mergeflow run` names it; the bare name of a form that makes no sense."""
 
     def named() -> str:
@@ -119,3 +130,4 @@ dare = _flow_of("dare", FORMS["dare"])
 slerp = _flow_of("slerp", FORMS["slerp"])
 stack_layers = _flow_of("stack_layers", FORMS["stack-layers"])
 recipe = _flow_of("recipe", FORMS["recipe"])
+search = _flow_of("search", SearchForm, "search")

@@ -75,18 +75,26 @@ def search_merges(search: SearchPipeline, beside: str | None = None) -> State[Se
     Args:
         beside: directory that relative checkpoint paths start from; by default the current one.
     """
-    log_to_prefect()
     try:
         enter()
+    except Exception as error:
+        return failed(error)
+    return final_state(search, Path(beside) if beside else None)
+
+
+in_our_words(search_merges, SearchPipeline, "search")
+
+
+def final_state(search: SearchPipeline, beside: Path | None) -> State[SearchOutcome]:
+    """Search inside the current flow run; the state that the run has to end in."""
+    log_to_prefect()
+    try:
         with private_umask():
-            outcome = _run(search, Home.discover(), Path(beside) if beside else None)
+            outcome = _run(search, Home.discover(), beside)
     except Exception as error:
         return failed(error)
     ending = Ending.PROMOTED if outcome.outcome.decision.promote else Ending.FELL_BACK
     return completed(ending, judging.ending_words(outcome.outcome), outcome)
-
-
-in_our_words(search_merges, SearchPipeline, "search")
 
 
 def _run(search: SearchPipeline, home: Home, beside: Path | None) -> SearchOutcome:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.merge_from_form import search as search_form
 from flows.model_zoo import Zoo
 from flows.search import SearchOutcome, search_merges
 from flows.settings.search import load_search
@@ -152,6 +153,19 @@ def test_several_objectives_give_a_front(
     trials = kept_searches(home)[0].trials
     assert {trial.result.outcome for trial in trials} == {"whole"}
     assert all(len(trial.result.tasks) == 2 for trial in trials)
+
+
+def test_a_sweep_is_started_from_the_form(
+    tiny_zoo: Zoo, home: Home, prefect: PrefectSession
+) -> None:
+    experts = [{"model": str(tiny_zoo.directory / f"{name}-expert")} for name in ("code", "prose")]
+    filled = {"name": "form", "base": str(tiny_zoo.base), "models": experts, "low": 0.3}
+    filled |= {"high": 0.5, "step": 0.1, "suite": str(tiny_zoo.suite), "registered_model": "form"}
+    state = search_form(**filled, return_state=True)
+    outcome: SearchOutcome = state.result()
+    assert outcome.candidates == 3
+    assert [trial.values["weight"] for trial in kept_searches(home)[0].trials] == [0.3, 0.4, 0.5]
+    assert "](data:image/png;base64," in markdown_of(state)["form-search"]
 
 
 @pytest.mark.timeout(1500)
