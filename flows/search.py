@@ -136,7 +136,8 @@ def _trials(
         evaluators.begin(suite, how.device, threads_of(how), how.parallel)
     base, *others = score(search, suite, asked, home, evaluators)
     rungs = None
-    if not search.search.full and search.search.sampler != "nsga-ii":
+    whole = search.search.full or search.search.sampler == "nsga-ii" or suite.settings.repeats > 1
+    if not whole:
         from tasks.search.race import rungs_of  # scipy is slow to import
 
         rungs = rungs_of(base, others)

@@ -40,8 +40,9 @@ def importance_png(importances: Mapping[str, float]) -> bytes | None:
 
 
 def pareto_png(trials: Sequence[Trial]) -> bytes | None:
-    """Every trial between the two tasks that count most for choosing; None with a single task."""
-    whole = [trial for trial in trials if len(trial.result.tasks) > 1]
+    """The trials that saw every document, between the first two tasks; None with a single task."""
+    seen = [trial for trial in trials if trial.result.outcome == "whole"]
+    whole = [trial for trial in seen if len(trial.result.tasks) > 1]
     if not whole:
         return None
     return _drawn([lambda axes: _front(axes, whole)])

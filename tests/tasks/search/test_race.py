@@ -10,6 +10,7 @@ from tasks.promotion.decision import decide
 from tasks.promotion.objective import mean_change
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, LooksTaken, TaskScore
+from tasks.search.plots import importance_png, pareto_png, sweep_png
 from tasks.search.race import Race, can_be_raced, change_against, judged, rungs_of
 from tasks.search.selection import best, candidates, pareto_front
 from tasks.search.trial import Result, Trial
@@ -18,6 +19,7 @@ from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
 EXPERT = report("expe", bits_task("code", -0.3), accuracy_task("quiz", 220))
 GOOD = report("good", bits_task("code", -0.2), accuracy_task("quiz", 210))
+FAILED = Result(outcome="failed", recipe="", why="it overflows")
 BAD = report("bad", bits_task("code", 0.2), accuracy_task("quiz", 190))
 
 
@@ -126,6 +128,16 @@ def test_the_best_was_evaluated_on_every_document() -> None:
     )
     assert [each.number for each in pareto_front(trials)] == [0, 2, 3]
     assert pareto_front([*trials, trial(7, 0.3, 0.3)]) == [trial(7, 0.3, 0.3)]
+
+
+def test_the_pictures_are_drawn_of_what_there_is() -> None:
+    trials = [trial(0, 0.1, 0.1), trial(1, 0.9, 0.9, "lost"), trial(2, 0.2, 0.0), trial(3, 0, 0.3)]
+    for picture in (sweep_png(trials), pareto_png(trials), importance_png({"a": 0.9, "b": 0.1})):
+        assert picture is not None
+        assert picture.startswith(b"\x89PNG")
+    assert pareto_png(trials) == pareto_png([each for each in trials if each.number != 1])
+    assert sweep_png([trial(0, 0, 0, "failed").model_copy(update={"result": FAILED})]) is None
+    assert pareto_png([]) is importance_png({"a": 1.0}) is None
 
 
 def test_the_number_of_candidates_counts_each_merge_once() -> None:
