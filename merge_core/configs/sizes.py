@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from merge_core.configs.inner_sizes import INNER_SIZES
 from merge_core.configs.size_rules import Settings, Size, Stated, named, size, total, whole, widths
 from merge_core.configs.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
+from merge_core.configs.stated_parts import labels, lacks_head, parts_wrong
 from merge_core.findings import Finding, some
 from merge_core.tensors.names import layer_counts
 
@@ -35,9 +36,15 @@ _OTHER_ROWS = re.compile(r"multiple|divisible|per_layer|type_vocab")
 _PADDING = ("pad_vocab_size_multiple", "make_vocab_size_divisible_by", "pad_vocab_size_multiple_of")
 
 
-def size_findings(name: str, headers: Headers, config: Settings) -> list[Finding]:
-    """An error that lists every size in which a config and its weights contradict each other."""
-    wrong = list(_wrong(headers, config)) if config else []
+def size_findings(
+    name: str, headers: Headers, config: Settings, *, leads: bool = False
+) -> list[Finding]:
+    """An error that lists every size in which a config and its weights contradict each other.
+
+    Args:
+        leads: the result has this model's tensors, so what it lacks the result lacks.
+    """
+    wrong = list(_wrong(headers, config, leads)) if config else []
     if not wrong:
         return []
     return [
@@ -53,7 +60,7 @@ def size_findings(name: str, headers: Headers, config: Settings) -> list[Finding
     ]
 
 
-def _wrong(headers: Headers, config: Settings) -> Iterator[str]:
+def _wrong(headers: Headers, config: Settings, leads: bool) -> Iterator[str]:
     if any(isinstance(config.get(key), dict) for key in _SIDES):
         return  # sides of other sizes, which their tensors' names need not tell apart
     parts = [
@@ -94,6 +101,9 @@ def _wrong(headers: Headers, config: Settings) -> Iterator[str]:
                 )
                 break
     yield from _counted(names, config, parts)
+    yield from parts_wrong(names, parts)
+    if leads and lacks_head(names, config, parts):
+        yield "there is no output head, and it says tie_word_embeddings: false"
 
 
 def _has_towers(config: Settings) -> bool:
@@ -342,6 +352,7 @@ _MLP = r"(mlp|feed_forward)"
 _SIZES = (
     size("the number of rows", _EMBEDDINGS, 0, _rows),
     size("the number of the head's rows", _HEAD, 0, _rows),
+    size("the number of labels", r"^(score|classifier(\.out_proj)?)", 0, labels, 2),
     size("the width", _EMBEDDINGS, 1, widths),
     size("the width of the head", _HEAD, 1, widths),
     size("the width of the last norm", _NORM, 0, widths),
