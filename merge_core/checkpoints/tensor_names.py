@@ -76,7 +76,7 @@ def new_names(pattern: Collection[str], names: Collection[str]) -> dict[str, str
 
 def _respelled(pattern: Collection[str], names: Collection[str]) -> dict[str, str]:
     """New names for those whose end the pattern spells otherwise, everywhere."""
-    new = {}
+    new: dict[str, str] = {}
     for pair in _SPELLINGS:
         for old, now in (pair, pair[::-1]):
             if any(each.endswith(now) for each in pattern) and not any(
