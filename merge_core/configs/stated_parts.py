@@ -44,12 +44,12 @@ def lacks_head(names: Collection[str], config: Settings, parts: Sequence[Setting
 
 
 def labels(part: Settings) -> dict[str, int]:
-    """Labels of a classifier: those with names or, where nothing is said, two."""
+    """How many labels a classifier has: those with names, else their stated number."""
     if not _is_a(part, _CLASSIFIERS):
         return {}
     names = part.get("id2label")
     stated = {"labels in id2label": len(names)} if isinstance(names, dict) and names else {}
-    return stated or named(part, "num_labels") or {"nothing, which means labels": 2}
+    return stated or named(part, "num_labels")
 
 
 def _is_a(config: Settings, endings: tuple[str, ...]) -> bool:

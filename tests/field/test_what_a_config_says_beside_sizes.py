@@ -71,7 +71,11 @@ def plan(user: User) -> tuple[int, str]:
             {"score__weight": torch.ones(3, 16)},
             "the number of labels is 3, and it says labels in id2label: 2",
         ),
-        (CLASSIFIER, {"score__weight": torch.ones(3, 16)}, "the number of labels is 3"),
+        (
+            CLASSIFIER | {"num_labels": 2},
+            {"score__weight": torch.ones(3, 16)},
+            "the number of labels is 3, and it says num_labels: 2",
+        ),
     ],
 )
 def test_parts_that_a_config_states_otherwise_are_named(
