@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 
 from merge_core.distributed.job import MergeJob, layout_digest, library_versions, read_job
 from merge_core.engine.model_statistics import restored_model_statistics
@@ -176,12 +175,7 @@ class GroupWriter(ShardWriter):
             raise _over(self._directory) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close_files()
 
     def make_durable(self) -> None:

@@ -23,8 +23,6 @@ from merge_core.runtime.timings import Timings
 from merge_core.runtime.torch_threads import OneThreadEach
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES, name_of
-from merge_core.tensors.inputs import entries_of
-from merge_core.tensors.safetensors_header import TensorEntry
 
 PART = 1 << 24
 """Elements of a tensor that one worker takes at once, where the method allows parts."""
@@ -62,7 +60,7 @@ def _is_divisible(tensor: PlannedTensor) -> bool:
     if tensor.method == COPY:
         return True
     # What is made as it is read might be made again for every part.
-    stored = all(isinstance(source, TensorEntry) for source in tensor.merged.sources)
+    stored = all(source.stored for source in tensor.merged.sources)
     return stored and tensor.merged.granularity == "elementwise"
 
 
@@ -166,7 +164,7 @@ class Work:
             self._write(tensor, start, values.view(torch.uint8).numpy().data)
 
     def _copy(self, tensor: PlannedTensor, part: Part) -> None:
-        entries = [entry for source in tensor.merged.inputs for entry in entries_of(source)]
+        entries = [entry for source in tensor.merged.inputs for entry in source.entries]
         for start in range(part.start, part.stop, self.block):
             self.check()
             count = min(self.block, part.stop - start)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from merge_core.checkpoints.checkpoint import open_checkpoint, read_json
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, CompatibilityError
+from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.execute import execute

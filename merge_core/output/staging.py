@@ -21,7 +21,6 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from merge_core.errors import OutputError
 from merge_core.files.digests import fingerprint
@@ -66,12 +65,7 @@ class Staging(ShardWriter):
             raise output_error(error, self._directory) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OutputError) and _is_io_error(error.__cause__):
             self.discard()  # the kernel may have dropped pages that the journal vouches for
         self.close_files()

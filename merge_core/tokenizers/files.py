@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from merge_core.files.names import SENTENCEPIECE_FILES, TOKENIZER_FILES
 from merge_core.files.untrusted import read_plain
 from merge_core.tokenizers.union import Flags, MergedVocabulary, Vocabulary
