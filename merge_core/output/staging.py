@@ -66,7 +66,8 @@ class Staging(ShardWriter):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OutputError) and _is_io_error(error.__cause__):
+        cause = error.__cause__ if isinstance(error, OutputError) else None
+        if isinstance(cause, OSError) and cause.errno == errno.EIO:
             self.discard()  # the kernel may have dropped pages that the journal vouches for
         self.close_files()
         os.close(self._lock_file)
@@ -213,10 +214,6 @@ class Staging(ShardWriter):
             if shard.nbytes:
                 os.posix_fallocate(descriptor, 0, shard.nbytes)
             os.pwrite(descriptor, shard.header, 0)
-
-
-def _is_io_error(cause: BaseException | None) -> bool:
-    return isinstance(cause, OSError) and cause.errno == errno.EIO
 
 
 def _fsync(path: Path) -> None:
