@@ -29,6 +29,7 @@ from merge_core.output.working_directory import GROUPS, JOURNAL
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.runtime.machine import machine_name
 
 _PATIENCE = 60.0
@@ -85,9 +86,7 @@ def merge_group(
             run_plan(
                 plan,
                 writer,
-                device=device or job.device,
-                threads=threads or job.threads,
-                block_elements=job.block_elements,
+                Compute(device or job.device, threads or job.threads, job.block_elements),
                 only=job.groups[number].tensors,
                 model_statistics=model_statistics,
                 progress=progress,
@@ -166,9 +165,9 @@ class GroupWriter(ShardWriter):
         place = _place(self._directory, self._job.attempt)
         journal = place / f"{self._number}-{secrets.token_hex(4)}.journal"
         try:
-            self._journal = Journal(
-                journal, self._job.plan, self._job.attempt, self._to_vouch_for()
-            )
+            # On one machine alone finished tensors count: a worker that died did not sync them.
+            believed = self.finished if self._is_elsewhere() else set()
+            self._journal = Journal(journal, self._job.plan, self._job.attempt, believed)
             self._open_shards()
         except OSError as error:
             self.close_files()
@@ -188,10 +187,6 @@ class GroupWriter(ShardWriter):
 
     def _is_elsewhere(self) -> bool:
         return self._job.boot != boot_id()
-
-    def _to_vouch_for(self) -> set[int]:
-        """Tensors that count as finished on this machine only: a dead worker did not sync them."""
-        return self.finished if self._is_elsewhere() else set()
 
 
 @lru_cache(maxsize=1)

@@ -69,7 +69,6 @@ class Work:
     """What all workers of a merge share.
 
     most_kept: bytes of its inputs that a worker may keep on a GPU.
-    fused: use fused kernels where there are some.
     """
 
     plan: Plan
@@ -79,7 +78,6 @@ class Work:
     on_cpu: bool
     most_kept: int
     block: int
-    fused: bool
     model_statistics: Mapping[str, ModelStatistics]
     torch_threads: OneThreadEach
     timings: Timings
@@ -109,7 +107,7 @@ class Work:
         if tensor.method == COPY:
             self._copy(tensor, part)
         elif self.on_cpu:
-            if not (self.fused and self._fused(tensor, part)):
+            if not self._fused(tensor, part):
                 self._general(tensor, part)
         else:
             self._on_gpu(tensor, part)
@@ -144,7 +142,7 @@ class Work:
             self._try_on_gpu(tensor, part, 0)
 
     def _try_on_gpu(self, tensor: PlannedTensor, part: Part, most_kept: int) -> None:
-        if not (self.fused and self._by_kernel(tensor, part)):
+        if not self._by_kernel(tensor, part):
             self._general(tensor, part, most_kept)
 
     def _by_kernel(self, tensor: PlannedTensor, part: Part) -> bool:
