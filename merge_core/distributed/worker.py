@@ -21,7 +21,7 @@ from merge_core.engine.model_statistics import restored_model_statistics
 from merge_core.engine.run import run_plan
 from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import sha256_file
-from merge_core.files.locks import try_lock
+from merge_core.files.locks import lock_file, try_lock
 from merge_core.methods.base import ModelStatistics
 from merge_core.output.journal import Journal, boot_id, vouched_for
 from merge_core.output.shard_writer import ShardWriter, output_error
@@ -232,8 +232,7 @@ def _check_versions(job: MergeJob) -> None:
 def _claimed(directory: Path, job: MergeJob, number: int, wait: bool) -> Iterator[bool]:
     """Hold a group's lock, if it can be had; the kernel frees it when its holder dies."""
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(_place(directory, job.attempt) / f"{number}.lock", flags, 0o644)
+        descriptor = lock_file(_place(directory, job.attempt) / f"{number}.lock", 0o644)
     except OSError as error:
         raise _over(directory) from error
     try:

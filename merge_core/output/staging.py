@@ -24,6 +24,7 @@ from pathlib import Path
 
 from merge_core.errors import OutputError
 from merge_core.files.digests import fingerprint
+from merge_core.files.durable import sync
 from merge_core.files.private import make_private_directory
 from merge_core.files.read_only import make_read_only
 from merge_core.homes.store_access import StoreAccess
@@ -148,17 +149,17 @@ class Staging(ShardWriter):
             for path in sorted(self.checkpoint.rglob("*")):
                 if access and path.is_dir():
                     access.seal(path)
-                _fsync(path)
+                sync(path)
             if access:
                 access.seal(self.checkpoint)
                 make_private_directory(target.parent)
                 access.settle()
-            _fsync(self.checkpoint)
+            sync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
             self.checkpoint.rename(target)
             if access:
                 make_read_only(target)
-            _fsync(target.parent)
+            sync(target.parent)
             # A worker that comes too late may be writing a journal there: no reason to fail now.
             remove(self._directory)
         except OSError as error:
@@ -214,11 +215,3 @@ class Staging(ShardWriter):
             if shard.nbytes:
                 os.posix_fallocate(descriptor, 0, shard.nbytes)
             os.pwrite(descriptor, shard.header, 0)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
