@@ -106,18 +106,14 @@ class _Memory:
                 self._found.popitem(last=False)
         with place:
             if not found:
+                find = _largest if tensor.start == "pissa" else _first_columns
                 with OneThreadEach() as one_thread:
                     one_thread.enter()  # sums in one order, whoever asks
-                    found.append(_taken_out(tensor, context))
+                    found.append(find(tensor, context))
             return found[0]
 
 
 _MEMORY = _Memory()
-
-
-def _taken_out(tensor: ResidualTensor, context: FeedContext) -> Factors:
-    find = _largest if tensor.start == "pissa" else _first_columns
-    return find(tensor, context)
 
 
 def _blocks(tensor: ResidualTensor, context: FeedContext) -> Iterator[tuple[int, torch.Tensor]]:
