@@ -14,6 +14,7 @@ from merge_core.operations.merge import merge
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
 
@@ -43,8 +44,7 @@ def merge_task(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
     home: Path,
-    device: str = "auto",
-    threads: int | None = None,
+    compute: Compute = Compute(),
     calibration: Mapping[str, SourceCheckpoint] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     executor: Executor | None = None,
@@ -59,8 +59,7 @@ def merge_task(
         recipe,
         sources,
         home=Home(home),
-        device=device,
-        threads=threads,
+        compute=compute,
         shard_bytes=shard_bytes,
         executor=executor,
         check=False,

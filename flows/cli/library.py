@@ -21,6 +21,7 @@ from flows.cli.options import (
 )
 from flows.cli.recipes import explain, plan
 from flows.cli.verify import verify
+from merge_core.runtime.compute import Compute
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -127,8 +128,7 @@ def merge(
             sources,
             home=home,
             out=out,
-            device=device,
-            threads=threads,
+            compute=Compute(device, threads),
             shard_bytes=shard_bytes,
             check=False,
             calibration=calibration,
@@ -258,8 +258,7 @@ def extract(
             out,
             home=home,
             dtype=dtype,
-            device=device,
-            threads=threads,
+            compute=Compute(device, threads),
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)
@@ -300,8 +299,7 @@ def apply(
             home=home,
             scale=scale,
             any_base=any_base,
-            device=device,
-            threads=threads,
+            compute=Compute(device, threads),
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)

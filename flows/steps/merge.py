@@ -31,6 +31,7 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.measurements import measurements
 from merge_core.recipes.warnings import warnings_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.store.objects import Store, Wanted
 from merge_core.store.quarantine import count_as_new
 from merge_core.store.vouching import departures
@@ -190,8 +191,8 @@ def merge(
     store = Store(home)
     measured = dict(calibration or {})
     executor = executor_of(how.scale_out, home)
-    compute = (home.path, how.device, how.threads, measured, shard_bytes, executor)
-    arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
+    where = (home.path, Compute(how.device, how.threads), measured, shard_bytes, executor)
+    arguments = (wanted.plan_digest, recipe, dict(sources), *where)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
         manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))

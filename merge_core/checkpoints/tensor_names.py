@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.findings import some
-from merge_core.tensors.inputs import called
 from merge_core.tensors.names import kinds_of
 
 K = TypeVar("K")
@@ -134,7 +133,7 @@ def named_as(pattern: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     if not new:
         return checkpoint
     tensors = {
-        new.get(name, name): called(it, new[name]) if name in new else it
+        new.get(name, name): it.called(new[name]) if name in new else it
         for name, it in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=MappingProxyType(tensors))

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -16,6 +17,16 @@ def held(descriptor: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_file(path: Path, mode: int) -> int:
+    """A descriptor of a file to lock, which is made if it is missing. No link is followed.
+
+    Raises:
+        OSError: it cannot be made or opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(path, flags, mode)
 
 
 def try_lock(descriptor: int) -> bool:

@@ -307,17 +307,14 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
     count = known.get(id(node))
     if count is None:
         known[id(node)] = _MAX_VALUES  # in place until it is known: itself within itself
-        parts = [part for pair in node.value for part in pair] if _is_map(node) else node.value
+        is_map = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in node.value for part in pair] if is_map else node.value
         count = known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
     if count > _MAX_VALUES:
         raise yaml.constructor.ConstructorError(
             None, None, f"with its aliases this holds over {_MAX_VALUES:,} values", node.start_mark
         )
     return count
-
-
-def _is_map(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.MappingNode)
 
 
 class StrictLoader(BoundedLoader):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.checkpoints.companion_files import (
     code_names,
     companion_names,
     copy_files,
     left_behind,
 )
+from merge_core.files.bounded_json import read_json
 from merge_core.files.names import GENERATION_NAME, MODULES_NAME, TOKENIZER_FILES
 from merge_core.planning.model_config import DIFFUSERS_KEY, config_text, merged_config
 from merge_core.planning.plan import Plan

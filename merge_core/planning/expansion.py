@@ -383,7 +383,7 @@ def _range(member: Member) -> tuple[int, int]:
 
 def _in_file_order(checkpoint: Checkpoint) -> dict[str, TensorInput]:
     """A checkpoint's tensors as they lie in its files; in its own order if some are not there."""
-    stored = [each for each in checkpoint.tensors.values() if isinstance(each, TensorEntry)]
+    stored = [each.stored for each in checkpoint.tensors.values() if each.stored]
     if len(stored) < len(checkpoint.tensors):
         return dict(checkpoint.tensors)
     files: dict[Path, list[TensorEntry]] = {}

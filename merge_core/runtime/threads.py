@@ -34,7 +34,8 @@ def ordered_map(
     torch_threads = torch.get_num_threads() if uses_torch else 0
     remaining = iter(items)
     waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, initializer=_one_torch_thread if uses_torch else None)
+    initializer = (lambda: torch.set_num_threads(1)) if uses_torch else None
+    pool = ThreadPoolExecutor(threads, initializer=initializer)
     try:
         for item in itertools.islice(remaining, 2 * threads):
             waiting.append(pool.submit(function, item))
@@ -73,7 +74,3 @@ def all_at_once(
             while wait(futures, _STOP_AGAIN).not_done:
                 stop()  # what one was just about to begin
             raise
-
-
-def _one_torch_thread() -> None:
-    torch.set_num_threads(1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import digest_of, sha256_file
 from merge_core.files.names import SENTENCEPIECE_FILES
 from merge_core.files.untrusted import check_plain, read_plain

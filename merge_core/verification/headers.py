@@ -138,7 +138,8 @@ def check_alone(facts: CheckpointFacts, *, leads: bool = False) -> list[Finding]
     findings = []
     named = quantisation_keys(facts.config)
     packed = [name for name, header in facts.headers.items() if is_packed(name, *header)]
-    method = next((how for how in map(_method_of, named.values()) if how), None)
+    said = [it.get("quant_method") for it in named.values() if isinstance(it, Mapping)]
+    method = next(filter(None, said), None)
     if packed:
         dtype, shape = facts.headers[packed[0]]
         findings.append(
@@ -319,10 +320,6 @@ def quantisation_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(section, Mapping):
             found |= {start + key: section[key] for key in _QUANTISATION if section.get(key)}
     return found
-
-
-def _method_of(settings: Any) -> object:
-    return settings.get("quant_method") if isinstance(settings, Mapping) else None
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -21,6 +20,7 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.files.bounded_json import parse_json
 from merge_core.files.digests import DigestMemo, digest_of
+from merge_core.files.durable import sync
 from merge_core.files.own_files import read_own
 from merge_core.files.present import files_present
 from merge_core.files.private import PRIVATE_DIRECTORY, make_private_directory
@@ -248,7 +248,7 @@ def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMem
         (made / _RECORD).write_text(json.dumps({**record, "digest": described.digest}, indent=2))
         for path in made.iterdir():
             path.chmod(0o400)
-            _fsync(path)
+            sync(path)
         made.chmod(PRIVATE_DIRECTORY)
         make_private_directory(place.parent)
         if place.exists() and not _find("", place, memo):
@@ -257,18 +257,10 @@ def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMem
         if not place.exists():
             made.rename(place)
             make_read_only(place)
-            _fsync(place.parent)
+            sync(place.parent)
     except OSError as error:
         if not _find("", place, memo):
             raise OutputError(f"cannot be written: {error.strerror}", where=str(place)) from None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _mistake(source: SourceCheckpoint, stage: str, problem: Mapping[str, Any]) -> MergeflowError:

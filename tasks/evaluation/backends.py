@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from tasks.evaluation.checkpoint_server import serving
 from tasks.evaluation.context import context_of
 from tasks.processes.model import Problem

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoints.adapters.variants import Start, refuse_variants, start_of
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import read_json
 from merge_core.findings import printable, some
 from merge_core.tensors.regex_cost import most_steps
 

@@ -67,7 +67,6 @@ class _Extract:
     factors: list[Factors] = field(default_factory=list)
     rows: list[ModuleRow] = field(default_factory=list)
     rest: list[RestRow] = field(default_factory=list)
-    unchanged: int = 0
 
 
 def extract_adapter(
@@ -157,13 +156,12 @@ def _take(
 ) -> None:
     """One tensor: into factors, or to the rest."""
     tensor = base.tensors[name]
-    delta = context.open(expert.tensors[name]).read(0, tensor.numel).clone()
-    origin = context.open(tensor).read(0, tensor.numel)
+    delta = expert.tensors[name].open(context).read(0, tensor.numel).clone()
+    origin = tensor.open(context).read(0, tensor.numel)
     size = float(origin.norm())
     delta -= origin
     norm = float(delta.norm())
     if norm == 0.0:
-        found.unchanged += 1
         return
     if not _is_wanted(name, tensor.shape, options):
         relative = norm / size if size else 0.0
@@ -209,7 +207,7 @@ def _replaced(
     modules = sorted({row.tensor.rpartition(".")[0] for row in found.rest} - {""})
     for name, tensor in expert.tensors.items():
         if any(name.startswith(f"{module}.") for module in modules):
-            values = context.open(tensor).read(0, tensor.numel)
+            values = tensor.open(context).read(0, tensor.numel)
             saved[name] = values.to(torch_dtype(tensor.dtype), copy=True).view(tensor.shape)
     kept = [each for each in found.factors if each.module + _WEIGHT not in saved]
     names = {each.module for each in kept}
@@ -276,7 +274,7 @@ def _is_generator(base: Checkpoint) -> bool:
 
 def _relative(base: Checkpoint, row: ModuleRow, context: FeedContext) -> float:
     tensor = base.tensors[row.module + _WEIGHT]
-    size = float(context.open(tensor).read(0, tensor.numel).norm())
+    size = float(tensor.open(context).read(0, tensor.numel).norm())
     return row.norm / size if size else 0.0
 
 

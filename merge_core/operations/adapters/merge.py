@@ -190,7 +190,7 @@ def _check_alone(adapter: Adapter) -> None:
 def _check_base(adapter: Adapter, base: Checkpoint, context: FeedContext) -> None:
     """Refuse an adapter of another base, as far as its shapes and its copies of weights tell."""
     for name, entry in fit(adapter, base).replaced.items():
-        copy, original = context.open(entry), context.open(base.tensors[name])
+        copy, original = entry.open(context), base.tensors[name].open(context)
         for start in range(0, entry.numel, _BLOCK):
             count = min(_BLOCK, entry.numel - start)
             if not torch.equal(copy.read(start, count), original.read(start, count)):
@@ -310,8 +310,8 @@ def _in_core_space(
 
 def _read(lora: LoraPair, context: FeedContext) -> Pair:
     """B with the scaling, and A: float64."""
-    b = context.open(lora.b).read(0, lora.b.numel).view(lora.b.shape) * lora.scaling
-    return b, context.open(lora.a).read(0, lora.a.numel).clone().view(lora.a.shape)
+    b = lora.b.open(context).read(0, lora.b.numel).view(lora.b.shape) * lora.scaling
+    return b, lora.a.open(context).read(0, lora.a.numel).clone().view(lora.a.shape)
 
 
 def _result(

@@ -120,7 +120,7 @@ def test_a_plan_needs_no_digests(place: Path, home: Home) -> None:
     location = locate("base+lora", home, place)
     assert not location.is_remote
     tensors = open_source(undigested(location)).tensors
-    assert len(tensors["model.layers.0.self_attn.q_proj.weight"].entries) == 3  # type: ignore[union-attr]
+    assert len(tensors["model.layers.0.self_attn.q_proj.weight"].entries) == 3
 
 
 def test_an_adapted_model_is_never_evaluated_as_its_base(place: Path, home: Home) -> None:
