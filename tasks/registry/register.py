@@ -23,12 +23,12 @@ from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
 from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
+from tasks.registry.facts import MergeFacts
 from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
 from tasks.registry.last_check import check_what_is_served, check_what_serves
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
 from tasks.registry.runs import (
-    MergeFacts,
     approval_tags,
     ensure_merge_run,
     finish,

@@ -63,6 +63,8 @@ class Location(Record):
     """What there is to download, when it is on the Hub."""
     digest: str | None = None
     """The model digest that it must have, when a registry says so."""
+    version: str | None = None
+    """`models:/NAME/VERSION` that a reference to a registered model led to."""
     adapter: Location | None = None
     """Where the LoRA adapter is that is applied to it."""
 
@@ -328,7 +330,11 @@ def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Loca
         raise CheckpointError("this version has no recorded place on disk", where=reference)
     note_store_of(root.path, address)
     return Location(
-        reference=reference, directory=root.path, revision=root.revision, digest=root.digest
+        reference=reference,
+        directory=root.path,
+        revision=root.revision,
+        digest=root.digest,
+        version=root.address,
     )
 
 
