@@ -49,6 +49,7 @@ from tasks.registry.lock import LockedSource
 from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
+from tasks.sources.hub_blobs import check_blobs
 from tasks.sources.locate import IDENTIFIED_AT_ONCE, Location
 from tasks.sources.location_keys import location_key
 from tasks.units import read_size
@@ -84,6 +85,9 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> Resolved:
         if departures(source, memo):
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
+        for part in (source, source.adapter):
+            if part is not None:
+                check_blobs(part)  # what was cached before this was looked at, too
         return source
 
     # As plain commands do: a file is hashed by one thread, a download has several connections.

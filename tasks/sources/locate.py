@@ -39,6 +39,7 @@ from tasks.sources.hub import (
     list_repository,
     remote_facts,
 )
+from tasks.sources.hub_blobs import check_blobs
 from tasks.sources.references import (
     AdaptedReference,
     HubReference,
@@ -170,6 +171,7 @@ def fetch(
     )
     if location.listing:
         check_download(location.listing, source)
+    check_blobs(source)
     known = location.digest
     if known not in (None, source.digest) and known != former_digest(source, memo):
         raise CheckpointError(
@@ -202,6 +204,7 @@ def fetch_adapter(
     )
     if location.listing:
         check_download(location.listing, adapter)
+    check_blobs(adapter)
     return adapter
 
 
