@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ from flows.settings.pipeline import Pipeline
 from merge_core.homes.home import Home
 from merge_core.recipes.measurements import measurements
 from merge_core.records import SourceCheckpoint
+from merge_core.runtime.machine import machine_name
 from merge_core.runtime.threads import default_threads
 from merge_core.text.plain import plain_log
 from tasks.calibration.samples import data_digest, data_file
@@ -72,7 +75,16 @@ def lock_of(
         suite=suite_content(suite),
         started=moment(started),
         ended="",
+        by=f"{_user()}@{machine_name()}" if pipeline.register_as.note_user else None,
     )
+
+
+def _user() -> str:
+    """The user of this process, by the system's word and not the environment's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def warn_of_changes(

@@ -1,0 +1,104 @@
+"""The zoo's recipes, moved aliases, adapters and measured models come out the same, in a process
+that knows nothing of the first one (`make thorough`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.model_zoo import Zoo
+from merge_core.homes.home import Home
+from merge_core.recipes.loading import load_recipe
+from merge_core.recipes.recipe import Recipe
+from tasks.processes.shipped_files import shipped
+from tasks.registry.client import default_tracking_uri, open_registry
+from tests.support.locked_merges import registered_merge
+from tests.support.registrations import empty_registry
+
+pytestmark = pytest.mark.slow
+
+RECIPES = sorted(
+    [*shipped("configs").glob("recipes/*.yaml"), *shipped("configs").glob("pipelines/zoo-*.yaml")]
+)
+
+
+@pytest.fixture
+def at_zoo(
+    home: Home,
+    tiny_zoo: Zoo,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    quick_database: None,
+) -> Home:
+    """A home with an empty registry, where the example models are at hand."""
+    monkeypatch.setenv("MERGEFLOW_ZOO", str(tiny_zoo.directory))
+    empty_registry(home.mlflow, tmp_path_factory.getbasetemp() / "template.db")
+    home.path.chmod(0o700)
+    return home
+
+
+def again(uri: str, *options: str) -> dict[str, Any]:
+    """What another process says that comes of making a version again."""
+    command = [sys.executable, "-P", "-m", "flows.cli", "reproduce", uri, "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode in (0, 4), done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["holds"] == (done.returncode == 0)
+    return told
+
+
+def read(path: Path) -> Recipe | dict[str, Any]:
+    """The recipe in a shipped file."""
+    if path.parent.name == "recipes":
+        return load_recipe(path)
+    values: dict[str, Any] = yaml.safe_load(path.read_text())["recipe"]
+    return values
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_recipes_of_the_zoo_come_out_the_same_with_other_threads_and_shards(
+    at_zoo: Home, tiny_zoo: Zoo, path: Path
+) -> None:
+    how = {"threads": 1, "shard_size": "300KB"}
+    uri = registered_merge(at_zoo, tiny_zoo.suite, read(path), execution=how)
+    told = again(uri, "--threads", "3", "--shard-size", "5GB")
+    assert told["holds"], told
+    assert "threads: 1 then, 3 now" in told["otherwise"]
+
+
+def test_an_alias_that_moved_since_gives_the_version_of_then(at_zoo: Home, tiny_zoo: Zoo) -> None:
+    first = read(shipped("configs") / "pipelines" / "zoo-good.yaml")
+    of_first = registered_merge(at_zoo, tiny_zoo.suite, first, model="first")
+    recipe = {
+        "merge_method": "linear",
+        "models": [
+            {"model": "models:/first@champion", "parameters": {"weight": 1.0}},
+            {"model": "$MERGEFLOW_ZOO/prose-expert", "parameters": {"weight": 0.5}},
+        ],
+    }
+    uri = registered_merge(at_zoo, tiny_zoo.suite, recipe)
+    with open_registry(default_tracking_uri(at_zoo)) as registry:
+        registry.client.set_registered_model_alias("first", "champion", "1")
+        run = registry.client.get_model_version("model", uri.rpartition("/")[2])
+        kept = registry.client.download_artifacts(run.tags["mergeflow.run_id"], "lock.json")
+    lock = json.loads(Path(kept).read_text())
+    assert [each["places"][0]["version"] for each in lock["sources"]] == [of_first, None]
+    told = again(uri)
+    assert told["holds"], told
+    # The object is gone as well: it is what is missing, and its version is named.
+    [source, _] = told["sources"]
+    object_of_first = Path(source["paths"][0])
+    object_of_first.rename(at_zoo.path / "aside")
+    told = again(uri)
+    [missing] = told["missing"]
+    assert f"mergeflow reproduce {of_first} --out DIR" in missing["mend"]
+    made = str(at_zoo.path.parent / "first-again")
+    assert again(of_first, "--out", made)["holds"]
+    assert again(uri, "--look-in", made)["holds"]
