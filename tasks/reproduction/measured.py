@@ -55,7 +55,7 @@ def measured_again(
             _reading(measurement, data),
             home=home,
             device=device,
-            threads=threads or (lock.threads if lock else None),
+            threads=lock.threads if lock else threads,  # sums depend on it, in their last digits
             progress=progress,
         )
         found[reference] = again

@@ -19,7 +19,10 @@ from merge_core.checkpoints.sources import describe_adapter, describe_source, wi
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
+from tasks.audit.audit import audit_version
 from tasks.records import MergeOutcome
+from tasks.registry.client import open_registry
+from tasks.registry.lock import LOCK, Lock
 from tasks.reproduction.report import Reproduction
 from tasks.reproduction.reproduce import reproduce
 
@@ -73,8 +76,16 @@ def outcome(place: Path, recipe: dict[str, Any]) -> MergeOutcome:
 def reproduced(result: MergeOutcome, home: Home) -> Reproduction:
     """What comes of making the registered merge of a run again."""
     assert result.registration is not None
-    version = result.registration.candidate.version
-    return reproduce(home, f"models:/adapters/{version}", result.registration.tracking_uri)
+    uri, address = result.registration.tracking_uri, result.registration.candidate
+    version = f"models:/{address.name}/{address.version}"
+    audited = [each for each in audit_version(home, version, uri).answers if each.check == "lock"]
+    assert [each.outcome for each in audited] == ["holds"], audited
+    with open_registry(uri) as registry:
+        kept = registry.client.download_artifacts(result.registration.run_id, LOCK)
+    lock = Lock.model_validate_json(Path(kept).read_bytes())
+    assert lock.started <= lock.ended
+    assert {len(each.places) for each in lock.sources} <= {1, 2}
+    return reproduce(home, version, uri)
 
 
 def models(tiny_zoo: Zoo) -> list[dict[str, Any]]:

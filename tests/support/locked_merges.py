@@ -12,6 +12,7 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.output.model_files import RECIPE_NAME
+from tasks.calibration.measure import calibrate_all
 from tasks.evaluation.suite import load_suite, suite_digest
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.lock import LOCK, LockedSource
@@ -29,14 +30,12 @@ def registered_merge(
     model: str = "model",
     promote: bool = True,
     execution: dict[str, Any] | None = None,
-    calibration: dict[str, Any] | None = None,
 ) -> str:
     """Resolve, merge into the home's store, lock and register as a run does; the version.
 
     Args:
         suite: directory of the suite that the pipeline names; nothing is evaluated on it.
         execution: the pipeline's.
-        calibration: what was measured.
     """
     pipeline = Pipeline.model_validate(
         {
@@ -52,7 +51,9 @@ def registered_merge(
     locations = [locate(reference, home, beside, uri) for reference in chosen.references()]
     sources = {each.reference: fetch(each, DigestMemo(None)) for each in locations}
     locked = [LockedSource.of(sources[each.reference], each.version) for each in locations]
-    measured = calibration or {}
+    measured = calibrate_all(
+        chosen, sources, home=home, beside=beside, device="cpu", threads=pipeline.execution.threads
+    )
     loaded = load_suite(suite)
     lock = lock_of(pipeline, locked, measured, loaded, beside, started)
     manifest = merge(

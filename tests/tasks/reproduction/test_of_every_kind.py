@@ -102,3 +102,29 @@ def test_an_alias_that_moved_since_gives_the_version_of_then(at_zoo: Home, tiny_
     made = str(at_zoo.path.parent / "first-again")
     assert again(of_first, "--out", made)["holds"]
     assert again(uri, "--look-in", made)["holds"]
+
+
+def test_what_was_measured_on_data_is_found_or_measured_again(
+    at_zoo: Home, tiny_zoo: Zoo, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"text": f"def add_{number}(a, b): return a + b"}) for number in range(8)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(lines))
+    recipe = {
+        "merge_method": "fisher",
+        "models": [{"model": f"$MERGEFLOW_ZOO/{name}"} for name in ("code-expert", "prose-expert")],
+        "calibration": {"data": "data.jsonl", "samples": 4},
+    }
+    how = {"threads": 1, "device": "cpu"}
+    uri = registered_merge(at_zoo, tiny_zoo.suite, recipe, beside=tmp_path, execution=how)
+    assert again(uri)["holds"]
+    away = data.rename(tmp_path / "away.jsonl")
+    assert again(uri)["holds"]  # what was measured is still in the store
+    at_zoo.statistics.rename(tmp_path / "statistics")
+    [missing] = again(uri)["missing"]
+    assert missing["reference"] == "data.jsonl"
+    assert missing["mend"] == "put the calibration data back where it was"
+    away.rename(data)
+    told = again(uri, "--threads", "1")
+    assert told["holds"], told
+    assert len(list(at_zoo.statistics.iterdir())) == 2

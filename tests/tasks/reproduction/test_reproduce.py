@@ -91,6 +91,8 @@ def test_sources_are_found_by_digest_and_what_is_nowhere_is_named(
     assert "cannot be made again: 1 source missing" in said
     assert f"{tuned}: model.safetensors has changed" in said
     assert "what to do: put it back where it was, or name a directory above it" in said
+    assert program.run(["reproduce", uri, "--look-in", str(moved)]) == 2
+    assert "no such directory to look in" in capsys.readouterr().err
     assert again("--look-in", str(tmp_path))[0] == 0
 
     shutil.rmtree(away)
@@ -100,8 +102,6 @@ def test_sources_are_found_by_digest_and_what_is_nowhere_is_named(
     told = json.loads(said)
     assert [each["reference"] for each in told["missing"]] == ["tuned"]
     assert told["rebuilt"] is None
-    assert program.run(["reproduce", uri, "--look-in", str(away)]) == 2
-    assert "no such directory to look in" in capsys.readouterr().err
 
 
 def test_without_a_lock_it_says_what_it_assumes(
@@ -151,9 +151,12 @@ def test_a_record_that_is_gone_is_made_up_for_by_the_one_beside_the_checkpoint(
     assert report.problems == ("the run's recipe.yaml is not the one of this version",)
     assert report.assumed == ("the run's manifest.json is gone: another record is taken",)
     assert any(line.startswith("python: 3.10.1 then, ") for line in report.otherwise)
-    shutil.rmtree(copy.object)
+    before = copy.object
+    aside = before.rename(copy.home.path / "aside")
     assert program.run(["reproduce", URI, "--tracking-uri", copy.registry]) == 2
     said = capsys.readouterr().err
+    aside.rename(before)
+    assert reproduce(copy.home, URI, copy.registry).same
     assert "nothing is left that says how this version was made" in said
     assert "the manifest beside the checkpoint is gone" in said
 
@@ -169,3 +172,5 @@ def test_what_no_merge_made_is_bad_input(
     ):
         assert program.run(["reproduce", uri, "--tracking-uri", audited.registry]) == 2
         assert said in capsys.readouterr().err
+    # A version with a verdict, as the first message says.
+    assert program.run(["reproduce", "models:/model/3", "--tracking-uri", audited.registry]) == 0
