@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,20 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from flows.model_zoo import Zoo
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import load_recipe
 from merge_core.recipes.recipe import Recipe
+from tasks.evaluation.suite import SHIPPED
 from tasks.processes.shipped_files import shipped
 from tasks.registry.client import default_tracking_uri, open_registry
+from tasks.reproduction.reproduce import reproduce
+from tests.support.hub_server import Hub, serve_hub
 from tests.support.locked_merges import registered_merge
 from tests.support.registrations import empty_registry
+from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +108,40 @@ def test_an_alias_that_moved_since_gives_the_version_of_then(at_zoo: Home, tiny_
     made = str(at_zoo.path.parent / "first-again")
     assert again(of_first, "--out", made)["holds"]
     assert again(uri, "--look-in", made)["holds"]
+
+
+def test_checkpoints_of_the_hub_are_found_by_commit_in_another_cache(
+    home: Home,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_database: None,
+) -> None:
+    registry = empty_registry(home.mlflow, tmp_path_factory.getbasetemp() / "template.db")
+    home.path.chmod(0o700)
+    shelf = {f"org/{name}": tmp_path / "hub" / name for name in ("base", "tuned")}
+    write_llama(shelf["org/base"], base_weights())
+    write_llama(shelf["org/tuned"], fine_tuned(base_weights(), 1))
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+    # A copy of the base was seen first: its record has no commit, and the lock has.
+    copied = {"merge_method": "linear", "models": [{"model": str(each)} for each in shelf.values()]}
+    with serve_hub(Hub(shelf)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        registered_merge(home, SHIPPED / "starter", copied)
+        recipe = {"merge_method": "linear", "models": [{"model": each} for each in shelf]}
+        uri = registered_merge(home, SHIPPED / "starter", recipe)
+    shutil.rmtree(tmp_path / "hub")
+    moved = cache.rename(tmp_path / "another")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(moved))
+    report = reproduce(home, uri, registry)
+    assert report.holds, report
+    commits = [Path(source.paths[0]).relative_to(moved).parts[-1] for source in report.sources]
+    assert commits == ["a" * 40] * 2
+    shutil.rmtree(moved)
+    lost = reproduce(home, uri, registry).missing
+    assert lost[0].mend == f"download it: hf download org/base --revision {'a' * 40}"
 
 
 def test_what_was_measured_on_data_is_found_or_measured_again(

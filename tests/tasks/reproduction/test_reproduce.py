@@ -161,16 +161,18 @@ def test_a_record_that_is_gone_is_made_up_for_by_the_one_beside_the_checkpoint(
     assert "the manifest beside the checkpoint is gone" in said
 
 
-def test_what_no_merge_made_is_bad_input(
-    audited: Audited, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_no_merge_made_is_bad_input(copy: Audited, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_registry(copy.registry, writing=True) as registry:
+        registry.client.create_registered_model("theirs")
+        registry.client.create_model_version("theirs", str(copy.object))
     for uri, said in (
+        ("models:/theirs/1", "was not registered by mergeflow"),
         ("models:/model/1", "this version is a base"),
         ("models:/model/99", "has no version 99"),
         ("models:/other@champion", "no model 'other'"),
         ("model", "not the address of a registered version"),
     ):
-        assert program.run(["reproduce", uri, "--tracking-uri", audited.registry]) == 2
+        assert program.run(["reproduce", uri, "--tracking-uri", copy.registry]) == 2
         assert said in capsys.readouterr().err
     # A version with a verdict, as the first message says.
-    assert program.run(["reproduce", "models:/model/3", "--tracking-uri", audited.registry]) == 0
+    assert program.run(["reproduce", "models:/model/3", "--tracking-uri", copy.registry]) == 0
