@@ -4,6 +4,7 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from flows.steps.average import Mix, NothingNew
 from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.scores import Scores
 from flows.steps.suite_plan import plan_suite
 from merge_core.errors import CheckpointError
@@ -38,6 +40,7 @@ from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
+from tasks.registry.lock import Lock
 from tasks.registry.past_averages import AverageRecord
 
 _ATTEMPTS = 3
@@ -120,6 +123,7 @@ class _Average(NamedTuple):
     baseline: SourceCheckpoint
     singles: list[SourceCheckpoint]
     scores: Scores
+    lock: Lock
 
 
 def _average(
@@ -132,9 +136,12 @@ def _average(
     beside: Path | None,
     evaluators: Evaluators,
 ) -> _Average:
+    started = datetime.now(UTC)
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
-    sources = merging.resolve(pipeline, home, None)
+    resolved = merging.resolve(pipeline, home, None)
+    sources = resolved.sources
+    warn_of_changes(pipeline, home, sources)
     for each in (suite, held_out):
         check_needs(each, sources[trajectory.newest.reference].directory)
     compatibility = merging.verify(pipeline, None, list(sources.values()))
@@ -155,7 +162,8 @@ def _average(
     inputs, scores = evaluating.evaluate_candidate(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate, is_average=True
     )
-    return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
+    lock = lock_of(pipeline, resolved.locked, {}, suite, None, started)
+    return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores, lock)
 
 
 def _conclude(average: _Average, home: Home) -> MergeOutcome:
@@ -173,6 +181,7 @@ def _conclude(average: _Average, home: Home) -> MergeOutcome:
         average.compatibility,
         None,
         average.files,
+        lock=average.lock,
         champion=champion,
     )
     return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from flows.steps import merge as step
 from flows.steps.baselines import check_baselines, evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
-from merge_core.records import SourceCheckpoint
 from tasks.calibration.measure import check_data
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
@@ -66,27 +67,31 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
-    recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
+    started, recipe = datetime.now(UTC), pipeline.recipe
+    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
     check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(recipe, beside)
-    sources = step.resolve(pipeline, home, beside)
-    check_needs(suite, sources[recipe.donor].directory)
+    resolved = step.resolve(pipeline, home, beside)
+    warn_of_changes(pipeline, home, resolved.sources)
+    donor = resolved.sources[recipe.donor]
+    check_needs(suite, donor.directory)
     with Evaluators(home.scratch) as evaluators:
-        evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
-        return _merged(pipeline, suite, sources, home, beside, evaluators)
+        evaluating.begin(pipeline, suite, donor, home, evaluators)
+        return _merged(pipeline, suite, resolved, started, home, beside, evaluators)
 
 
 def _merged(
     pipeline: Pipeline,
     suite: Suite,
-    sources: dict[str, SourceCheckpoint],
+    resolved: step.Resolved,
+    started: datetime,
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
 ) -> MergeOutcome:
-    recipe = pipeline.recipe
+    recipe, sources = pipeline.recipe, resolved.sources
     base, models = base_and_models(recipe, sources)
     compatibility = step.verify(pipeline, base, models)
     profile = step.profile(pipeline, home, base, models) if base else None
@@ -117,6 +122,7 @@ def _merged(
         decision,
         compatibility,
         profile,
+        lock=lock_of(pipeline, resolved.locked, calibration, suite, beside, started),
         champion=champion,
     )
     return judging.outcome_of(manifest, baseline, scores, decision, registration)

@@ -25,6 +25,7 @@ from flows.cli import (
     library,
     lineage,
     pipeline,
+    reproduce,
     stack,
 )
 from flows.cli import home as cli_home
@@ -62,6 +63,7 @@ check.add_commands(app)
 lineage.add_commands(app)
 champion.add_commands(app)
 audit.add_commands(app)
+reproduce.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

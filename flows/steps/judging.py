@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import runtime
@@ -25,6 +26,7 @@ from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
 from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
+from tasks.registry.lock import LOCK, Lock, moment
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
 from tasks.roles import the
 
@@ -85,11 +87,13 @@ def register(
     profile: TaskVectorProfile | None,
     artifacts: Mapping[str, str | bytes] | None = None,
     *,
+    lock: Lock,
     champion: Seen,
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
     Args:
+        lock: what `flows.steps.locking` noted; it gets its end here.
         champion: what `champion_now` said when the decision was made.
         artifacts: more files for the merge's run in MLflow, by name.
     """
@@ -104,10 +108,12 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
+    ended = lock.model_copy(update={"ended": moment(datetime.now(UTC))})
     files = {
         **(artifacts or {}),
         "rule.json": pipeline.promote.model_dump_json(indent=1),
         "compared.json": scores.compared().model_dump_json(exclude_none=True),
+        LOCK: ended.model_dump_json(indent=1),
     }
     if picture := _picture(decision):
         files[PICTURE] = picture

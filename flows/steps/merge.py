@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from flows.fanout.choose import executor_of
 from flows.gpu_slot import device_slot
@@ -45,9 +46,11 @@ from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_fo
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
+from tasks.registry.lock import LockedSource
 from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
+from tasks.sources.hub_blobs import check_blobs
 from tasks.sources.locate import IDENTIFIED_AT_ONCE, Location
 from tasks.sources.location_keys import location_key
 from tasks.units import read_size
@@ -59,8 +62,16 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PICTURE = 16 << 20
 
 
-def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
-    """Every checkpoint of the recipe on this disk, by reference, the base first."""
+class Resolved(NamedTuple):
+    """The checkpoints of a recipe on this disk, by reference, the base first; and what is locked of
+    them."""
+
+    sources: dict[str, SourceCheckpoint]
+    locked: tuple[LockedSource, ...]
+
+
+def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> Resolved:
+    """Find and identify every checkpoint of the recipe."""
     references = pipeline.recipe.references()
     uri = pipeline.register_as.tracking_uri or ""
     tolerance = Tolerance.of(pipeline.recipe)
@@ -75,6 +86,9 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
         if departures(source, memo):
             again = resolve_task.with_options(refresh_cache=True)
             source = run_step(again, key, location, home.digest_memo, subject=name)
+        for part in (source, source.adapter):
+            if part is not None:
+                check_blobs(part)  # what was cached before this was looked at, too
         return source
 
     # As plain commands do: a file is hashed by one thread, a download has several connections.
@@ -86,6 +100,7 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     identified += [resolved(location) for location in found.locations if location.is_remote]
     by_reference = {source.reference: source for source in identified}
     sources = {reference: by_reference[reference] for reference in references}
+    locked = [LockedSource.of(sources[each.reference], each.version) for each in found.locations]
     for source in sources.values():
         count_as_new(home, source.directory)
     donor = sources[pipeline.recipe.donor]
@@ -94,7 +109,10 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
         stored = written_out(pipeline, donor, home)
         own_digest = model_digest(stored.files)
         sources[donor.reference] = stored.model_copy(update={"digest": own_digest})
-    return sources
+        locked = [
+            each.model_copy(update={"digest": sources[each.reference].digest}) for each in locked
+        ]
+    return Resolved(sources, tuple(locked))
 
 
 def verify(

@@ -6,6 +6,7 @@ the model, the data and the settings are the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -171,6 +172,20 @@ def calibration_key(
             "transformers": version("transformers"),
         }
     )
+
+
+def measured_before(digest: str, reference: str, home: Home) -> SourceCheckpoint | None:
+    """What was measured of a checkpoint, by its digest; every byte of it is read."""
+    memo = DigestMemo(None)
+    places = sorted(home.statistics.iterdir()) if home.statistics.is_dir() else []
+    for place in places:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if parse_json(read_own(place / _RECORD, _MAX_RECORD)).get("digest") != digest:
+                continue
+            found = _find(reference, place, memo)
+            if found is not None:
+                return found
+    return None
 
 
 def _find(name: str, place: Path, memo: DigestMemo) -> SourceCheckpoint | None:

@@ -39,6 +39,7 @@ from tasks.sources.hub import (
     list_repository,
     remote_facts,
 )
+from tasks.sources.hub_blobs import check_blobs
 from tasks.sources.references import (
     AdaptedReference,
     HubReference,
@@ -63,6 +64,8 @@ class Location(Record):
     """What there is to download, when it is on the Hub."""
     digest: str | None = None
     """The model digest that it must have, when a registry says so."""
+    version: str | None = None
+    """`models:/NAME/VERSION` that a reference to a registered model led to."""
     adapter: Location | None = None
     """Where the LoRA adapter is that is applied to it."""
 
@@ -168,6 +171,7 @@ def fetch(
     )
     if location.listing:
         check_download(location.listing, source)
+    check_blobs(source)
     known = location.digest
     if known not in (None, source.digest) and known != former_digest(source, memo):
         raise CheckpointError(
@@ -200,6 +204,7 @@ def fetch_adapter(
     )
     if location.listing:
         check_download(location.listing, adapter)
+    check_blobs(adapter)
     return adapter
 
 
@@ -328,7 +333,11 @@ def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Loca
         raise CheckpointError("this version has no recorded place on disk", where=reference)
     note_store_of(root.path, address)
     return Location(
-        reference=reference, directory=root.path, revision=root.revision, digest=root.digest
+        reference=reference,
+        directory=root.path,
+        revision=root.revision,
+        digest=root.digest,
+        version=root.address,
     )
 
 
