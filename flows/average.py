@@ -137,7 +137,7 @@ def _average(
     sources = merging.resolve(pipeline, home, None)
     for each in (suite, held_out):
         check_needs(each, sources[trajectory.newest.reference].directory)
-    compatibility = merging.verify(pipeline, None, list(sources.values()))
+    compatibility = merging.verify(pipeline, sources)
     path = step.path(averaging, trajectory, sources)
     if averaging.average.schedule == "greedy_soup":
         mix = step.soup(averaging, sources, held_out, home, evaluators)

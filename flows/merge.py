@@ -21,13 +21,13 @@ from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
+from merge_core.operations.examine import base_and_models
 from merge_core.records import SourceCheckpoint
 from tasks.calibration.measure import check_data
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite, load_suite
 from tasks.records import MergeOutcome
-from tasks.sources.locate import base_and_models
 from tasks.sources.references import expand_variables
 
 
@@ -88,7 +88,7 @@ def _merged(
 ) -> MergeOutcome:
     recipe = pipeline.recipe
     base, models = base_and_models(recipe, sources)
-    compatibility = step.verify(pipeline, base, models)
+    compatibility = step.verify(pipeline, sources)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
     donor = sources[recipe.donor]

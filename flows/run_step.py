@@ -150,10 +150,4 @@ def run_together(
     """
     if parallel == 1:
         return [job() for job in jobs]
-    runs = [_in_this_context(job) for job in jobs]
-    return all_at_once(lambda run: run(), runs, parallel, stop)
-
-
-def _in_this_context(job: Callable[[], R]) -> Callable[[], R]:
-    context = contextvars.copy_context()
-    return lambda: context.run(job)
+    return all_at_once(lambda job: job(), jobs, parallel, stop)

@@ -9,6 +9,7 @@ from merge_core.distributed.coordinator import Workers
 from merge_core.distributed.job import Executor, MergeOrder
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
+from merge_core.operations.examine import examine
 from merge_core.operations.execute import execute, refuse_existing
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.planning.plan import make_plan
@@ -17,8 +18,7 @@ from merge_core.recipes.measurements import measurements
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.timings import Timings
-from merge_core.verification.tolerance import Tolerance
-from merge_core.verification.verify import raise_for_errors, verify
+from merge_core.verification.verify import raise_for_errors
 
 
 def merge(
@@ -66,11 +66,7 @@ def merge(
     if out is not None:
         refuse_existing(out)
     if check:
-        origin = recipe.base_checkpoint
-        base = sources[origin] if origin else None
-        models = [sources[name] for name in recipe.references() if name != origin]
-        tolerance = Tolerance.of(recipe)
-        raise_for_errors(verify(base, models, scan_weights=False, tolerance=tolerance))
+        raise_for_errors(examine(recipe, sources).report)
     for reference in measurements(recipe):
         if reference not in (calibration or {}):
             raise RecipeError(
