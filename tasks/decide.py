@@ -85,9 +85,8 @@ def _asks_for_the_same(
     return (decision.gate.exceed, decision.gate.alpha) == (numbers.exceed, numbers.alpha)
 
 
-@content_task("decide", version=3, fits=_fits, retries=0)
+@content_task("decide", version=3, key=decision_key, fits=_fits, retries=0)
 def decide_task(
-    key: str,
     candidate: EvaluationReport,
     baseline: EvaluationReport,
     rule: PromotionRule,

@@ -82,21 +82,19 @@ def _verify_loading(
     from merge_core.checkpoints.checkpoint import open_checkpoint
     from merge_core.homes.home import Home
     from merge_core.recipes.loading import load_recipe
-    from tasks.loading.check import check_loading, origins_of
+    from tasks.loading.check import check_loading, check_merged
     from tasks.sources.locate import fetch_all
 
     open_checkpoint(directory)
-    home, donor, origins, plain = Home.discover(), None, None, {}
-    if recipe is not None:
+    home = Home.discover()
+    if recipe is None:
+        report = check_loading(directory, scratch=home.scratch)
+    else:
         loaded = load_recipe(recipe)
         with terminal.progress() as progress:
             beside = recipe.absolute().parent
             sources = fetch_all(loaded.references(), home, beside, progress=progress)
-        donor = sources[loaded.donor].directory
-        plain = {name: source for name, source in sources.items() if source.adapter is None}
-        origins = origins_of(loaded, plain)
-    paths = {name: source.directory for name, source in plain.items()}
-    report = check_loading(directory, donor, origins=origins, sources=paths, scratch=home.scratch)
+        report = check_merged(directory, loaded, sources, home.scratch)
     if as_json:
         terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
     elif report.ok:

@@ -15,7 +15,7 @@ from flows.steps.evaluating import Asked, score
 from flows.steps.trajectory_page import trajectory_markdown
 from merge_core.findings import some
 from merge_core.homes.home import Home
-from merge_core.operations.trajectory.path import PathReport, path_key
+from merge_core.operations.trajectory.path import PathReport
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
@@ -149,8 +149,7 @@ def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> Path
     on_path = [each for each in trajectory.chosen if each.reference in sources]
     ordered = [sources[each.reference] for each in on_path]
     names = [each.name for each in on_path]
-    arguments = (path_key(ordered, names), ordered, names)
-    report = run_step(path_task, *arguments, subject=f"{len(names)} checkpoints")
+    report = run_step(path_task, ordered, names, subject=f"{len(names)} checkpoints")
     for warning in report.warnings:
         _log.warning("warning: %s", warning)
     return report

@@ -18,7 +18,7 @@ from merge_core.operations.profile import TaskVectorProfile
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.verification.verify import CompatibilityReport
-from tasks.decide import decide_task, decision_key
+from tasks.decide import decide_task
 from tasks.progress import prefect_progress
 from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
@@ -36,7 +36,7 @@ def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
     asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
     arguments = (scores.merged, scores.base, *asked)
-    decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
+    decision = run_step(decide_task, *arguments, subject=pipeline.name)
     publish_decision(pipeline, scores, decision)
     return decision
 

@@ -35,11 +35,11 @@ from merge_core.store.quarantine import count_as_new
 from merge_core.store.vouching import departures
 from merge_core.text.plain import plain_log
 from merge_core.verification.tolerance import Tolerance
-from merge_core.verification.verify import CompatibilityReport, raise_for_errors, verify_key
+from merge_core.verification.verify import CompatibilityReport, raise_for_errors
 from tasks.calibrate import calibrate_task
-from tasks.calibration.measure import calibrate_all, calibration_key
+from tasks.calibration.measure import calibrate_all
 from tasks.load import loading_task
-from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
+from tasks.loading.check import LoadingReport, raise_for_loading
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
@@ -47,7 +47,6 @@ from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
 from tasks.sources.locate import Location
-from tasks.sources.location_keys import location_key
 from tasks.units import read_size
 from tasks.verify import verify_task
 
@@ -70,12 +69,12 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     names = dict(zip(references, distinct_names(references), strict=True))
 
     def identify(location: Location, progress: Progress) -> SourceCheckpoint:
-        key, name = location_key(location), names[location.reference]
+        name = names[location.reference]
         with listening(progress):
-            source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
+            source = run_step(resolve_task, location, home.digest_memo, subject=name)
             if departures(source, memo):
                 again = resolve_task.with_options(refresh_cache=True)
-                source = run_step(again, key, location, home.digest_memo, subject=name)
+                source = run_step(again, location, home.digest_memo, subject=name)
         return source
 
     sources = found.identified(identify, None)
@@ -96,8 +95,8 @@ def verify(pipeline: Pipeline, sources: Mapping[str, SourceCheckpoint]) -> Compa
     def step(
         base: SourceCheckpoint | None, models: Sequence[SourceCheckpoint], **options: Any
     ) -> CompatibilityReport:
-        key, subject = verify_key(base, models, **options), f"{len(models)} models"
-        return run_step(verify_task, key, base, models, **options, subject=subject)
+        subject = f"{len(models)} models"
+        return run_step(verify_task, base, models, **options, subject=subject)
 
     scan = pipeline.execution.scan_weights
     examined = examine(pipeline.recipe, sources, scan_weights=scan, verify=step)
@@ -123,9 +122,9 @@ def profile(
     pipeline: Pipeline, home: Home, base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
 ) -> TaskVectorProfile:
     """The profile of the task vectors, with its plot on the run's page."""
-    key = profile_key(base, models)
-    measured = run_step(profile_task, key, base, models, subject=f"{len(models)} task vectors")
-    page = profile_markdown(measured, _picture(measured, home.cache / f"profile-{key}.png"))
+    measured = run_step(profile_task, base, models, subject=f"{len(models)} task vectors")
+    picture = home.cache / f"profile-{profile_key(base, models)}.png"
+    page = profile_markdown(measured, _picture(measured, picture))
     publish_report(pipeline.name, "task-vectors", page)
     names = distinct_names(measured.models)
     for (i, j), cosine, conflict in zip(
@@ -151,8 +150,7 @@ def calibrate(
 
     def measure(source: SourceCheckpoint, measurement: Measurement) -> SourceCheckpoint:
         subject = f"{measurement.statistic} of {named[source.reference]}"
-        key = calibration_key(source, measurement, beside, how.device)
-        arguments = (key, source, measurement, home.path, beside, how.device, how.threads)
+        arguments = (source, measurement, home.path, beside, how.device, how.threads)
         with device_slot(how.device):
             found = run_step(calibrate_task, *arguments, subject=subject)
             if departures(found, memo):
@@ -182,7 +180,7 @@ def merge(
     measured = dict(calibration or {})
     executor = executor_of(how.scale_out, home)
     compute = (home.path, how.device, how.threads, measured, shard_bytes, executor)
-    arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
+    arguments = (wanted, recipe, dict(sources), *compute)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
         manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))
@@ -231,22 +229,8 @@ def load(
 ) -> LoadingReport:
     """What transformers says of the merged checkpoint; what is worse than in the donor ends the
     run, before anything is evaluated."""
-    recipe, plain = (
-        pipeline.recipe,
-        {reference: source for reference, source in sources.items() if source.adapter is None},
-    )
-    donor = sources[recipe.donor]
-    key = loading_key(manifest.digest, donor, recipe, list(sources.values()))
-    report = run_step(
-        loading_task,
-        key,
-        Path(manifest.path),
-        donor.directory,
-        origins_of(recipe, plain),
-        {reference: source.directory for reference, source in plain.items()},
-        home.scratch,
-        subject="merged",
-    )
+    arguments = (manifest, pipeline.recipe, dict(sources), home.scratch)
+    report = run_step(loading_task, *arguments, subject="merged")
     (_log.info if report.checked else _log.warning)("%s", report.sentence)
     raise_for_loading(report, "merged")
     return report
