@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -18,8 +19,11 @@ def held(descriptor: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int, path: Path) -> bool:
     """Take the lock of an open file until it is closed, unless somebody holds it.
+
+    Args:
+        path: of the file, for the error.
 
     Raises:
         OSError: the file system has no locks.
@@ -28,4 +32,7 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        error.filename = str(path)
+        raise
     return True

@@ -206,7 +206,7 @@ def _is_locked(staging: Path) -> bool:
     except OSError:
         return True
     try:
-        return not try_lock(descriptor)
+        return not try_lock(descriptor, staging / LOCK)
     except OSError:
         return True
     finally:
