@@ -15,20 +15,19 @@ from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
-from flows.steps.baselines import check_baselines, evaluate_inputs
-from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.baselines import evaluate_inputs
+from flows.steps.early_checks import check_pipeline
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.judging import Candidate
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.operations.examine import base_and_models
 from merge_core.records import SourceCheckpoint
-from tasks.calibration.measure import check_data
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
-from tasks.evaluation.suite import Suite, load_suite
+from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
-from tasks.sources.references import expand_variables
 
 
 def _run_name() -> str:
@@ -66,15 +65,12 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
-    recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
-    check_rule(pipeline.promote, suite)
-    check_baselines(pipeline)
-    check_registry(pipeline.register_as, home)
-    check_data(recipe, beside)
+    suite = check_pipeline(pipeline, home, beside)
     sources = step.resolve(pipeline, home, beside)
-    check_needs(suite, sources[recipe.donor].directory)
+    donor = sources[pipeline.recipe.donor]
+    check_needs(suite, donor.directory)
     with Evaluators(home.scratch) as evaluators:
-        evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
+        evaluating.begin(pipeline, suite, donor, home, evaluators)
         return _merged(pipeline, suite, sources, home, beside, evaluators)
 
 
@@ -103,20 +99,16 @@ def _merged(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate
     )
     evaluators.close()
-    champion = judging.champion_now(pipeline, home)
-    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     baseline = inputs.baseline.source
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
-    registration = judging.register(
-        pipeline,
-        home,
-        manifest,
-        baseline,
-        models,
-        scores,
-        decision,
-        compatibility,
-        profile,
-        champion=champion,
-    )
-    return judging.outcome_of(manifest, baseline, scores, decision, registration)
+    candidate = Candidate(pipeline, manifest, baseline, models, scores, compatibility, profile)
+    return conclude(candidate, home)
+
+
+def conclude(candidate: Candidate, home: Home) -> MergeOutcome:
+    """Decide on what was evaluated, ask a person where the rule says so, and register."""
+    pipeline, scores = candidate.pipeline, candidate.scores
+    champion = judging.champion_now(pipeline, home)
+    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    registration = judging.register(candidate, home, decision, champion)
+    return judging.outcome_of(candidate, decision, registration)

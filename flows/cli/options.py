@@ -11,6 +11,7 @@ from tasks.units import read_size
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
+    from merge_core.homes.home import Home
     from merge_core.recipes.recipe import Recipe
 
 RecipeFile = Annotated[
@@ -44,6 +45,19 @@ TrackingUri = Annotated[
         help="MLflow address. Default: $MLFLOW_TRACKING_URI, else the embedded database.",
     ),
 ]
+
+
+def home_and_registry(tracking_uri: str, *, make: bool = True) -> tuple[Home, str]:
+    """The home, and the address of the MLflow that a command asks.
+
+    Args:
+        make: whether a home that is not there is made.
+    """
+    from merge_core.homes.home import Home
+    from tasks.registry.client import default_tracking_uri
+
+    home = Home.discover(make=make)
+    return home, tracking_uri or default_tracking_uri(home)
 
 
 def read_recipe(

@@ -7,8 +7,7 @@ from pathlib import Path
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report, with_warnings
-from flows.steps.baselines import check_baselines
-from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.early_checks import check_pipeline
 from flows.steps.merge import refuse_or_warn
 from flows.terminal.console import size
 from merge_core.homes.home import Home
@@ -18,10 +17,7 @@ from merge_core.recipes.warnings import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.tolerance import Tolerance
-from tasks.calibration.measure import check_data
-from tasks.evaluation.suite import load_suite
 from tasks.resolve import preflight_task
-from tasks.sources.references import expand_variables
 
 
 def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
@@ -31,11 +27,7 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
         MergeflowError: the fault at which a run of this pipeline would stop.
     """
     home, recipe = Home.discover(), pipeline.recipe
-    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
-    check_rule(pipeline.promote, suite)
-    check_baselines(pipeline)
-    check_registry(pipeline.register_as, home)
-    check_data(recipe, beside)
+    suite = check_pipeline(pipeline, home, beside)
     uri = pipeline.register_as.tracking_uri or ""
     references = recipe.references()
     arguments = (references, home.path, beside, uri, Tolerance.of(recipe))

@@ -20,6 +20,7 @@ from tasks.evaluation.evaluate import Looks, failed_evaluation
 from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.suite import Suite
 from tasks.records import EvaluationReport
+from tasks.reports.names import distinct_names
 from tasks.roles import Roles
 
 _log = plain_log("mergeflow")
@@ -134,6 +135,19 @@ def score(
                 )
             sizes.extend(_size(reports[place], suite))
     return reports
+
+
+def score_each(
+    pipeline: Pipeline,
+    suite: Suite,
+    checkpoints: Sequence[SourceCheckpoint],
+    home: Home,
+    evaluators: Evaluators,
+) -> list[EvaluationReport]:
+    """Scores of checkpoints under names that tell each from the others."""
+    names = distinct_names([each.reference for each in checkpoints])
+    asked = [Asked(*each) for each in zip(checkpoints, names, strict=True)]
+    return score(pipeline, suite, asked, home, evaluators)
 
 
 def _looks(pipeline: Pipeline, inputs: Inputs) -> Looks | None:
