@@ -122,6 +122,8 @@ def evaluate_checkpoint(
         )
 
     in_looks: dict[str, Any] = {}
+    if suite.settings.backend != "transformers":
+        isolation = "alone"  # a fork has no server and no engine to itself
     if looks:
         in_looks = {
             "looks": {"number": looks.number, "of": looks.of_documents()},

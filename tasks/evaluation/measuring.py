@@ -12,6 +12,7 @@ import random
 from functools import partial
 from typing import Any
 
+from tasks.evaluation.backends import loaded
 from tasks.evaluation.document_count import DocumentCount
 from tasks.evaluation.halves import keep_half
 from tasks.evaluation.in_looks import InLooks, NextJob
@@ -98,13 +99,19 @@ class Measuring:
         if size == "auto":
             size = _LARGEST_BATCH[device.partition(":")[0]]
         self._seed()
-        model = self._load(asked["checkpoint"], device)
         looks = None
         if asked["looks"] is not None or self._settings["repeats"] > 1:
             self.prepare(asked["checkpoint"])  # the same prompts in each share, and each time
         if asked["looks"] is not None:
             assert next_job is not None  # only this process itself can be answered
             looks = InLooks(asked["looks"], self._entries, send, next_job)
+        with loaded(self._settings, asked["checkpoint"], device, self._encoded) as model:
+            return self._with_what_fits(model, size, send, looks)
+
+    def _with_what_fits(
+        self, model: Any, size: int, send: Send, looks: InLooks | None
+    ) -> dict[str, Any]:
+        """Measure with batches that memory suffices for."""
         while True:
             try:
                 return {"batch_size": size} | self._measured(model, size, send, looks)
@@ -207,22 +214,6 @@ class Measuring:
         numpy.random.set_state(of_numpy)
         torch.manual_seed(self._settings["seed"])  # of other devices too
         torch.set_rng_state(of_torch)
-
-    def _load(self, checkpoint: str, device: str) -> Any:
-        from tasks.evaluation.lm_eval_model import ObservedLM
-
-        settings, spread = self._settings, self._settings["device_map"]
-        return ObservedLM(
-            encoded=self._encoded,
-            pretrained=checkpoint,
-            device=device,
-            dtype=settings["dtype"],
-            # log-probabilities of 16-bit logits would be rounded to 3 digits before they are summed
-            softmax_dtype="float32",
-            max_length=settings["max_length"],
-            trust_remote_code=False,
-            **({"parallelize": True, "device_map": spread} if spread else {}),
-        )
 
 
 def import_libraries() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import RecipeError
+from tasks.evaluation.context import context_of
 from tasks.evaluation.lm_eval_catalogue import lm_eval_catalogue
 from tasks.evaluation.lm_eval_files import read_own_tasks, unreachable_data
 from tasks.evaluation.suite import Suite
@@ -28,6 +31,7 @@ def check_needs(suite: Suite, model: Path) -> None:
         RecipeError: says what is missing.
     """
     where = f"suite '{suite.name}' in {suite.directory}"
+    _check_backend(suite, where)
     _check_template(suite, model, where)
     _check_context(suite, model, where)
     files = list(_configs(suite))
@@ -35,6 +39,22 @@ def check_needs(suite: Suite, model: Path) -> None:
         _check_code(suite, task, config, f"{where}: {place}")
     for place, _, config in files:
         _check_data(suite, config, f"{where}: {place}")
+
+
+def _check_backend(suite: Suite, where: str) -> None:
+    settings = suite.settings
+    if settings.backend == "vllm" and find_spec("vllm") is None:
+        raise RecipeError(
+            "the suite is evaluated with vLLM, which is not installed here",
+            where=f"{where}: settings.backend",
+            mend="install it beside mergeflow (pip install vllm), or leave backend out",
+        )
+    if settings.server and shutil.which(settings.server[0]) is None:
+        raise RecipeError(
+            f"there is no program '{settings.server[0]}' to serve a checkpoint with",
+            where=f"{where}: settings.server",
+            mend="install it, or write its whole path",
+        )
 
 
 def _check_template(suite: Suite, model: Path, where: str) -> None:
@@ -54,14 +74,10 @@ def _check_template(suite: Suite, model: Path, where: str) -> None:
 
 
 def _check_context(suite: Suite, model: Path, where: str) -> None:
-    config = read_json(model / "config.json")
-    inner = config.get("text_config")
-    text = inner if isinstance(inner, dict) else config
-    named = ("n_positions", "max_position_embeddings", "n_ctx")
-    known = [text[name] for name in named if isinstance(text.get(name), int)]
-    if not known:
+    own = context_of(read_json(model / "config.json"))
+    if own is None:
         return
-    own, wanted = known[0], suite.settings.max_length
+    wanted = suite.settings.max_length
     if wanted is not None and wanted > own:
         raise RecipeError(
             f"max_length is {wanted}, and the context of {model} has {own} tokens",

@@ -81,10 +81,7 @@ class TokensOnly(ObservedLM):
         return tokens
 
     def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[Any, list[int], list[int]]],
-        disable_tqdm: bool = False,
-        override_bs: int | None = None,
+        self, requests: list[tuple[Any, list[int], list[int]]], **options: Any
     ) -> list[tuple[float, bool]]:
         return [(0.0, False)] * len(requests)
 

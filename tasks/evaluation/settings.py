@@ -78,6 +78,14 @@ class SuiteSettings(BaseModel):
     """How a model is spread over several GPUs, as transformers takes it: auto, balanced. Null: one
     device."""
 
+    backend: Literal["transformers", "vllm", "server"] = "transformers"
+    """What computes: transformers in the evaluation process, vLLM there, or a server."""
+    backend_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further arguments for lm-eval's vLLM model: tensor_parallel_size, gpu_memory_utilization."""
+    server: tuple[str, ...] = ()
+    """For `backend: server`: the command that serves a checkpoint on this machine as OpenAI's
+    completions, an argument each; `{checkpoint}` and `{port}` are replaced."""
+
     @property
     def turns(self) -> bool:
         """Whether solved examples are turns."""
@@ -100,6 +108,7 @@ class SuiteSettings(BaseModel):
                 "repeats is more than 1, and every answer would be the same; write a"
                 " generation.temperature above 0, or leave repeats out"
             )
+        self._fit_the_backend()
         if self.fewshot_as_multiturn and not self.apply_chat_template:
             raise ValueError(
                 "fewshot_as_multiturn makes turns of a conversation; write apply_chat_template:"
@@ -107,13 +116,42 @@ class SuiteSettings(BaseModel):
             )
         return self
 
+    def _fit_the_backend(self) -> None:
+        is_served = self.backend == "server"
+        if is_served != bool(self.server):
+            raise ValueError(
+                "backend: server and the server's command belong together; write both or neither"
+            )
+        if is_served and not all(
+            any(name in argument for argument in self.server[1:])
+            for name in ("{checkpoint}", "{port}")
+        ):
+            raise ValueError(
+                "server is a program and its arguments, with {checkpoint} and {port} among them,"
+                " such as [vllm, serve, '{checkpoint}', --host, 127.0.0.1, --port, '{port}']"
+            )
+        if self.backend_options and self.backend != "vllm":
+            raise ValueError(
+                "backend_options are vLLM's; write backend: vllm too, or leave them out"
+            )
+        if self.backend == "transformers":
+            return
+        if is_served and self.dtype != "auto":
+            raise ValueError("dtype is for the server's command to say; leave it out")
+        for name in ("device_map", "repeats"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for backend: transformers; leave it out")
+
     @model_serializer(mode="wrap")
     def _later_keys_where_they_are_written(
         self, handler: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
         """Suites that write none keep their digest."""
         values: dict[str, Any] = handler(self)
-        standard = {name: field.default for name, field in type(self).model_fields.items()}
+        standard = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in type(self).model_fields.items()
+        }
         return {
             name: value
             for name, value in values.items()
@@ -128,4 +166,7 @@ _LATER = (
     "fewshot_as_multiturn",
     "run_code",
     "device_map",
+    "backend",
+    "backend_options",
+    "server",
 )
