@@ -159,7 +159,7 @@ def _looks(pipeline: Pipeline, inputs: Inputs) -> Looks | None:
 
     return AsAsked(
         rule=rule,
-        base=inputs.report,
+        baseline=inputs.report,
         called=inputs.baseline.name,
         experts=inputs.experts,
         others=inputs.others,

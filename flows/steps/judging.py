@@ -52,9 +52,8 @@ class Candidate(NamedTuple):
 
 def decide(pipeline: Pipeline, scores: Scores) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
-    arguments = (scores.merged, scores.base, *asked)
-    decision = run_step(decide_task, *arguments, subject=pipeline.name)
+    bar = scores.bar(pipeline.promote)
+    decision = run_step(decide_task, scores.merged, bar, subject=pipeline.name)
     publish_decision(pipeline, scores, decision)
     return decision
 

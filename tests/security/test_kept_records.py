@@ -29,6 +29,7 @@ from tasks.calibrate import calibrate_task
 from tasks.find import path_task
 from tasks.merge import merge_task
 from tasks.profile import profile_task
+from tasks.promotion.bar import Bar
 from tasks.records import EvaluationReport
 from tasks.resolve import resolve_task
 from tasks.sources.locate import Location
@@ -63,7 +64,7 @@ def test_steps_of_the_former_code_are_hits(session: PrefectSession, home: Home) 
     [decided] = former("decide")
     reports = {each.checkpoint_digest: each for each in former("evaluate").values()}
     base, expert = pipeline.recipe.references()
-    rest = (reports[manifest.digest], reports[sources[base].digest], pipeline.promote)
+    rest = (reports[manifest.digest], Bar(pipeline.promote, reports[sources[base].digest]))
 
     @flow
     def pipeline_again() -> None:

@@ -10,11 +10,11 @@ from merge_core.homes.home import Home
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import SourceCheckpoint
 from tasks.promotion.baselines import Compared
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.register import register_merge
+from tests.support.decisions import decide
 from tests.support.edited_objects import loosen
 from tests.support.merge_store import merge_store
 from tests.support.registrations import empty_registry, report

@@ -29,7 +29,7 @@ from tasks.resolve import resolve_task
 from tasks.sources.hub import HubListing
 from tasks.sources.locate import Location
 from tasks.verify import verify_task
-from tests.security.test_planted_cache import REPORTS, RULE
+from tests.security.test_planted_cache import BAR, REPORTS
 from tests.support.checkpoints import write_checkpoint
 from tests.support.former_records import policy
 from tests.support.small_suite import write_suite
@@ -91,7 +91,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Any, tuple[An
         evaluate_task: whole,
         evaluate_in_looks_task: (*whole, *(None,) * 4, "alone", 1, looks),
         path_task: ([one, two], ["1", "2"]),
-        decide_task: (*REPORTS, RULE),
+        decide_task: (REPORTS[0], BAR),
     }
 
 
