@@ -5,6 +5,7 @@ Only headers are read here. Weights stay on disk until the engine streams them.
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,10 +166,16 @@ def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) ->
         CheckpointError: unreadable, a link out of its directory, no plain file, too large, too
             deep, or not an object.
     """
-    try:
-        value = parse_json(
-            read_plain(path, _MAX_JSON_BYTES), unique_keys=unique_keys, finite=finite
+    content = read_plain(path, _MAX_JSON_BYTES)
+    if content.startswith(codecs.BOM_UTF8):
+        raise CheckpointError(
+            f"{path.name} begins with a byte order mark, with which no library reads it",
+            where=str(path.parent),
+            mend="save it as UTF-8 without a byte order mark (in an editor: UTF-8, not UTF-8 with"
+            " BOM)",
         )
+    try:
+        value = parse_json(content, unique_keys=unique_keys, finite=finite)
     except ValueError as error:
         raise CheckpointError(
             f"{path.name} is not JSON: {one_line(error)}",

@@ -80,6 +80,10 @@ def load_safely(text: str, loader: type[yaml.SafeLoader], where: str) -> list[An
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or str(error)
+        if mark and "'`'" in problem:
+            raise RecipeError(
+                "``` is of Markdown, not of YAML: copy the lines between the two ```", where=line
+            ) from None
         raise RecipeError(f"this is not valid YAML: {problem}", where=line) from None
     except RecursionError:
         raise RecipeError("this is nested too deeply", where=where) from None

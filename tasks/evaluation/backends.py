@@ -60,7 +60,8 @@ def _in_transformers(settings: dict[str, Any], checkpoint: str, device: str, enc
 
 def vllm_options(settings: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """What lm-eval's vLLM model is made with."""
-    return settings["backend_options"] | {
+    asked: dict[str, Any] = settings["backend_options"]
+    return asked | {
         "pretrained": checkpoint,
         "dtype": settings["dtype"],
         "max_model_len": settings["max_length"],
