@@ -16,20 +16,19 @@ from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
-from flows.steps.baselines import check_baselines, evaluate_inputs
-from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.baselines import evaluate_inputs
+from flows.steps.early_checks import check_pipeline
 from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.judging import Candidate
 from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
-from tasks.calibration.measure import check_data
+from merge_core.operations.examine import base_and_models
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
-from tasks.evaluation.suite import Suite, load_suite
+from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
-from tasks.sources.locate import base_and_models
-from tasks.sources.references import expand_variables
 
 
 def _run_name() -> str:
@@ -67,15 +66,11 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
-    started, recipe = datetime.now(UTC), pipeline.recipe
-    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
-    check_rule(pipeline.promote, suite)
-    check_baselines(pipeline)
-    check_registry(pipeline.register_as, home)
-    check_data(recipe, beside)
+    started = datetime.now(UTC)
+    suite = check_pipeline(pipeline, home, beside)
     resolved = step.resolve(pipeline, home, beside)
     warn_of_changes(pipeline, home, resolved.sources)
-    donor = resolved.sources[recipe.donor]
+    donor = resolved.sources[pipeline.recipe.donor]
     check_needs(suite, donor.directory)
     with Evaluators(home.scratch) as evaluators:
         evaluating.begin(pipeline, suite, donor, home, evaluators)
@@ -93,7 +88,7 @@ def _merged(
 ) -> MergeOutcome:
     recipe, sources = pipeline.recipe, resolved.sources
     base, models = base_and_models(recipe, sources)
-    compatibility = step.verify(pipeline, base, models)
+    compatibility = step.verify(pipeline, sources)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
     donor = sources[recipe.donor]
@@ -108,21 +103,19 @@ def _merged(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate
     )
     evaluators.close()
-    champion = judging.champion_now(pipeline, home)
-    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
     baseline = inputs.baseline.source
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
-    registration = judging.register(
-        pipeline,
-        home,
-        manifest,
-        baseline,
-        models,
-        scores,
-        decision,
-        compatibility,
-        profile,
-        lock=lock_of(pipeline, resolved.locked, calibration, suite, beside, started),
-        champion=champion,
+    lock = lock_of(pipeline, resolved.locked, calibration, suite, beside, started)
+    candidate = Candidate(
+        pipeline, manifest, baseline, models, scores, compatibility, lock, profile
     )
-    return judging.outcome_of(manifest, baseline, scores, decision, registration)
+    return conclude(candidate, home)
+
+
+def conclude(candidate: Candidate, home: Home) -> MergeOutcome:
+    """Decide on what was evaluated, ask a person where the rule says so, and register."""
+    pipeline, scores = candidate.pipeline, candidate.scores
+    champion = judging.champion_now(pipeline, home)
+    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
+    registration = judging.register(candidate, home, decision, champion)
+    return judging.outcome_of(candidate, decision, registration)

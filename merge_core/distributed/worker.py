@@ -245,7 +245,7 @@ def _lock(descriptor: int, directory: Path, job: MergeJob, number: int, wait: bo
     seen, since = -1, time.monotonic()
     while True:
         try:
-            if try_lock(descriptor):
+            if try_lock(descriptor, directory):
                 return True
         except OSError as error:
             raise output_error(error, directory) from error

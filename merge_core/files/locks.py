@@ -29,8 +29,11 @@ def lock_file(path: Path, mode: int) -> int:
     return os.open(path, flags, mode)
 
 
-def try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int, path: Path) -> bool:
     """Take the lock of an open file until it is closed, unless somebody holds it.
+
+    Args:
+        path: of the file, for the error.
 
     Raises:
         OSError: the file system has no locks.
@@ -39,4 +42,7 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        error.filename = str(path)
+        raise
     return True

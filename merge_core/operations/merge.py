@@ -12,6 +12,7 @@ from merge_core.distributed.coordinator import Workers
 from merge_core.distributed.job import Executor, MergeOrder
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
+from merge_core.operations.examine import examine
 from merge_core.operations.execute import execute, refuse_existing
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.planning.plan import make_plan
@@ -21,8 +22,7 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.compute import Compute
 from merge_core.runtime.timings import Timings
-from merge_core.verification.tolerance import Tolerance
-from merge_core.verification.verify import raise_for_errors, verify
+from merge_core.verification.verify import raise_for_errors
 
 
 def merge(
@@ -78,10 +78,7 @@ def merge(
     if out is not None:
         refuse_existing(out)
     if check:
-        base = sources[recipe.base_checkpoint] if recipe.base_checkpoint else None
-        models = [sources[it] for it in recipe.references() if it != recipe.base_checkpoint]
-        report = verify(base, models, scan_weights=False, tolerance=Tolerance.of(recipe))
-        raise_for_errors(report)
+        raise_for_errors(examine(recipe, sources).report)
     for reference in measurements(recipe):
         if reference not in (calibration or {}):
             raise RecipeError(

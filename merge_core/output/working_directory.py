@@ -60,7 +60,7 @@ def hold(directory: Path, progress: Progress | None = None) -> int:
             time.sleep(_PAUSE)  # somebody is just making it, or removing it
             continue
         try:
-            _wait_for(descriptor, progress)
+            _wait_for(descriptor, path, progress)
             if _is_at(descriptor, path):
                 _sign(descriptor)
                 return descriptor
@@ -150,7 +150,7 @@ def _refuse_what_is_not_ours(directory: Path) -> None:
         )
 
 
-def _wait_for(descriptor: int, progress: Progress | None) -> None:
+def _wait_for(descriptor: int, path: Path, progress: Progress | None) -> None:
     told = ""
 
     def tell(stage: str) -> None:
@@ -161,7 +161,7 @@ def _wait_for(descriptor: int, progress: Progress | None) -> None:
             progress(ProgressEvent(stage, 0, 1, WAITS))
         told = stage
 
-    while not try_lock(descriptor):
+    while not try_lock(descriptor, path):
         tell(f"waiting for {_holder(descriptor)}")
         time.sleep(_LOOK_EVERY)
     tell("")

@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import TypeVar
 
 from merge_core.runtime.lazy_torch import torch
@@ -52,7 +53,8 @@ def ordered_map(
 def all_at_once(
     function: Callable[[T], R], items: Iterable[T], threads: int, stop: Callable[[], None]
 ) -> list[R]:
-    """`function` of each item, in the items' order; the first that fails ends all.
+    """`function` of each item, in the items' order; the first that fails ends all. Each call sees
+    the caller's context variables.
 
     Args:
         stop: called when one has failed, or a person interrupts, until the others have ended: makes
@@ -61,7 +63,7 @@ def all_at_once(
     with ThreadPoolExecutor(threads) as pool:
         futures: list[Future[R]] = []
         try:
-            futures += [pool.submit(function, item) for item in items]
+            futures += [pool.submit(copy_context().run, function, item) for item in items]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
                 if future in done:

@@ -270,7 +270,7 @@ def _no_merge_at(staging: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        yield try_lock(descriptor)
+        yield try_lock(descriptor, staging / LOCK)
     finally:
         os.close(descriptor)
 

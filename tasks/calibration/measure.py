@@ -12,7 +12,7 @@ import logging
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,31 +48,15 @@ _log = logging.getLogger("mergeflow")
 def calibrate_all(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
-    *,
-    home: Home,
-    beside: Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: Progress | None = None,
+    measure: Callable[[SourceCheckpoint, Measurement], SourceCheckpoint],
 ) -> dict[str, SourceCheckpoint]:
     """What a recipe's methods need to know of its models, by reference; empty for most recipes.
 
     Args:
-        beside: directory of the recipe, which the path of the data starts from.
-
-    Raises:
-        RecipeError, CheckpointError, StepError: see `calibrate`.
+        measure: `calibrate`, or a step that does it.
     """
     return {
-        reference: calibrate(
-            sources[reference],
-            measurement,
-            home=home,
-            beside=beside,
-            device=device,
-            threads=threads,
-            progress=progress,
-        )
+        reference: measure(sources[reference], measurement)
         for reference, measurement in measurements(recipe).items()
     }
 
@@ -102,6 +86,7 @@ def calibrate(
     """Measure one model, or find what was measured before.
 
     Args:
+        beside: directory of the recipe, which the path of the data starts from.
         record: what a step says was found before, when that did not hold: nothing else is believed
             in its place.
         device: auto, cpu, cuda or cuda:N. The model is computed in float32 on it.

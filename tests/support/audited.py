@@ -13,12 +13,12 @@ from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tasks.promotion.baselines import Compared
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.lock import LOCK, Lock, LockedSource
 from tasks.registry.register import register_merge
+from tests.support.decisions import decide
 from tests.support.edited_objects import loosen
 from tests.support.merge_store import Store, merge_store
 from tests.support.registrations import empty_registry, report

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from merge_core.checkpoints.adapters.fitting import (
     TRANSPOSED_MODELS,
     TRANSPOSED_MODULES,
@@ -25,6 +23,7 @@ from merge_core.operations.adapters.low_rank import cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, RestRow
 from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.operations.execute import refuse_existing
+from merge_core.output.model_files import card
 from merge_core.progress import Progress, Throttle
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.lazy_torch import torch
@@ -348,26 +347,16 @@ def _check_globs(base: Checkpoint, options: ExtractOptions) -> None:
 
 
 def _card(base: SourceCheckpoint, expert: SourceCheckpoint, options: ExtractOptions) -> str:
-    header = yaml.safe_dump(
+    return card(
+        Path(__file__).with_name("extracted_card.md"),
         {
             "base_model": plain(base.reference),
             "library_name": "peft",
             "tags": ["lora", "mergeflow"],
         },
-        sort_keys=False,
-        allow_unicode=True,
+        rank=options.rank,
+        base=inline(base.reference),
+        base_digest=code(base.digest),
+        expert=inline(expert.reference),
+        expert_digest=code(expert.digest),
     )
-    return f"""---
-{header}---
-# What {inline(expert.reference)} learned, as a LoRA of rank {options.rank}
-
-Extracted with mergeflow from the difference of two checkpoints by truncated SVD. The error of every
-module is in `mergeflow_adapter.json`.
-
-| checkpoint | role | sha256 of its model files |
-|---|---|---|
-| {inline(base.reference)} | base | {code(base.digest)} |
-| {inline(expert.reference)} | expert | {code(expert.digest)} |
-
-Check the files with `sha256sum -c SHA256SUMS`.
-"""
