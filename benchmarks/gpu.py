@@ -31,6 +31,7 @@ from merge_core.output.staging import Staging
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.runtime.compute import Compute
 
 COUNT = 1 << 26
 """Elements of what is copied and computed in memory."""
@@ -116,7 +117,7 @@ def merged(method: str, base: Path, models: list[Path], device: str) -> float:
     ):
         staging.prepare()
         started = time.perf_counter()
-        run_plan(plan, staging, device=device)
+        run_plan(plan, staging, Compute(device))
         return time.perf_counter() - started
 
 

@@ -4,20 +4,19 @@ baseline; done at once when there is no new checkpoint.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
-from flows.approve import approve
 from flows.environment.starting_directory import enter
+from flows.merge import conclude
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
 from flows.settings.averaging import Averaging, load_suites
 from flows.settings.parameter_words import in_our_words
-from flows.settings.pipeline import Pipeline
 from flows.steps import average as step
 from flows.steps import evaluating, judging
 from flows.steps import merge as merging
@@ -25,15 +24,14 @@ from flows.steps.average import Mix, NothingNew
 from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
-from flows.steps.scores import Scores
+from flows.steps.judging import Candidate
+from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.suite_plan import plan_suite
 from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
-from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.plain import plain_log
-from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite
@@ -92,7 +90,7 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             with Evaluators(home.scratch) as evaluators:
-                average = _average(
+                candidate, mix = _average(
                     averaging, trajectory, past, suite, held_out, home, beside, evaluators
                 )
         except (CheckpointError, OSError):
@@ -102,24 +100,11 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
             _log.warning("the training removed %s meanwhile: choosing again", ", ".join(removed))
             continue
         # Not tried again: a person may have been asked.
-        outcome = _conclude(average, home)
+        outcome = conclude(candidate, home)
         step.conclude(averaging, trajectory, settings, past, outcome, home)
-        step.retain(averaging, average.mix, home)
+        step.retain(averaging, mix, home)
         return outcome
     raise AssertionError("the last attempt returns or raises")
-
-
-class _Average(NamedTuple):
-    """An average that was evaluated, with all that its decision and its record rest on."""
-
-    pipeline: Pipeline
-    mix: Mix
-    compatibility: CompatibilityReport
-    files: dict[str, str]
-    manifest: CheckpointManifest
-    baseline: SourceCheckpoint
-    singles: list[SourceCheckpoint]
-    scores: Scores
 
 
 def _average(
@@ -131,14 +116,17 @@ def _average(
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
-) -> _Average:
+) -> tuple[Candidate, Mix]:
+    started = datetime.now(UTC)
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
-    sources = merging.resolve(pipeline, home, None)
+    resolved = merging.resolve(pipeline, home, None)
+    sources = resolved.sources
+    warn_of_changes(pipeline, home, sources)
     for each in (suite, held_out):
         check_needs(each, sources[trajectory.newest.reference].directory)
-    compatibility = merging.verify(pipeline, None, list(sources.values()))
-    path = step.path(averaging, trajectory, sources)
+    compatibility = merging.verify(pipeline, sources)
+    path = step.path(trajectory, sources)
     if averaging.average.schedule == "greedy_soup":
         mix = step.soup(averaging, sources, held_out, home, evaluators)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
@@ -155,24 +143,6 @@ def _average(
     inputs, scores = evaluating.evaluate_candidate(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate, is_average=True
     )
-    return _Average(pipeline, mix, compatibility, files, manifest, baseline, singles, scores)
-
-
-def _conclude(average: _Average, home: Home) -> MergeOutcome:
-    pipeline, scores = average.pipeline, average.scores
-    champion = judging.champion_now(pipeline, home)
-    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores))
-    registration = judging.register(
-        pipeline,
-        home,
-        average.manifest,
-        average.baseline,
-        average.singles,
-        scores,
-        decision,
-        average.compatibility,
-        None,
-        average.files,
-        champion=champion,
-    )
-    return judging.outcome_of(average.manifest, average.baseline, scores, decision, registration)
+    lock = lock_of(pipeline, resolved.locked, {}, suite, None, started)
+    evaluated = (manifest, baseline, singles, scores, compatibility, lock)
+    return Candidate(pipeline, *evaluated, artifacts=files), mix

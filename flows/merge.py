@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,21 +16,19 @@ from flows.settings.parameter_words import in_our_words
 from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
-from flows.steps.baselines import check_baselines, evaluate_inputs
-from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.baselines import evaluate_inputs
+from flows.steps.early_checks import check_pipeline
 from flows.steps.endings import Ending, completed, failed, send_event
-from flows.steps.judging import Chosen
+from flows.steps.judging import Candidate, Chosen
+from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
-from merge_core.records import SourceCheckpoint
-from tasks.calibration.measure import check_data
+from merge_core.operations.examine import base_and_models
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
-from tasks.evaluation.suite import Suite, load_suite
+from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
-from tasks.sources.locate import base_and_models
-from tasks.sources.references import expand_variables
 
 
 def _run_name() -> str:
@@ -67,22 +66,22 @@ def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
-    recipe, suite = pipeline.recipe, load_suite(expand_variables(pipeline.evaluate.suite, home))
-    check_rule(pipeline.promote, suite)
-    check_baselines(pipeline)
-    check_registry(pipeline.register_as, home)
-    check_data(recipe, beside)
-    sources = step.resolve(pipeline, home, beside)
-    check_needs(suite, sources[recipe.donor].directory)
+    started = datetime.now(UTC)
+    suite = check_pipeline(pipeline, home, beside)
+    resolved = step.resolve(pipeline, home, beside)
+    warn_of_changes(pipeline, home, resolved.sources)
+    donor = resolved.sources[pipeline.recipe.donor]
+    check_needs(suite, donor.directory)
     with Evaluators(home.scratch) as evaluators:
-        evaluating.begin(pipeline, suite, sources[recipe.donor], home, evaluators)
-        return merged(pipeline, suite, sources, home, beside, evaluators)
+        evaluating.begin(pipeline, suite, donor, home, evaluators)
+        return merged(pipeline, suite, resolved, started, home, beside, evaluators)
 
 
 def merged(
     pipeline: Pipeline,
     suite: Suite,
-    sources: dict[str, SourceCheckpoint],
+    resolved: step.Resolved,
+    started: datetime,
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
@@ -93,9 +92,9 @@ def merged(
     Args:
         chosen: what the recipe was chosen among, by a search.
     """
-    recipe = pipeline.recipe
+    recipe, sources = pipeline.recipe, resolved.sources
     base, models = base_and_models(recipe, sources)
-    compatibility = step.verify(pipeline, base, models)
+    compatibility = step.verify(pipeline, sources)
     profile = step.profile(pipeline, home, base, models) if base else None
     calibration = step.calibrate(pipeline, sources, home, beside)
     donor = sources[recipe.donor]
@@ -110,22 +109,28 @@ def merged(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate
     )
     evaluators.close()
-    champion = judging.champion_now(pipeline, home)
-    decided = judging.decide(pipeline, scores, chosen)
-    decision = approve(pipeline, home, scores, decided)
     baseline = inputs.baseline.source
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
-    registration = judging.register(
+    lock = lock_of(pipeline, resolved.locked, calibration, suite, beside, started)
+    candidate = Candidate(
         pipeline,
-        home,
         manifest,
         baseline,
         models,
         scores,
-        decision,
         compatibility,
+        lock,
         profile,
-        chosen.files if chosen else None,
-        champion=champion,
+        chosen.files if chosen else {},
+        chosen,
     )
-    return judging.outcome_of(manifest, baseline, scores, decision, registration)
+    return conclude(candidate, home)
+
+
+def conclude(candidate: Candidate, home: Home) -> MergeOutcome:
+    """Decide on what was evaluated, ask a person where the rule says so, and register."""
+    pipeline, scores = candidate.pipeline, candidate.scores
+    champion = judging.champion_now(pipeline, home)
+    decision = approve(pipeline, home, scores, judging.decide(pipeline, scores, candidate.chosen))
+    registration = judging.register(candidate, home, decision, champion)
+    return judging.outcome_of(candidate, decision, registration)

@@ -44,7 +44,10 @@ def run_step(task: Task[..., R], *arguments: Any, subject: str = "", **options: 
     Raises:
         TypeError: Prefect would keep what the task returns in a way of its own.
     """
-    if task.persist_result is not False and not isinstance(task.cache_policy, ContentKey):
+    policy = task.cache_policy
+    if isinstance(policy, ContentKey):
+        task = task.with_options(cache_policy=policy.of(task.fn, *arguments, **options))
+    elif task.persist_result is not False:
         raise TypeError(f"step '{task.name}' is neither cached by content nor without any record")
     subject = plain(subject, _LONGEST_SUBJECT)
     named = task.with_options(task_run_name=f"{task.name} {subject}".strip())
@@ -150,10 +153,4 @@ def run_together(
     """
     if parallel == 1:
         return [job() for job in jobs]
-    runs = [_in_this_context(job) for job in jobs]
-    return all_at_once(lambda run: run(), runs, parallel, stop)
-
-
-def _in_this_context(job: Callable[[], R]) -> Callable[[], R]:
-    context = contextvars.copy_context()
-    return lambda: context.run(job)
+    return all_at_once(lambda job: job(), jobs, parallel, stop)

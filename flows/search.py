@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -40,7 +41,6 @@ from tasks.search.record import record_search
 from tasks.search.sampling import Study, importances
 from tasks.search.selection import best, candidates
 from tasks.search.trial import Trial
-from tasks.sources.locate import base_and_models
 from tasks.sources.references import expand_variables
 from tasks.units import read_size
 
@@ -98,21 +98,25 @@ def final_state(search: SearchPipeline, beside: Path | None) -> State[SearchOutc
 
 
 def _run(search: SearchPipeline, home: Home, beside: Path | None) -> SearchOutcome:
+    started = datetime.now(UTC)
     searching, deciding = search.halves(load_suite(expand_variables(search.evaluate.suite, home)))
     check_rule(search.promote, deciding)
     check_baselines(search)
     check_registry(search.register_as, home)
     check_data(search.recipe, beside)
     search.search.as_space.check(search.recipe)
-    sources = step.resolve(search, home, beside)
+    resolved = step.resolve(search, home, beside)
+    sources = resolved.sources
     check_needs(deciding, sources[search.recipe.donor].directory)
-    step.verify(search, *base_and_models(search.recipe, sources))
+    step.verify(search, sources)
     identity = search.identity(sources, searching)
     with alone(home, identity), Evaluators(home.scratch) as evaluators:
         trials, study = _trials(search, searching, sources, identity, home, beside, evaluators)
         found = trials.run()
         evaluators.close()
-        return _decided(search, trials, study, found, deciding, home, beside, evaluators)
+        return _decided(
+            search, trials, study, found, deciding, resolved, started, home, beside, evaluators
+        )
 
 
 def _trials(
@@ -172,6 +176,8 @@ def _decided(
     study: Study,
     found: list[Trial],
     suite: Suite,
+    resolved: step.Resolved,
+    started: datetime,
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
@@ -191,7 +197,8 @@ def _decided(
     outcome = merged(
         search.model_copy(update={"recipe": recipe}),
         suite,
-        dict(trials.workshop.sources),
+        resolved,
+        started,
         home,
         beside,
         evaluators,

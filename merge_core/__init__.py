@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from merge_core.operations.merge import merge as merge
     from merge_core.operations.profile import profile_task_vectors as profile
     from merge_core.recipes.loading import load_recipe as load_recipe
+    from merge_core.runtime.compute import Compute as Compute
     from merge_core.verification.verify import verify as verify
 
 _PLACES = {
     "METHODS": ("merge_core.methods", "METHODS"),
+    "Compute": ("merge_core.runtime.compute", "Compute"),
     "Home": ("merge_core.homes.home", "Home"),
     "describe_source": ("merge_core.checkpoints.sources", "describe_source"),
     "load_recipe": ("merge_core.recipes.loading", "load_recipe"),
@@ -32,7 +34,16 @@ _PLACES = {
 }
 """The public names, each with its module and its name there."""
 
-__all__ = ["METHODS", "Home", "describe_source", "load_recipe", "merge", "profile", "verify"]
+__all__ = [
+    "METHODS",
+    "Compute",
+    "Home",
+    "describe_source",
+    "load_recipe",
+    "merge",
+    "profile",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

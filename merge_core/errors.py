@@ -177,7 +177,13 @@ def without_passwords(text: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'x'?"` for the closest known name, else the list of known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    plain = {_plainly(each): each for each in names}
+    close = difflib.get_close_matches(_plainly(name), plain, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{close[0]}'?"
+        return f"did you mean '{plain[close[0]]}'?"
     return "known here: " + ", ".join(names) if names else "nothing is allowed here"
+
+
+def _plainly(name: str) -> str:
+    """A name as it is compared, in whatever case and with whatever dash it is written."""
+    return name.lower().replace("-", "_")

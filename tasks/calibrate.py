@@ -11,7 +11,7 @@ from merge_core.homes.home import Home
 from merge_core.recipes.measurements import Measurement
 from merge_core.records import SourceCheckpoint
 from tasks.caching.content_task import content_task
-from tasks.calibration.measure import calibrate
+from tasks.calibration.measure import calibrate, calibration_key
 from tasks.progress import prefect_progress
 
 
@@ -20,9 +20,8 @@ def _fits(measured: SourceCheckpoint, /, key: str, **_others: object) -> bool:
     return measured.directory.name == key and has_its_own_digest(measured)
 
 
-@content_task("calibrate", version=1, fits=_fits, retries=0)
+@content_task("calibrate", version=1, key=calibration_key, fits=_fits, retries=0)
 def calibrate_task(
-    key: str,
     source: SourceCheckpoint,
     measurement: Measurement,
     home: Path,

@@ -52,9 +52,12 @@ def _fits_looks(report: EvaluationReport, /, looks: Looks, **arguments: Any) -> 
 _VERSION = 1
 
 
-@content_task("evaluate", version=_VERSION, fits=_fits, retries=0)
-def evaluate_task(
-    key: str,
+def looks_key(checkpoint: SourceCheckpoint, suite: Suite, device: str, looks: Looks) -> str:
+    """The cache key of an evaluation that may stop: of the whole one, and of what stops it."""
+    return digest_of([evaluation_key(checkpoint, suite, device), looks.number, looks.by])
+
+
+def _evaluate(
     checkpoint: SourceCheckpoint,
     suite: Suite,
     scratch: Path,
@@ -65,8 +68,9 @@ def evaluate_task(
     evaluators: Evaluators | None = None,
     isolation: Isolation = "alone",
     batch_size: int | None = None,
+    looks: Looks | None = None,
 ) -> EvaluationReport:
-    """`evaluate_checkpoint` as a cached step. Never retried: a retry would hide a real fault."""
+    """`evaluate_checkpoint` as a step. Never retried: a retry would hide a real fault."""
     from tasks.progress import prefect_progress
 
     return evaluate_checkpoint(
@@ -81,45 +85,20 @@ def evaluate_task(
         evaluators=evaluators,
         isolation=isolation,
         batch_size=batch_size,
-    )
-
-
-def looks_key(key: str, looks: Looks) -> str:
-    """The cache key of an evaluation that may stop: of the whole one, and of what stops it."""
-    return digest_of([key, looks.number, looks.by])
-
-
-@content_task("evaluate-in-looks", version=1, fits=_fits_looks, retries=0)
-def evaluate_in_looks_task(
-    key: str,
-    checkpoint: SourceCheckpoint,
-    suite: Suite,
-    looks: Looks,
-    scratch: Path,
-    device: str = "auto",
-    threads: int | None = None,
-    logs: Path | None = None,
-    digest_memo: Path | None = None,
-    evaluators: Evaluators | None = None,
-    batch_size: int | None = None,
-) -> EvaluationReport:
-    """An evaluation that ends as soon as the rule knows enough, kept apart from whole ones: it is
-    found by what stopped it alone, and never gone on with."""
-    from tasks.progress import prefect_progress
-
-    return evaluate_checkpoint(
-        checkpoint,
-        suite,
-        device=device,
-        scratch=scratch,
-        logs=logs,
-        threads=threads,
-        memo=DigestMemo(digest_memo),
-        progress=prefect_progress(f"evaluate {checkpoint.reference}"),
-        evaluators=evaluators,
-        batch_size=batch_size,
         looks=looks,
     )
+
+
+evaluate_task = content_task(
+    "evaluate", version=_VERSION, key=evaluation_key, fits=_fits, retries=0
+)(_evaluate)
+"""A whole evaluation as a cached step."""
+
+evaluate_in_looks_task = content_task(
+    "evaluate-in-looks", version=1, key=looks_key, fits=_fits_looks, retries=0
+)(_evaluate)
+"""An evaluation that ends as soon as the rule knows enough, kept apart from whole ones: it is found
+by what stopped it alone, and never gone on with."""
 
 
 def stored_evaluation(

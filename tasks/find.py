@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from merge_core.homes.home import Home
-from merge_core.operations.trajectory.path import PathReport, measure_path
+from merge_core.operations.trajectory.path import PathReport, measure_path, path_key
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.operations.trajectory.select import Choice
 from merge_core.records import SourceCheckpoint
@@ -42,7 +42,7 @@ def _fits(report: PathReport, /, sources: Sequence[SourceCheckpoint], **_others:
     return len(report.distances) == len(sources)
 
 
-@content_task("path", version=1, fits=_fits, retries=0)
-def path_task(key: str, sources: Sequence[SourceCheckpoint], names: Sequence[str]) -> PathReport:
+@content_task("path", version=1, key=path_key, fits=_fits, retries=0)
+def path_task(sources: Sequence[SourceCheckpoint], names: Sequence[str]) -> PathReport:
     """`measure_path` as a cached step."""
     return measure_path(sources, names)

@@ -14,37 +14,28 @@ from merge_core.operations.merge import merge
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
+from merge_core.store.objects import Wanted
 from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
 
 
-def _fits(
-    manifest: CheckpointManifest,
-    /,
-    key: str,
-    recipe: Recipe,
-    sources: Mapping[str, SourceCheckpoint],
-    **_others: object,
-) -> bool:
-    """The key is the plan's digest. Where the object lies depends on where the home was then."""
-    merged = {(reference, sources[reference].digest) for reference in recipe.references()}
+def _fits(manifest: CheckpointManifest, /, wanted: Wanted, **_others: object) -> bool:
+    """Where the object lies depends on where the home was then."""
     return (
-        manifest.plan_digest == key
-        and manifest.recipe_digest == recipe.digest
-        and {(each.reference, each.digest) for each in manifest.inputs} == merged
+        not wanted.differences(manifest)
         and manifest.digest == model_digest(manifest.files)
         and Path(manifest.path).name == manifest.object_id
     )
 
 
-@content_task("merge", version=1, fits=_fits, retries=0)
+@content_task("merge", version=1, key=lambda wanted: wanted.plan_digest, fits=_fits, retries=0)
 def merge_task(
-    key: str,
+    wanted: Wanted,
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
     home: Path,
-    device: str = "auto",
-    threads: int | None = None,
+    compute: Compute = Compute(),
     calibration: Mapping[str, SourceCheckpoint] | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     executor: Executor | None = None,
@@ -53,14 +44,14 @@ def merge_task(
     """Merge and publish. Compatibility was verified by the step before; NaN is refused here too.
 
     Args:
+        wanted: what the result has to be, of the arguments below.
         record: the cached record, when the object in the store differs from it.
     """
     return merge(
         recipe,
         sources,
         home=Home(home),
-        device=device,
-        threads=threads,
+        compute=compute,
         shard_bytes=shard_bytes,
         executor=executor,
         check=False,

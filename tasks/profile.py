@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.operations.profile import TaskVectorProfile, profile_task_vectors
+from merge_core.operations.profile import TaskVectorProfile, profile_key, profile_task_vectors
 from merge_core.records import SourceCheckpoint
 from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
@@ -25,17 +25,13 @@ def _fits(
     )
 
 
-@content_task("profile", version=1, fits=_fits, retries=0)
+@content_task("profile", version=1, key=profile_key, fits=_fits, retries=0)
 def profile_task(
-    key: str,
     base: SourceCheckpoint,
     models: Sequence[SourceCheckpoint],
     densities: Sequence[float] = (0.1, 0.2, 0.5),
 ) -> TaskVectorProfile:
-    """The profile of each model's difference from the base.
-
-    `key` is `merge_core.operations.profile.profile_key` of the same arguments.
-    """
+    """The profile of each model's difference from the base."""
     return profile_task_vectors(
         base, models, densities=densities, progress=prefect_progress("profile")
     )

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.registry.client import (
-    RegistryUnreachableError,
-)
+from tasks.registry.client import RegistryUnreachableError
 from tasks.registry.register import register_merge
 from tasks.retries import only_on
-
-if TYPE_CHECKING:
-    pass
-
 
 register_task = task(
     name="register",

@@ -19,7 +19,7 @@ from tasks.hub_answers import HubAwayError, HubUnreachableError
 from tasks.progress import prefect_progress
 from tasks.registry.client import RegistryUnreachableError
 from tasks.sources.locate import Location, Preflight, fetch, locate_all
-from tasks.sources.location_keys import is_of_location
+from tasks.sources.location_keys import is_of_location, location_key
 
 
 def _network_failed(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -59,12 +59,8 @@ def _fits(source: SourceCheckpoint, /, location: Location, **_others: object) ->
     return is_of_location(source, location)
 
 
-@content_task("resolve", version=1, fits=_fits, **_RETRIES)
-def resolve_task(
-    key: str,
-    location: Location,
-    digest_memo: Path,
-) -> SourceCheckpoint:
+@content_task("resolve", version=1, key=location_key, fits=_fits, **_RETRIES)
+def resolve_task(location: Location, digest_memo: Path) -> SourceCheckpoint:
     """`fetch` as a cached step; the flow checks a hit against the disk."""
     memo = DigestMemo(digest_memo)
     return fetch(location, memo, prefect_progress(f"resolve {location.reference}"))

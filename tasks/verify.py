@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from merge_core.records import SourceCheckpoint
 from merge_core.verification.tolerance import STRICT, Tolerance
-from merge_core.verification.verify import CompatibilityReport, verify
+from merge_core.verification.verify import CompatibilityReport, verify, verify_key
 from tasks.caching.content_task import content_task
 from tasks.progress import prefect_progress
 
@@ -28,18 +28,14 @@ def _fits(
     )
 
 
-@content_task("verify", version=1, fits=_fits, retries=0)
+@content_task("verify", version=1, key=verify_key, fits=_fits, retries=0)
 def verify_task(
-    key: str,
     base: SourceCheckpoint | None,
     models: Sequence[SourceCheckpoint],
     scan_weights: bool = True,
     tolerance: Tolerance = STRICT,
 ) -> CompatibilityReport:
-    """The compatibility report of base and models; its errors are in it, not raised.
-
-    `key` is `merge_core.verification.verify.verify_key` of the same arguments.
-    """
+    """The compatibility report of base and models; its errors are in it, not raised."""
     return verify(
         base,
         models,

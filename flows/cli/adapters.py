@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flows.cli.options import AsJson, OutDirectory, RecipeFile
+from flows.cli.options import AsJson, OutDirectory, RecipeFile, read_recipe
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -49,19 +49,15 @@ def merge(
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
     from merge_core.operations.execute import refuse_existing
-    from merge_core.recipes.loading import load_recipe
-    from merge_core.recipes.warnings import warnings_of
     from tasks.sources.locate import fetch_adapters, local_checkpoint
 
     if space not in ("auto", "concat", "core"):
         raise typer.BadParameter(f"'{space}' is no space; use auto, concat or core")
     terminal = Terminal(machine=as_json)
-    loaded = load_recipe(recipe)
+    loaded = read_recipe(terminal, recipe)
     refuse_existing(out)
     home, beside = Home.if_believed(), recipe.absolute().parent
     started = time.monotonic()
-    for warning in warnings_of(loaded):
-        terminal.warn(warning)
     with terminal.progress() as progress:
         names = [name for name in loaded.direct_references() if name != loaded.base_model]
         adapters = fetch_adapters(names, home, beside, progress=progress)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, TrackingUri
+from flows.cli.options import AsJson, TrackingUri, home_and_registry
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -38,9 +38,7 @@ def audit(
     """
     from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
-    from merge_core.homes.home import Home
     from tasks.audit.audit import audit_all, audit_version
-    from tasks.registry.client import default_tracking_uri
 
     if bool(model) == everything:
         raise MergeflowError(
@@ -48,8 +46,8 @@ def audit(
             where="mergeflow audit",
             mend="write `mergeflow audit models:/NAME@champion`, or `mergeflow audit --all`",
         )
-    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
-    address = tracking_uri or default_tracking_uri(home)
+    terminal = Terminal(machine=as_json)
+    home, address = home_and_registry(tracking_uri, make=False)
     reports: list[AuditReport] = []
     with terminal.progress() as progress:
         found = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, TrackingUri
+from flows.cli.options import AsJson, TrackingUri, home_and_registry
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -39,12 +39,10 @@ def promote(
 ) -> None:
     """Give the alias to a version and pin it: runs leave it there until `mergeflow unpin`."""
     from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
     from tasks.registry import chosen_by_hand
-    from tasks.registry.client import default_tracking_uri
 
-    terminal, home = Terminal(machine=as_json), Home.discover()
-    address = tracking_uri or default_tracking_uri(home)
+    terminal = Terminal(machine=as_json)
+    home, address = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         done = chosen_by_hand.promote(
             home, address, name, version, why=why, by=by or None, progress=progress
@@ -64,12 +62,10 @@ def rollback(
 ) -> None:
     """Give the alias back to an earlier champion and pin it until `mergeflow unpin`."""
     from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
     from tasks.registry import chosen_by_hand
-    from tasks.registry.client import default_tracking_uri
 
-    terminal, home = Terminal(machine=as_json), Home.discover()
-    address = tracking_uri or default_tracking_uri(home)
+    terminal = Terminal(machine=as_json)
+    home, address = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         done = chosen_by_hand.roll_back(
             home, address, name, to or None, why=why, by=by or None, progress=progress
@@ -86,12 +82,10 @@ def unpin(
 ) -> None:
     """Let runs move the alias again. It stays where it is until one does."""
     from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
     from tasks.registry import chosen_by_hand
-    from tasks.registry.client import default_tracking_uri
 
-    terminal, home = Terminal(machine=as_json), Home.discover()
-    address = tracking_uri or default_tracking_uri(home)
+    terminal = Terminal(machine=as_json)
+    home, address = home_and_registry(tracking_uri)
     done = chosen_by_hand.unpin(home, address, name, why=why or None, by=by or None)
     if as_json:
         terminal.give(done.model_dump(mode="json"))
@@ -108,12 +102,10 @@ def unpin(
 def history(name: Name, tracking_uri: TrackingUri = "", as_json: AsJson = False) -> None:
     """Print who had the alias, by whose doing and why. Exit code 4: lines were changed or cut."""
     from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
-    from tasks.registry.client import default_tracking_uri
     from tasks.registry.history_report import report_history
 
-    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
-    found = report_history(home, tracking_uri or default_tracking_uri(home), name)
+    terminal = Terminal(machine=as_json)
+    found = report_history(*home_and_registry(tracking_uri, make=False), name)
     if as_json:
         terminal.give(found.model_dump(mode="json", exclude_none=True) | {"holds": found.holds})
     else:

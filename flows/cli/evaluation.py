@@ -124,6 +124,7 @@ def decide(
     from flows.terminal.reports import show_decision
     from merge_core.errors import RecipeError, StepError
     from tasks.evaluation.report_file import check_new, check_same_tasks, read_report
+    from tasks.promotion.bar import Bar
     from tasks.promotion.baselines import SPOKEN, ComparedWith
     from tasks.promotion.decision import decide as decided
     from tasks.promotion.rule import FORMER_GATE, PromotionRule, read_rule
@@ -149,7 +150,7 @@ def decide(
         )
     ]
     try:
-        decision = decided(merged, base, asked, experts, called=called, others=more)
+        decision = decided(merged, Bar(asked, base, called, experts, more))
     except StepError as error:  # the reports are what was given, so they have to be mended
         raise RecipeError(error.what, where=error.where, mend=error.mend) from None
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,8 +20,9 @@ from flows.cli.options import (
     read_bytes,
     read_recipe,
 )
-from flows.cli.recipes import explain, plan
+from flows.cli.recipes import explain, plan, refuse_or_warn
 from flows.cli.verify import verify
+from merge_core.runtime.compute import Compute
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -78,57 +80,36 @@ def merge(
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.merge import merge as run_merge
-    from merge_core.planning.explain import explain, has_filters, idle_filters
-    from merge_core.planning.plan import open_inputs
-    from merge_core.recipes.warnings import warnings_of
     from merge_core.runtime.timings import Timings
     from merge_core.verification.tolerance import Tolerance
-    from merge_core.verification.verify import raise_for_errors
-    from merge_core.verification.verify import verify as examine
-    from tasks.calibration.measure import calibrate_all, check_data
-    from tasks.sources.locate import base_and_models, fetch_all
+    from tasks.calibration.measure import calibrate, calibrate_all, check_data
+    from tasks.sources.locate import fetch_all
 
     shard_bytes = read_bytes(shard_size)
     terminal = Terminal(machine=as_json)
-    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
+    loaded = read_recipe(terminal, recipe, allow_unrelated=allow_unrelated, strict=strict)
     if seed is not None:
         loaded = _seeded(loaded, seed)
     refuse_existing(out)
     home, beside = Home.if_believed(), recipe.absolute().parent
     check_data(loaded, beside)
     started = time.monotonic()
-    for warning in warnings_of(loaded):
-        terminal.warn(warning)
     with terminal.progress() as progress:
         tolerance = Tolerance.of(loaded)
         sources = fetch_all(loaded.references(), home, beside, progress, tolerance=tolerance)
         found = time.monotonic()
-        base, models = base_and_models(loaded, sources)
-        report = examine(base, models, scan_weights=False, tolerance=tolerance)
-        for finding in report.warnings:
-            terminal.warn(finding)
-        raise_for_errors(report)
-        if has_filters(loaded):
-            inputs = open_inputs(loaded, sources)
-            for warning in idle_filters(loaded, explain(loaded, inputs), inputs):
-                terminal.warn(warning)
-        calibration = calibrate_all(
-            loaded,
-            sources,
-            home=home,
-            beside=beside,
-            device=device,
-            threads=threads,
-            progress=progress,
+        refuse_or_warn(terminal, loaded, sources)
+        measure = partial(
+            calibrate, home=home, beside=beside, device=device, threads=threads, progress=progress
         )
+        calibration = calibrate_all(loaded, sources, measure)
         checked, timings = time.monotonic(), Timings()
         manifest = run_merge(
             loaded,
             sources,
             home=home,
             out=out,
-            device=device,
-            threads=threads,
+            compute=Compute(device, threads),
             shard_bytes=shard_bytes,
             check=False,
             calibration=calibration,
@@ -258,8 +239,7 @@ def extract(
             out,
             home=home,
             dtype=dtype,
-            device=device,
-            threads=threads,
+            compute=Compute(device, threads),
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)
@@ -300,8 +280,7 @@ def apply(
             home=home,
             scale=scale,
             any_base=any_base,
-            device=device,
-            threads=threads,
+            compute=Compute(device, threads),
             progress=progress,
         )
     _give_manifest(terminal, manifest, time.monotonic() - started)

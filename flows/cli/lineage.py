@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson, TrackingUri
+from flows.cli.options import AsJson, TrackingUri, home_and_registry
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -43,13 +43,11 @@ def lineage(
     """Show what a registered version was made of, with the digest of every ancestor."""
     from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
-    from merge_core.homes.home import Home
     from tasks.lineage.contains import versions_that_contain
     from tasks.lineage.html import lineage_html
     from tasks.lineage.mermaid import lineage_mermaid
     from tasks.lineage.text import render_lineage
     from tasks.lineage.trace import lineage as trace
-    from tasks.registry.client import default_tracking_uri
 
     if [mermaid, html, as_json].count(True) > 1 or (contains and (mermaid or html)):
         raise MergeflowError(
@@ -58,7 +56,7 @@ def lineage(
             mend="give one of --mermaid, --html and --json; --contains prints a list, or --json",
         )
     terminal = Terminal(machine=as_json)
-    address = tracking_uri or default_tracking_uri(Home.discover(make=False))
+    _, address = home_and_registry(tracking_uri, make=False)
     if contains:
         found = versions_that_contain(model, address)
         if as_json:
@@ -113,12 +111,10 @@ def diff(
     Weights are compared where both checkpoints are on this machine.
     """
     from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
     from tasks.lineage.diff import difference, difference_lines
-    from tasks.registry.client import default_tracking_uri
 
     terminal = Terminal(machine=as_json)
-    address = tracking_uri or default_tracking_uri(Home.discover(make=False))
+    _, address = home_and_registry(tracking_uri, make=False)
     with terminal.progress() as progress:
         found = difference(first, second, address, progress)
     if as_json:

@@ -10,6 +10,8 @@ import typer
 from tasks.units import read_size
 
 if TYPE_CHECKING:
+    from flows.terminal.console import Terminal
+    from merge_core.homes.home import Home
     from merge_core.recipes.recipe import Recipe
 
 RecipeFile = Annotated[
@@ -45,17 +47,35 @@ TrackingUri = Annotated[
 ]
 
 
-def read_recipe(file: Path, *, allow_unrelated: bool = False, strict: bool = False) -> Recipe:
-    """A recipe as options change it.
+def home_and_registry(tracking_uri: str, *, make: bool = True) -> tuple[Home, str]:
+    """The home, and the address of the MLflow that a command asks.
+
+    Args:
+        make: whether a home that is not there is made.
+    """
+    from merge_core.homes.home import Home
+    from tasks.registry.client import default_tracking_uri
+
+    home = Home.discover(make=make)
+    return home, tracking_uri or default_tracking_uri(home)
+
+
+def read_recipe(
+    terminal: Terminal, file: Path, *, allow_unrelated: bool = False, strict: bool = False
+) -> Recipe:
+    """A recipe as options change it, with a warning of what in it is often a mistake.
 
     Raises:
         RecipeError: it means nothing, or `strict` and it holds parameters without effect.
     """
     from merge_core.recipes.loading import load_recipe
+    from merge_core.recipes.warnings import warnings_of
 
     recipe = load_recipe(file)
     if strict:
         recipe.refuse_idle_settings(str(file))
+    for warning in warnings_of(recipe):
+        terminal.warn(warning)
     return recipe.model_copy(update={"allow_unrelated": True}) if allow_unrelated else recipe
 
 

@@ -25,6 +25,7 @@ from flows.cli import (
     library,
     lineage,
     pipeline,
+    reproduce,
     search,
     stack,
 )
@@ -63,6 +64,7 @@ check.add_commands(app)
 lineage.add_commands(app)
 champion.add_commands(app)
 audit.add_commands(app)
+reproduce.add_commands(app)
 search.add_commands(app)
 
 

@@ -11,6 +11,7 @@ from flows.cli.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_b
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
+    from merge_core.findings import Finding
     from merge_core.recipes.recipe import Recipe
     from merge_core.records import SourceCheckpoint
 
@@ -30,24 +31,15 @@ def plan(
     """Show what a merge would do, or why it would be refused, without reading whole weights."""
     from flows.terminal.console import Terminal
     from flows.terminal.plan import plan_json, show_plan
-    from merge_core.planning.explain import explain as explained
-    from merge_core.planning.explain import has_filters, idle_filters
-    from merge_core.planning.plan import make_plan, open_inputs
-    from merge_core.recipes.warnings import warnings_of
+    from merge_core.planning.plan import make_plan
 
     terminal = Terminal(machine=as_json)
-    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
+    loaded = read_recipe(terminal, recipe, allow_unrelated=allow_unrelated, strict=strict)
     sources = _located(terminal, loaded, recipe)
     if sources is None:
         return
-    _examine(terminal, loaded, sources)
+    refuse_or_warn(terminal, loaded, sources)
     made = make_plan(loaded, sources, shard_bytes=read_bytes(shard_size))
-    for warning in warnings_of(loaded):
-        terminal.warn(warning)
-    if has_filters(loaded):
-        inputs = open_inputs(loaded, sources)
-        for warning in idle_filters(loaded, explained(loaded, inputs), inputs):
-            terminal.warn(warning)
     if as_json:
         terminal.give(plan_json(made, tensors=tensors))
     else:
@@ -86,16 +78,21 @@ def explain(
         show_tensors(terminal, tensors)
 
 
-def _examine(terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckpoint]) -> None:
-    """Warn and refuse as the merge would."""
-    from merge_core.verification.tolerance import Tolerance
-    from merge_core.verification.verify import raise_for_errors, verify
-    from tasks.sources.locate import base_and_models
+def refuse_or_warn(
+    terminal: Terminal, recipe: Recipe, sources: dict[str, SourceCheckpoint]
+) -> None:
+    """Refuse checkpoints that do not belong together, and show what is odd about others.
 
-    base, models = base_and_models(recipe, sources)
-    report = verify(base, models, scan_weights=False, tolerance=Tolerance.of(recipe))
-    for finding in report.warnings:
-        terminal.warn(finding)
+    Raises:
+        CompatibilityError: they do not belong together.
+    """
+    from merge_core.operations.examine import examine
+    from merge_core.verification.verify import raise_for_errors
+
+    report, idle = examine(recipe, sources)
+    warnings: list[str | Finding] = [*report.warnings, *idle]
+    for warning in warnings:
+        terminal.warn(warning)
     raise_for_errors(report)
 
 
@@ -103,7 +100,7 @@ def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, Source
     """A recipe's checkpoints, if all are on this disk; else says so."""
     from merge_core.homes.home import Home
     from merge_core.verification.tolerance import Tolerance
-    from tasks.sources.locate import locate_all, undigested
+    from tasks.sources.locate import locate_all
 
     preflight = locate_all(
         recipe.references(),
@@ -111,9 +108,9 @@ def _located(terminal: Terminal, recipe: Recipe, file: Path) -> dict[str, Source
         file.absolute().parent,
         tolerance=Tolerance.of(recipe),
     )
-    remote = [location.reference for location in preflight.locations if location.is_remote]
-    if remote:
-        terminal.say(f"on the Hub, not downloaded yet: {', '.join(remote)}; their headers fit")
+    if preflight.remote:
+        listed = ", ".join(preflight.remote)
+        terminal.say(f"on the Hub, not downloaded yet: {listed}; their headers fit")
         return None
     # A plan is made of headers; digests, which need every byte, are left to the merge.
-    return {location.reference: undigested(location) for location in preflight.locations}
+    return preflight.undigested()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,10 +43,10 @@ def verify(
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_compatibility
     from merge_core.homes.home import Home
-    from merge_core.recipes.warnings import warnings_of
+    from merge_core.operations.examine import examine
     from merge_core.verification.tolerance import Tolerance
-    from merge_core.verification.verify import verify as examine
-    from tasks.sources.locate import base_and_models, fetch_all
+    from merge_core.verification.verify import verify as verified
+    from tasks.sources.locate import fetch_all
 
     terminal = Terminal(machine=as_json)
     if load is not None:
@@ -53,26 +54,18 @@ def verify(
         return
     if recipe is None:
         raise typer.BadParameter("name a recipe, or a checkpoint with --load")
-    loaded = read_recipe(recipe, allow_unrelated=allow_unrelated, strict=strict)
+    loaded = read_recipe(terminal, recipe, allow_unrelated=allow_unrelated, strict=strict)
     with terminal.progress() as progress:
-        tolerance = Tolerance.of(loaded)
         sources = fetch_all(
             loaded.references(),
             Home.if_believed(),
             recipe.absolute().parent,
             progress=progress,
-            tolerance=tolerance,
+            tolerance=Tolerance.of(loaded),
         )
-        base, models = base_and_models(loaded, sources)
-        report = examine(
-            base,
-            models,
-            scan_weights=scan,
-            tolerance=tolerance,
-            threads=threads,
-            progress=progress,
-        )
-    for warning in warnings_of(loaded):
+        how = partial(verified, threads=threads, progress=progress)
+        report, idle = examine(loaded, sources, scan_weights=scan, verify=how)
+    for warning in idle:
         terminal.warn(warning)
     if as_json:
         terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
@@ -89,21 +82,19 @@ def _verify_loading(
     from merge_core.checkpoints.checkpoint import open_checkpoint
     from merge_core.homes.home import Home
     from merge_core.recipes.loading import load_recipe
-    from tasks.loading.check import check_loading, origins_of
+    from tasks.loading.check import check_loading, check_merged
     from tasks.sources.locate import fetch_all
 
     open_checkpoint(directory)
-    home, donor, origins, plain = Home.discover(), None, None, {}
-    if recipe is not None:
+    home = Home.discover()
+    if recipe is None:
+        report = check_loading(directory, scratch=home.scratch)
+    else:
         loaded = load_recipe(recipe)
         with terminal.progress() as progress:
             beside = recipe.absolute().parent
             sources = fetch_all(loaded.references(), home, beside, progress=progress)
-        donor = sources[loaded.donor].directory
-        plain = {name: source for name, source in sources.items() if source.adapter is None}
-        origins = origins_of(loaded, plain)
-    paths = {name: source.directory for name, source in plain.items()}
-    report = check_loading(directory, donor, origins=origins, sources=paths, scratch=home.scratch)
+        report = check_merged(directory, loaded, sources, home.scratch)
     if as_json:
         terminal.give(report.model_dump(mode="json") | {"ok": report.ok})
     elif report.ok:

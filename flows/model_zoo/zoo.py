@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from flows.model_zoo.place import Zoo
 from flows.model_zoo.settings import SCALES, ScaleName, Settings
 from merge_core.errors import OutputError
-from merge_core.files.locks import held
+from merge_core.files.locks import held, lock_file
 from merge_core.progress import Progress
 
 MANIFEST = "zoo.json"
@@ -40,7 +37,8 @@ def build_zoo(
             mend="name a directory that does not exist yet, or an earlier zoo",
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _only_builder(directory):
+    # The build is held to one process; the kernel lets go of the lock when that process ends.
+    with held(lock_file(directory.with_name(f".{directory.name}.lock"), 0o644)):
         if not is_whole(directory, settings):  # another process may have built it meanwhile
             # Imported late: to find a built zoo must not cost the import of torch.
             from flows.model_zoo.build import build
@@ -94,11 +92,3 @@ def _identity(settings: Settings) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _only_builder(directory: Path) -> Iterator[None]:
-    """Hold the build to one process; the kernel lets go of the lock when that process ends."""
-    lock = os.open(directory.with_name(f".{directory.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
-    with held(lock):
-        yield

@@ -112,6 +112,12 @@ class Register(Section):
         " MLFLOW_TRACKING_URI, else the embedded database.",
         json_schema_extra={"position": 2},
     )
+    note_user: bool = Field(
+        default=False,
+        title="Note who ran it",
+        description="Keep the names of the user and of the machine in the run's lock.json.",
+        json_schema_extra={"position": 3},
+    )
 
     @field_validator("tracking_uri")
     @classmethod

@@ -329,7 +329,7 @@ def only_one(home: Home) -> Iterator[None]:
         MergeflowError: another stack runs on it; says where.
     """
     with os.fdopen(open_private(home.stack / "lock"), "w") as file:
-        if not try_lock(file.fileno()):
+        if not try_lock(file.fileno(), home.stack / "lock"):
             record = read_record(home)
             raise MergeflowError(
                 f"is up already: Prefect on {record.prefect}, MLflow on {record.mlflow}"

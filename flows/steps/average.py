@@ -11,11 +11,11 @@ from flows.settings.averaging import Averaging
 from flows.steps import merge as merging
 from flows.steps.artifacts import publish_report
 from flows.steps.average_baselines import objective_of
-from flows.steps.evaluating import Asked, score
+from flows.steps.evaluating import Asked, score, score_each
 from flows.steps.trajectory_page import trajectory_markdown
 from merge_core.findings import some
 from merge_core.homes.home import Home
-from merge_core.operations.trajectory.path import PathReport, path_key
+from merge_core.operations.trajectory.path import PathReport
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.store.objects import Store
@@ -144,13 +144,12 @@ def ingredients(
     return {past.average.path: len(past.seen) / total} | dict.fromkeys(fresh, 1 / total)
 
 
-def path(averaging: Averaging, trajectory: Trajectory, sources: Sources) -> PathReport:
+def path(trajectory: Trajectory, sources: Sources) -> PathReport:
     """The distances between the checkpoints; a path that looks odd is noted in the log."""
     on_path = [each for each in trajectory.chosen if each.reference in sources]
     ordered = [sources[each.reference] for each in on_path]
     names = [each.name for each in on_path]
-    arguments = (path_key(ordered, names), ordered, names)
-    report = run_step(path_task, *arguments, subject=f"{len(names)} checkpoints")
+    report = run_step(path_task, ordered, names, subject=f"{len(names)} checkpoints")
     for warning in report.warnings:
         _log.warning("warning: %s", warning)
     return report
@@ -165,8 +164,7 @@ def soup(
     pipeline = averaging.pipeline(averaging.weighted(references))
     singles = [sources[reference] for reference in references]
     names = distinct_names(references)
-    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
-    reports = score(pipeline, suite, asked, home, evaluators)
+    reports = score_each(pipeline, suite, singles, home, evaluators)
     reference, objective = reports[-1], objective_of(averaging)
     made: dict[tuple[int, ...], CheckpointManifest] = {}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.settings.averaging import Averaging
 from flows.settings.pipeline import Pipeline
 from flows.steps.baselines import champion, each_once, referenced
-from flows.steps.evaluating import Asked, score
+from flows.steps.evaluating import Asked, score, score_each
 from flows.steps.scores import Baseline, Inputs
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
@@ -95,11 +95,6 @@ def _best(
 ) -> SourceCheckpoint:
     references = [each.reference for each in trajectory.chosen if each.reference in sources]
     singles = [sources[reference] for reference in references]
-    names = distinct_names(references)
-    asked = [Asked(*each) for each in zip(singles, names, strict=True)]
-    reports = score(pipeline, suite, asked, home, evaluators)
-    return singles[_first_of(objective_of(averaging), reports)]
-
-
-def _first_of(objective: Objective, reports: Sequence[EvaluationReport]) -> int:
-    return ranking([objective(report, reports[-1]) for report in reports])[0]
+    reports = score_each(pipeline, suite, singles, home, evaluators)
+    objective = objective_of(averaging)
+    return singles[ranking([objective(report, reports[-1]) for report in reports])[0]]

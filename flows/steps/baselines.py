@@ -112,7 +112,8 @@ def referenced(
 ) -> SourceCheckpoint:
     """A checkpoint that the rule names, on this disk and as transformers loads it."""
     alone = parse_recipe({"merge_method": "passthrough", "models": [{"model": reference}]})
-    source = merging.resolve(pipeline.model_copy(update={"recipe": alone}), home, beside)[reference]
+    as_it_is = pipeline.model_copy(update={"recipe": alone})
+    source = merging.resolve(as_it_is, home, beside).sources[reference]
     return merging.written_out(pipeline, source, home)
 
 

@@ -7,21 +7,17 @@ from pathlib import Path
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report, with_warnings
-from flows.steps.baselines import check_baselines
-from flows.steps.early_checks import check_registry, check_rule
+from flows.steps.early_checks import check_pipeline
+from flows.steps.merge import refuse_or_warn
 from flows.terminal.console import size
 from merge_core.homes.home import Home
-from merge_core.planning.explain import explain, idle_filters
-from merge_core.planning.plan import make_plan, open_inputs
+from merge_core.operations.examine import examine
+from merge_core.planning.plan import make_plan
 from merge_core.recipes.warnings import warnings_of
 from merge_core.text.markdown import block, inline, table
 from merge_core.text.plain import LONGEST
 from merge_core.verification.tolerance import Tolerance
-from tasks.calibration.measure import check_data
-from tasks.evaluation.suite import load_suite
 from tasks.resolve import preflight_task
-from tasks.sources.locate import undigested
-from tasks.sources.references import expand_variables
 
 
 def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
@@ -31,29 +27,27 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
         MergeflowError: the fault at which a run of this pipeline would stop.
     """
     home, recipe = Home.discover(), pipeline.recipe
-    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
-    check_rule(pipeline.promote, suite)
-    check_baselines(pipeline)
-    check_registry(pipeline.register_as, home)
-    check_data(recipe, beside)
+    suite = check_pipeline(pipeline, home, beside)
     uri = pipeline.register_as.tracking_uri or ""
-    arguments = (recipe.references(), home.path, beside, uri, Tolerance.of(recipe))
-    locations = run_step(preflight_task, *arguments, subject="headers").locations
+    references = recipe.references()
+    arguments = (references, home.path, beside, uri, Tolerance.of(recipe))
+    found = run_step(preflight_task, *arguments, subject="headers")
     warnings = warnings_of(recipe)
-    remote = [location.reference for location in locations if location.is_remote]
-    if remote:
-        said = f"{len(locations)} checkpoints fit; to be downloaded: {', '.join(remote)}"
+    said = f"{len(references)} checkpoints fit; "
+    if found.remote:
+        said += f"to be downloaded: {', '.join(found.remote)}"
     else:
-        sources = {location.reference: undigested(location) for location in locations}
+        sources = found.undigested()
+        examined = examine(recipe, sources)
+        refuse_or_warn(pipeline, examined)
+        warnings += examined.idle_filters
         plan = make_plan(recipe, sources)
-        inputs = open_inputs(recipe, sources)
-        warnings += idle_filters(recipe, explain(recipe, inputs), inputs)
-        said = (
-            f"{len(locations)} checkpoints fit; {recipe.merge_method} would write"
-            f" {len(plan.tensors)} tensors, {size(plan.output_bytes)}"
+        said += (
+            f"{recipe.merge_method} would write {len(plan.tensors)} tensors,"
+            f" {size(plan.output_bytes)}"
         )
     head = ["checkpoint"]
-    listed = table(head, [[location.reference] for location in locations], head)
+    listed = table(head, [[reference] for reference in references], head)
     measured = ", ".join(task.task for task in suite.tasks)
     lines = [f"Nothing was merged. {inline(said, LONGEST)}.", "", *listed, ""]
     lines += [

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from flows.settings.pipeline import Register
+from pathlib import Path
+
+from flows.settings.pipeline import Pipeline, Register
+from flows.steps.baselines import check_baselines
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
-from tasks.evaluation.suite import Suite
+from tasks.calibration.measure import check_data
+from tasks.evaluation.suite import Suite, load_suite
 from tasks.promotion.decision import check_tasks
 from tasks.promotion.rule import FORMER_GATE, PromotionRule
 from tasks.registry.client import RegistryUnreachableError, check_address, default_tracking_uri
+from tasks.sources.references import expand_variables
 
 _log = plain_log("mergeflow")
+
+
+def check_pipeline(pipeline: Pipeline, home: Home, beside: Path | None) -> Suite:
+    """Every check of a pipeline that needs no checkpoint; its suite.
+
+    Raises:
+        MergeflowError: the fault at which a run of this pipeline would stop.
+    """
+    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
+    check_rule(pipeline.promote, suite)
+    check_baselines(pipeline)
+    check_registry(pipeline.register_as, home)
+    check_data(pipeline.recipe, beside)
+    return suite
 
 
 def check_rule(rule: PromotionRule, suite: Suite) -> None:

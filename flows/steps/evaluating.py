@@ -15,11 +15,12 @@ from merge_core.homes.home import Home
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
 from merge_core.text.plain import plain_log
-from tasks.evaluate import evaluate_in_looks_task, evaluate_task, looks_key, stored_evaluation
-from tasks.evaluation.evaluate import Looks, evaluation_key, failed_evaluation
+from tasks.evaluate import evaluate_in_looks_task, evaluate_task, stored_evaluation
+from tasks.evaluation.evaluate import Looks, failed_evaluation
 from tasks.evaluation.evaluators import Evaluators, Isolation
 from tasks.evaluation.suite import Suite
 from tasks.records import EvaluationReport
+from tasks.reports.names import distinct_names
 from tasks.roles import Roles
 
 _log = plain_log("mergeflow")
@@ -72,7 +73,7 @@ def evaluate_candidate(
         looks = _looks(pipeline, inputs)
         known = stored_evaluation(home.cache, asked.checkpoint, suite, pipeline.evaluate.device)
         if looks and known is None:
-            report = _report_in_looks(pipeline, suite, asked, home, evaluators, looks, *sizes)
+            report = _report(pipeline, suite, asked, home, evaluators, *sizes, looks=looks)
         else:
             [report] = score(pipeline, suite, [asked], home, evaluators, *sizes)
         smaller = _size(report, suite)
@@ -136,6 +137,19 @@ def score(
     return reports
 
 
+def score_each(
+    pipeline: Pipeline,
+    suite: Suite,
+    checkpoints: Sequence[SourceCheckpoint],
+    home: Home,
+    evaluators: Evaluators,
+) -> list[EvaluationReport]:
+    """Scores of checkpoints under names that tell each from the others."""
+    names = distinct_names([each.reference for each in checkpoints])
+    asked = [Asked(*each) for each in zip(checkpoints, names, strict=True)]
+    return score(pipeline, suite, asked, home, evaluators)
+
+
 def _looks(pipeline: Pipeline, inputs: Inputs) -> Looks | None:
     """How the candidate is looked at before its evaluation is whole, if it is."""
     rule = pipeline.promote
@@ -145,57 +159,12 @@ def _looks(pipeline: Pipeline, inputs: Inputs) -> Looks | None:
 
     return AsAsked(
         rule=rule,
-        base=inputs.report,
+        baseline=inputs.report,
         called=inputs.baseline.name,
         experts=inputs.experts,
         others=inputs.others,
         origin=inputs.origin,
     )
-
-
-def _report_in_looks(
-    pipeline: Pipeline,
-    suite: Suite,
-    asked: Asked,
-    home: Home,
-    evaluators: Evaluators,
-    looks: Looks,
-    batch_size: int | None = None,
-) -> EvaluationReport:
-    """The candidate's report as far as the rule has wanted it."""
-    how = pipeline.evaluate
-    key = looks_key(evaluation_key(asked.checkpoint, suite, how.device), looks)
-    named = asked.checkpoint.model_copy(update={"reference": asked.name})
-    arguments = (key, named, suite, looks, home.scratch, how.device, threads_of(how))
-    try:
-        with device_slot(how.device):
-            report = run_step(
-                evaluate_in_looks_task,
-                *arguments,
-                subject=asked.name,
-                logs=home.logs,
-                digest_memo=home.digest_memo,
-                evaluators=evaluators,
-                batch_size=batch_size,
-            )
-    except StepError as error:
-        return _failed(named, asked, suite, how.device, error)
-    if report.looks and report.looks.is_part:
-        _log.info(
-            "the evaluation of %s ended at look %d of %d: the rule knows enough",
-            asked.name,
-            report.looks.taken,
-            report.looks.number,
-        )
-    return report.model_copy(update={"reference": asked.checkpoint.reference})
-
-
-def _failed(
-    named: SourceCheckpoint, asked: Asked, suite: Suite, device: str, error: StepError
-) -> EvaluationReport:
-    _log.warning("the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend)
-    report = failed_evaluation(named, suite, device, error)
-    return report.model_copy(update={"reference": asked.checkpoint.reference})
 
 
 def _size(report: EvaluationReport, suite: Suite) -> list[int]:
@@ -218,24 +187,24 @@ def _report(
     asked: Asked,
     home: Home,
     evaluators: Evaluators,
-    batch_size: int | None,
+    batch_size: int | None = None,
     *,
+    looks: Looks | None = None,
     again: bool = False,
 ) -> EvaluationReport:
     """One checkpoint's report.
 
     Args:
+        looks: end as soon as the rule knows enough.
         again: whatever is stored.
     """
     how = pipeline.evaluate
-    key = evaluation_key(asked.checkpoint, suite, how.device)
     named = asked.checkpoint.model_copy(update={"reference": asked.name})
-    task = evaluate_task.with_options(refresh_cache=True) if again else evaluate_task
+    task = evaluate_in_looks_task if looks else evaluate_task
     try:
         with device_slot(how.device):
             report = run_step(
-                task,
-                key,
+                task.with_options(refresh_cache=True) if again else task,
                 named,
                 suite,
                 home.scratch,
@@ -247,10 +216,21 @@ def _report(
                 evaluators=evaluators,
                 isolation=asked.isolation,
                 batch_size=batch_size,
+                looks=looks,
             )
     except StepError as error:
         if not asked.may_fail:
             raise
-        return _failed(named, asked, suite, how.device, error)
+        _log.warning(
+            "the candidate cannot be evaluated: %s; what to do: %s", error.what, error.mend
+        )
+        report = failed_evaluation(named, suite, how.device, error)
+    if report.looks and report.looks.is_part:
+        _log.info(
+            "the evaluation of %s ended at look %d of %d: the rule knows enough",
+            asked.name,
+            report.looks.taken,
+            report.looks.number,
+        )
     # The same content may have been scored under another name.
     return report.model_copy(update={"reference": asked.checkpoint.reference})

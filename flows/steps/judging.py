@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from prefect import runtime
 
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
+from flows.steps.against import said_against
 from flows.steps.artifacts import publish_links, publish_report
 from flows.steps.lineage_page import publish_lineage
 from flows.steps.scores import Scores
@@ -19,7 +22,7 @@ from merge_core.operations.profile import TaskVectorProfile
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.verification.verify import CompatibilityReport
-from tasks.decide import decide_task, decision_key
+from tasks.decide import decide_task
 from tasks.progress import prefect_progress
 from tasks.promotion.choice import with_choice
 from tasks.records import Decision, MergeOutcome, Registration
@@ -27,15 +30,14 @@ from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
 from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
+from tasks.registry.lock import LOCK, Lock, moment
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
-from tasks.roles import the
 
 PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """What a search says of the recipe that it chose."""
 
     candidates: int
@@ -46,11 +48,30 @@ class Chosen:
     """For the merge's run in MLflow, by name."""
 
 
+class Candidate(NamedTuple):
+    """What was merged and evaluated, with all that its decision and its record rest on."""
+
+    pipeline: Pipeline
+    manifest: CheckpointManifest
+    baseline: SourceCheckpoint
+    """The first one, which the run falls back to."""
+    models: Sequence[SourceCheckpoint]
+    """What it was merged from, without the baseline."""
+    scores: Scores
+    compatibility: CompatibilityReport
+    lock: Lock
+    """What `flows.steps.locking` noted; it gets its end when the candidate is registered."""
+    profile: TaskVectorProfile | None = None
+    artifacts: Mapping[str, str | bytes] = MappingProxyType({})
+    """More files for the merge's run in MLflow, by name."""
+    chosen: Chosen | None = None
+    """By a search, if one did."""
+
+
 def decide(pipeline: Pipeline, scores: Scores, chosen: Chosen | None = None) -> Decision:
     """The verdict, with everyone's scores side by side on the run's page."""
-    asked = (pipeline.promote, scores.experts, scores.roles.baseline, scores.others, scores.origin)
-    arguments = (scores.merged, scores.base, *asked)
-    decision = run_step(decide_task, decision_key(*arguments), *arguments, subject=pipeline.name)
+    bar = scores.bar(pipeline.promote)
+    decision = run_step(decide_task, scores.merged, bar, subject=pipeline.name)
     if chosen:
         decision = with_choice(decision, chosen.candidates, chosen.documents)
     publish_decision(pipeline, scores, decision)
@@ -90,25 +111,14 @@ def _picture(decision: Decision) -> bytes | None:
 
 
 def register(
-    pipeline: Pipeline,
-    home: Home,
-    manifest: CheckpointManifest,
-    base: SourceCheckpoint,
-    experts: Sequence[SourceCheckpoint],
-    scores: Scores,
-    decision: Decision,
-    compatibility: CompatibilityReport,
-    profile: TaskVectorProfile | None,
-    artifacts: Mapping[str, str | bytes] | None = None,
-    *,
-    champion: Seen,
+    candidate: Candidate, home: Home, decision: Decision, champion: Seen
 ) -> Registration | None:
     """The record in MLflow and the alias: the last step, never cached, safe to repeat.
 
     Args:
         champion: what `champion_now` said when the decision was made.
-        artifacts: more files for the merge's run in MLflow, by name.
     """
+    pipeline, manifest, scores = candidate.pipeline, candidate.manifest, candidate.scores
     name = pipeline.register_as.model
     if name is None:
         return None
@@ -120,10 +130,12 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
-    files = {
-        **(artifacts or {}),
+    ended = candidate.lock.model_copy(update={"ended": moment(datetime.now(UTC))})
+    files: dict[str, str | bytes] = {
+        **candidate.artifacts,
         "rule.json": pipeline.promote.model_dump_json(indent=1),
         "compared.json": scores.compared().model_dump_json(exclude_none=True),
+        LOCK: ended.model_dump_json(indent=1),
     }
     if picture := _picture(decision):
         files[PICTURE] = picture
@@ -136,12 +148,12 @@ def register(
         recipe_yaml=recipe_file.read_text("utf-8"),
         recipe_digest=pipeline.recipe.digest,
         manifest=manifest,
-        base=base,
-        models=experts,
+        base=candidate.baseline,
+        models=candidate.models,
         reports=scores.of_the_merge,
         decision=decision,
-        compatibility=compatibility,
-        profile=profile,
+        compatibility=candidate.compatibility,
+        profile=candidate.profile,
         pipeline_name=pipeline.name,
         prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
         artifacts=files,
@@ -154,7 +166,7 @@ def register(
     )
     publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
-    served = manifest.path if decision.promote else base.path
+    served = manifest.path if decision.promote else candidate.baseline.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))
     return registration
 
@@ -166,21 +178,11 @@ def ending_words(outcome: MergeOutcome) -> str:
     return f"{said}; {reasons}" if said else reasons
 
 
-def said_against(decision: Decision) -> str:
-    """Before the reasons: the baselines, if not the base alone."""
-    if decision.baselines == ("base",):
-        return ""
-    return f"against {' and '.join(the(name) for name in decision.baselines)}: "
-
-
 def outcome_of(
-    manifest: CheckpointManifest,
-    baseline: SourceCheckpoint,
-    scores: Scores,
-    decision: Decision,
-    registration: Registration | None,
+    candidate: Candidate, decision: Decision, registration: Registration | None
 ) -> MergeOutcome:
     """The run's answer: which checkpoint to serve, and why."""
+    manifest, baseline, scores = candidate.manifest, candidate.baseline, candidate.scores
     served = manifest.as_source() if decision.promote else baseline
     champion = registration.champion if registration else None
     return MergeOutcome(

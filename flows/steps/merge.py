@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from flows.fanout.choose import executor_of
 from flows.gpu_slot import device_slot
-from flows.run_step import run_step, run_together
+from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report, with_warnings
 from merge_core.errors import StepError
@@ -23,32 +23,33 @@ from merge_core.files.own_files import NotOursError, read_own, set_aside
 from merge_core.files.private import write_private
 from merge_core.findings import some
 from merge_core.homes.home import Home
+from merge_core.operations.examine import Examined, examine
 from merge_core.operations.profile import TaskVectorProfile, profile_key
-from merge_core.planning.explain import explain, idle_filters
-from merge_core.planning.plan import open_inputs
-from merge_core.progress import SharedProgress
+from merge_core.progress import Progress
 from merge_core.recipes.loading import parse_recipe
-from merge_core.recipes.measurements import measurements
+from merge_core.recipes.measurements import Measurement, measurements
 from merge_core.recipes.warnings import warnings_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.store.objects import Store, Wanted
 from merge_core.store.quarantine import count_as_new
 from merge_core.store.vouching import departures
 from merge_core.text.plain import plain_log
 from merge_core.verification.tolerance import Tolerance
-from merge_core.verification.verify import CompatibilityReport, raise_for_errors, verify_key
+from merge_core.verification.verify import CompatibilityReport, raise_for_errors
 from tasks.calibrate import calibrate_task
-from tasks.calibration.measure import calibration_key
+from tasks.calibration.measure import calibrate_all
 from tasks.load import loading_task
-from tasks.loading.check import LoadingReport, loading_key, origins_of, raise_for_loading
+from tasks.loading.check import LoadingReport, raise_for_loading
 from tasks.merge import merge_task
 from tasks.profile import profile_task
 from tasks.progress import listening, prefect_progress
+from tasks.registry.lock import LockedSource
 from tasks.reports.names import distinct_names
 from tasks.reports.verify import compatibility_markdown, profile_markdown
 from tasks.resolve import preflight_task, resolve_task
-from tasks.sources.locate import IDENTIFIED_AT_ONCE, Location
-from tasks.sources.location_keys import location_key
+from tasks.sources.hub_blobs import check_blobs
+from tasks.sources.locate import Location
 from tasks.units import read_size
 from tasks.verify import verify_task
 
@@ -58,8 +59,18 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PICTURE = 16 << 20
 
 
-def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, SourceCheckpoint]:
-    """Every checkpoint of the recipe on this disk, by reference, the base first."""
+class Resolved(NamedTuple):
+    """The checkpoints of a recipe on this disk, by reference, the base first; and what is locked of
+    them."""
+
+    sources: dict[str, SourceCheckpoint]
+    locked: tuple[LockedSource, ...]
+
+
+def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> Resolved:
+    """Find and identify every checkpoint of the recipe."""
+    for warning in warnings_of(pipeline.recipe):
+        _log.warning("warning: %s", warning)
     references = pipeline.recipe.references()
     uri = pipeline.register_as.tracking_uri or ""
     tolerance = Tolerance.of(pipeline.recipe)
@@ -68,23 +79,20 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
     memo = DigestMemo(home.digest_memo)
     names = dict(zip(references, distinct_names(references), strict=True))
 
-    def resolved(location: Location) -> SourceCheckpoint:
-        key, name = location_key(location), names[location.reference]
-        source = run_step(resolve_task, key, location, home.digest_memo, subject=name)
-        if departures(source, memo):
-            again = resolve_task.with_options(refresh_cache=True)
-            source = run_step(again, key, location, home.digest_memo, subject=name)
+    def identify(location: Location, progress: Progress) -> SourceCheckpoint:
+        name = names[location.reference]
+        with listening(progress):
+            source = run_step(resolve_task, location, home.digest_memo, subject=name)
+            if departures(source, memo):
+                again = resolve_task.with_options(refresh_cache=True)
+                source = run_step(again, location, home.digest_memo, subject=name)
+        for part in (source, source.adapter):
+            if part is not None:
+                check_blobs(part)  # what was cached before this was looked at, too
         return source
 
-    # As plain commands do: a file is hashed by one thread, a download has several connections.
-    here = [location for location in found.locations if not location.is_remote]
-    progress = SharedProgress(None)
-    with listening(progress):
-        jobs = [partial(resolved, location) for location in here]
-        identified = run_together(jobs, IDENTIFIED_AT_ONCE, progress.stop)
-    identified += [resolved(location) for location in found.locations if location.is_remote]
-    by_reference = {source.reference: source for source in identified}
-    sources = {reference: by_reference[reference] for reference in references}
+    sources = found.identified(identify, None)
+    locked = [LockedSource.of(sources[each.reference], each.version) for each in found.locations]
     for source in sources.values():
         count_as_new(home, source.directory)
     donor = sources[pipeline.recipe.donor]
@@ -93,34 +101,34 @@ def resolve(pipeline: Pipeline, home: Home, beside: Path | None) -> dict[str, So
         stored = written_out(pipeline, donor, home)
         own_digest = model_digest(stored.files)
         sources[donor.reference] = stored.model_copy(update={"digest": own_digest})
-    return sources
+        locked = [
+            each.model_copy(update={"digest": sources[each.reference].digest}) for each in locked
+        ]
+    return Resolved(sources, tuple(locked))
 
 
-def verify(
-    pipeline: Pipeline, base: SourceCheckpoint | None, models: Sequence[SourceCheckpoint]
-) -> CompatibilityReport:
-    """The compatibility report; its errors end the run."""
+def verify(pipeline: Pipeline, sources: Mapping[str, SourceCheckpoint]) -> CompatibilityReport:
+    """The compatibility report, as a step; its errors end the run."""
+
+    def step(
+        base: SourceCheckpoint | None, models: Sequence[SourceCheckpoint], **options: Any
+    ) -> CompatibilityReport:
+        subject = f"{len(models)} models"
+        return run_step(verify_task, base, models, **options, subject=subject)
+
     scan = pipeline.execution.scan_weights
-    tolerance = Tolerance.of(pipeline.recipe)
-    key = verify_key(base, models, scan_weights=scan, tolerance=tolerance)
-    report = run_step(
-        verify_task,
-        key,
-        base,
-        models,
-        scan_weights=scan,
-        tolerance=tolerance,
-        subject=f"{len(models)} models",
-    )
+    examined = examine(pipeline.recipe, sources, scan_weights=scan, verify=step)
+    return refuse_or_warn(pipeline, examined)
+
+
+def refuse_or_warn(pipeline: Pipeline, examined: Examined) -> CompatibilityReport:
+    """The report on the run's page, its warnings in the log; its errors end the run."""
+    report, idle = examined
     # What the recipe says is not part of the report's key: it changes with every weight.
-    warnings = warnings_of(pipeline.recipe)
-    if report.ok:
-        sources = {source.reference: source for source in (*([base] if base else []), *models)}
-        inputs = open_inputs(pipeline.recipe, sources)
-        warnings += idle_filters(pipeline.recipe, explain(pipeline.recipe, inputs), inputs)
+    warnings = [*warnings_of(pipeline.recipe), *idle]
     markdown = with_warnings(compatibility_markdown(report), warnings)
     publish_report(pipeline.name, "compatibility", markdown)
-    for warning in [*warnings, *map(str, report.warnings)]:
+    for warning in [*idle, *map(str, report.warnings)]:
         _log.warning("warning: %s", warning)
     raise_for_errors(report)
     rows = zip(distinct_names([row.reference for row in report.rows]), report.rows, strict=True)
@@ -132,9 +140,9 @@ def profile(
     pipeline: Pipeline, home: Home, base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
 ) -> TaskVectorProfile:
     """The profile of the task vectors, with its plot on the run's page."""
-    key = profile_key(base, models)
-    measured = run_step(profile_task, key, base, models, subject=f"{len(models)} task vectors")
-    page = profile_markdown(measured, _picture(measured, home.cache / f"profile-{key}.png"))
+    measured = run_step(profile_task, base, models, subject=f"{len(models)} task vectors")
+    picture = home.cache / f"profile-{profile_key(base, models)}.png"
+    page = profile_markdown(measured, _picture(measured, picture))
     publish_report(pipeline.name, "task-vectors", page)
     names = distinct_names(measured.models)
     for (i, j), cosine, conflict in zip(
@@ -155,21 +163,20 @@ def calibrate(
 ) -> dict[str, SourceCheckpoint]:
     """The measurements of each model for a method that uses data; nothing for other methods."""
     how, memo = pipeline.execution, DigestMemo(home.digest_memo)
-    needed = measurements(pipeline.recipe)
-    measured = {}
-    for (reference, measurement), name in zip(
-        needed.items(), distinct_names(list(needed)), strict=True
-    ):
-        source, subject = sources[reference], f"{measurement.statistic} of {name}"
-        key = calibration_key(source, measurement, beside, how.device)
-        arguments = (key, source, measurement, home.path, beside, how.device, how.threads)
+    names = list(measurements(pipeline.recipe))
+    named = dict(zip(names, distinct_names(names), strict=True))
+
+    def measure(source: SourceCheckpoint, measurement: Measurement) -> SourceCheckpoint:
+        subject = f"{measurement.statistic} of {named[source.reference]}"
+        arguments = (source, measurement, home.path, beside, how.device, how.threads)
         with device_slot(how.device):
             found = run_step(calibrate_task, *arguments, subject=subject)
             if departures(found, memo):
                 again = calibrate_task.with_options(refresh_cache=True)
                 found = run_step(again, *arguments, record=found, subject=subject)
-        measured[reference] = found
-    return measured
+        return found
+
+    return calibrate_all(pipeline.recipe, sources, measure)
 
 
 def merge(
@@ -190,8 +197,8 @@ def merge(
     store = Store(home)
     measured = dict(calibration or {})
     executor = executor_of(how.scale_out, home)
-    compute = (home.path, how.device, how.threads, measured, shard_bytes, executor)
-    arguments = (wanted.plan_digest, recipe, dict(sources), *compute)
+    where = (home.path, Compute(how.device, how.threads), measured, shard_bytes, executor)
+    arguments = (wanted, recipe, dict(sources), *where)
     # The workers of a pool hold the slots of their own machines, this one's perhaps among them.
     with device_slot("cpu" if how.scale_out.work_pool else how.device):
         manifest = store.here(run_step(merge_task, *arguments, subject=recipe.merge_method))
@@ -240,22 +247,8 @@ def load(
 ) -> LoadingReport:
     """What transformers says of the merged checkpoint; what is worse than in the donor ends the
     run, before anything is evaluated."""
-    recipe, plain = (
-        pipeline.recipe,
-        {reference: source for reference, source in sources.items() if source.adapter is None},
-    )
-    donor = sources[recipe.donor]
-    key = loading_key(manifest.digest, donor, recipe, list(sources.values()))
-    report = run_step(
-        loading_task,
-        key,
-        Path(manifest.path),
-        donor.directory,
-        origins_of(recipe, plain),
-        {reference: source.directory for reference, source in plain.items()},
-        home.scratch,
-        subject="merged",
-    )
+    arguments = (manifest, pipeline.recipe, dict(sources), home.scratch)
+    report = run_step(loading_task, *arguments, subject="merged")
     (_log.info if report.checked else _log.warning)("%s", report.sentence)
     raise_for_loading(report, "merged")
     return report

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.odd_answers import odd_answers
+from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import Compared, ComparedWith
+from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport
 from tasks.reports.names import distinct_names
 from tasks.roles import MERGE, Roles
@@ -30,6 +32,10 @@ class Scores:
     def reports(self) -> tuple[EvaluationReport, tuple[EvaluationReport, ...], EvaluationReport]:
         """As the functions that make tables of them take them."""
         return self.base, self.experts, self.merged
+
+    def bar(self, rule: PromotionRule) -> Bar:
+        """What the candidate has to pass."""
+        return Bar(rule, self.base, self.roles.baseline, self.experts, self.others, self.origin)
 
     def by_name(self) -> dict[str, dict[str, float]]:
         """Score by checkpoint and task, in the order to show them; the first by `base` and the last

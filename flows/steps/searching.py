@@ -201,7 +201,7 @@ def alone(home: Home, identity: str) -> Iterator[None]:
     """
     path = home.scratch / f"search-{identity[:16]}.lock"
     with os.fdopen(open_private(path), "wb") as file:
-        if not try_lock(file.fileno()):
+        if not try_lock(file.fileno(), path):
             raise StepError(
                 "this search runs already, in another process of this home",
                 where=str(path),

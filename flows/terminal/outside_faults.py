@@ -19,6 +19,10 @@ from merge_core.errors import (
 )
 from merge_core.open_files import TO_RAISE
 
+_NO_LOCKS = (
+    "that file system has no locks: mount it with locks, or name a place on another disk (a home:"
+    " MERGEFLOW_HOME=PATH)"
+)
 _MENDS: dict[int, str] = {
     errno.ENOSPC: "free some space on that disk, or name a home on another (MERGEFLOW_HOME=PATH),"
     " and run the same command again",
@@ -31,6 +35,8 @@ _MENDS: dict[int, str] = {
     errno.ENAMETOOLONG: "write a shorter name",
     errno.EIO: "look after that disk or network, and run the same command again",
     errno.ESTALE: "look after that network disk, and run the same command again",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
     errno.EMFILE: TO_RAISE,
     errno.ENFILE: TO_RAISE,
 }

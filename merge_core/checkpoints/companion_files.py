@@ -13,9 +13,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
-from merge_core.files.bounded_json import parse_json
+from merge_core.files.bounded_json import parse_json, read_json
 from merge_core.files.names import MODULES_NAME, is_companion, is_model_file
 from merge_core.files.untrusted import (
     check_inside,

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from merge_core.checkpoints.adapters import adapted, open_adapter
 from merge_core.checkpoints.adapters.config import CONFIG_NAME, WEIGHTS_NAME
-from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint, weights_used
+from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint, reader_of
 from merge_core.checkpoints.companion_files import code_names, companion_names
-from merge_core.checkpoints.weight_files import is_weight_file
 from merge_core.files.digests import DigestMemo, digest_of, model_digest
 from merge_core.files.hashing import hash_files
-from merge_core.files.names import is_model_file
+from merge_core.files.names import is_model_file, is_weight_file
 from merge_core.files.untrusted import check_plain
 from merge_core.progress import Progress
 from merge_core.records import SourceAdapter, SourceCheckpoint
@@ -134,7 +133,7 @@ def model_files(directory: Path) -> list[Path]:
     """
     root = directory.resolve()
     names = {path.name for path in directory.iterdir() if is_model_file(path.name)}
-    used = weights_used(directory)
+    used = reader_of(directory).used(directory)
     if used is not None:
         names = {name for name in names if name in used or not is_weight_file(name)}
     names |= {*companion_names(directory), *code_names(directory)}

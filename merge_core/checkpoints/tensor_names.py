@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.findings import some
-from merge_core.tensors.inputs import called
 from merge_core.tensors.names import kinds_of
 
 K = TypeVar("K")
@@ -36,6 +35,13 @@ MULTIMODAL: tuple[Renaming, ...] = (
     (("visual.", "model.visual."), ("model.", "model.language_model.")),
 )
 """Prefixes of multimodal checkpoints, old and new, both ways."""
+_SPELLINGS = (
+    (".LayerNorm.gamma", ".LayerNorm.weight"),
+    (".LayerNorm.beta", ".LayerNorm.bias"),
+    (".weight_g", ".parametrizations.weight.original0"),
+    (".weight_v", ".parametrizations.weight.original1"),
+)
+"""Ends of names, as older and newer versions of a library have them."""
 _MOST_PREFIXES = 16
 """First words of a checkpoint's names; an honest one has few."""
 
@@ -55,6 +61,32 @@ def prefixes_of(names: Collection[str]) -> list[str]:
 
 def new_names(pattern: Collection[str], names: Collection[str]) -> dict[str, str]:
     """For names that `pattern` does not have: what they are called there.
+
+    Empty where nothing has to be renamed. Ends of names are respelled first, then prefixes mapped.
+    """
+    if set(names) <= set(pattern):
+        return {}
+    spelled = _respelled(pattern, names)
+    read = [spelled.get(name, name) for name in names]
+    moved = _moved(pattern, read)
+    new = {name: moved.get(now, now) for name, now in zip(names, read, strict=True)}
+    return {name: now for name, now in new.items() if name != now}
+
+
+def _respelled(pattern: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """New names for those whose end the pattern spells otherwise, everywhere."""
+    new: dict[str, str] = {}
+    for pair in _SPELLINGS:
+        for old, now in (pair, pair[::-1]):
+            if any(each.endswith(now) for each in pattern) and not any(
+                each.endswith(old) for each in pattern
+            ):
+                new |= {name: name.removesuffix(old) + now for name in names if name.endswith(old)}
+    return {} if set(new.values()) & set(names) else new
+
+
+def _moved(pattern: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """New names where one renaming of prefixes explains what the pattern does not have.
 
     Empty where nothing has to be renamed, where no renaming makes at least half of the pattern's
     names of them, or where several do it differently. Layers are compared as one, since models may
@@ -101,7 +133,7 @@ def named_as(pattern: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     if not new:
         return checkpoint
     tensors = {
-        new.get(name, name): called(it, new[name]) if name in new else it
+        new.get(name, name): it.called(new[name]) if name in new else it
         for name, it in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=MappingProxyType(tensors))

@@ -13,6 +13,7 @@ Stated = Callable[[Settings], dict[str, int]]
 _WIDTHS = (
     *("hidden_size", "n_embd", "d_model", "dim", "model_dim", "hidden_dim"),
     *("embedding_size", "word_embed_proj_dim", "embedding_dim", "d_embed"),
+    *("input_embedding_size", "embedding_rank"),
 )
 
 

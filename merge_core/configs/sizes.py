@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from merge_core.configs.inner_sizes import INNER_SIZES
 from merge_core.configs.size_rules import Settings, Size, Stated, named, size, total, whole, widths
 from merge_core.configs.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
+from merge_core.configs.stated_parts import labels, lacks_head, parts_wrong
 from merge_core.findings import Finding, some
 from merge_core.tensors.names import layer_counts
 
@@ -23,6 +24,10 @@ _OF_ITS_OWN_SIZE = re.compile(r"(^|\.)(mtp|v_head|value_head)[^.]*\.")
 """Parts beside the model, whose sizes no usual setting states."""
 _EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
 _STACK = re.compile(r"(^|\.)(layers?|h|blocks?)$")
+_OTHER_COUNTS = ("num_layers_per_stack", "block_sizes", "depth_coefficient")
+"""Settings of models whose numbers of layers are not those of their stacks."""
+_SIDES = ("encoder_config", "decoder_config", "global_config")
+"""Parts that hold the whole config of one side each."""
 _POSITIONS = (
     *("max_position_embeddings", "n_positions", "n_ctx", "max_source_positions"),
     *("max_target_positions", "max_seq_len", "seq_length"),
@@ -31,9 +36,15 @@ _OTHER_ROWS = re.compile(r"multiple|divisible|per_layer|type_vocab")
 _PADDING = ("pad_vocab_size_multiple", "make_vocab_size_divisible_by", "pad_vocab_size_multiple_of")
 
 
-def size_findings(name: str, headers: Headers, config: Settings) -> list[Finding]:
-    """An error that lists every size in which a config and its weights contradict each other."""
-    wrong = list(_wrong(headers, config)) if config else []
+def size_findings(
+    name: str, headers: Headers, config: Settings, *, leads: bool = False
+) -> list[Finding]:
+    """An error that lists every size in which a config and its weights contradict each other.
+
+    Args:
+        leads: the result has this model's tensors, so what it lacks the result lacks.
+    """
+    wrong = list(_wrong(headers, config, leads)) if config else []
     if not wrong:
         return []
     return [
@@ -49,36 +60,70 @@ def size_findings(name: str, headers: Headers, config: Settings) -> list[Finding
     ]
 
 
-def _wrong(headers: Headers, config: Settings) -> Iterator[str]:
-    parts = [at(config, place.path) for place in places(config, None)]
+def _wrong(headers: Headers, config: Settings, leads: bool) -> Iterator[str]:
+    if any(isinstance(config.get(key), dict) for key in _SIDES):
+        return  # sides of other sizes, which their tensors' names need not tell apart
+    parts = [
+        {**whole_part, **single}
+        for place in places(config, None)
+        for whole_part in [dict(at(config, place.path))]
+        for single in [{}, *_of_single_layers(whole_part)]
+    ]
     # A model that is nothing but a vision or audio model has no tower beside it.
-    has_towers = any(isinstance(value, dict) and is_tower(key) for key, value in config.items())
+    has_towers = _has_towers(config)
     names = [
         name
         for name in headers
         if not (has_towers and is_tower(name)) and not _OF_ITS_OWN_SIZE.search(name)
     ]
-    own = {(_NUMBER.sub("0", name), headers[name][1]): name for name in names}
+    own: dict[str, dict[tuple[int, ...], str]] = {}
+    for name in names:
+        own.setdefault(_NUMBER.sub("0", name), {})[headers[name][1]] = name
     for rule in _SIZES:
         stated = {key: value for part in parts for key, value in rule.stated(part).items()}
-        for (kind, shape), name in own.items():
+        for kind, shapes in own.items():
             if not stated or not rule.tensors.search(kind):
                 continue
-            extents = shape if rule.axis is None else shape[rule.axis : rule.axis + 1]
-            if rule.dims not in (None, len(shape)):
-                continue
-            if extents and not set(extents) & set(stated.values()):
+            sizes = {
+                shape: shape if rule.axis is None else shape[rule.axis : rule.axis + 1]
+                for shape in shapes
+                if rule.dims in (None, len(shape))
+            }
+            # Layers of several kinds have several sizes, of which a config may state one.
+            if all(set(extents).isdisjoint(stated.values()) for extents in sizes.values()):
+                shape, extents = next(iter(sizes.items()), ((), ()))
+                if not extents:
+                    continue
                 shown = extents[0] if rule.axis is not None else list(extents)
                 yield (
-                    f"{name} is {list(shape)}, so {rule.what} is {shown}, and it says"
+                    f"{shapes[shape]} is {list(shape)}, so {rule.what} is {shown}, and it says"
                     f" {_pairs(stated)}"
                 )
                 break
     yield from _counted(names, config, parts)
+    yield from parts_wrong(names, parts)
+    if leads and lacks_head(names, config, parts):
+        yield "there is no output head, and it says tie_word_embeddings: false"
+
+
+def _has_towers(config: Settings) -> bool:
+    """Whether some part of a config, at any depth, is about something else than a text model."""
+    parts = [(key, value) for key, value in config.items() if isinstance(value, dict)]
+    return any(is_tower(key) or _has_towers(value) for key, value in parts)
+
+
+def _of_single_layers(part: Settings) -> Iterator[Settings]:
+    """Settings that a map holds for layers which differ from the others."""
+    single = part.get("per_layer_config")
+    for settings in single.values() if isinstance(single, dict) else ():
+        if isinstance(settings, dict):
+            yield settings
 
 
 def _counted(names: Sequence[str], config: Settings, parts: Sequence[Settings]) -> Iterator[str]:
     """The number of layers and of experts, where the names count them."""
+    if any(key in part for part in parts for key in _OTHER_COUNTS):
+        parts = []
     extra = {0, *extra_blocks(config).values()}
     stacks = {key: value for key, value in layer_counts(names).items() if _STACK.search(key)}
     several = len({_side(prefix) for prefix in stacks} - {None}) > 1
@@ -128,23 +173,45 @@ def _rows(part: Settings) -> dict[str, int]:
                 f"{each} padded": -(-rows // multiple) * multiple for each, rows in stated.items()
             }
             stated |= padded
-    return stated
+    return stated | _further_rows(part)
+
+
+def _further_rows(part: Settings) -> dict[str, int]:
+    """Rows after those of the vocabulary: for an image, for silence, for each codebook."""
+    rows = whole(part.get("vocab_size"))
+    if rows is None:
+        return {}
+    found = total("vocab_size", "additional_vocab_size")(part)
+    if "cross_attention_layers" in part:
+        found["vocab_size + 8"] = rows + 8
+    if "audio_vocab_size" in part:
+        found["vocab_size + 1"] = rows + 1
+    codes, books = whole(part.get("codebook_vocab_size")), whole(part.get("num_codebooks"))
+    if codes and books:
+        found["vocab_size with codebooks"] = rows + codes * books + 1
+    return found
 
 
 def _positions(part: Settings) -> dict[str, int]:
-    return named(part, *_POSITIONS)
+    """With the two rows for padding that some classes add without a word."""
+    stated = named(part, *_POSITIONS)
+    return stated | {f"{key} + 2": value + 2 for key, value in stated.items()}
 
 
 def _padded_positions(part: Settings) -> dict[str, int]:
     """Of OPT, BART and their kin, which keep rows for padding before the first position."""
     stated = _positions(part)
-    return stated | {f"{key} + {n}": value + n for key, value in stated.items() for n in (1, 2)}
+    return stated | {f"{key} + 1": value + 1 for key, value in named(part, *_POSITIONS).items()}
 
 
 def _heads(part: Settings) -> tuple[int, int, int] | None:
     """Heads, key-value heads and the width of one; None where it is not that simple."""
     if any(
-        part.get(key) for key in ("kv_lora_rank", "attention_hidden_size", "attention_head_dim")
+        part.get(key)
+        for key in (
+            *("kv_lora_rank", "attention_hidden_size", "attention_head_dim"),
+            *("head_ratio", "true_hidden_size"),
+        )
     ):
         return None
     heads = whole(part.get("num_attention_heads")) or whole(part.get("n_head"))
@@ -201,7 +268,8 @@ def _inner(part: Settings) -> dict[str, int]:
     own = named(part, "intermediate_size_mlp", "dense_intermediate_size")
     stated = own or named(part, *_INNER)
     wide = {f"2 x {key}": 2 * value for key, value in stated.items()}
-    return stated | (wide if part.get("use_double_wide_mlp") else {})
+    has_gates = part.get("use_double_wide_mlp") or "decoder_num_hidden_layers" in part
+    return stated | (wide if has_gates else {})
 
 
 def _inner_by_default(part: Settings) -> dict[str, int]:
@@ -240,7 +308,7 @@ def _experts(part: Settings) -> dict[str, int]:
         values = part.get(key)
         if isinstance(values, list) and all(whole(value) for value in values):
             stated[f"{key} together"] = sum(values)
-    return stated
+    return stated | total("n_routed_experts", "zero_expert_num")(part)
 
 
 def _latent_heads(*keys: str) -> Stated:
@@ -256,6 +324,18 @@ def _latent_heads(*keys: str) -> Stated:
     return stated
 
 
+def _latent_keys(part: Settings) -> dict[str, int]:
+    """Keys come without the part that is rotated, or with it."""
+    without = _latent_heads("qk_nope_head_dim", "v_head_dim")(part)
+    return without | _latent_heads("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")(part)
+
+
+def _ranks(part: Settings) -> dict[str, int]:
+    """The rotated part of the keys comes beside the rest, or from a matrix of its own."""
+    beside = total("kv_lora_rank", "qk_rope_head_dim")(part)
+    return beside | total("kv_lora_rank")(part) if beside else {}
+
+
 _INNER = (
     *("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size"),
     *("encoder_ffn_dim", "decoder_ffn_dim"),
@@ -266,12 +346,13 @@ _EMBEDDINGS = (
 )
 _HEAD = r"^([^0]*\.)?(lm_head|embed_out)"
 _NORM = r"^(model|backbone|transformer)\.(norm|norm_f|ln_f|final_layernorm)"
-_PLACES = r"^([^0]*\.)?(wpe|position_embeddings|embed_positions|positions_embed|position_embedding)"
+_PLACES = r"^([^0]*\.)?(wpe|position_embeddings|positions_embed|position_embedding)"
 _ATTENTION = r"(layers?|h)\.0\.(self_attn|attention|attn|temporal_block|mixer)(\.(self|attention))?"
 _MLP = r"(mlp|feed_forward)"
 _SIZES = (
     size("the number of rows", _EMBEDDINGS, 0, _rows),
     size("the number of the head's rows", _HEAD, 0, _rows),
+    size("the number of labels", r"^(score|classifier(\.out_proj)?)", 0, labels, 2),
     size("the width", _EMBEDDINGS, 1, widths),
     size("the width of the head", _HEAD, 1, widths),
     size("the width of the last norm", _NORM, 0, widths),
@@ -287,15 +368,15 @@ _SIZES = (
     size("the inner width", rf"\.0\.{_MLP}\.gate_up_proj", 0, _both_inner),
     size("experts' width", r"experts\.0\.(gate_proj|up_proj|w1|w3)", 0, _of_experts),
     size("the shared experts' width", r"shared_(expert|mlp)\.(gate|up)_proj", 0, _shared),
-    Size("the number of experts", re.compile(r"experts\.(gate_up|down)_proj$"), 0, _experts),
-    Size("experts' width", re.compile(r"experts\.gate_up_proj$"), None, _both_of_experts),
+    Size("the number of experts", re.compile(r"\.experts\.(gate_up|down)_proj$"), 0, _experts),
+    Size("experts' width", re.compile(r"\.experts\.gate_up_proj$"), None, _both_of_experts),
     size("the number of experts", r"_moe\.(input|output)_linear", 0, _experts),
     size("experts' width", r"_moe\.input_linear", None, _both_of_experts),
     size(
         "the rank of keys and values",
         r"\.kv_a_proj_with_mqa",
         0,
-        total("kv_lora_rank", "qk_rope_head_dim"),
+        _ranks,
     ),
     size("the rank of keys and values", r"\.kv_b_proj", 1, total("kv_lora_rank")),
     size("the rank of queries", r"\.q_a_proj", 0, total("q_lora_rank")),
@@ -310,7 +391,7 @@ _SIZES = (
         "the size of all keys and values",
         r"\.self_attn\.kv_b_proj",
         0,
-        _latent_heads("qk_nope_head_dim", "v_head_dim"),
+        _latent_keys,
     ),
     *INNER_SIZES,
 )

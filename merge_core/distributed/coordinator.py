@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from merge_core.distributed.job import (
     Executor,
@@ -25,21 +25,13 @@ from merge_core.output.shard_writer import output_error
 from merge_core.output.staging import Staging
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Throttle
+from merge_core.runtime.compute import Compute
 from merge_core.runtime.devices import is_cpu
 
 _GROUPS_FOR_EACH_WORKER = 4
 """So that the last ones to finish do not leave the others waiting for long."""
 _MOST_GROUPS = 64
 _LOOK_EVERY = 0.5
-
-
-@dataclass(frozen=True)
-class ComputeSettings:
-    """How a process computes; as for `merge_core.engine.run.run_plan`."""
-
-    device: str
-    threads: int | None
-    block_elements: int | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ def coordinate(
     plan: Plan,
     staging: Staging,
     workers: Workers,
-    settings: ComputeSettings,
+    compute: Compute,
     progress: Progress | None = None,
 ) -> None:
     """Have every tensor that is not in place computed by workers.
@@ -69,7 +61,7 @@ def coordinate(
     everything = set(range(len(plan.tensors)))
     if everything <= staging.finished:
         return
-    job = _job(plan, staging, workers, settings, progress)
+    job = _job(plan, staging, workers, compute, progress)
     try:
         write_job(staging.directory, job)
     except OSError as error:
@@ -79,10 +71,9 @@ def coordinate(
     staging.finished = staging.vouched_for()
     undone = everything - staging.finished
     if undone:
-        name = plan.tensors[min(undone)].name
         raise StepError(
-            f"{len(undone)} tensors, {name} the first of them, are not in place, though no worker"
-            " said that anything failed",
+            f"{len(undone)} tensors, {plan.tensors[min(undone)].name} the first of them, are not in"
+            " place, though no worker said that anything failed",
             where=str(staging.directory),
             mend="run the same command again: what is finished is kept. Do all workers write to"
             " this storage?",
@@ -93,13 +84,10 @@ def _job(
     plan: Plan,
     staging: Staging,
     workers: Workers,
-    settings: ComputeSettings,
+    compute: Compute,
     progress: Progress | None,
 ) -> MergeJob:
-    statistics = {}
-    if plan.observed:
-        found = model_statistics_of(plan, **asdict(settings), progress=progress)
-        statistics = {key: each.to_json() for key, each in found.items()}
+    found = model_statistics_of(plan, compute, progress)
     return MergeJob(
         plan=plan.digest,
         layout=layout_digest(plan),
@@ -108,18 +96,17 @@ def _job(
         order=workers.order,
         groups=_groups(plan, workers.executor),
         inputs=input_files(plan),
-        surveys=statistics,
+        surveys={key: each.to_json() for key, each in found.items()},
         versions=library_versions(),
-        device="cpu" if is_cpu(settings.device) else settings.device.replace("auto", "cuda"),
-        threads=settings.threads,
-        block_elements=settings.block_elements,
+        device="cpu" if is_cpu(compute.device) else compute.device.replace("auto", "cuda"),
+        threads=compute.threads,
+        block_elements=compute.block_elements,
     )
 
 
 def _groups(plan: Plan, executor: Executor) -> tuple[ShardGroup, ...]:
-    count = _MOST_GROUPS
-    if executor.workers is not None:
-        count = _GROUPS_FOR_EACH_WORKER * executor.workers
+    workers = executor.workers
+    count = _MOST_GROUPS if workers is None else _GROUPS_FOR_EACH_WORKER * workers
     return cut_into_groups(plan, count, whole_shards=executor.whole_shards)
 
 

@@ -7,7 +7,6 @@ path, the attempt and the number of a group; an `Executor` tells it.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from merge_core.files.digests import digest_of
-from merge_core.output.working_directory import JOB, open_afresh, read_plain
+from merge_core.output.working_directory import JOB, read_plain, write_whole
 from merge_core.planning.engine_version import ENGINE
 from merge_core.planning.plan import Plan, PlannedTensor, make_plan
 from merge_core.recipes.loading import parse_recipe
@@ -204,12 +203,7 @@ def write_job(directory: Path, job: MergeJob) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    fresh = directory / f"{JOB}.new"
-    with open_afresh(fresh) as file:
-        file.write(job.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(directory / JOB)
+    write_whole(directory / JOB, job.model_dump_json(indent=1))
 
 
 def read_job(directory: Path) -> MergeJob | None:

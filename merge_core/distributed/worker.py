@@ -15,14 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 
 from merge_core.distributed.job import MergeJob, layout_digest, library_versions, read_job
 from merge_core.engine.model_statistics import restored_model_statistics
 from merge_core.engine.run import run_plan
 from merge_core.errors import CheckpointError, StepError
 from merge_core.files.digests import sha256_file
-from merge_core.files.locks import try_lock
+from merge_core.files.locks import lock_file, try_lock
 from merge_core.methods.base import ModelStatistics
 from merge_core.output.journal import Journal, boot_id, vouched_for
 from merge_core.output.shard_writer import ShardWriter, output_error
@@ -30,6 +29,7 @@ from merge_core.output.working_directory import GROUPS, JOURNAL
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.runtime.machine import machine_name
 
 _PATIENCE = 60.0
@@ -86,9 +86,7 @@ def merge_group(
             run_plan(
                 plan,
                 writer,
-                device=device or job.device,
-                threads=threads or job.threads,
-                block_elements=job.block_elements,
+                Compute(device or job.device, threads or job.threads, job.block_elements),
                 only=job.groups[number].tensors,
                 model_statistics=model_statistics,
                 progress=progress,
@@ -167,21 +165,16 @@ class GroupWriter(ShardWriter):
         place = _place(self._directory, self._job.attempt)
         journal = place / f"{self._number}-{secrets.token_hex(4)}.journal"
         try:
-            self._journal = Journal(
-                journal, self._job.plan, self._job.attempt, self._to_vouch_for()
-            )
+            # On one machine alone finished tensors count: a worker that died did not sync them.
+            believed = self.finished if self._is_elsewhere() else set()
+            self._journal = Journal(journal, self._job.plan, self._job.attempt, believed)
             self._open_shards()
         except OSError as error:
             self.close_files()
             raise _over(self._directory) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close_files()
 
     def make_durable(self) -> None:
@@ -194,10 +187,6 @@ class GroupWriter(ShardWriter):
 
     def _is_elsewhere(self) -> bool:
         return self._job.boot != boot_id()
-
-    def _to_vouch_for(self) -> set[int]:
-        """Tensors that count as finished on this machine only: a dead worker did not sync them."""
-        return self.finished if self._is_elsewhere() else set()
 
 
 @lru_cache(maxsize=1)
@@ -243,8 +232,7 @@ def _check_versions(job: MergeJob) -> None:
 def _claimed(directory: Path, job: MergeJob, number: int, wait: bool) -> Iterator[bool]:
     """Hold a group's lock, if it can be had; the kernel frees it when its holder dies."""
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(_place(directory, job.attempt) / f"{number}.lock", flags, 0o644)
+        descriptor = lock_file(_place(directory, job.attempt) / f"{number}.lock", 0o644)
     except OSError as error:
         raise _over(directory) from error
     try:
@@ -257,7 +245,7 @@ def _lock(descriptor: int, directory: Path, job: MergeJob, number: int, wait: bo
     seen, since = -1, time.monotonic()
     while True:
         try:
-            if try_lock(descriptor):
+            if try_lock(descriptor, directory):
                 return True
         except OSError as error:
             raise output_error(error, directory) from error

@@ -25,6 +25,7 @@ from merge_core.planning.plan import Plan
 from merge_core.progress import Progress, Stopped, Throttle
 from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK
+from merge_core.runtime.compute import Compute
 from merge_core.runtime.devices import compute_device, is_cpu
 from merge_core.runtime.gpu_memory import explained_shortage, give_back, spare_memory
 from merge_core.runtime.gpu_transfers import LEAST_WORKERS, load_decompositions, own_queue
@@ -55,27 +56,19 @@ class Follower(Protocol):
 def run_plan(
     plan: Plan,
     staging: ShardWriter,
+    compute: Compute = Compute(),
     *,
-    device: str = "auto",
-    threads: int | None = None,
-    block_elements: int | None = None,
     progress: Progress | None = None,
     only: Collection[int] | None = None,
     model_statistics: Mapping[str, ModelStatistics] | None = None,
-    fused: bool = True,
     timings: Timings | None = None,
     follower: Follower | None = None,
 ) -> None:
     """Compute every tensor of a plan that the staging directory does not hold yet.
 
     Args:
-        device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:1".
-        threads: workers; by default one for each available core, at most 8, on a GPU at least 2.
-        block_elements: elements of a block, rounded up to a multiple of `CHUNK`.
         only: indices of the tensors to compute; by default all.
         model_statistics: those of `model_statistics_of`; by default they are gathered first.
-        fused: use fused kernels where there are some (`merge_core.kernels.cpu`,
-            `merge_core.kernels.gpu`); the bytes are the same.
         timings: where to add what was spent.
         follower: told what is written, and asked how fast to go on.
 
@@ -85,17 +78,15 @@ def run_plan(
         CheckpointError: an input cannot be read to its end.
         OutputError: the result cannot be written.
     """
-    block = _block_elements(device, block_elements)
+    device, block = compute.device, _block_elements(compute)
     wanted = range(len(plan.tensors)) if only is None else sorted(only)
     todo = [index for index in wanted if index not in staging.finished]
     if todo and plan.observed and model_statistics is None:
-        model_statistics = model_statistics_of(
-            plan, device=device, threads=threads, block_elements=block_elements, progress=progress
-        )
+        model_statistics = model_statistics_of(plan, compute, progress)
     throttle = Throttle(progress, "merge", _nbytes(plan, wanted))
     throttle.advance(_nbytes(plan, set(wanted) - set(todo)))
     timings, on_cpu = timings or Timings(), is_cpu(device)  # asked once: it looks for drivers
-    workers = threads or _default_workers(on_cpu)
+    workers = compute.threads or _default_workers(on_cpu)
     parts = parts_of(plan, todo, workers)
     left = Counter(part.index for part in parts)
     queue, stop, lock = deque(parts), threading.Event(), threading.Lock()
@@ -108,7 +99,6 @@ def run_plan(
             on_cpu=on_cpu,
             most_kept=0 if on_cpu else spare_memory(compute_device(device)) // workers,
             block=block,
-            fused=fused,
             model_statistics=model_statistics or {},
             torch_threads=torch_threads,
             timings=timings,
@@ -150,12 +140,7 @@ def run_plan(
 
 
 def model_statistics_of(
-    plan: Plan,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    block_elements: int | None = None,
-    progress: Progress | None = None,
+    plan: Plan, compute: Compute = Compute(), progress: Progress | None = None
 ) -> dict[str, ModelStatistics]:
     """What the plan's methods must learn of the whole model first; nothing for most plans.
 
@@ -163,8 +148,7 @@ def model_statistics_of(
     """
     if not plan.observed:
         return {}
-    target = compute_device(device)
-    block = _block_elements(device, block_elements)
+    target, block = compute_device(compute.device), _block_elements(compute)
     found: dict[str, ModelStatistics] = {}
     with BlockReader() as reader, OneThreadEach() as torch_threads:
 
@@ -172,15 +156,15 @@ def model_statistics_of(
             torch_threads.enter()
             return Computing(reader, target, block, found, threading.Event())
 
-        workers = threads or _default_workers(target.type == "cpu")
+        workers = compute.threads or _default_workers(target.type == "cpu")
         with _ready(target, plan.recipe):
             gather_model_statistics(plan.observed, found, context, workers, progress)
     return found
 
 
-def _block_elements(device: str, wanted: int | None) -> int:
-    default = CPU_BLOCK if is_cpu(device) else GPU_BLOCK
-    return -(-(wanted or default) // CHUNK) * CHUNK
+def _block_elements(compute: Compute) -> int:
+    default = CPU_BLOCK if is_cpu(compute.device) else GPU_BLOCK
+    return -(-(compute.block_elements or default) // CHUNK) * CHUNK
 
 
 def _default_workers(on_cpu: bool) -> int:
@@ -193,7 +177,7 @@ def _ready(device: torch.device, recipe: Recipe) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    if _decomposes(recipe):
+    if any(it.method.granularity == "matrix" or it.post for it in (recipe, *recipe.recipes)):
         with explained_shortage("decompose matrices"):
             load_decompositions(device)
     try:
@@ -201,12 +185,6 @@ def _ready(device: torch.device, recipe: Recipe) -> Iterator[None]:
     finally:
         with suppress(RuntimeError):  # of a device that failed, which has been told of by then
             give_back()
-
-
-def _decomposes(recipe: Recipe) -> bool:
-    return any(
-        each.method.granularity == "matrix" or each.post for each in (recipe, *recipe.recipes)
-    )
 
 
 def _nbytes(plan: Plan, indices: Collection[int]) -> int:

@@ -23,8 +23,6 @@ from merge_core.runtime.timings import Timings
 from merge_core.runtime.torch_threads import OneThreadEach
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES, name_of
-from merge_core.tensors.inputs import entries_of
-from merge_core.tensors.safetensors_header import TensorEntry
 
 PART = 1 << 24
 """Elements of a tensor that one worker takes at once, where the method allows parts."""
@@ -62,7 +60,7 @@ def _is_divisible(tensor: PlannedTensor) -> bool:
     if tensor.method == COPY:
         return True
     # What is made as it is read might be made again for every part.
-    stored = all(isinstance(source, TensorEntry) for source in tensor.merged.sources)
+    stored = all(source.stored for source in tensor.merged.sources)
     return stored and tensor.merged.granularity == "elementwise"
 
 
@@ -71,7 +69,6 @@ class Work:
     """What all workers of a merge share.
 
     most_kept: bytes of its inputs that a worker may keep on a GPU.
-    fused: use fused kernels where there are some.
     """
 
     plan: Plan
@@ -81,7 +78,6 @@ class Work:
     on_cpu: bool
     most_kept: int
     block: int
-    fused: bool
     model_statistics: Mapping[str, ModelStatistics]
     torch_threads: OneThreadEach
     timings: Timings
@@ -111,7 +107,7 @@ class Work:
         if tensor.method == COPY:
             self._copy(tensor, part)
         elif self.on_cpu:
-            if not (self.fused and self._fused(tensor, part)):
+            if not self._fused(tensor, part):
                 self._general(tensor, part)
         else:
             self._on_gpu(tensor, part)
@@ -146,7 +142,7 @@ class Work:
             self._try_on_gpu(tensor, part, 0)
 
     def _try_on_gpu(self, tensor: PlannedTensor, part: Part, most_kept: int) -> None:
-        if not (self.fused and self._by_kernel(tensor, part)):
+        if not self._by_kernel(tensor, part):
             self._general(tensor, part, most_kept)
 
     def _by_kernel(self, tensor: PlannedTensor, part: Part) -> bool:
@@ -166,7 +162,7 @@ class Work:
             self._write(tensor, start, values.view(torch.uint8).numpy().data)
 
     def _copy(self, tensor: PlannedTensor, part: Part) -> None:
-        entries = [entry for source in tensor.merged.inputs for entry in entries_of(source)]
+        entries = [entry for source in tensor.merged.inputs for entry in source.entries]
         for start in range(part.start, part.stop, self.block):
             self.check()
             count = min(self.block, part.stop - start)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from merge_core.errors import CheckpointError, one_line
+from merge_core.files.untrusted import read_plain
+
 MAX_VALUES = 4_000_000
 """The largest published tokenizers hold two million; each takes about 150 bytes, 300 at worst."""
+_MAX_BYTES = 100 << 20
+_MAX_DEPTH = 64
+_NESTED = (dict, list)
 
 
 def parse_json(content: bytes, *, unique_keys: bool = False, finite: bool = False) -> Any:
@@ -38,6 +46,38 @@ def parse_json(content: bytes, *, unique_keys: bool = False, finite: bool = Fals
         raise ValueError("it is nested too deeply") from None
     if b"\\ud" in content or b"\\uD" in content:
         json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def read_json(path: Path, *, unique_keys: bool = False, finite: bool = False) -> dict[str, Any]:
+    """A JSON object from a checkpoint's file, with its size and depth bounded.
+
+    Options as for `parse_json`.
+
+    Raises:
+        CheckpointError: unreadable, a link out of its directory, no plain file, too large, too
+            deep, or not an object.
+    """
+    content = read_plain(path, _MAX_BYTES)
+    if content.startswith(codecs.BOM_UTF8):
+        raise CheckpointError(
+            f"{path.name} begins with a byte order mark, with which no library reads it",
+            where=str(path.parent),
+            mend="save it as UTF-8 without a byte order mark (in an editor: UTF-8, not UTF-8 with"
+            " BOM)",
+        )
+    try:
+        value = parse_json(content, unique_keys=unique_keys, finite=finite)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path.name} is not JSON: {one_line(error)}",
+            where=str(path.parent),
+            mend="fetch it again",
+        ) from None
+    if not isinstance(value, dict) or _deeper_than(value, _MAX_DEPTH):
+        raise CheckpointError(
+            f"{path.name} is not a plain JSON object", where=str(path.parent), mend="fetch it again"
+        )
     return value
 
 
@@ -72,3 +112,17 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if type(item) in _NESTED
+        ]
+        if not level:
+            return False
+    return True

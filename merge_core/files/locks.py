@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -18,8 +19,21 @@ def held(descriptor: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def try_lock(descriptor: int) -> bool:
+def lock_file(path: Path, mode: int) -> int:
+    """A descriptor of a file to lock, which is made if it is missing. No link is followed.
+
+    Raises:
+        OSError: it cannot be made or opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(path, flags, mode)
+
+
+def try_lock(descriptor: int, path: Path) -> bool:
     """Take the lock of an open file until it is closed, unless somebody holds it.
+
+    Args:
+        path: of the file, for the error.
 
     Raises:
         OSError: the file system has no locks.
@@ -28,4 +42,7 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        error.filename = str(path)
+        raise
     return True

@@ -49,9 +49,12 @@ COMPANION_FILES = (
     "sentence_*_config.json",
 )
 """What prepares images, sound and video, and what makes a sentence encoder of a model."""
+_WEIGHTS = ("*.safetensors",)
+_INDICES = ("*.safetensors.index.json",)
+"""What says where weights are."""
 _MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+    *_WEIGHTS,
+    *_INDICES,
     "config.json",
     "adapter_config.json",
     GENERATION_NAME,
@@ -70,6 +73,16 @@ def is_model_file(name: str) -> bool:
 def is_named_file(name: str) -> bool:
     """Whether a file of this name is one only because a checkpoint names it."""
     return _matches(name, _WHERE_NAMED) and not is_model_file(name)
+
+
+def holds_weights(name: str) -> bool:
+    """Whether a file of this name holds weights of a checkpoint or an adapter."""
+    return _matches(name, _WEIGHTS)
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file of this name holds weights, or says where they are."""
+    return _matches(name, (*_WEIGHTS, *_INDICES))
 
 
 def is_companion(name: str) -> bool:

@@ -80,6 +80,10 @@ def load_safely(text: str, loader: type[yaml.SafeLoader], where: str) -> list[An
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or str(error)
+        if mark and "'`'" in problem:
+            raise RecipeError(
+                "``` is of Markdown, not of YAML: copy the lines between the two ```", where=line
+            ) from None
         raise RecipeError(f"this is not valid YAML: {problem}", where=line) from None
     except RecursionError:
         raise RecipeError("this is nested too deeply", where=where) from None
@@ -307,17 +311,14 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
     count = known.get(id(node))
     if count is None:
         known[id(node)] = _MAX_VALUES  # in place until it is known: itself within itself
-        parts = [part for pair in node.value for part in pair] if _is_map(node) else node.value
+        is_map = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in node.value for part in pair] if is_map else node.value
         count = known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
     if count > _MAX_VALUES:
         raise yaml.constructor.ConstructorError(
             None, None, f"with its aliases this holds over {_MAX_VALUES:,} values", node.start_mark
         )
     return count
-
-
-def _is_map(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.MappingNode)
 
 
 class StrictLoader(BoundedLoader):

@@ -85,7 +85,7 @@ def known_homes() -> list[KnownHome]:
     """
     path = list_path()
     try:
-        _refuse_others(path.parent)
+        _refuse_other_writers(path.parent, path.parent.stat())
         text = _read_own(path).decode("utf-8", "replace")
     except FileNotFoundError:
         return []
@@ -212,10 +212,6 @@ def _read_own(path: Path, *, linked: bool = True) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(22, "it is no plain file", str(path))
         return file.read(_MOST_BYTES)
-
-
-def _refuse_others(directory: Path) -> None:
-    _refuse_other_writers(directory, directory.stat())
 
 
 def _refuse_other_writers(path: Path, status: os.stat_result) -> None:

@@ -49,6 +49,14 @@ def find_method(name: str) -> Method | None:
     return METHODS.get(name) or _INTERNAL.get(name) or external.external_method(name)
 
 
+_OTHER_NAMES = {
+    **dict.fromkeys(("average", "mean", "weighted_average", "soup", "lerp"), "'linear'"),
+    **dict.fromkeys(("frankenmerge", "stack", "concat"), "'passthrough', with slices"),
+    "dare": "'dare_linear' or 'dare_ties'",
+}
+"""What people call a method elsewhere, and what to write here."""
+
+
 def method_named(name: str, where: str = "merge_method") -> Method:
     """The method of this name.
 
@@ -58,6 +66,9 @@ def method_named(name: str, where: str = "merge_method") -> Method:
     method = find_method(name)
     if method is None:
         known = [*METHODS, *external.external_names()]
+        other = _OTHER_NAMES.get(name.lower().replace("-", "_"))
+        if other is not None:
+            raise RecipeError(f"unknown method '{name}'; write {other}", where=where)
         raise RecipeError(f"unknown method '{name}'; {did_you_mean(name, known)}", where=where)
     return method
 

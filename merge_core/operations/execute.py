@@ -6,10 +6,9 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 
-from merge_core.distributed.coordinator import ComputeSettings, Workers, coordinate
+from merge_core.distributed.coordinator import Workers, coordinate
 from merge_core.distributed.job import input_files
 from merge_core.engine.run import run_plan
 from merge_core.errors import (
@@ -34,6 +33,7 @@ from merge_core.planning.layout import index_json, index_name
 from merge_core.planning.plan import Plan
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceAdapter, SourceCheckpoint, TakenOver
+from merge_core.runtime.compute import Compute
 from merge_core.runtime.threads import default_threads
 from merge_core.runtime.timings import Timings
 from merge_core.store.objects import Store, Wanted
@@ -45,9 +45,7 @@ def execute(
     *,
     home: Home,
     out: Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    block_elements: int | None = None,
+    compute: Compute = Compute(),
     extra_files: Mapping[str, bytes] | None = None,
     workers: Workers | None = None,
     progress: Progress | None = None,
@@ -75,7 +73,8 @@ def execute(
         workplace, target = home.staging / plan.digest, home.objects / "{object_id}"
     else:
         out = absolute_without_dotdot(out)
-        workplace, target = out.parent / f".{out.name}.mergeflow", Path(_literal(out))
+        workplace = out.parent / f".{out.name}.mergeflow"
+        target = Path(str(out).replace("{", "{{").replace("}", "}}"))
     store = Store(home)
     with (
         private_umask() if access else nullcontext(),
@@ -91,21 +90,16 @@ def execute(
             before = input_files(plan)
             _refuse_changed(sources, home)
             staging.prepare()
-            settings = ComputeSettings(device, threads, block_elements)
             if workers is not None:
-                coordinate(plan, staging, workers, settings, progress)
-            hashing = threads or default_threads()
+                coordinate(plan, staging, workers, compute, progress)
             # Opened only now: another machine's writes may not show in a file that was open before.
-            with ShardHasher(plan, staging.checkpoint, hashing, timings) as hasher:
+            with ShardHasher(
+                plan, staging.checkpoint, compute.threads or default_threads(), timings
+            ) as hasher:
                 hasher.finished(staging.finished)
                 if workers is None:
                     run_plan(
-                        plan,
-                        staging,
-                        **asdict(settings),
-                        progress=progress,
-                        timings=timings,
-                        follower=hasher,
+                        plan, staging, compute, progress=progress, timings=timings, follower=hasher
                     )
                 weights = hasher.digests(progress)
             if input_files(plan) != before:
@@ -116,9 +110,11 @@ def execute(
             if len(plan.shards) > 1:
                 index = index_json([tensor.slot for tensor in plan.tensors], plan.shards)
                 (staging.checkpoint / index_name(plan.shards)).write_bytes(index)
-            taken_over = TakenOver()
-            if extra_files is None:
-                taken_over = write_model_files(plan, sources, staging.checkpoint)
+            taken_over = (
+                write_model_files(plan, sources, staging.checkpoint)
+                if extra_files is None
+                else TakenOver()
+            )
             for name, content in (extra_files or {}).items():
                 (staging.checkpoint / name).write_bytes(content)
             # After all else: what was copied of the inputs has to be what they are known by, too.
@@ -222,7 +218,3 @@ def _as_output_error(error: OSError, staging: Staging, home: Home | None) -> Mer
     if written or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return output_error(error, staging.checkpoint)
     return unreadable(place, error)
-
-
-def _literal(path: Path) -> str:
-    return str(path).replace("{", "{{").replace("}", "}}")

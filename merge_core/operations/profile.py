@@ -22,7 +22,7 @@ from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads, ordered_map
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE
-from merge_core.tensors.inputs import TensorInput, entries_of
+from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.names import Group, group_of, stack_of
 
 VERSION = 1
@@ -317,7 +317,7 @@ def _common_tensors(
 
 def _nbytes(row: Sequence[TensorInput]) -> int:
     """What reading one tensor of all checkpoints takes from disk."""
-    return sum(entry.nbytes for source in row for entry in entries_of(source))
+    return sum(entry.nbytes for source in row for entry in source.entries)
 
 
 def _runs(rows: Sequence[tuple[TensorInput, ...]]) -> Iterator[tuple[int, int, int]]:

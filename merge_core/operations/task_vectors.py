@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from merge_core.checkpoints.checkpoint import open_checkpoint, read_json
+from merge_core.checkpoints.checkpoint import open_checkpoint
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, CompatibilityError
+from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.execute import execute
@@ -21,6 +22,7 @@ from merge_core.progress import Progress
 from merge_core.recipes.parts import ModelEntry
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.verification.verify import raise_for_errors, verify
 
 DESCRIPTION_NAME = "task_vector.json"
@@ -33,8 +35,7 @@ def extract_task_vector(
     *,
     home: Home,
     dtype: str = "float32",
-    device: str = "auto",
-    threads: int | None = None,
+    compute: Compute = Compute(),
     progress: Progress | None = None,
 ) -> CheckpointManifest:
     """Write expert minus base as a directory of deltas.
@@ -60,8 +61,7 @@ def extract_task_vector(
         {base.reference: base, expert.reference: expert},
         home=home,
         out=out,
-        device=device,
-        threads=threads,
+        compute=compute,
         extra_files={DESCRIPTION_NAME: json.dumps(description, indent=2).encode() + b"\n"},
         progress=progress,
     )
@@ -75,8 +75,7 @@ def apply_task_vector(
     home: Home,
     scale: float = 1.0,
     any_base: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
+    compute: Compute = Compute(),
     progress: Progress | None = None,
 ) -> CheckpointManifest:
     """Write base plus scale times a task vector as a checkpoint; a negative scale removes a skill.
@@ -117,7 +116,6 @@ def apply_task_vector(
         sources,
         home=home,
         out=out,
-        device=device,
-        threads=threads,
+        compute=compute,
         progress=progress,
     )

@@ -10,7 +10,7 @@ from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.safetensors_header import TensorEntry
+from merge_core.tensors.inputs import TensorInput, values_of
 
 _BLOCK = 1 << 20
 
@@ -56,13 +56,10 @@ def tensor_differences(
     changed = []
     with BlockReader() as reader:
         for name in same:
-            left, right = a[name], b[name]
-            assert isinstance(left, TensorEntry)
-            assert isinstance(right, TensorEntry)
-            found = _difference(reader, left, right)
+            found = _difference(reader, a[name], b[name])
             if found is not None:
                 changed.append(found)
-            done += left.numel
+            done += a[name].numel
             if progress:
                 progress(ProgressEvent("compare tensors", done, total, "values"))
     return TensorDifferences(
@@ -76,13 +73,14 @@ def tensor_differences(
 
 
 def _difference(
-    reader: BlockReader, left: TensorEntry, right: TensorEntry
+    reader: BlockReader, left: TensorInput, right: TensorInput
 ) -> TensorDifference | None:
     apart = norm = largest = 0.0
+    read_left, read_right = (values_of(source, reader) for source in (left, right))
     for start in range(0, left.numel, _BLOCK):
         count = min(_BLOCK, left.numel - start)
-        one = reader.read(left, start, count).to(torch.float64)
-        other = reader.read(right, start, count).to(torch.float64)
+        one = read_left(start, count).to(torch.float64)
+        other = read_right(start, count).to(torch.float64)
         gap = torch.where(one == other, 0.0, (one - other).abs())
         gap = torch.where(one.isnan() & other.isnan(), 0.0, gap)
         gap = torch.where(gap.isnan(), math.inf, gap)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from merge_core.output.working_directory import open_afresh, read_plain
+from merge_core.output.working_directory import read_plain, write_whole
 
 _SYNC = "sync"
 
@@ -34,10 +34,7 @@ class Journal:
         """
         writer = {"boot": boot_id(), "pid": os.getpid()}
         head = json.dumps({"plan": plan, "attempt": attempt, **writer})
-        fresh = path.with_suffix(".new")
-        with open_afresh(fresh) as file:
-            file.write("\n".join([head, *map(str, sorted(finished)), ""]))
-        fresh.rename(path)
+        write_whole(path, "\n".join([head, *map(str, sorted(finished)), ""]))
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def note(self, index: int) -> None:

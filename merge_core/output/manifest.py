@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from merge_core.errors import CheckpointError, refused
@@ -180,7 +180,8 @@ def _disagreements(
         for field in sorted(CheckpointManifest.model_fields.keys() - {"path", "taken_over"})
         if getattr(said, field) != getattr(on_disk, field)
     ]
-    if _by_name(on_disk.files) != {k: v for k, v in sums.items() if k != MANIFEST_NAME}:
+    listed = {file.name: file.sha256 for file in on_disk.files}
+    if listed != {k: v for k, v in sums.items() if k != MANIFEST_NAME}:
         problems.append(f"{MANIFEST_NAME} lists other files than {SUMS_NAME}")
     directory = Path(said.path)
     sizes = {file.name: file.size for file in on_disk.files}
@@ -189,7 +190,3 @@ def _disagreements(
     if model_digest(on_disk.files) != on_disk.digest:
         problems.append(f"{MANIFEST_NAME} gives another digest than its files have")
     return problems
-
-
-def _by_name(files: Iterable[FileDigest]) -> dict[str, str]:
-    return {file.name: file.sha256 for file in files}

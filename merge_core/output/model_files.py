@@ -8,16 +8,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 import yaml
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.checkpoints.companion_files import (
     code_names,
     companion_names,
     copy_files,
     left_behind,
 )
+from merge_core.files.bounded_json import read_json
 from merge_core.files.names import GENERATION_NAME, MODULES_NAME, TOKENIZER_FILES
 from merge_core.planning.model_config import DIFFUSERS_KEY, config_text, merged_config
 from merge_core.planning.plan import Plan
@@ -60,43 +61,35 @@ def recipe_yaml(plan: Plan) -> str:
     return plan.recipe.to_yaml()
 
 
+def card(template: Path, front_matter: Mapping[str, object], **values: object) -> str:
+    """A README.md: the Hub's front matter, and a template that is a file. Values are Markdown."""
+    header = yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)
+    return Template(template.read_text("utf-8")).substitute(values, header=header)
+
+
 def model_card(
     plan: Plan, sources: Mapping[str, SourceCheckpoint], library: str = "transformers"
 ) -> str:
     """README.md with the Hub's front matter: what was merged, how, and from which bytes."""
     recipe = plan.recipe
-    header = yaml.safe_dump(
+    rows = (
+        f"| {inline(entry.reference)} | {inline(entry.role)} | {code(entry.digest)} |"
+        for entry in plan.inputs
+    )
+    return card(
+        Path(__file__).with_name("model_card.md"),
         {
             "base_model": _models_of(recipe.references(), sources),
             "base_model_relation": "merge",
             "library_name": library,
             "tags": ["merge", "mergeflow", recipe.merge_method],
         },
-        sort_keys=False,
-        allow_unicode=True,
+        method=recipe.merge_method,
+        summary=recipe.method.summary,
+        paper=recipe.method.paper,
+        rows="\n".join(rows),
+        recipe=block(recipe_yaml(plan), "yaml"),
     )
-    rows = "\n".join(
-        f"| {inline(entry.reference)} | {inline(entry.role)} | {code(entry.digest)} |"
-        for entry in plan.inputs
-    )
-    method = recipe.method
-    return f"""---
-{header}---
-# A {recipe.merge_method} merge
-
-Made with mergeflow by **{recipe.merge_method}**: {method.summary}. Method: {method.paper}.
-
-## Ingredients
-
-| checkpoint | role | sha256 of its model files |
-|---|---|---|
-{rows}
-
-## Recipe
-
-{block(recipe_yaml(plan), "yaml")}
-Check the files with `sha256sum -c SHA256SUMS`.
-"""
 
 
 def _models_of(references: Sequence[str], sources: Mapping[str, SourceCheckpoint]) -> list[str]:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import TracebackType
 
 from merge_core.output.shard_writer import output_error
 from merge_core.planning.plan import Plan
@@ -70,12 +69,7 @@ class ShardHasher:
         self._digests = [self._pool.submit(self._hash, shard) for shard in range(len(self._names))]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._more_written:
             self._given_up = True
             self._more_written.notify_all()

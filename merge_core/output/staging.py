@@ -21,10 +21,10 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from merge_core.errors import OutputError
 from merge_core.files.digests import fingerprint
+from merge_core.files.durable import sync
 from merge_core.files.private import make_private_directory
 from merge_core.files.read_only import make_read_only
 from merge_core.homes.store_access import StoreAccess
@@ -66,13 +66,9 @@ class Staging(ShardWriter):
             raise output_error(error, self._directory) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OutputError) and _is_io_error(error.__cause__):
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        cause = error.__cause__ if isinstance(error, OutputError) else None
+        if isinstance(cause, OSError) and cause.errno == errno.EIO:
             self.discard()  # the kernel may have dropped pages that the journal vouches for
         self.close_files()
         os.close(self._lock_file)
@@ -153,17 +149,17 @@ class Staging(ShardWriter):
             for path in sorted(self.checkpoint.rglob("*")):
                 if access and path.is_dir():
                     access.seal(path)
-                _fsync(path)
+                sync(path)
             if access:
                 access.seal(self.checkpoint)
                 make_private_directory(target.parent)
                 access.settle()
-            _fsync(self.checkpoint)
+            sync(self.checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
             self.checkpoint.rename(target)
             if access:
                 make_read_only(target)
-            _fsync(target.parent)
+            sync(target.parent)
             # A worker that comes too late may be writing a journal there: no reason to fail now.
             remove(self._directory)
         except OSError as error:
@@ -219,15 +215,3 @@ class Staging(ShardWriter):
             if shard.nbytes:
                 os.posix_fallocate(descriptor, 0, shard.nbytes)
             os.pwrite(descriptor, shard.header, 0)
-
-
-def _is_io_error(cause: BaseException | None) -> bool:
-    return isinstance(cause, OSError) and cause.errno == errno.EIO
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

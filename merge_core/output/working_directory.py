@@ -14,10 +14,10 @@ import shutil
 import stat
 import time
 from pathlib import Path
-from typing import TextIO
 
 from merge_core.errors import OutputError
-from merge_core.files.locks import try_lock
+from merge_core.files.durable import sync
+from merge_core.files.locks import lock_file, try_lock
 from merge_core.files.read_only import make_removable
 from merge_core.progress import WAITS, Progress, ProgressEvent
 from merge_core.runtime.machine import machine_name
@@ -48,12 +48,11 @@ def hold(directory: Path, progress: Progress | None = None) -> int:
         OSError: it cannot be made or locked.
     """
     path, attempts = directory / LOCK, 0
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         _refuse_what_is_not_ours(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, flags, 0o644)
+            descriptor = lock_file(path, 0o644)
         except (FileNotFoundError, FileExistsError):
             attempts += 1
             if attempts > _ATTEMPTS:
@@ -61,7 +60,7 @@ def hold(directory: Path, progress: Progress | None = None) -> int:
             time.sleep(_PAUSE)  # somebody is just making it, or removing it
             continue
         try:
-            _wait_for(descriptor, progress)
+            _wait_for(descriptor, path, progress)
             if _is_at(descriptor, path):
                 _sign(descriptor)
                 return descriptor
@@ -101,15 +100,19 @@ def holds_only_ours(directory: Path) -> bool:
     return not {name for name in names if not name.startswith(_STILL_OPEN)} - _OURS - {LOCK}
 
 
-def open_afresh(path: Path) -> TextIO:
-    """Open a new file for text: what lies in its place is removed, not followed or written to.
+def write_whole(path: Path, text: str) -> None:
+    """Put a file in place at once: its readers, on any machine, see the old content or the new one.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be written.
     """
-    path.unlink(missing_ok=True)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)  # what lies in its place is not followed or written to
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o644), "w", encoding="utf-8")
+    with os.fdopen(os.open(fresh, flags, 0o644), "w", encoding="utf-8") as file:
+        file.write(text)
+    sync(fresh)
+    fresh.rename(path)
 
 
 def read_plain(path: Path) -> bytes:
@@ -147,7 +150,7 @@ def _refuse_what_is_not_ours(directory: Path) -> None:
         )
 
 
-def _wait_for(descriptor: int, progress: Progress | None) -> None:
+def _wait_for(descriptor: int, path: Path, progress: Progress | None) -> None:
     told = ""
 
     def tell(stage: str) -> None:
@@ -158,7 +161,7 @@ def _wait_for(descriptor: int, progress: Progress | None) -> None:
             progress(ProgressEvent(stage, 0, 1, WAITS))
         told = stage
 
-    while not try_lock(descriptor):
+    while not try_lock(descriptor, path):
         tell(f"waiting for {_holder(descriptor)}")
         time.sleep(_LOOK_EVERY)
     tell("")

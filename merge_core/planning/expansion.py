@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.configs.stacking import Stack, check_stack, ordinary_layers
+from merge_core.configs.stacking import Stack, check_stack, ordinary_layers, side_of
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.planning.likeness import check_alike, missing, named_sources
 from merge_core.planning.modules import divided, prefixes
@@ -78,14 +78,18 @@ def expand(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Expans
     return result
 
 
-def stack_in(section: Section, donor: str) -> Stack:
+def stack_in(section: Section, donor: str, checkpoints: Mapping[str, Checkpoint]) -> Stack:
     """What the layers of a section of slices are made of.
 
     Args:
         donor: reference of the model whose config the result takes.
     """
+    module = section.module
+    if module is None:
+        prefix, _ = main_stack(checkpoints[section.leader].tensors, section.leader)
+        module = side_of(prefix, checkpoints[donor].config)
     layers = tuple(output_layers(section))
-    return Stack(section.module, f"{section.where}slices", layers, donor, section.leader)
+    return Stack(module, f"{section.where}slices", layers, donor, section.leader)
 
 
 def output_layers(section: Section) -> list[tuple[str, int]]:
@@ -243,7 +247,7 @@ def _stacked(
             combined.check_surplus(prefix, number, step, stacks)
             number += 1
     result += [whole(last, name) for name in after]
-    check_stack(stack_in(section, references[0]), configs, tensors, stacks)
+    check_stack(stack_in(section, references[0], checkpoints), configs, tensors, stacks)
     return result
 
 
@@ -379,7 +383,7 @@ def _range(member: Member) -> tuple[int, int]:
 
 def _in_file_order(checkpoint: Checkpoint) -> dict[str, TensorInput]:
     """A checkpoint's tensors as they lie in its files; in its own order if some are not there."""
-    stored = [each for each in checkpoint.tensors.values() if isinstance(each, TensorEntry)]
+    stored = [each.stored for each in checkpoint.tensors.values() if each.stored]
     if len(stored) < len(checkpoint.tensors):
         return dict(checkpoint.tensors)
     files: dict[Path, list[TensorEntry]] = {}

@@ -10,7 +10,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from merge_core.checkpoints.weight_files import INDEX_SUFFIX, MODEL_STEM, SUFFIX
+from merge_core.checkpoints.safetensors_files import INDEX_SUFFIX, MODEL_STEM, SUFFIX
 from merge_core.tensors.dtypes import ITEM_SIZES
 
 DEFAULT_SHARD_BYTES = 5_000_000_000

@@ -21,7 +21,7 @@ from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import name_of, torch_dtype
-from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.tensors.inputs import Feed, FeedContext, TensorInput
 from merge_core.tensors.rounding import round_once
 from merge_core.tensors.safetensors_header import TensorEntry
 
@@ -65,6 +65,10 @@ class MergedTensor(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def stored(self) -> None:
+        """Nothing: its values are made."""
+
+    @property
     def sources(self) -> tuple[TensorInput, ...]:
         """Base and inputs, in that order."""
         return (*((self.base,) if self.base is not None else ()), *self.inputs)
@@ -73,7 +77,7 @@ class MergedTensor(NamedTuple):
     def entries(self) -> tuple[TensorEntry, ...]:
         """Every tensor on disk that it is made from, some perhaps twice."""
         return tuple(
-            entry for source in (*self.sources, *self.calibration) for entry in entries_of(source)
+            entry for source in (*self.sources, *self.calibration) for entry in source.entries
         )
 
     @property
@@ -101,6 +105,10 @@ class MergedTensor(NamedTuple):
             in_layers=self.in_layers,
             model_statistics=model_statistics,
         )
+
+    def called(self, name: str) -> MergedTensor:
+        """The same values under another name."""
+        return self._replace(name=name, copy_of=self.copy_of or self.name)
 
     def open(self, context: FeedContext) -> Feed:
         """Its values as stored, for a computation that uses them."""
@@ -133,9 +141,9 @@ class Computation:
         self._context = context
         key = tensor.statistics_key
         self._job = tensor.job(context.model_statistics.get(key) if key else None)
-        self._base = context.open(tensor.base) if tensor.base is not None else None
-        self._inputs = [context.open(source) for source in tensor.inputs]
-        self._calibration = [(source, context.open(source)) for source in tensor.calibration]
+        self._base = tensor.base.open(context) if tensor.base is not None else None
+        self._inputs = [source.open(context) for source in tensor.inputs]
+        self._calibration = [(source, source.open(context)) for source in tensor.calibration]
         self._post = [(post_step_named(name), settings) for name, settings in tensor.post]
         self._kernel: Kernel | None = None
         self.numel = tensor.numel

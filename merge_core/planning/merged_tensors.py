@@ -27,7 +27,7 @@ from merge_core.recipes.parameters import Level, resolve, resolver
 from merge_core.recipes.parts import Part
 from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE, name_of
-from merge_core.tensors.inputs import TensorInput, entries_of
+from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.kinds import is_computed_buffer, kind_of_dtype
 from merge_core.tokenizers.merged import MergedTokenizer
 from merge_core.verification.tied_copies import Copies
@@ -104,7 +104,7 @@ def _tied(tensors: list[MergedTensor], copies: Copies) -> list[MergedTensor]:
         return tensors
     by_name = {tensor.name: tensor for tensor in tensors}
     return [
-        by_name[origin]._replace(name=tensor.name, copy_of=origin)
+        by_name[origin].called(tensor.name)
         if (origin := copies.get(tensor.name)) in by_name and origin is not None
         else tensor
         for tensor in tensors
@@ -139,7 +139,6 @@ def _view(recipe: Recipe, tensors: Sequence[MergedTensor], config: Mapping[str, 
     return Checkpoint(
         directory=Path(f"recipe {recipe.name}"),
         tensors=MappingProxyType({tensor.name: tensor for tensor in tensors}),
-        shards=(),
         config=config,
     )
 
@@ -194,7 +193,7 @@ def _taken_over(each: Expansion, dtype: str) -> MergedTensor:
     if not each.kept:
         _check_kinds(each)
         sources = (*((each.base,) if each.base is not None else ()), *each.inputs)
-    entries = tuple(entry for source in sources for entry in entries_of(source))
+    entries = tuple(entry for source in sources for entry in source.entries)
     return MergedTensor(
         name=each.name,
         dtype=dtype,
@@ -220,7 +219,7 @@ def _check_kinds(each: Expansion) -> None:
             continue
         ours, theirs = kind_of_dtype(pattern.dtype), kind_of_dtype(source.dtype)
         if ours != theirs:
-            entries = entries_of(source)
+            entries = source.entries
             raise CompatibilityError(
                 f"tensor {source.name} holds {theirs} ({name_of(source.dtype)}) where another"
                 f" checkpoint has {ours} ({name_of(pattern.dtype)}); they cannot be averaged",

@@ -36,7 +36,7 @@ def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict
     configs = {reference: checkpoints[reference].config for reference in references}
     for section in recipe.sections:
         if section.stacked and config:
-            config = stacked_config(config, stack_in(section, references[0]), configs)
+            config = stacked_config(config, stack_in(section, references[0], checkpoints), configs)
             _leave_out_extra_blocks(config, donor)
     return with_class_of(config, configs) if config else config
 

@@ -42,7 +42,17 @@ _OTHER_NAMES = {
     "torch_dtype": "dtype",
     "output_dtype": "out_dtype",
     "model_name": "name",
+    "base": "base_model",
+    "method": "merge_method",
 }
+_OF_A_COMMAND = frozenset(
+    {
+        *("cuda", "gpu", "multi_gpu", "lazy_unpickle", "low_cpu_memory", "allow_crimes", "quiet"),
+        *("out_shard_size", "copy_tokenizer", "clone_tensors", "read_to_gpu", "write_model_card"),
+        *("trust_remote_code", "lora_merge_cache", "transformers_cache", "safe_serialization"),
+    }
+)
+"""Options of mergekit's commands, which people put into recipes."""
 _ADAPTERS = ("lora", "adapter", "adapter_path", "peft")
 _MIXTURE = ("experts", "gate_mode", "experts_per_token", "shared_experts")
 _MOST_NESTED = 64
@@ -70,6 +80,7 @@ def read_forms(document: Mapping[str, Any], known: Collection[str]) -> Forms:
     for key in [key for key in top if isinstance(key, str) and _is_decoration(key, known)]:
         del top[key]
     _hint_at_keys(forms, top, "", known)
+    _spell_models_out(top)
     _spell_references_alike(top)
     method = find_method(str(top.get("merge_method")))
     for place in _places(top):
@@ -81,6 +92,14 @@ def read_forms(document: Mapping[str, Any], known: Collection[str]) -> Forms:
                 _read_parameters(forms, place, method)
     _read_post(top)
     return forms
+
+
+def _spell_models_out(top: dict[str, Any]) -> None:
+    """A model that is listed by its name alone has no parameters of its own."""
+    if isinstance(top.get("models"), list):
+        top["models"] = [
+            {"model": model} if isinstance(model, str) else model for model in top["models"]
+        ]
 
 
 @dataclass(frozen=True)
@@ -168,6 +187,12 @@ def _hint(key: str, holder: Mapping[str, Any], where: str) -> str | None:
         )
     if key in _MIXTURE:
         return "this is a recipe for a mixture of experts, which is no merge of weights"
+    if key == "genome" and not where:
+        return "this is a recipe for a search among merges; write the one merge that it found"
+    if key in _OF_A_COMMAND and not where:
+        return (
+            "this is an option of another tool's command and says nothing of the merge: delete it"
+        )
     if key in _ELSEWHERE:
         return f"write it under parameters: `parameters: {{{key}: ...}}`"
     return None

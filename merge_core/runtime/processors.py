@@ -37,7 +37,8 @@ def quota(membership: Path, mount: Path) -> float:
         if not number or not group:
             continue
         if not kinds:
-            allowed = min([allowed, *map(_of_version_2, _directories(mount, group))])
+            found = (_ratio(_words(it / "cpu.max")) for it in _directories(mount, group))
+            allowed = min([allowed, *found])
         elif "cpu" in kinds.split(","):
             for root in (mount / kinds, mount / "cpu"):
                 allowed = min([allowed, *map(_of_version_1, _directories(root, group))])
@@ -50,10 +51,6 @@ def _directories(root: Path, group: str) -> Iterator[Path]:
     path = PurePosixPath(group.lstrip("/"))
     for each in (path, *path.parents):
         yield root / each
-
-
-def _of_version_2(directory: Path) -> float:
-    return _ratio(_words(directory / "cpu.max"))
 
 
 def _of_version_1(directory: Path) -> float:

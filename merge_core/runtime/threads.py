@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import TypeVar
 
 from merge_core.runtime.lazy_torch import torch
@@ -34,7 +35,8 @@ def ordered_map(
     torch_threads = torch.get_num_threads() if uses_torch else 0
     remaining = iter(items)
     waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, initializer=_one_torch_thread if uses_torch else None)
+    initializer = (lambda: torch.set_num_threads(1)) if uses_torch else None
+    pool = ThreadPoolExecutor(threads, initializer=initializer)
     try:
         for item in itertools.islice(remaining, 2 * threads):
             waiting.append(pool.submit(function, item))
@@ -51,7 +53,8 @@ def ordered_map(
 def all_at_once(
     function: Callable[[T], R], items: Iterable[T], threads: int, stop: Callable[[], None]
 ) -> list[R]:
-    """`function` of each item, in the items' order; the first that fails ends all.
+    """`function` of each item, in the items' order; the first that fails ends all. Each call sees
+    the caller's context variables.
 
     Args:
         stop: called when one has failed, or a person interrupts, until the others have ended: makes
@@ -60,7 +63,7 @@ def all_at_once(
     with ThreadPoolExecutor(threads) as pool:
         futures: list[Future[R]] = []
         try:
-            futures += [pool.submit(function, item) for item in items]
+            futures += [pool.submit(copy_context().run, function, item) for item in items]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
                 if future in done:
@@ -73,7 +76,3 @@ def all_at_once(
             while wait(futures, _STOP_AGAIN).not_done:
                 stop()  # what one was just about to begin
             raise
-
-
-def _one_torch_thread() -> None:
-    torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 
 from merge_core.runtime.lazy_torch import torch
 
@@ -18,12 +17,7 @@ class OneThreadEach:
     def __enter__(self) -> OneThreadEach:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._before is not None:
             torch.set_num_threads(self._before)
 

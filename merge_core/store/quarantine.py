@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from merge_core.errors import OutputError
-from merge_core.files.locks import held, try_lock
+from merge_core.files.locks import held, lock_file, try_lock
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.files.removal import move_entry, remove_entry
 from merge_core.homes.home import Home
@@ -79,10 +79,9 @@ def one_at_a_time(home: Home) -> Iterator[None]:
         OutputError: the quarantine cannot be made.
     """
     directory = _directory(home)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         make_private_directory(directory)
-        descriptor = os.open(directory / _LOCK, flags, 0o600)
+        descriptor = lock_file(directory / _LOCK, 0o600)
     except OSError as error:
         raise _as_output_error(error, directory) from error
     with held(descriptor):
@@ -271,7 +270,7 @@ def _no_merge_at(staging: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        yield try_lock(descriptor)
+        yield try_lock(descriptor, staging / LOCK)
     finally:
         os.close(descriptor)
 

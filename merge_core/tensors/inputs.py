@@ -1,17 +1,19 @@
 """What a planned tensor reads: bytes on disk, or values made from them while they stream.
 
-A tensor input has a name, a dtype and a shape, and opens a `Feed` of its values. A tensor on disk
-is one; so are a LoRA adapter applied to a matrix, an embedding with its rows rearranged for another
-vocabulary, and a tensor that another recipe computes. A checkpoint whose tensors are such inputs is
-planned and merged like any other, and none of them is ever written to disk.
+A `TensorInput` has a name, a dtype and a shape, opens a `Feed` of its values, and says whether it
+is stored or made. A tensor on disk (`TensorEntry`) is stored. Made are a LoRA adapter applied to a
+matrix, an embedding with its rows rearranged for another vocabulary, and a tensor that another
+recipe computes. A checkpoint whose tensors are made is planned and merged like any other, and none
+of them is ever written to disk.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 from merge_core.errors import NonFiniteError
 from merge_core.runtime.gpu_transfers import fill
@@ -34,8 +36,8 @@ class Feed(Protocol):
         """
 
 
-class MadeTensor(Protocol):
-    """A tensor that is made from others as it is read."""
+class TensorInput(Protocol):
+    """One tensor of a checkpoint: stored, or made from stored ones as it is read."""
 
     @property
     def name(self) -> str:
@@ -43,7 +45,7 @@ class MadeTensor(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Safetensors code of the dtype that it would be stored in."""
+        """Safetensors code of the dtype that it is, or would be, stored in."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,14 +56,33 @@ class MadeTensor(Protocol):
         """Number of elements."""
 
     @property
+    def stored(self) -> TensorEntry | None:
+        """Itself where its values are on disk as they are; None where they are made."""
+
+    @property
     def entries(self) -> tuple[TensorEntry, ...]:
-        """Every tensor on disk that it is made from."""
+        """Every tensor on disk that it is, or is made from."""
+
+    def called(self, name: str) -> TensorInput:
+        """The same values under another name."""
 
     def open(self, context: FeedContext) -> Feed:
         """Its values, for one worker."""
 
 
-TensorInput = TensorEntry | MadeTensor
+class MadeTensor:
+    """What all made tensors have alike. A made tensor is a frozen dataclass derived from this."""
+
+    stored: ClassVar[None] = None
+
+    @property
+    def numel(self: TensorInput) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def called(self, name: str) -> Self:
+        """The same values under another name."""
+        return replace(self, name=name)  # type: ignore[type-var]
 
 
 class FeedContext:
@@ -86,9 +107,9 @@ class FeedContext:
         self._room = most_kept
         self._unsettled: list[tuple[_Stored, int, int, torch.Tensor]] = []
 
-    def open(self, source: TensorInput) -> Feed:
-        """The values of an input."""
-        return _Stored(source, self) if isinstance(source, TensorEntry) else source.open(self)
+    def open_stored(self, entry: TensorEntry) -> Feed:
+        """The values of a tensor on disk."""
+        return _Stored(entry, self)
 
     def see(self, feed: _Stored, start: int, count: int, values: torch.Tensor) -> None:
         """Find out whether values that were read are finite, now or when they are settled."""
@@ -123,22 +144,9 @@ def values_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], 
 
     Stored values come as they are stored, NaN included; made ones as float64.
     """
-    if isinstance(source, TensorEntry):
-        return partial(reader.read, source)
+    if source.stored:
+        return partial(reader.read, source.stored)
     return source.open(FeedContext(reader, torch.device("cpu"), _MEASURED)).read
-
-
-def called(source: TensorInput, name: str) -> TensorInput:
-    """The same values under another name."""
-    if isinstance(source, TensorEntry):
-        return source._replace(name=name)
-    made: MadeTensor = replace(source, name=name)  # type: ignore[type-var]
-    return made
-
-
-def entries_of(source: TensorInput) -> tuple[TensorEntry, ...]:
-    """Every tensor on disk that an input is made from."""
-    return (source,) if isinstance(source, TensorEntry) else source.entries
 
 
 class _Stored:

@@ -16,12 +16,15 @@ from functools import partial
 from itertools import chain, repeat
 from operator import attrgetter, itemgetter, sub
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merge_core.errors import CheckpointError
 from merge_core.files.bounded_json import parse_json
 from merge_core.files.untrusted import check_inside, open_plain
 from merge_core.tensors.dtypes import ITEM_SIZES
+
+if TYPE_CHECKING:
+    from merge_core.tensors.inputs import Feed, FeedContext
 
 MAX_HEADER_BYTES = 100 << 20
 """The reference implementation's own limit."""
@@ -52,6 +55,24 @@ class TensorEntry(NamedTuple):
     def numel(self) -> int:
         """Number of elements."""
         return self.nbytes // ITEM_SIZES[self.dtype]
+
+    @property
+    def stored(self) -> TensorEntry:
+        """Itself: its values are on disk as they are."""
+        return self
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """Itself alone: nothing else is read for it."""
+        return (self,)
+
+    def called(self, name: str) -> TensorEntry:
+        """The same values under another name."""
+        return self._replace(name=name)
+
+    def open(self, context: FeedContext) -> Feed:
+        """Its values, for one worker; each block is checked to be finite."""
+        return context.open_stored(self)
 
 
 class Columns(NamedTuple):

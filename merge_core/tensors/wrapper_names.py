@@ -12,7 +12,8 @@ from typing import Any
 
 _WORDS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 _ANYWHERE = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, _WORDS))})")
-_BEFORE_ALL = "module."
+_BEFORE_ALL = ("module.", "base_model.model.")
+"""Of DataParallel, and of PEFT's model after its adapter was merged."""
 _CLASS_PREFIX = re.compile(r"^(?:FSDP|Compiled)(?=[A-Z][a-z])")
 _NO_MODEL = re.compile(
     r"^(?:OptimizedModule|DataParallel|DistributedDataParallel|FullyShardedDataParallel"
@@ -31,8 +32,9 @@ def unwrapped_names(names: Collection[str]) -> dict[str, str]:
     if not first.startswith(_BEFORE_ALL) and not any(word in text for word in _WORDS):
         return {}
     new = {name: _ANYWHERE.sub("", name) for name in names}
-    while new and all(name.startswith(_BEFORE_ALL) for name in new.values()):
-        new = {name: other.removeprefix(_BEFORE_ALL) for name, other in new.items()}
+    for word in _BEFORE_ALL:
+        while new and all(name.startswith(word) for name in new.values()):
+            new = {name: other.removeprefix(word) for name, other in new.items()}
     changed = any(name != other for name, other in new.items())
     return new if changed and len(set(new.values())) == len(new) and all(new.values()) else {}
 
@@ -42,7 +44,7 @@ def words_taken(new: Mapping[str, str]) -> str:
     for name, other in new.items():
         if name != other and name.endswith(other):
             return name.removesuffix(other)
-    return next((word for word in _WORDS if any(word in name for name in new)), _BEFORE_ALL)
+    return next((word for word in _WORDS if any(word in name for name in new)), _BEFORE_ALL[0])
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
-from merge_core.files.digests import sha256_file
 from merge_core.recipes.recipe import Recipe
 from merge_core.recipes.tokenizer import UNION, TokenizerSettings
 from merge_core.records import SourceCheckpoint
@@ -26,7 +25,7 @@ from merge_core.tokenizers.files import tokenizer_files
 from merge_core.tokenizers.merged import MergedTokenizer
 from merge_core.tokenizers.row_sources import RowSources
 from merge_core.tokenizers.rows import ABSENT, GatheredRows, Rows, row_map
-from merge_core.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
+from merge_core.tokenizers.tokenizer import Tokenizer, read_tokenizer, tokenizer_contents
 from merge_core.tokenizers.union import (
     Difference,
     MergedVocabulary,
@@ -56,11 +55,13 @@ def align_vocabularies(
     settings = recipe.vocabulary
     asks = settings and (settings.tokens or settings.pad_to_multiple_of is not None)
     tables = {name: vocabulary_tables(checkpoints[name]) for name in recipe.references()}
-    files = {name: _tokenizer_files(name, checkpoints, sources) for name in tables}
+    places = {name: checkpoints[name].directory for name in tables}
+    files = {name: tokenizer_contents(places[name], sources[name].files) for name in tables}
     heights = {table.rows for table in tables.values() if table is not None}
     if len(set(files.values())) == 1 and len(heights) <= 1 and not asks:
         return checkpoints, None
-    read = {key: read_tokenizer(checkpoints[name].directory) for name, key in files.items()}
+    one_of_each = {key: places[name] for name, key in files.items()}
+    read = {key: read_tokenizer(place) for key, place in one_of_each.items()}
     tokenizers = {name: read[key] for name, key in files.items()}
     if settings is None:
         _refuse_differences(recipe, tokenizers, tables)
@@ -188,20 +189,6 @@ def _vocabularies(
             assert tokenizer is not None
         found[reference] = vocabulary_of(tokenizer, tables[reference].rows, reference)
     return found
-
-
-def _tokenizer_files(
-    reference: str,
-    checkpoints: Mapping[str, Checkpoint],
-    sources: Mapping[str, SourceCheckpoint],
-) -> frozenset[tuple[str, str]]:
-    """Names and digests of a tokenizer's files: of equal ones at most one is read."""
-    source, directory = sources.get(reference), checkpoints[reference].directory
-    if source and source.files:
-        known = ((file.name, file.sha256) for file in source.files)
-        return frozenset((name, digest) for name, digest in known if name in TOKENIZER_FILES)
-    found = (name for name in TOKENIZER_FILES if (directory / name).is_file())
-    return frozenset((name, sha256_file(directory / name)) for name in found)
 
 
 def _refuse_differences(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from merge_core.recipes.chat_templates import AUTO, CHAT_TEMPLATES
 from merge_core.tokenizers.prompting import read_prompting
 

@@ -152,7 +152,11 @@ def _compare_splitting(base: Tokenizer, model: Tokenizer) -> list[str]:
         both = zip(base.merges, model.merges, strict=False)
         changed = sum(a != b for a, b in both) + abs(len(base.merges) - len(model.merges))
         at = next(
-            (rank for rank, pair in enumerate(model.merges) if pair != _get(base.merges, rank)),
+            (
+                rank
+                for rank, pair in enumerate(model.merges)
+                if (pair,) != base.merges[rank : rank + 1]
+            ),
             len(model.merges),
         )
         differences.append(
@@ -215,10 +219,6 @@ def _one_is_missing(
             mend=f"copy the tokenizer files that {without} was trained with into its directory",
         )
     ]
-
-
-def _get(merges: tuple[tuple[str, str], ...], rank: int) -> tuple[str, str] | None:
-    return merges[rank] if rank < len(merges) else None
 
 
 def _brief(value: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from merge_core.files.names import SENTENCEPIECE_FILES, TOKENIZER_FILES
 from merge_core.files.untrusted import read_plain
 from merge_core.tokenizers.union import Flags, MergedVocabulary, Vocabulary
@@ -98,7 +98,7 @@ def _extended(
     numbered = len(vocabulary) + len(outside) + len(merged.new) == merged.size
     if spell_out or not numbered:
         if isinstance(vocabulary, dict):
-            content["model"]["vocab"] = dict(sorted(merged.ids.items(), key=_by_id))
+            content["model"]["vocab"] = dict(sorted(merged.ids.items(), key=lambda it: it[1]))
         else:
             content["model"]["vocab"] = _scored(vocabulary, merged)
     added += [_entry(token, flags, merged) for token, flags in merged.new.items() if flags]
@@ -165,10 +165,6 @@ def _pair(merge: Any) -> tuple[str, str]:
 
 def _unnamed(number: int) -> str:
     return f"<unnamed_{number}>"
-
-
-def _by_id(item: tuple[str, int]) -> int:
-    return item[1]
 
 
 def _json(value: Mapping[str, Any], indent: int | None = 2) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from merge_core.files.untrusted import read_beginning
 from merge_core.findings import Finding, some
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from merge_core.reductions.sums import divided
 from merge_core.runtime.lazy_torch import torch
-from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.tensors.inputs import Feed, FeedContext, MadeTensor, TensorInput
 from merge_core.tensors.safetensors_header import TensorEntry
 
 Rows = NDArray[np.int64]
@@ -71,7 +71,7 @@ def row_map(parts: Rows, padding: int = 0) -> RowMap:
 
 
 @dataclass(frozen=True, eq=False)
-class GatheredRows:
+class GatheredRows(MadeTensor):
     """A tensor whose rows are means of rows of other tensors with the same further extents."""
 
     name: str
@@ -81,18 +81,13 @@ class GatheredRows:
     rows: RowMap
 
     @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
     def entries(self) -> tuple[TensorEntry, ...]:
         """Every tensor on disk that rows are taken from."""
-        return tuple(entry for source in self.sources for entry in entries_of(source))
+        return tuple(entry for source in self.sources for entry in source.entries)
 
     def open(self, context: FeedContext) -> Feed:
         """Its values, for one worker."""
-        feeds = [context.open(source) for source in self.sources]
+        feeds = [source.open(context) for source in self.sources]
         return _GatheredFeed(self.rows, feeds, math.prod(self.shape[1:]), context.device)
 
 

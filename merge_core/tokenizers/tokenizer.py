@@ -5,16 +5,17 @@ Formatting, padding settings and file-format versions make no difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import digest_of, sha256_file
 from merge_core.files.names import SENTENCEPIECE_FILES
 from merge_core.files.untrusted import check_plain, read_plain
+from merge_core.records import FileDigest
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -98,6 +99,23 @@ def read_tokenizer(directory: Path) -> Tokenizer | None:
     if binaries:
         return Tokenizer(next(iter(binaries)), None, (), (), {}, {}, {}, binaries, added)
     return None
+
+
+def tokenizer_contents(
+    directory: Path, known: Sequence[FileDigest] = ()
+) -> frozenset[tuple[str, str]]:
+    """Names and digests of the files that define a tokenizer: of equal ones only one need be read.
+
+    Args:
+        known: the files of the checkpoint, if they were hashed.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+    """
+    if known:
+        return frozenset((each.name, each.sha256) for each in known if each.name in TOKENIZER_FILES)
+    present = [name for name in TOKENIZER_FILES if _has(directory, name)]
+    return frozenset((name, _digest(directory, name)) for name in present)
 
 
 def _from_tokenizer_json(path: Path, binaries: Mapping[str, str]) -> Tokenizer:

@@ -23,7 +23,6 @@ from merge_core.runtime.threads import default_threads, ordered_map
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput, values_of
-from merge_core.tensors.safetensors_header import TensorEntry
 
 Floats: TypeAlias = "NDArray[np.float64]"
 Kinship = Literal["identical", "near", "far", "unrelated"]
@@ -83,7 +82,7 @@ def measure_ancestry(base: Checkpoint, model: Checkpoint, reader: BlockReader) -
         return base_square, model_square, product, difference
 
     pairs = _sampled_tensors(base, model)
-    made = any(not isinstance(source, TensorEntry) for pair in pairs for source in pair)
+    made = any(not source.stored for pair in pairs for source in pair)
     squares = list(ordered_map(measure, pairs, default_threads(), uses_torch=made))
     if not any(square[0] for square in squares):
         return None
@@ -107,9 +106,7 @@ def same_weights(one: Checkpoint, other: Checkpoint, reader: BlockReader) -> boo
     for entry, twin in zip(one.tensors.values(), other.tensors.values(), strict=True):
         if (entry.dtype, entry.shape) != (twin.dtype, twin.shape):
             return False
-        if isinstance(entry, TensorEntry) != isinstance(twin, TensorEntry):
-            return False
-        if not same_values(entry, twin, reader):
+        if bool(entry.stored) != bool(twin.stored) or not same_values(entry, twin, reader):
             return False
     return True
 
@@ -161,23 +158,19 @@ def _product(a: Floats, b: Floats) -> float:
 
 def _floats_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], Floats]:
     """Reads `start, count` elements of an input of a mergeable dtype."""
-    if isinstance(source, TensorEntry):
-        return lambda start, count: _as_floats(
-            reader.read_bytes(source, start, count), source.dtype
-        )
-    read = values_of(source, reader)
-    return lambda start, count: read(start, count).numpy()
+    read, dtype = _bytes_of(source, reader), source.dtype if source.stored else "F64"
+    return lambda start, count: _as_floats(read(start, count), dtype)
 
 
 def _bytes_of(source: TensorInput, reader: BlockReader) -> Callable[[int, int], bytes | bytearray]:
     """Reads the bytes of `start, count` elements of an input; of one that is made, as float64."""
-    if isinstance(source, TensorEntry):
-        return partial(reader.read_bytes, source)
+    if source.stored:
+        return partial(reader.read_bytes, source.stored)
     read = values_of(source, reader)
     return lambda start, count: read(start, count).numpy().tobytes()
 
 
-def _as_floats(stored: bytearray, dtype: str) -> Floats:
+def _as_floats(stored: bytes | bytearray, dtype: str) -> Floats:
     if dtype == "BF16":  # the upper half of a float32
         return (np.frombuffer(stored, "<u2").astype(np.uint32) << 16).view(np.float32).astype(float)
     return np.frombuffer(stored, _FLOATS[dtype]).astype(float)

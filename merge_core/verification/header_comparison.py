@@ -162,8 +162,9 @@ def _mend_names(base_name: str, missing: list[str], extra: list[str], exclude: s
         return f"if only the rest is to be merged, {kept}; if not, save it again in full"
     if missing and extra:
         return (
-            "the names differ, so it is another architecture or was saved by another class: save"
-            " it again with the class in the base's config, or leave it out"
+            "the names differ, so it is another architecture or was saved by another class or"
+            f" version: load and save both it and {base_name} with one class and one version of"
+            " transformers, or leave it out"
         )
     return "check that it was made from this base and that no file of it is missing"
 

@@ -5,6 +5,7 @@ What only the weights can tell (ancestry, NaN) is in `merge_core.verification.ve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +21,10 @@ from merge_core.tensors.names import group_of
 from merge_core.tensors.wrapper_names import unwrapped_names
 from merge_core.verification.class_comparison import class_findings, wrapper_findings
 from merge_core.verification.header_comparison import compare_headers, exclude_to_fit, fit_together
+from merge_core.verification.labels import label_findings
 from merge_core.verification.tolerance import STRICT, Tolerance
 from merge_core.verification.ungathered import ungathered_findings
+from merge_core.verification.unmerged import unmerged_findings
 
 _QUANTISATION = ("quantization_config", "compression_config")
 _TIES = "tie_word_embeddings"
@@ -33,13 +36,13 @@ _COMPUTING = (
     _TIES,
 )
 """Config keys that change what equal weights compute, and that shapes need not reveal."""
-_NEARLY = (
-    "rms_norm_eps",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "attention_bias",
-    "norm_topk_prob",
+_NEARLY = re.compile(
+    r"(^|_)(act|activation)(_|$)|(^|_)eps(ilon)?$|^attention_bias$|softcap|multiplier"
+    r"|_scal(e|ar|ing)(_|$)|scaling_factor|^scale_|experts_per_tok|(^|_)top_?k(_|$)|scoring_func"
+    r"|^layer_types$|residual|qk_norm|partial_rotary|logits_scal"
 )
+"""Config keys that change what equal weights compute, and that a published config may get wrong."""
+_NOT_NEARLY = re.compile(r"rope|init|drop|aux|loss|layer_?scale|fp32")
 _CONTEXT = ("max_position_embeddings", "n_positions", "sliding_window")
 
 
@@ -81,7 +84,9 @@ def preflight(
     Without a base the models are compared with the first of them.
     """
     everyone, findings = _named_alike([*([base] if base else []), *models])
-    findings += [finding for facts in everyone for finding in check_alone(facts)]
+    findings += [
+        finding for facts in everyone for finding in check_alone(facts, leads=facts is everyone[0])
+    ]
     for facts in everyone[1:]:
         findings += compare_configs(everyone[0], facts, tolerance)
         findings += compare_headers(
@@ -127,13 +132,14 @@ def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: rank[finding.severity]))
 
 
-def check_alone(facts: CheckpointFacts) -> list[Finding]:
+def check_alone(facts: CheckpointFacts, *, leads: bool = False) -> list[Finding]:
     """Quantised weights, settings left over from them, sizes that contradict the config, and a need
     for code of its own."""
     findings = []
     named = quantisation_keys(facts.config)
     packed = [name for name, header in facts.headers.items() if is_packed(name, *header)]
-    method = next((how for how in map(_method_of, named.values()) if how), None)
+    said = [it.get("quant_method") for it in named.values() if isinstance(it, Mapping)]
+    method = next(filter(None, said), None)
     if packed:
         dtype, shape = facts.headers[packed[0]]
         findings.append(
@@ -166,8 +172,9 @@ def check_alone(facts: CheckpointFacts) -> list[Finding]:
         )
     findings += wrapper_findings(facts.name, facts.config)
     findings += ungathered_findings(facts.name, facts.headers)
+    findings += unmerged_findings(facts.name, facts.headers)
     if not packed:
-        findings += size_findings(facts.name, facts.headers, facts.config)
+        findings += size_findings(facts.name, facts.headers, facts.config, leads=leads)
     auto_map = facts.config.get("auto_map")
     if isinstance(auto_map, dict) and auto_map:
         findings.append(
@@ -214,17 +221,29 @@ def compare_configs(
     )
     if any(finding.severity == "error" for finding in classes):
         return classes
-    return [*classes, *_setting_findings(base, model), *_position_findings(base, model)]
+    return [
+        *classes,
+        *_setting_findings(base, model),
+        *_position_findings(base, model),
+        *label_findings(
+            (base.name, base.config, base.headers), (model.name, model.config), tolerance
+        ),
+    ]
 
 
 def _setting_findings(base: CheckpointFacts, model: CheckpointFacts) -> list[Finding]:
     ours, theirs = _text_config(model.config), _text_config(base.config)
     findings = []
-    for keys, severity in ((_COMPUTING, "error"), (_NEARLY, "warning")):
+    nearly = [key for key in theirs if _NEARLY.search(key) and not _NOT_NEARLY.search(key)]
+    for keys, severity in ((_COMPUTING, "error"), (nearly, "warning")):
         changed = [
             key
             for key in keys
-            if _both_and_differ(key, ours, theirs) and not (key == _TIES and base.copies)
+            if (
+                _both_and_differ(key, ours, theirs)
+                or (key in nearly and _is_off(key, ours, theirs))
+            )
+            and not (key == _TIES and base.copies)
         ]
         if changed:
             values = some(
@@ -303,10 +322,6 @@ def quantisation_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _method_of(settings: Any) -> object:
-    return settings.get("quant_method") if isinstance(settings, Mapping) else None
-
-
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a multimodal config, or the config itself."""
     inner = config.get("text_config")
@@ -316,6 +331,12 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _both_and_differ(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     a, b = ours.get(key), theirs.get(key)
     return a is not None and b is not None and a != b
+
+
+def _is_off(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether one of two configs sets a number, and the other says that there is none: null."""
+    numbers = [settings.get(key) for settings in (ours, theirs)]
+    return key in ours and None in numbers and any(isinstance(it, int | float) for it in numbers)
 
 
 def _dtype_name(code: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.model_card import declared_bases, is_hub_id, names_checkpoint
+from merge_core.files.names import holds_weights
 from merge_core.findings import Finding, counted, some
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.block_reader import BlockReader
@@ -35,7 +36,7 @@ class Subject:
         """sha256 of its weight files, whatever they are called."""
         adapter = self.source.adapter
         files = (*self.source.files, *(adapter.files if adapter else ()))
-        return frozenset(file.sha256 for file in files if file.name.endswith(".safetensors"))
+        return frozenset(file.sha256 for file in files if holds_weights(file.name))
 
 
 def ancestry_findings(

@@ -17,7 +17,6 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.runtime.threads import ordered_map
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import ITEM_SIZES, MERGEABLE
-from merge_core.tensors.inputs import entries_of
 from merge_core.tensors.safetensors_header import TensorEntry
 
 BLOCK = 1 << 18
@@ -123,5 +122,5 @@ def _pieces(entries: list[TensorEntry]) -> Iterator[tuple[TensorEntry, int, int]
 
 def _entries(checkpoint: Checkpoint) -> list[TensorEntry]:
     """Every float tensor on disk that the checkpoint is, or is made from, once."""
-    entries = [entry for source in checkpoint.tensors.values() for entry in entries_of(source)]
-    return list(dict.fromkeys(entry for entry in entries if entry.dtype in MERGEABLE))
+    everything = [entry for source in checkpoint.tensors.values() for entry in source.entries]
+    return list(dict.fromkeys(entry for entry in everything if entry.dtype in MERGEABLE))

@@ -16,7 +16,7 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.configs.sizes import Headers
 from merge_core.files.digests import fingerprint
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.inputs import TensorInput, called
+from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.names import group_of, kinds_of
 from merge_core.tensors.safetensors_header import TensorEntry
 from merge_core.tokenizers.embeddings import is_indexed_by_token
@@ -73,7 +73,7 @@ def with_copies(checkpoint: Checkpoint, copies: Copies, kept: Mapping[str, str])
         return checkpoint
     tensors = {name: it for name, it in checkpoint.tensors.items() if name not in copies}
     tensors |= {
-        name: checkpoint.tensors.get(name) or called(checkpoint.tensors[origin], name)
+        name: checkpoint.tensors.get(name) or checkpoint.tensors[origin].called(name)
         for name, origin in kept.items()
     }
     order = {name: place for place, name in enumerate(checkpoint.tensors)}
@@ -104,11 +104,9 @@ def _agrees(checkpoint: Checkpoint, origin: str, name: str, reader: BlockReader)
         return True
     if (first.dtype, first.shape) != (second.dtype, second.shape) or not first.numel:
         return False
-    if isinstance(first, TensorEntry) and isinstance(second, TensorEntry):
-        return _same_bytes(first, second, fingerprint(first.path), reader)
-    return isinstance(first, TensorEntry) == isinstance(second, TensorEntry) and same_values(
-        first, second, reader
-    )
+    if first.stored and second.stored:
+        return _same_bytes(first.stored, second.stored, fingerprint(first.stored.path), reader)
+    return first.stored is second.stored and same_values(first, second, reader)
 
 
 def _same_bytes(first: TensorEntry, second: TensorEntry, seen: str, reader: BlockReader) -> bool:

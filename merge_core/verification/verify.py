@@ -22,7 +22,7 @@ from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.tokenizers.comparison import compare_tokenizers
 from merge_core.tokenizers.prompting import compare_prompting, read_prompting
-from merge_core.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
+from merge_core.tokenizers.tokenizer import Tokenizer, read_tokenizer, tokenizer_contents
 from merge_core.verification.alone_findings import alone_findings
 from merge_core.verification.ancestry import Ancestry, measure_ancestry
 from merge_core.verification.class_comparison import architecture_of
@@ -242,15 +242,11 @@ def _read_tokenizers(
     read: dict[object, Tokenizer | None] = {}
     tokenizers: dict[str, Tokenizer | None] = {}
     for subject in subjects:
-        files = frozenset(
-            (file.name, file.sha256)
-            for file in subject.source.files
-            if file.name in TOKENIZER_FILES
-        )
+        directory = subject.checkpoint.directory
         try:
-            key = files or subject.name
+            key = tokenizer_contents(directory, subject.source.files)
             if key not in read:
-                read[key] = read_tokenizer(subject.checkpoint.directory)
+                read[key] = read_tokenizer(directory)
             tokenizers[subject.name] = read[key]
         except CheckpointError as error:
             findings.append(_refused(subject.name, error))

@@ -14,6 +14,7 @@ from tasks.audit import (
     approval,
     description,
     files,
+    lock,
     parents,
     plan,
     registration,
@@ -40,6 +41,7 @@ OF_ANY: dict[str, Check] = {
 """Checks of a base as well; it has no run of its own."""
 OF_MERGES: dict[str, Check] = {
     "plan": plan.check,
+    "lock": lock.check,
     "run": run.check,
     "scores": scores.check,
     "decision": verdict.check,

@@ -23,6 +23,7 @@ from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
 from tasks.registry.client import TAG, Registry
 from tasks.registry.last_check import download_description
+from tasks.registry.lock import LOCK, Lock
 from tasks.registry.models import RECORD
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class Evidence:
     def rule(self) -> PromotionRule | None:
         """The rule that decided; None in runs of before rules were kept."""
         return _validated(PromotionRule, self.file("rule.json"))
+
+    @cached_property
+    def lock(self) -> Lock | None:
+        """What was locked of the merge; None in runs of before locks were kept."""
+        return _validated(Lock, self.file(LOCK))
 
     @cached_property
     def compared(self) -> Compared | None:

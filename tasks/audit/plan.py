@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from merge_core.errors import MergeflowError
+from merge_core.files.digests import DigestMemo
 from merge_core.output.manifest import read_manifest
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest
-from merge_core.store.objects import object_id_of
+from merge_core.store.objects import object_id_of, object_problems
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.registry.client import TAG
@@ -55,6 +56,14 @@ def _disk(evidence: Evidence, manifest: CheckpointManifest, answers: Answers) ->
     if checkpoint is None or not checkpoint.directory.is_dir():
         return  # `files` says so
     directory = checkpoint.directory
+    if object_id_of(directory) not in (None, manifest.object_id):
+        # The same model files, made otherwise: both objects have one place in MLflow.
+        directory = directory.with_name(manifest.object_id)
+        if not directory.is_dir():
+            answers.unknown(f"its own object is not here: {directory}; one with the same files is")
+            return
+        for problem in object_problems(directory, DigestMemo(None), afresh=True):
+            answers.fails(f"its own object: {problem}: {directory}")
     try:
         on_disk = read_manifest(directory)
     except MergeflowError as error:
@@ -63,9 +72,6 @@ def _disk(evidence: Evidence, manifest: CheckpointManifest, answers: Answers) ->
     here = {"path": "", "taken_over": manifest.taken_over}
     if on_disk.model_copy(update=here) != manifest.model_copy(update=here):
         answers.fails("the checkpoint's own manifest is another one than the run keeps")
-    stored = object_id_of(directory)
-    if stored is not None:
-        answers.same("the name in the store", stored, manifest.object_id, "the run's manifest")
     recipe = directory / RECIPE_NAME
     kept = evidence.file("recipe.yaml")
     if kept is not None and (not recipe.is_file() or recipe.read_bytes() != kept):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from merge_core.errors import MergeflowError
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
+from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import Compared
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
@@ -70,15 +71,15 @@ def _again(
         answers.unknown("the decision cannot be made again: its rule was not kept")
         return
     try:
-        again = decide(
-            merged,
-            known[compared.baseline_digest],
+        bar = Bar(
             rule,
+            known[compared.baseline_digest],
+            compared.called,
             [known[digest] for digest in compared.expert_digests],
-            called=compared.called,
-            others=compared.others,
-            origin=compared.origin,
+            compared.others,
+            compared.origin,
         )
+        again = decide(merged, bar)
     except MergeflowError as error:
         answers.fails(f"the rule gives no decision on these evaluations: {error.what}")
         return

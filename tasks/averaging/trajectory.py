@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.find import (

@@ -6,13 +6,13 @@ the model, the data and the settings are the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from merge_core.checkpoints.sources import describe_source
 from merge_core.errors import CheckpointError, MergeflowError, OutputError, RecipeError, StepError
 from merge_core.files.bounded_json import parse_json
 from merge_core.files.digests import DigestMemo, digest_of
+from merge_core.files.durable import sync
 from merge_core.files.own_files import read_own
 from merge_core.files.present import files_present
 from merge_core.files.private import PRIVATE_DIRECTORY, make_private_directory
@@ -47,31 +48,15 @@ _log = logging.getLogger("mergeflow")
 def calibrate_all(
     recipe: Recipe,
     sources: Mapping[str, SourceCheckpoint],
-    *,
-    home: Home,
-    beside: Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    progress: Progress | None = None,
+    measure: Callable[[SourceCheckpoint, Measurement], SourceCheckpoint],
 ) -> dict[str, SourceCheckpoint]:
     """What a recipe's methods need to know of its models, by reference; empty for most recipes.
 
     Args:
-        beside: directory of the recipe, which the path of the data starts from.
-
-    Raises:
-        RecipeError, CheckpointError, StepError: see `calibrate`.
+        measure: `calibrate`, or a step that does it.
     """
     return {
-        reference: calibrate(
-            sources[reference],
-            measurement,
-            home=home,
-            beside=beside,
-            device=device,
-            threads=threads,
-            progress=progress,
-        )
+        reference: measure(sources[reference], measurement)
         for reference, measurement in measurements(recipe).items()
     }
 
@@ -101,6 +86,7 @@ def calibrate(
     """Measure one model, or find what was measured before.
 
     Args:
+        beside: directory of the recipe, which the path of the data starts from.
         record: what a step says was found before, when that did not hold: nothing else is believed
             in its place.
         device: auto, cpu, cuda or cuda:N. The model is computed in float32 on it.
@@ -171,6 +157,20 @@ def calibration_key(
             "transformers": version("transformers"),
         }
     )
+
+
+def measured_before(digest: str, reference: str, home: Home) -> SourceCheckpoint | None:
+    """What was measured of a checkpoint, by its digest; every byte of it is read."""
+    memo = DigestMemo(None)
+    places = sorted(home.statistics.iterdir()) if home.statistics.is_dir() else []
+    for place in places:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if parse_json(read_own(place / _RECORD, _MAX_RECORD)).get("digest") != digest:
+                continue
+            found = _find(reference, place, memo)
+            if found is not None:
+                return found
+    return None
 
 
 def _find(name: str, place: Path, memo: DigestMemo) -> SourceCheckpoint | None:
@@ -248,7 +248,7 @@ def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMem
         (made / _RECORD).write_text(json.dumps({**record, "digest": described.digest}, indent=2))
         for path in made.iterdir():
             path.chmod(0o400)
-            _fsync(path)
+            sync(path)
         made.chmod(PRIVATE_DIRECTORY)
         make_private_directory(place.parent)
         if place.exists() and not _find("", place, memo):
@@ -257,18 +257,10 @@ def _publish(made: Path, place: Path, record: Mapping[str, Any], memo: DigestMem
         if not place.exists():
             made.rename(place)
             make_read_only(place)
-            _fsync(place.parent)
+            sync(place.parent)
     except OSError as error:
         if not _find("", place, memo):
             raise OutputError(f"cannot be written: {error.strerror}", where=str(place)) from None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _mistake(source: SourceCheckpoint, stage: str, problem: Mapping[str, Any]) -> MergeflowError:

@@ -21,7 +21,6 @@ from merge_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.inputs import TensorInput, values_of
-from merge_core.tensors.safetensors_header import TensorEntry
 from tasks.processes.model import Problem
 
 _NO_PARAMETERS = (r"\.attn\.(masked_)?bias$", r"rotary_emb\.inv_freq$")
@@ -224,7 +223,7 @@ def _compare(
     """Check that a parameter has the values of its tensor, or give it those of a made tensor."""
     values = values_of(source, reader)(0, source.numel).to(torch.float32)
     if source.shape == tuple(parameter.shape):
-        if not isinstance(source, TensorEntry) and is_whole:
+        if not source.stored and is_whole:
             parameter.copy_(values.view(parameter.shape))
             return
         if torch.equal(values, parameter.detach().reshape(-1)):

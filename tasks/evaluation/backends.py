@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from tasks.evaluation.checkpoint_server import serving
 from tasks.evaluation.context import context_of
 from tasks.processes.model import Problem
@@ -60,7 +60,8 @@ def _in_transformers(settings: dict[str, Any], checkpoint: str, device: str, enc
 
 def vllm_options(settings: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """What lm-eval's vLLM model is made with."""
-    return settings["backend_options"] | {
+    asked: dict[str, Any] = settings["backend_options"]
+    return asked | {
         "pretrained": checkpoint,
         "dtype": settings["dtype"],
         "max_model_len": settings["max_length"],

@@ -194,7 +194,7 @@ def failed_evaluation(
 def evaluation_key(
     checkpoint: SourceCheckpoint,
     suite: Suite,
-    device_kind: str = "auto",
+    device: str = "auto",
     lm_eval_version: str | None = None,
     transformers_version: str | None = None,
 ) -> str:
@@ -207,7 +207,7 @@ def evaluation_key(
         {
             "checkpoint": checkpoint.digest,
             "suite": suite_digest(suite),
-            "device": resolved_device_kind(device_kind),
+            "device": resolved_device_kind(device),
             "lm_eval": lm_eval_version or version("lm-eval"),
             "transformers": transformers_version or version("transformers"),
             "torch": version("torch"),

@@ -29,11 +29,9 @@ class ServedLM(Observing, LocalCompletionsAPI):
     @property
     def max_gen_toks(self) -> int:
         """Longest answer where a task does not say."""
-        return self._max_gen_toks
+        return int(self._max_gen_toks)
 
-    def parse_generations(  # type: ignore[override]  # an instance's, as their chat model has it
-        self, outputs: Any, **options: Any
-    ) -> list[str | None]:
+    def parse_generations(self, outputs: Any, **options: Any) -> list[str | None]:
         answers: list[str | None] = []
         self._endless = deque()
         for output in outputs if isinstance(outputs, list) else [outputs]:

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import RecipeError
+from merge_core.files.bounded_json import read_json
 from tasks.evaluation.context import context_of
 from tasks.evaluation.lm_eval_catalogue import lm_eval_catalogue
 from tasks.evaluation.lm_eval_files import read_own_tasks, unreachable_data

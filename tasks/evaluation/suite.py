@@ -214,12 +214,17 @@ def suite_digest(suite: Suite) -> str:
     Its settings, the tasks it names, every file below its `include` directory (task YAMLs may
     include each other and call python beside them), and the data files that its tasks read.
     """
+    return digest_of(suite_content(suite))
+
+
+def suite_content(suite: Suite) -> dict[str, Any]:
+    """What a suite's digest is computed from: its definition, and sha256 by name of its files."""
     directory = Path(suite.directory)
     files = {os.path.relpath(path, directory): sha256_file(path) for path in _files(suite)}
     settings = suite.model_dump(
         mode="json", exclude={"directory", "description", "timeout_minutes"}
     )
-    return digest_of({"suite": settings, "files": files})
+    return {"suite": settings, "files": files}
 
 
 def is_self_contained(suite: Suite) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merge_core.checkpoints.checkpoint import read_json
+from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import digest_of
-from merge_core.files.names import is_model_file, is_named_file
+from merge_core.files.names import is_model_file, is_named_file, is_weight_file
 from merge_core.files.private import PRIVATE_UMASK, child_umask, make_private_directory
 from merge_core.records import SourceCheckpoint
 from tasks.evaluation.suite import Suite, is_self_contained, suite_digest, task_directories
@@ -180,7 +180,7 @@ def tokenizer_of(checkpoint: SourceCheckpoint) -> str:
         file.name: file.sha256
         for file in checkpoint.files
         if (is_model_file(file.name) or is_named_file(file.name))  # a merge's own record is neither
-        and not file.name.endswith((".safetensors", ".safetensors.index.json"))
+        and not is_weight_file(file.name)
         and file.name not in ("config.json", "generation_config.json")
     }
     config = read_json(checkpoint.directory / "config.json")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from merge_core.files.digests import digest_of
 from merge_core.findings import counted, some
 from merge_core.planning.expansion import output_layers
 from merge_core.recipes.recipe import Recipe
-from merge_core.records import Record, SourceCheckpoint
+from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
 from merge_core.tensors.stacks import main_stack
 from tasks.processes.child import run_child
 from tasks.processes.model import OFFLINE, last_lines, model_environment
@@ -166,21 +166,27 @@ def origins_of(recipe: Recipe, sources: Mapping[str, SourceCheckpoint]) -> Layer
     return LayerOrigins(prefix=prefix, layers=tuple(output_layers(section)))
 
 
-def loading_key(
-    checkpoint: str, donor: SourceCheckpoint, recipe: Recipe, sources: Sequence[SourceCheckpoint]
-) -> str:
-    """Digest of all that a report depends on.
+def check_merged(
+    checkpoint: Path, recipe: Recipe, sources: Mapping[str, SourceCheckpoint], scratch: Path
+) -> LoadingReport:
+    """Ask transformers how it would load the merge of a recipe, compared with its donor."""
+    plain = {name: source for name, source in sources.items() if source.adapter is None}
+    paths = {name: source.directory for name, source in plain.items()}
+    donor, origins = sources[recipe.donor].directory, origins_of(recipe, plain)
+    return check_loading(checkpoint, donor, origins=origins, sources=paths, scratch=scratch)
 
-    Args:
-        checkpoint: digest of the merged checkpoint.
-    """
+
+def loading_key(
+    manifest: CheckpointManifest, recipe: Recipe, sources: Mapping[str, SourceCheckpoint]
+) -> str:
+    """Digest of all that the report of a merge depends on."""
     return digest_of(
         {
             "version": VERSION,
-            "checkpoint": checkpoint,
-            "donor": donor.digest,
+            "checkpoint": manifest.digest,
+            "donor": sources[recipe.donor].digest,
             "recipe": recipe.digest,
-            "sources": {source.reference: source.digest for source in sources},
+            "sources": {name: source.digest for name, source in sources.items()},
             "transformers": version("transformers"),
         }
     )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from merge_core.errors import StepError
 from tasks.promotion.answers import compare_answers, uncounted
+from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.bootstrap import other_prompts
 from tasks.promotion.calibrated_keys import NIGHTS
@@ -66,35 +67,20 @@ def rule_against(numbers: GateRule, name: str, nights: int) -> GateRule:
     return nightly_rules(numbers, nights)["champion" if name in MOVING else "anchor"]
 
 
-def decide_calibrated(
-    candidate: EvaluationReport,
-    baseline: EvaluationReport,
-    rule: PromotionRule,
-    experts: Sequence[EvaluationReport] = (),
-    *,
-    called: str = "base",
-    others: Sequence[ComparedWith] = (),
-    origin: EvaluationReport | None = None,
-) -> Decision:
+def decide_calibrated(candidate: EvaluationReport, bar: Bar) -> Decision:
     """Judge reports that `tasks.promotion.decision.decide` has found to be comparable.
 
     Raises:
         StepError: they are not of the same documents.
     """
-    names = [called, *(other.name for other in others)]
-    nights, numbers = nights_of(rule, names), gate_rule(rule)
-    first = _against(
-        candidate,
-        ComparedWith(name=called, report=baseline),
-        rule,
-        rule_against(numbers, called, nights),
-        experts,
-        origin,
-    )
-    found = [first]
-    for other in others:
+    rule, numbers = bar.rule, gate_rule(bar.rule)
+    nights = nights_of(rule, [each.name for each in bar.baselines])
+    first = _against(candidate, bar.baselines[0], bar, rule_against(numbers, bar.called, nights))
+    found, without_origin = [first], replace(bar, origin=None)
+    for other in bar.others:
         its_rule = replace(rule_against(numbers, other.name, nights), retention_blocks=False)
-        found.append(_against(candidate, other, rule, its_rule, experts, None).without_experts())
+        against = _against(candidate, other, without_origin, its_rule)
+        found.append(against.without_experts())
     same = any(
         each.baseline.report.checkpoint_digest == candidate.checkpoint_digest for each in found
     )
@@ -106,8 +92,8 @@ def decide_calibrated(
         promote=verdict == "promoted" or by_rule,
         reasons=(
             *reasons(told),
-            *said_of_looks(candidate, baseline),
-            *said_of_batches(candidate, [baseline, *(o.report for o in others)]),
+            *said_of_looks(candidate, bar.baseline),
+            *said_of_batches(candidate, [each.report for each in bar.baselines]),
         ),
         comparisons=first.comparisons,
         gain=first.gate.change,
@@ -117,9 +103,9 @@ def decide_calibrated(
         confidence=1.0 - 2.0 * first.result.level,
         documents=sum(comparison.documents for comparison in first.comparisons),
         candidate_digest=candidate.checkpoint_digest,
-        baseline_digest=baseline.checkpoint_digest,
+        baseline_digest=bar.baseline.checkpoint_digest,
         gate=first.gate,
-        baseline=None if called == "base" else called,
+        baseline=None if bar.called == "base" else bar.called,
         others=tuple(
             AgainstAnother(
                 baseline=each.baseline.name,
@@ -138,13 +124,11 @@ def decide_calibrated(
 def _against(
     candidate: EvaluationReport,
     baseline: ComparedWith,
-    rule: PromotionRule,
+    bar: Bar,
     numbers: GateRule,
-    experts: Sequence[EvaluationReport],
-    origin: EvaluationReport | None,
 ) -> Against:
-    before = baseline.report
-    own = [expert for expert in experts if expert.checkpoint_digest != before.checkpoint_digest]
+    before, rule, origin = baseline.report, bar.rule, bar.origin
+    own = [expert for expert in bar.experts if expert.checkpoint_digest != before.checkpoint_digest]
     must_hold = rule.must_hold or {}
     measured = measurements(candidate, before, own, origin, must_hold)
     try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_core.errors import StepError
-from merge_core.files.digests import digest_of
-from tasks.promotion.baselines import ComparedWith
-from tasks.promotion.rule import AFTERWARDS, PromotionRule
+from tasks.promotion.bar import Bar
 from tasks.records import EvaluationReport
 
 
@@ -40,27 +38,14 @@ def check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> No
         )
 
 
-def stopped_by(
-    rule: PromotionRule, base: EvaluationReport, others: Sequence[ComparedWith] = ()
-) -> str:
-    """Digest of a rule and of the checkpoints that a candidate has to beat."""
-    compared = [base.checkpoint_digest, *(each.report.checkpoint_digest for each in others)]
-    return digest_of([rule.model_dump(mode="json", exclude=AFTERWARDS), compared])
-
-
-def check_looks(
-    candidate: EvaluationReport,
-    rule: PromotionRule,
-    base: EvaluationReport,
-    others: Sequence[ComparedWith],
-) -> None:
+def check_looks(candidate: EvaluationReport, bar: Bar) -> None:
     """Refuse to judge what one rule has looked at on its way by another one.
 
     Raises:
         StepError: the candidate's evaluation stops for another rule, or beside other baselines.
     """
     looks = candidate.looks
-    if looks and (looks.number, looks.by) != (rule.looks, stopped_by(rule, base, others)):
+    if looks and (looks.number, looks.by) != (bar.rule.looks, bar.by):
         raise StepError(
             f"another rule, or other baselines, decided when the evaluation of"
             f" {candidate.reference} was to stop (it took {looks.taken} of {looks.number} looks)",

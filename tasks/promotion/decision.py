@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from merge_core.errors import RecipeError, StepError, did_you_mean
-from tasks.promotion.baselines import ComparedWith
+from tasks.promotion.bar import Bar
 from tasks.promotion.bootstrap import (
     Floats,
     improvement,
@@ -29,16 +29,7 @@ SEVERITY_ORDER: tuple[Outcome, ...] = ("regressed", "unclear", "held")
 """The order in which reasons are told."""
 
 
-def decide(
-    candidate: EvaluationReport,
-    baseline: EvaluationReport,
-    rule: PromotionRule,
-    experts: Sequence[EvaluationReport] = (),
-    *,
-    called: str = "base",
-    others: Sequence[ComparedWith] = (),
-    origin: EvaluationReport | None = None,
-) -> Decision:
+def decide(candidate: EvaluationReport, bar: Bar) -> Decision:
     """Compare two checkpoints on the same documents and judge by the rule.
 
     What follows is the former gate. The calibrated one is `tasks.promotion.calibrated`; its
@@ -66,31 +57,25 @@ def decide(
     The experts do not change this gate's verdict; they have to be of the same suite, as reports
     show them beside it.
 
-    Args:
-        called: what the baseline is called; base, champion or another.
-        others: more baselines, which the calibrated gate wants beaten too.
-        origin: of what the experts were made from, where it is not the baseline.
-
     Raises:
         StepError: reports are not comparable, or a baseline has no finite score for more than 1 %
             of a task's documents.
         RecipeError: the rule names a task that the suite does not have.
     """
-    more = [other.report for other in others]
-    for other in (baseline, *more, *experts, *([origin] if origin else [])):
+    rule, baseline = bar.rule, bar.baseline
+    baselines = [each.report for each in bar.baselines]
+    for other in (*baselines, *bar.experts, *([bar.origin] if bar.origin else [])):
         check_comparable(candidate, other)
-    check_looks(candidate, rule, baseline, others)
+    check_looks(candidate, bar)
     check_tasks(rule, [score.task for score in baseline.scores], candidate.suite)
-    for one in (baseline, *more):
+    for one in baselines:
         _check_finite(one)
     if candidate.failure is not None:
-        return _without_scores(candidate, baseline, rule, called)
+        return _without_scores(candidate, bar)
     if rule.gate == "calibrated":
         from tasks.promotion.calibrated import decide_calibrated  # scipy is slow to import
 
-        return decide_calibrated(
-            candidate, baseline, rule, experts, called=called, others=others, origin=origin
-        )
+        return decide_calibrated(candidate, bar)
     comparisons, draws = _compare_tasks(candidate, baseline, rule)
     gain, low, high = _gain(comparisons, draws, rule.confidence)
     same = candidate.checkpoint_digest == baseline.checkpoint_digest
@@ -120,7 +105,7 @@ def decide(
         documents=sum(comparison.documents for comparison in comparisons),
         candidate_digest=candidate.checkpoint_digest,
         baseline_digest=baseline.checkpoint_digest,
-        baseline=None if called == "base" else called,
+        baseline=None if bar.called == "base" else bar.called,
     )
 
 
@@ -140,9 +125,7 @@ def check_tasks(rule: PromotionRule, tasks: Sequence[str], suite: str) -> None:
                 )
 
 
-def _without_scores(
-    candidate: EvaluationReport, baseline: EvaluationReport, rule: PromotionRule, called: str
-) -> Decision:
+def _without_scores(candidate: EvaluationReport, bar: Bar) -> Decision:
     """A candidate that could not be evaluated is not promoted, whatever the rule says."""
     return Decision(
         verdict="fell_back",
@@ -152,12 +135,12 @@ def _without_scores(
         gain=0.0,
         gain_low=0.0,
         gain_high=0.0,
-        min_gain=rule.min_gain,
-        confidence=rule.confidence,
+        min_gain=bar.rule.min_gain,
+        confidence=bar.rule.confidence,
         documents=0,
         candidate_digest=candidate.checkpoint_digest,
-        baseline_digest=baseline.checkpoint_digest,
-        baseline=None if called == "base" else called,
+        baseline_digest=bar.baseline.checkpoint_digest,
+        baseline=None if bar.called == "base" else bar.called,
     )
 
 

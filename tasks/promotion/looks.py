@@ -10,14 +10,10 @@ Imported only where a rule asks for it: the statistics load scipy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from tasks.promotion.baselines import ComparedWith
-from tasks.promotion.comparable import stopped_by
+from tasks.promotion.bar import Bar
 from tasks.promotion.decision import decide
-from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, TaskScore
 from tasks.statistics.looks import look_of_documents
 from tasks.statistics.sampling import Groups, Sampling
@@ -25,43 +21,16 @@ from tasks.statistics.sampling import Groups, Sampling
 _SEED = 1234
 
 
-@dataclass(frozen=True)
-class Looks:
+class Looks(Bar):
     """How a candidate is looked at: by which rule, and beside which whole evaluations."""
-
-    rule: PromotionRule
-    base: EvaluationReport
-    called: str = "base"
-    experts: tuple[EvaluationReport, ...] = ()
-    others: tuple[ComparedWith, ...] = ()
-    origin: EvaluationReport | None = None
-
-    @property
-    def number(self) -> int:
-        """How many there are, the whole evaluation included."""
-        return self.rule.looks or 1
-
-    @property
-    def by(self) -> str:
-        """Digest of all that decides when to stop."""
-        return stopped_by(self.rule, self.base, self.others)
 
     def of_documents(self) -> list[list[int]]:
         """For each task of the suite, at which look each of its documents is first seen, from 1."""
-        return [_of_task(score, self.number) for score in self.base.scores]
+        return [_of_task(score, self.number) for score in self.baseline.scores]
 
     def goes_on(self, report: EvaluationReport) -> bool:
         """Whether the next documents are worth it."""
-        decision = decide(
-            report,
-            self.base,
-            self.rule,
-            self.experts,
-            called=self.called,
-            others=self.others,
-            origin=self.origin,
-        )
-        return decision.verdict == "inconclusive"
+        return decide(report, self).verdict == "inconclusive"
 
 
 def _of_task(score: TaskScore, number: int) -> list[int]:

@@ -26,6 +26,8 @@ class Place:
     digest: str
     path: str | None
     revision: str | None
+    address: str
+    """`models:/NAME/VERSION`, also where an alias led to it."""
 
 
 def is_address(text: str) -> bool:
@@ -129,7 +131,9 @@ def place_of_version(model_uri: str, tracking_uri: str) -> Place:
         MergeflowError: no such model, alias or version, or one that mergeflow did not register.
     """
     with open_registry(tracking_uri) as registry:
-        digest = digest_of_version(find_version(registry, model_uri))
+        version = find_version(registry, model_uri)
+        digest = digest_of_version(version)
         model = find_logged_model(registry, digest)
         tags = dict(model.tags) if model else {}
-    return Place(digest, tags.get(TAG + "path"), tags.get(TAG + "revision"))
+    address = f"models:/{version.name}/{version.version}"
+    return Place(digest, tags.get(TAG + "path"), tags.get(TAG + "revision"), address)

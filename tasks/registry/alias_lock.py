@@ -33,6 +33,7 @@ def alias_lock(home: Home, wait: float = _WAIT) -> Iterator[None]:
     Raises:
         OutputError: the home cannot be written to.
         RegistryUnreachableError: another process holds it all that time.
+        OSError: the file system of the home has no locks.
     """
     path = home.history / "alias.lock"
     try:
@@ -45,7 +46,7 @@ def alias_lock(home: Home, wait: float = _WAIT) -> Iterator[None]:
         ) from error
     with os.fdopen(descriptor, "wb") as file:
         until = time.monotonic() + wait
-        while not try_lock(file.fileno()):
+        while not try_lock(file.fileno(), path):
             if time.monotonic() > until:
                 raise RegistryUnreachableError(
                     "another command of this home has been moving an alias for a minute",

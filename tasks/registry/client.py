@@ -345,8 +345,7 @@ def _one_writer(database: Path | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_PROCESS_LOCK)
         if database is not None:
-            lock = open_private(database.with_name(database.name + ".lock"))
-            stack.enter_context(held(lock))
+            stack.enter_context(held(open_private(database.with_name(f"{database.name}.lock"))))
         yield
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+from merge_core.files.durable import sync
 
 
 def create_database(database: Path, artifacts: str) -> None:
@@ -36,6 +37,5 @@ def create_database(database: Path, artifacts: str) -> None:
         store.engine.dispose()
     finally:
         event.remove(Engine, "connect", hurry)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(fresh)
     fresh.rename(database)

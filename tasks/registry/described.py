@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge_core.errors import StepError
+from merge_core.errors import CheckpointError, StepError
 from merge_core.files.bounded_json import parse_json
-from merge_core.files.digests import model_digest
+from merge_core.files.digests import DigestMemo, model_digest
 from merge_core.records import SourceCheckpoint
 from merge_core.store.objects import stored_place
+from merge_core.store.vouching import departures
 from tasks.registry.client import TAG, Registry
 from tasks.registry.last_check import download_description
 from tasks.registry.models import RECORD, find_logged_model
@@ -56,6 +57,25 @@ def described_model(registry: Registry, model: LoggedModel, digest: str) -> Sour
     if checkpoint is None or not _is_of_digest(checkpoint, digest):
         return None
     return checkpoint
+
+
+def where_recorded(
+    registry: Registry, checkpoint: SourceCheckpoint, memo: DigestMemo
+) -> SourceCheckpoint:
+    """A checkpoint where MLflow saw it first, while it is there as it was; else as it was found.
+
+    The same bytes found elsewhere are no reason to let an old record lead elsewhere.
+    """
+    model = find_logged_model(registry, checkpoint.digest)
+    if model is None or model.tags.get(TAG + "path") in (None, checkpoint.path):
+        return checkpoint
+    before = described_model(registry, model, checkpoint.digest)
+    if before is None or before.path != model.tags[TAG + "path"]:
+        return checkpoint
+    try:
+        return checkpoint if departures(before, memo) else before
+    except CheckpointError:
+        return checkpoint
 
 
 def _parsed(held: Path) -> SourceCheckpoint | None:

@@ -33,9 +33,20 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "code_commit": code_commit(),
         "packages": packages,
     }
+
+
+def _processor() -> str | None:
+    """The type of the processor, as Linux names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, None)
 
 
 def code_commit() -> str | None:

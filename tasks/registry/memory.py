@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import ValidationError
 
 from merge_core.errors import MergeflowError, OutputError, did_you_mean
-from merge_core.files.locks import held
+from merge_core.files.locks import held, lock_file
 from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
 from merge_core.output.working_directory import read_plain
@@ -278,11 +278,10 @@ def _write(home: Home, noted: list[KnownRegistry]) -> None:
 @contextlib.contextmanager
 def _changing(home: Home) -> Iterator[list[KnownRegistry]]:
     """The noted registries, locked against other processes."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     lock = _file(home).with_suffix(".lock")
     try:
         make_private_directory(home.path)
-        with held(os.open(lock, flags, 0o600)):
+        with held(lock_file(lock, 0o600)):
             yield _read(home)
     except OSError as error:
         raise OutputError(

@@ -45,10 +45,12 @@ def ensure_logged_model(
 ) -> str:
     """The id of the LoggedModel of a checkpoint: found by digest in any experiment, else created.
 
-    What an earlier, interrupted call left unfinished is completed, and a checkpoint that has moved
-    since is pointed at its new place. The loader of an earlier version is replaced.
+    What an earlier, interrupted call left unfinished is completed. The loader of an earlier version
+    is replaced.
 
     Args:
+        checkpoint: with the place that the model leads to from now on; see
+            `tasks.registry.described.where_recorded`.
         name: the name of a new model, by default the last part of its reference.
         run_id: the run that made the checkpoint, if one did.
         registered: also make it loadable by `mlflow.transformers` (this stores its tokenizer).
@@ -58,8 +60,7 @@ def ensure_logged_model(
         model = _create(registry, experiment_id, checkpoint, name, run_id)
     flavors = _wanted_flavors(checkpoint, registered)
     have = set(model.tags.get(TAG + "flavors", "").split(",")) - {""}
-    place = model.tags[TAG + "path"]
-    moved = place != checkpoint.path and not Path(place).is_dir()
+    moved = model.tags[TAG + "path"] != checkpoint.path
     outdated = registered and model.tags.get(TAG + "loader") != _loader()
     if moved or outdated or not flavors <= have:
         describe(registry, model, checkpoint, flavors | have)

@@ -89,8 +89,8 @@ def is_registered(record: AverageRecord, tracking_uri: str) -> bool:
         return True
     try:
         with open_registry(tracking_uri) as registry:
-            name, digest = record.registered.model, record.average.digest
-            return find_version(registry, name, digest) is not None
+            name, average = record.registered.model, record.average
+            return find_version(registry, name, average.digest, average.object_id) is not None
     except StepError:
         raise
     except MergeflowError:

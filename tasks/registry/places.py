@@ -17,7 +17,7 @@ import re
 import shutil
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -76,7 +76,9 @@ def follow_home(database: Path) -> None:
     if not (os.access(database, os.W_OK) and os.access(database.parent, os.W_OK)):
         return  # nothing is written by way of it either
     try:
-        with _alone(database), private_umask():
+        # Before or after any registration, never during one: the lock is that of the registry.
+        lock = open_private(database.with_name(f"{database.name}.lock"))
+        with held(lock), private_umask():
             for former in _left(database):
                 _refuse_hard_links(database, former)
                 _follow(database, _Move(former, present))
@@ -318,11 +320,3 @@ def _is_below(value: str, place: str) -> bool:
 
 def _place(address: str) -> Path:
     return Path(unquote(urlsplit(address).path) if address.startswith("file:") else address)
-
-
-@contextlib.contextmanager
-def _alone(database: Path) -> Iterator[None]:
-    """Before or after any registration, never during one: the lock is that of the registry."""
-    lock = open_private(database.with_name(database.name + ".lock"))
-    with held(lock):
-        yield

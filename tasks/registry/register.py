@@ -23,12 +23,13 @@ from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
 from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
+from tasks.registry.described import where_recorded
+from tasks.registry.facts import MergeFacts
 from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
 from tasks.registry.last_check import check_what_is_served, check_what_serves
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
 from tasks.registry.runs import (
-    MergeFacts,
     approval_tags,
     ensure_merge_run,
     finish,
@@ -124,27 +125,31 @@ def register_merge(
         # Before anything leads to the store: `mergeflow gc` has to know of every such registry.
         for checkpoint in (manifest.as_source(), base, *experts):
             note_store_of(checkpoint.path, tracking_uri, registry, experiment_id)
+        memo = DigestMemo(digest_memo)
+        places = {
+            checkpoint.digest: where_recorded(registry, checkpoint, memo)
+            for checkpoint in (base, *experts, manifest.as_source())
+        }
         model_ids = {
-            checkpoint.digest: ensure_logged_model(
-                registry, experiment_id, checkpoint, registered=checkpoint.digest == base.digest
+            digest: ensure_logged_model(
+                registry, experiment_id, places[digest], registered=digest == base.digest
             )
-            for checkpoint in (base, *experts)
+            for digest in (base.digest, *(expert.digest for expert in experts))
         }
         run = ensure_merge_run(registry, experiment_id, facts)
         model_ids[manifest.digest] = ensure_logged_model(
             registry,
             experiment_id,
-            manifest.as_source(),
+            places[manifest.digest],
             name=manifest.method,
             run_id=run.info.run_id,
             registered=True,
         )
         if not is_recorded(run):
             _record(registry, run, facts, model_ids)
-        memo = DigestMemo(digest_memo)
         versions = _versions(registry, facts, run, model_ids)
         keeper = AliasKeeper(registry, model_name, home)
-        choice = _Choice(*versions, fall_back_to, champion_seen)
+        choice = _Choice(*versions, fall_back_to, champion_seen, places)
         stays = _promote(keeper, facts, run, choice, model_ids, memo, progress)
         return _registration(registry, facts, run, choice, model_ids, stays)
 
@@ -170,6 +175,8 @@ class _Choice:
     candidate: ModelVersion
     fall_back_to: FallBackTo
     seen: Seen
+    places: Mapping[str, SourceCheckpoint]
+    """By digest: each checkpoint where its record says that it is."""
 
 
 def _versions(
@@ -217,9 +224,9 @@ def _promote(
 ) -> Holder | None:
     """Let the alias follow the decision; what it stays with, and why, where it does not."""
     registry, name, decision = keeper.registry, keeper.name, facts.decision
-    served, checkpoint = choice.base, facts.base
+    served, checkpoint = choice.base, choice.places[facts.base.digest]
     if decision.promote:
-        served, checkpoint = choice.candidate, facts.manifest.as_source()
+        served, checkpoint = choice.candidate, choice.places[facts.manifest.digest]
     model, version = model_ids[checkpoint.digest], str(served.version)
     state = keeper.settle()
     stays = None

@@ -129,12 +129,24 @@ def as_record(
     )
 
 
-def find_version(registry: Registry, name: str, digest: str) -> ModelVersion | None:
-    """The oldest version of a registered model that has this checkpoint digest."""
+def find_version(
+    registry: Registry, name: str, digest: str, object_id: str | None = None
+) -> ModelVersion | None:
+    """The oldest version of a registered model that has this checkpoint digest.
+
+    Args:
+        object_id: a version of another object does not count: its tags say how that was made, of
+            other sources or by another recipe.
+    """
     found = registry.client.search_model_versions(
         f"name = '{name}' and tags.`{TAG}digest` = '{digest}'"
     )
-    return min(found, key=lambda version: int(version.version), default=None)
+    mine = (
+        each
+        for each in found
+        if object_id is None or each.tags.get(TAG + "object_id") in (object_id, None)
+    )
+    return min(mine, key=lambda version: int(version.version), default=None)
 
 
 def _ensure_version(
@@ -147,10 +159,11 @@ def _ensure_version(
     rewrite: bool,
     run_id: str | None = None,
 ) -> ModelVersion:
-    """Find a version by digest or create it; with `rewrite`, bring its description up to date."""
+    """Find a version by digest and object or create it; with `rewrite`, bring its description up
+    to date."""
     client = registry.client
     wanted = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
-    version = find_version(registry, name, tags["digest"])
+    version = find_version(registry, name, tags["digest"], tags.get("object_id"))
     if version is None:
         with process_tracking_uri(registry):
             client.create_model_version(
@@ -161,7 +174,7 @@ def _ensure_version(
                 description=description,
                 model_id=model_id,
             )
-        version = find_version(registry, name, tags["digest"])
+        version = find_version(registry, name, tags["digest"], tags.get("object_id"))
         assert version is not None, "a version that was just created is found by its digest"
     _link(registry, model_id, name, str(version.version))
     for key, value in wanted.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tasks.registry.client import TAG, ensure_experiment, open_registry
+from tasks.registry.facts import slug
 from tasks.registry.pages import every
-from tasks.registry.runs import as_metrics, ensure_run, finish, is_recorded, log_files, slug
+from tasks.registry.runs import as_metrics, ensure_run, finish, is_recorded, log_files
 from tasks.search.trial import Trial
 
 

@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_core.checkpoints.checkpoint import read_json, weight_map_in
-from merge_core.checkpoints.weight_files import (
+from merge_core.checkpoints.safetensors_files import (
     ADAPTER_WEIGHTS,
     INDEX_SUFFIX,
-    is_weight_file,
     refuse_doubtful,
     stem_of,
     used_files,
+    weight_map_in,
 )
 from merge_core.errors import CheckpointError, OutputError
-from merge_core.files.names import MODULES_NAME, is_model_file
+from merge_core.files.bounded_json import read_json
+from merge_core.files.names import MODULES_NAME, holds_weights, is_model_file, is_weight_file
 from merge_core.findings import printable
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
@@ -67,8 +67,8 @@ class HubListing(Record):
 
     @property
     def shards(self) -> list[str]:
-        """Names of its safetensors files."""
-        return [file.name for file in self.files if file.name.endswith(".safetensors")]
+        """Names of the files that hold its weights."""
+        return [file.name for file in self.files if holds_weights(file.name)]
 
 
 def list_repository(reference: HubReference, *, is_adapter: bool = False) -> HubListing:

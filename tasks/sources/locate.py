@@ -6,7 +6,7 @@ downloads missing files and identifies every file by its digest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from merge_core.files.digests import DigestMemo
 from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.progress import Progress, SharedProgress
-from merge_core.recipes.recipe import Recipe
 from merge_core.records import Record, SourceAdapter, SourceCheckpoint
 from merge_core.runtime.threads import all_at_once
 from merge_core.store.objects import object_problems, stored_place
@@ -39,6 +38,7 @@ from tasks.sources.hub import (
     list_repository,
     remote_facts,
 )
+from tasks.sources.hub_blobs import check_blobs
 from tasks.sources.references import (
     AdaptedReference,
     HubReference,
@@ -47,7 +47,7 @@ from tasks.sources.references import (
     parse_reference,
 )
 
-IDENTIFIED_AT_ONCE = 4
+_IDENTIFIED_AT_ONCE = 4
 """Checkpoints on this disk: each takes the threads of a few files."""
 
 
@@ -63,6 +63,8 @@ class Location(Record):
     """What there is to download, when it is on the Hub."""
     digest: str | None = None
     """The model digest that it must have, when a registry says so."""
+    version: str | None = None
+    """`models:/NAME/VERSION` that a reference to a registered model led to."""
     adapter: Location | None = None
     """Where the LoRA adapter is that is applied to it."""
 
@@ -76,6 +78,35 @@ class Preflight(Record):
     """Every checkpoint of a merge, located and found to fit together as far as headers tell."""
 
     locations: tuple[Location, ...]
+
+    @property
+    def remote(self) -> list[str]:
+        """References of the checkpoints that have to be downloaded first."""
+        return [location.reference for location in self.locations if location.is_remote]
+
+    def undigested(self) -> dict[str, SourceCheckpoint]:
+        """The checkpoints as a plan needs them: without digests, which take every byte."""
+        return {location.reference: _undigested(location) for location in self.locations}
+
+    def identified(
+        self, identify: Callable[[Location, Progress], SourceCheckpoint], progress: Progress | None
+    ) -> dict[str, SourceCheckpoint]:
+        """The checkpoints by reference, as `identify` finds each.
+
+        Checkpoints on this disk are identified several at a time: one thread hashes a file, and
+        many a model is one file. The others are downloaded one by one, with several connections
+        each.
+        """
+        shared = SharedProgress(progress)
+        here = [location for location in self.locations if not location.is_remote]
+
+        def one(location: Location) -> SourceCheckpoint:
+            return identify(location, shared)
+
+        found = all_at_once(one, here, _IDENTIFIED_AT_ONCE, shared.stop)
+        found += [one(location) for location in self.locations if location.is_remote]
+        by_reference = {source.reference: source for source in found}
+        return {location.reference: by_reference[location.reference] for location in self.locations}
 
 
 def locate_all(
@@ -168,6 +199,7 @@ def fetch(
     )
     if location.listing:
         check_download(location.listing, source)
+    check_blobs(source)
     known = location.digest
     if known not in (None, source.digest) and known != former_digest(source, memo):
         raise CheckpointError(
@@ -200,11 +232,11 @@ def fetch_adapter(
     )
     if location.listing:
         check_download(location.listing, adapter)
+    check_blobs(adapter)
     return adapter
 
 
-def undigested(location: Location) -> SourceCheckpoint:
-    """A checkpoint on this disk as a plan needs it: without digests, which take every byte."""
+def _undigested(location: Location) -> SourceCheckpoint:
     adapter = location.adapter and SourceAdapter(
         reference=location.adapter.reference,
         path=str(location.adapter.directory),
@@ -228,22 +260,10 @@ def fetch_all(
     *,
     tolerance: Tolerance = STRICT,
 ) -> dict[str, SourceCheckpoint]:
-    """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands.
-
-    Checkpoints on this disk are identified several at a time: one thread hashes a file, and many a
-    model is one file. The others are downloaded one by one, with several connections each.
-    """
-    locations = locate_all(references, home, beside, tolerance=tolerance).locations
-    memo, shared = DigestMemo(home.digest_memo), SharedProgress(progress)
-    here = [location for location in locations if not location.is_remote]
-
-    def identified(location: Location) -> SourceCheckpoint:
-        return fetch(location, memo, shared)
-
-    found = all_at_once(identified, here, IDENTIFIED_AT_ONCE, shared.stop)
-    found += [fetch(location, memo, progress) for location in locations if location.is_remote]
-    by_reference = {source.reference: source for source in found}
-    return {location.reference: by_reference[location.reference] for location in locations}
+    """Locate and fetch every checkpoint, by reference: both steps at once, for plain commands."""
+    preflight = locate_all(references, home, beside, tolerance=tolerance)
+    memo = DigestMemo(home.digest_memo)
+    return preflight.identified(lambda location, shared: fetch(location, memo, shared), progress)
 
 
 def fetch_adapters(
@@ -285,15 +305,6 @@ def local_checkpoint(reference: str, home: Home, beside: Path | None = None) -> 
     return None
 
 
-def base_and_models(
-    recipe: Recipe, sources: Mapping[str, SourceCheckpoint]
-) -> tuple[SourceCheckpoint | None, list[SourceCheckpoint]]:
-    """The base, if the recipe has one, and everything else that it names, in its order."""
-    names = [name for name in recipe.references() if name != recipe.base_checkpoint]
-    base = sources[recipe.base_checkpoint] if recipe.base_checkpoint else None
-    return base, [sources[name] for name in names]
-
-
 def _directory(location: Location, progress: Progress | None) -> Path:
     """Where the files are, downloaded first where they are on the Hub."""
     if location.listing:
@@ -328,7 +339,11 @@ def _registered(reference: str, uri: str, home: Home, tracking_uri: str) -> Loca
         raise CheckpointError("this version has no recorded place on disk", where=reference)
     note_store_of(root.path, address)
     return Location(
-        reference=reference, directory=root.path, revision=root.revision, digest=root.digest
+        reference=reference,
+        directory=root.path,
+        revision=root.revision,
+        digest=root.digest,
+        version=root.address,
     )
 
 

@@ -21,6 +21,10 @@ from tasks.sources.near_paths import nearest_directory, neighbours
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(@(?P<revision>[\w./-]+))?")
+_HUB_PAGE = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)"
+    rf"({_NAME}/{_NAME})(?:/(?:tree|blob|resolve)/([\w.-]+)(?:/.*)?)?/?$"
+)
 _REGISTERED = re.compile(r"models:/[^/@]+(@[^/@]+|/[^/@]+)")
 _VARIABLES = re.compile(r"\$(?:\{(?P<braced>\w+)\}|(?P<bare>\w+))")
 
@@ -200,6 +204,14 @@ def _nowhere(text: str, tried: list[Path], may_be_on_hub: bool) -> CheckpointErr
             )
     near = next(filter(None, map(nearest_directory, tried)), None)
     there = next(filter(None, map(neighbours, tried)), "")
+    page = _HUB_PAGE.match(text)
+    if page is not None:
+        revision = f"@{page[2]}" if page[2] and page[2] != "main" else ""
+        return CheckpointError(
+            "this is the address of a repository's page, not its name",
+            where=text,
+            mend=f"write its name: {page[1]}{revision}",
+        )
     hints = [
         *([f"did you mean {_as_written(near)}?"] if near else [there] if there else []),
         *([f"for the Hub, write its branch too: {text}@main"] if may_be_on_hub else []),

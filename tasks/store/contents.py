@@ -112,7 +112,7 @@ def _look(home: Home, place: Place, path: Path) -> _Seen:
         bytes=size,
         age=time.time() - newest,
         links=tuple(links),
-        left_alone=_not_ours(place, path, kind),
+        left_alone=_not_ours(path, kind),
     )
 
 
@@ -135,7 +135,7 @@ def _why(seen: _Seen, needs: Needs, oldest: float) -> str | None:
     return why
 
 
-def _not_ours(place: Place, path: Path, kind: Kind) -> str | None:
+def _not_ours(path: Path, kind: Kind) -> str | None:
     if kind == "unfinished merge":
         if not _PLAIN_NAME.fullmatch(path.name) or not holds_only_ours(path):
             return "it holds something that no merge left: left alone"
@@ -206,7 +206,7 @@ def _is_locked(staging: Path) -> bool:
     except OSError:
         return True
     try:
-        return not try_lock(descriptor)
+        return not try_lock(descriptor, staging / LOCK)
     except OSError:
         return True
     finally:

@@ -295,7 +295,8 @@ def _is_the_embedded(home: Home, address: str) -> bool:
 def _holds(registry: Registry, record: AverageRecord) -> bool:
     """Whether a registry has the version of an average, as it is recorded."""
     place = record.registered
-    version = place and find_version(registry, place.model, record.average.digest)
+    made = record.average
+    version = place and find_version(registry, place.model, made.digest, made.object_id)
     return bool(place and version and str(version.version) == place.version)
 
 

@@ -30,6 +30,7 @@ from merge_core.operations.execute import execute
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from tests.support.adapters import write_adapter
 
 TABLE = Path(__file__).with_name("pinned_digests.json")
@@ -215,7 +216,9 @@ class Bench:
         }
         plan = make_plan(recipe, sources, calibration=measured or None)
         out = self.root / f"out-{self._count}"
-        manifest = execute(plan, sources, home=Home(self.root / "home"), out=out, threads=2)
+        manifest = execute(
+            plan, sources, home=Home(self.root / "home"), out=out, compute=Compute(threads=2)
+        )
         weights = hashlib.sha256()
         for file in sorted(out.glob("*.safetensors")):
             weights.update(file.read_bytes())

@@ -43,7 +43,7 @@ def applied(base: SourceCheckpoint, directory: Path, reference: str = "") -> Sou
 def read_all(tensor: TensorInput, block: int | None = None) -> torch.Tensor:
     """A tensor's values in float64, read in blocks of a size."""
     with BlockReader() as reader:
-        feed = FeedContext(reader, torch.device("cpu"), 1 << 18).open(tensor)
+        feed = tensor.open(FeedContext(reader, torch.device("cpu"), 1 << 18))
         step = block or max(1, tensor.numel)
         parts = [
             feed.read(start, min(step, tensor.numel - start)).clone()
@@ -171,13 +171,13 @@ def test_the_bits_of_an_adapted_tensor_do_not_depend_on_the_block(tmp_path: Path
     chance = random.Random(0)
     with BlockReader() as reader:
         context = FeedContext(reader, torch.device("cpu"), 1 << 18)
-        feed = tensor.open(context)  # type: ignore[union-attr]
+        feed = tensor.open(context)
         for trial in range(150):
             start = chance.randrange(tensor.numel)
             longest = tensor.numel - start if trial % 2 else min(3000, tensor.numel - start)
             count = chance.randint(1, longest)
             if trial % 10 == 0:
-                feed = tensor.open(context)  # type: ignore[union-attr]
+                feed = tensor.open(context)
             assert torch.equal(feed.read(start, count), whole[start : start + count])
 
 

@@ -22,6 +22,7 @@ from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.tensors.names import group_of
 from merge_core.verification.verify import verify
 from tests.conformance import oracle
@@ -94,7 +95,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
 def _merge(recipe: dict[str, Any], sources: Family, out: Path, home: Home) -> CheckpointManifest:
     parsed = parse_recipe(recipe)
     used = {name: sources[name] for name in parsed.references()}
-    return merge(parsed, used, home=home, out=out, device="cpu", threads=1)
+    return merge(parsed, used, home=home, out=out, compute=Compute("cpu", 1))
 
 
 def _loaded(directory: Path) -> dict[str, torch.Tensor]:
@@ -312,7 +313,7 @@ def test_a_diffusion_model_keeps_the_names_that_diffusers_loads(
 
     def merged(name: str, **options: int) -> dict[str, torch.Tensor]:
         parsed = parse_recipe(RECIPES["task_arithmetic"])
-        merge(parsed, sources, home=home, out=tmp_path / name, device="cpu", **options)
+        merge(parsed, sources, home=home, out=tmp_path / name, compute=Compute("cpu"), **options)
         return open_tensors(tmp_path / name)
 
     whole = merged("whole")

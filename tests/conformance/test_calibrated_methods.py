@@ -22,6 +22,7 @@ from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.reductions.constants import CHUNK
+from merge_core.runtime.compute import Compute
 from tests.support.checkpoints import write_checkpoint
 
 Array = NDArray[np.float64]
@@ -105,7 +106,7 @@ class Bench:
         out = self.root / f"{self.count}-out"
         plan = make_plan(recipe, sources, calibration=measured)
         home = Home(self.root / "home")
-        execute(plan, sources, home=home, out=out, threads=2, block_elements=block)
+        execute(plan, sources, home=home, out=out, compute=Compute(threads=2, block_elements=block))
         return {name: each.numpy() for name, each in load_file(out / "model.safetensors").items()}
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from merge_core.errors import RecipeError
-from merge_core.methods.parts.random_bits import BITS, random_integers, random_key
+from merge_core.methods.parts.random_bits import BITS, random_integers, random_keys
 from tests.conformance import oracle
 from tests.conformance import oracle_task_vectors as vectors
 from tests.conformance.nasty import NAMES, Zoo, assert_equals_oracle, entry, merge_nasty, values
@@ -45,7 +45,7 @@ def test_della_equals_its_oracle_under_the_same_random_numbers(
         for name, (_, density, epsilon) in settings.items():
             delta = loaded[name][key] - base
             chances = vectors.keep_probabilities(delta, density, epsilon)
-            random = random_key("3", method, zoo[name].digest, "0", key)
+            random = random_keys("3", method, zoo[name].digest, "0")(key)
             draws = random_integers(random, 0, delta.size, torch.device("cpu")).numpy()
             kept = delta * (draws.reshape(delta.shape) < chances * (1 << BITS))
             norms = {"l1": lambda x: np.abs(x).sum(), "l2": lambda x: np.sqrt((x * x).sum())}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merge_core.methods.parts.random_bits import keep_mask, random_key
+from merge_core.methods.parts.random_bits import keep_mask, random_keys
 from tests.conformance import oracle
 from tests.conformance.nasty import (
     NAMES,
@@ -145,7 +145,7 @@ def test_dare_equals_its_oracle_under_the_same_mask(
         deltas = []
         for name, density in (("a", 0.3), ("b", 0.6)):
             delta = loaded[name][key] - base
-            random = random_key("7", method, zoo[name].digest, "0", key)
+            random = random_keys("7", method, zoo[name].digest, "0")(key)
             mask = keep_mask(random, 0, delta.size, density, torch.device("cpu"))
             kept = delta * mask.numpy().reshape(delta.shape)
             norm = {"l1": lambda x: np.abs(x).sum(), "l2": lambda x: np.sqrt((x * x).sum())}

@@ -20,6 +20,7 @@ from merge_core.kernels.cpu.computation import BLOCK
 from merge_core.output.staging import Staging
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
+from merge_core.runtime.compute import Compute
 from tests.support.checkpoints import write_checkpoint
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -58,7 +59,7 @@ def merged(plan: Plan, directory: Path, before: Callable[[Staging], None]) -> by
     with Staging(directory, plan) as staging:
         staging.prepare()
         before(staging)
-        run_plan(plan, staging, threads=1)
+        run_plan(plan, staging, Compute(threads=1))
         return (staging.checkpoint / plan.shards[0].name).read_bytes()
 
 
@@ -116,7 +117,7 @@ def test_who_interrupts_twice_still_waits_for_what_uses_the_files(
         with Staging(tmp_path / "work", plan) as staging:
             staging.prepare()
             with pytest.raises(KeyboardInterrupt):
-                run_plan(plan, staging, threads=1, follower=InterruptsTwice())
+                run_plan(plan, staging, Compute(threads=1), follower=InterruptsTwice())
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(over) == 1, "the worker was waited for, and began nothing more"

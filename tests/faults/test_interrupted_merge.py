@@ -39,12 +39,13 @@ from merge_core.planning.plan import make_plan
 from merge_core.files.read_only import make_removable
 from merge_core.recipes.loading import parse_recipe
 from merge_core.checkpoints.sources import describe_source
+from merge_core.runtime.compute import Compute
 import tests.faults.test_interrupted_merge as here
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 zoo = {name: describe_source(name, root / name, DigestMemo(None)) for name in ("base", "a", "b")}
 plan = make_plan(parse_recipe(here.RECIPE), zoo, shard_bytes=400_000)
 print("ready", flush=True)
-execute(plan, zoo, home=Home(root / "home"), out=out, threads=2)
+execute(plan, zoo, home=Home(root / "home"), out=out, compute=Compute(threads=2))
 print("done", flush=True)
 """
 

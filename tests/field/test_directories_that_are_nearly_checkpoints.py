@@ -131,3 +131,13 @@ def test_an_adapter_of_another_base_is_told(user: User) -> None:
     fits = describe_adapter("./fits", user.directory / "fits", DigestMemo(None))
     named = with_adapter("org/base+./fits", base, fits)
     assert other_base(Subject(named, open_source(named))) == []
+
+
+def test_a_config_that_an_editor_marked_is_saved_without_the_mark(user: User) -> None:
+    path = user.directory / "one/config.json"
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    code, said = user.merge()
+    assert (code, "config.json begins with a byte order mark" in said) == (2, True), said
+    path.write_text(text, encoding="utf-8")
+    assert user.merge()[0] == 0

@@ -62,7 +62,11 @@ def rename(directory: Path, prefix: str, more: dict[str, torch.Tensor] | None = 
 
 
 @pytest.mark.parametrize(
-    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_fsdp_wrapped_module."]
+    "prefix",
+    [
+        *("_orig_mod.", "module.", "module._orig_mod.", "_fsdp_wrapped_module."),
+        "base_model.model.",
+    ],
 )
 def test_what_a_wrapper_put_into_names_is_taken_out_and_told(prefix: str, user: User) -> None:
     rename(user.directory / "one", prefix)
@@ -187,3 +191,30 @@ def test_models_of_two_types_are_not_mapped(user: User) -> None:
     code, said = user.merge()
     assert code == 2
     assert "it is a LlamaForCausalLM (mistral)" in said
+
+
+SPELLINGS = [
+    ("bert.encoder.layer.0.LayerNorm.gamma", "bert.encoder.layer.0.LayerNorm.weight"),
+    ("bert.encoder.layer.0.LayerNorm.beta", "bert.encoder.layer.0.LayerNorm.bias"),
+    ("conv.weight_g", "conv.parametrizations.weight.original0"),
+    ("conv.weight_v", "conv.parametrizations.weight.original1"),
+]
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_ends_of_names_that_versions_spell_otherwise_are_read_alike(way: int) -> None:
+    old, new = ([*names, "norm.weight"] for names in list(zip(*SPELLINGS, strict=True))[::way])
+    assert new_names(new, old) == dict(zip(old[:-1], new[:-1], strict=True))
+    assert new_names(new, new) == {}
+    assert new_names([*old, *new], old) == {}
+    within = [name.removeprefix("bert.") for name in old[:2]]
+    assert new_names(new[:2], within) == dict(zip(within, new, strict=False))
+
+
+def test_a_model_with_older_names_of_norms_is_merged(user: User) -> None:
+    for name, ending in (("base", "weight"), ("one", "gamma"), ("two", "weight")):
+        norm = {f"model.LayerNorm.{ending}": torch.full((16,), float(len(ending)))}
+        rename(user.directory / name, "", norm)
+    code, said = user.merge()
+    assert code == 0, said
+    assert torch.equal(user.result()["model.LayerNorm.weight"], torch.full((16,), 5.5))

@@ -49,6 +49,13 @@ FOUR = {"num_hidden_layers": 4}
             {"block_configs": [{"ffn": i} for i in (0, 0, 1, 2, 3)]},
         ),
         (
+            {"per_layer_config": {"0": {"head_dim": 8}, "3": {"head_dim": 9}}},
+            {"per_layer_config": {i: {"head_dim": 8} for i in "01"} | {"4": {"head_dim": 9}}},
+        ),
+        ({"num_blocks": 4}, {"num_blocks": 5}),
+        ({"attention_window": [2, 4, 6, 8]}, {"attention_window": [2, 2, 4, 6, 8]}),
+        ({"num_attention_heads_per_layer": [4] * 4}, {"num_attention_heads_per_layer": [4] * 5}),
+        (
             {"interleave_moe_layer_step": 2},
             {"interleave_moe_layer_step": 2, "moe_layers": [2, 4]},
         ),
@@ -187,6 +194,7 @@ def stack(source: Any, out: Path, *ranges: list[int]) -> dict[str, Any]:
         ("xxxd", [[0, 4], [3, 4]], False),
         ("xyzw", [[0, 2]], True),
         ("xyzw", [[0, 4], [0, 1]], False),
+        ("xxxyxx", [[0, 6], [4, 6]], False),
     ],
 )
 def test_each_number_has_the_tensors_that_the_donor_has_there(

@@ -19,7 +19,12 @@ from merge_core.checkpoints.sources import describe_adapter, describe_source, wi
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
+from tasks.audit.audit import audit_version
 from tasks.records import MergeOutcome
+from tasks.registry.client import open_registry
+from tasks.registry.lock import LOCK, Lock
+from tasks.reproduction.report import Reproduction
+from tasks.reproduction.reproduce import reproduce
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +73,21 @@ def outcome(place: Path, recipe: dict[str, Any]) -> MergeOutcome:
     return result
 
 
+def reproduced(result: MergeOutcome, home: Home) -> Reproduction:
+    """What comes of making the registered merge of a run again."""
+    assert result.registration is not None
+    uri, address = result.registration.tracking_uri, result.registration.candidate
+    version = f"models:/{address.name}/{address.version}"
+    audited = [each for each in audit_version(home, version, uri).answers if each.check == "lock"]
+    assert [each.outcome for each in audited] == ["holds"], audited
+    with open_registry(uri) as registry:
+        kept = registry.client.download_artifacts(result.registration.run_id, LOCK)
+    lock = Lock.model_validate_json(Path(kept).read_bytes())
+    assert lock.started <= lock.ended
+    assert {len(each.places) for each in lock.sources} <= {1, 2}
+    return reproduce(home, version, uri)
+
+
 def models(tiny_zoo: Zoo) -> list[dict[str, Any]]:
     return [
         {"model": f"{tiny_zoo.base}+{name}", "parameters": {"weight": 0.5}}
@@ -94,6 +114,9 @@ def test_adapters_are_merged_scored_and_registered(tiny_zoo: Zoo, place: Path, h
     adapter = describe_adapter("a", place / "code-expert", DigestMemo(None))
     digests = {entry.role: entry.digest for entry in result.merged.inputs[:2]}
     assert digests == {"base": base.digest, "model": with_adapter("b+a", base, adapter).digest}
+    again = reproduced(result, home)
+    assert again.holds, again
+    assert [len(source.paths) for source in again.sources] == [1, 2, 2]
 
 
 def test_a_baseline_with_an_adapter_is_a_checkpoint_that_can_be_served(
@@ -105,3 +128,12 @@ def test_a_baseline_with_an_adapter_is_a_checkpoint_that_can_be_served(
     assert (
         result.base.digest == describe_source("b", Path(result.base.path), DigestMemo(None)).digest
     )
+    assert reproduced(result, home).holds
+    written_out, aside = Path(result.base.path), place / "aside"
+    written_out.rename(aside)
+    try:
+        again = reproduced(result, home)
+    finally:
+        aside.rename(written_out)
+    assert again.holds, again
+    assert [len(source.paths) for source in again.sources] == [2, 2]

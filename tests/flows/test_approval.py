@@ -27,13 +27,13 @@ from flows.stack.prefect_session import PrefectSession
 from flows.steps.scores import Scores
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
 from tasks.registry.client import open_registry
 from tasks.registry.register import register_merge
 from tasks.roles import Roles
 from tests.support.approvals import answering, question, waiting
+from tests.support.decisions import decide
 from tests.support.processes import wait_until
 from tests.support.registrations import zoo_merge
 from tests.tasks.promotion.test_rule import bits_task, report

@@ -12,11 +12,11 @@ from flows.steps.against import against_of, said_against
 from flows.steps.average_baselines import Objective, objective_of
 from flows.steps.baselines import Baseline, check_baselines, each_once
 from merge_core.errors import RecipeError
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, MergeOutcome
 from tasks.registry.client import TAG, default_tracking_uri, open_registry
 from tests.flows.test_merge import Bench, bench, markdown_of, promoted, shared, steps
+from tests.support.decisions import decide
 from tests.support.recorded_steps import RecordedSteps
 from tests.tasks.promotion.test_baselines import BASE, MERGED
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report

@@ -43,3 +43,18 @@ def test_a_run_decides_by_the_gate_that_its_rule_names_on_what_is_cached(
     assert json.loads(Path(where).read_text())["gate"] == decision.gate.model_dump(mode="json")
     bench.outcome(path)
     assert steps.ran == ALL_CACHED | {"decide zoo"}, "and the second time it is found"
+
+
+@pytest.mark.slow
+def test_a_candidate_is_looked_at_once_and_found_the_second_time(
+    bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
+) -> None:
+    """Of another weight than `promoted`: what is stored whole is never looked at again."""
+    rule = {"gate": "calibrated", "looks": 2, "keep_of_experts": 0.1, "guard_margin": 0.5}
+    path = bench.pipeline(weight=0.3, promote=rule)
+    first = bench.outcome(path)
+    assert "evaluate-in-looks merged" in steps.ran
+    assert not {name for name in steps.ran if name.startswith("evaluate ")}
+    second = bench.outcome(path)
+    assert "evaluate-in-looks merged" in steps.cached
+    assert second.decision == first.decision

@@ -93,7 +93,7 @@ def test_a_download_that_was_removed_is_fetched_again_and_the_rest_is_not(
 
     @flow
     def resolving() -> dict[str, SourceCheckpoint]:
-        return merge.resolve(pipeline, home, None)
+        return merge.resolve(pipeline, home, None).sources
 
     first = resolving()
     weights = Path(first["org/tuned"].path, "model.safetensors")

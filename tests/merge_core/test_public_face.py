@@ -5,10 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from merge_core import Compute, Home, merge
+from merge_core.engine.run import run_plan
 from merge_core.former_names import FORMER_MODULES
+from merge_core.operations import execute
+from merge_core.recipes.loading import parse_recipe
+from tests.support.checkpoints import write_checkpoint
 
 
 def answer(code: str, *options: str) -> str:
@@ -67,6 +75,27 @@ except TypeError as error:
     print(former is merge_core.operations.merge.merge, "required" in str(error))
 """
     assert answer(code).split() == ["True", "True"]
+
+
+def test_the_former_keywords_of_a_merge_are_fields_of_compute_and_warn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {name: write_checkpoint(tmp_path / name, {"w": torch.ones(4)}) for name in "ab"}
+    recipe = parse_recipe({"merge_method": "linear", "models": [{"model": it} for it in "ab"]})
+    computed = []
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        computed.append(arguments[2])
+        run_plan(*arguments, **options)
+
+    monkeypatch.setattr(execute, "run_plan", noted)
+    whole = {"home": Home(tmp_path / "home"), "check": False}
+    with pytest.warns(DeprecationWarning, match=r"fields of compute=Compute\(...\) now"):
+        merge(recipe, sources, out=tmp_path / "former", device="cpu", threads=3, **whole)
+    merge(recipe, sources, out=tmp_path / "now", compute=Compute("cpu", threads=3), **whole)
+    assert computed == [Compute("cpu", threads=3)] * 2
+    with pytest.raises(TypeError, match="unexpected keyword argument 'thread'"):
+        merge(recipe, sources, out=tmp_path / "wrong", thread=3, **whole)
 
 
 def test_a_former_program_runs() -> None:

@@ -20,19 +20,21 @@ from flows.stack.prefect_session import PrefectSession
 from merge_core.files.own_files import NotOursError
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.path import PathReport
+from merge_core.planning.plan import merge_inputs
 from merge_core.records import Record, SourceCheckpoint
+from merge_core.store.objects import Wanted
 from tasks.caching import stored_records
 from tasks.caching.stored_records import parse_record, stored_form
 from tasks.calibrate import calibrate_task
-from tasks.decide import decide_task
 from tasks.find import path_task
 from tasks.merge import merge_task
 from tasks.profile import profile_task
+from tasks.promotion.bar import Bar
 from tasks.records import EvaluationReport
 from tasks.resolve import resolve_task
 from tasks.sources.locate import Location
 from tasks.verify import verify_task
-from tests.support.former_records import FORMER, STEPS, former, policy
+from tests.support.former_records import FORMER, STEPS, former, policy, under
 from tests.support.recorded_steps import recorded_steps
 
 
@@ -62,20 +64,22 @@ def test_steps_of_the_former_code_are_hits(session: PrefectSession, home: Home) 
     [decided] = former("decide")
     reports = {each.checkpoint_digest: each for each in former("evaluate").values()}
     base, expert = pipeline.recipe.references()
-    rest = (reports[manifest.digest], reports[sources[base].digest], pipeline.promote)
+    rest = (reports[manifest.digest], Bar(pipeline.promote, reports[sources[base].digest]))
 
     @flow
     def pipeline_again() -> None:
         for key, source in resolved.items():
             place = Location(reference=source.reference, directory=source.path)
-            assert run_step(resolve_task, key, place, home.digest_memo) == source
-        arguments = (pipeline.recipe, sources, home.path)
-        assert run_step(merge_task, merged, *arguments) == manifest
+            assert run_step(under(key, "resolve"), place, home.digest_memo) == source
+        recipe = pipeline.recipe
+        inputs = merge_inputs(recipe, sources)
+        wanted = Wanted(merged, recipe.digest, recipe.merge_method, inputs)
+        assert run_step(merge_task, wanted, recipe, sources, home.path) == manifest
         [profiled] = former("profile")
-        run_step(profile_task, profiled, sources[base], [sources[expert]])
+        run_step(under(profiled, "profile"), sources[base], [sources[expert]])
         [verified] = former("verify")
-        run_step(verify_task, verified, sources[base], [sources[expert]])
-        run_step(decide_task, decided, *rest)
+        run_step(under(verified, "verify"), sources[base], [sources[expert]])
+        run_step(under(decided, "decide"), *rest)
 
     with recorded_steps() as steps:
         pipeline_again()
@@ -113,7 +117,8 @@ def test_a_step_takes_only_records_that_are_about_its_arguments() -> None:
     [profile] = former("profile").values()
     place = Location(reference=source.reference, directory=source.path)
     models = {"key": "", "base": base, "models": [expert]}
-    planned = {"key": plan, "recipe": recipe, "sources": sources, "home": Path("/")}
+    wanted = Wanted(plan, recipe.digest, recipe.merge_method, merge_inputs(recipe, sources))
+    planned = {"key": plan, "wanted": wanted, "recipe": recipe, "sources": sources}
     cases: list[tuple[Task[Any, Any], dict[str, Any], Record, list[Record]]] = [
         (
             resolve_task,

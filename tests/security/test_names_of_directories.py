@@ -22,7 +22,6 @@ from merge_core.homes.home import Home
 from tasks.lineage.text import render_lineage
 from tasks.lineage.trace import lineage
 from tasks.promotion.approval import with_approval
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Approval
 from tasks.registry.client import default_tracking_uri, open_registry
@@ -30,6 +29,7 @@ from tasks.reports.decision import decision_markdown, question_markdown
 from tasks.reports.profile_plot import profile_figure_png
 from tasks.reports.verify import profile_markdown
 from tests.flows.test_merge import markdown_of
+from tests.support.decisions import decide
 from tests.support.hostile_names import MARKDOWN, NASTY, is_plain
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
 from tests.tasks.promotion.test_rule import bits_task, report

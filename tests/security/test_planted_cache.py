@@ -29,6 +29,7 @@ from tasks.caching.content_task import ContentKey
 from tasks.caching.record_storage import RecordStorage
 from tasks.caching.stored_records import stored_form
 from tasks.decide import decide_task, decision_key
+from tasks.promotion.bar import Bar
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport, TaskScore
 from tests.support.planted_results import RUN_CODE, WRONG, Attack, Stored, noted
@@ -62,7 +63,8 @@ def report(digest: str, values: tuple[float, ...]) -> EvaluationReport:
 
 
 REPORTS = (report("a", (1.0, 1.0, 0.0, 1.0)), report("b", (1.0, 0.0, 0.0, 1.0)))
-KEY = decision_key(*REPORTS, RULE)
+BAR = Bar(RULE, REPORTS[1])
+KEY = decision_key(REPORTS[0], BAR)
 assert isinstance(decide_task.cache_policy, ContentKey)
 PLACE = f"decide-v{decide_task.cache_policy.version}-{KEY}"
 OTHER = (report("c", (1.0, 1.0, 1.0, 1.0)), report("b", (1.0, 0.0, 0.0, 1.0)))
@@ -87,8 +89,8 @@ class Step:
 
         @flow
         def deciding() -> Decision:
-            arguments = (*reports, RULE)
-            return run_step(task, decision_key(*arguments), *arguments, subject="test")
+            arguments = (reports[0], Bar(RULE, reports[1]))
+            return run_step(task, *arguments, subject="test")
 
         with recorded_steps() as steps:
             decision: Decision = deciding()
@@ -99,7 +101,7 @@ class Step:
     def honest(self) -> Stored:
         """What the step stores, which is put in its place."""
         self.cache.mkdir(parents=True, exist_ok=True)
-        self.place.write_bytes(stored_form(decide_task.fn("", *REPORTS, RULE), str(self.place)))
+        self.place.write_bytes(stored_form(decide_task.fn(REPORTS[0], BAR), str(self.place)))
         stored: Stored = json.loads(self.place.read_bytes())
         return stored
 
@@ -137,7 +139,7 @@ def refuses(step: Step) -> None:
     assert not step.marker.exists(), "it ran code"
     assert noted == [], "it ran code"
     assert outcome != "cached"
-    assert decision == decide_task.fn("", *REPORTS, RULE)
+    assert decision == decide_task.fn(REPORTS[0], BAR)
     assert [path.name for path in step.aside] == [step.place.name]
     [warning] = step.warnings
     assert str(step.place) in warning
@@ -156,7 +158,7 @@ def test_a_planted_result_runs_nothing(step: Step, attack: Attack) -> None:
 @pytest.fixture(scope="module")
 def honest() -> bytes:
     """What the step stores."""
-    return stored_form(decide_task.fn("", *REPORTS, RULE), f"/home/cache/{PLACE}")
+    return stored_form(decide_task.fn(REPORTS[0], BAR), f"/home/cache/{PLACE}")
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=list(WRONG))
@@ -166,7 +168,7 @@ def test_what_the_step_would_not_have_written_is_not_believed(
     place = tmp_path / PLACE
     policy = decide_task.cache_policy
     assert isinstance(policy, ContentKey)
-    arguments = {"candidate": REPORTS[0], "baseline": REPORTS[1], "rule": RULE}
+    arguments = {"candidate": REPORTS[0], "bar": BAR}
     place.write_bytes(honest)
     storage = RecordStorage.of(place, policy.kind, partial(policy.fits, **arguments))
     assert json.loads(storage.read_path(place.name))["result"] == json.loads(honest)["result"]
@@ -300,7 +302,7 @@ def test_whoever_exchanges_the_file_between_look_and_use_gains_nothing(step: Ste
         stop.set()
         thread.join()
     assert not step.marker.exists()
-    assert answers == [decide_task.fn("", *REPORTS, RULE)] * 12
+    assert answers == [decide_task.fn(REPORTS[0], BAR)] * 12
 
 
 def test_several_runs_at_once_agree_on_what_was_planted(step: Step) -> None:
@@ -311,14 +313,14 @@ def test_several_runs_at_once_agree_on_what_was_planted(step: Step) -> None:
     @flow
     def deciding() -> None:
         def job() -> Decision:
-            decision: Decision = run_step(decide_task, KEY, *REPORTS, RULE, subject="test")
+            decision: Decision = run_step(decide_task, REPORTS[0], BAR, subject="test")
             return decision
 
         answers.extend(run_together([job] * 4, 4))
 
     deciding()
     assert not step.marker.exists()
-    assert answers == [decide_task.fn("", *REPORTS, RULE)] * 4
+    assert answers == [decide_task.fn(REPORTS[0], BAR)] * 4
     assert [path.read_bytes() for path in step.aside] == [planted]
 
 
@@ -337,7 +339,7 @@ def test_options_of_a_call_lead_to_no_other_reader(step: Step, options: dict[str
     decision, outcome = step.run(**options)
     assert not step.marker.exists()
     assert outcome != "cached"
-    assert decision == decide_task.fn("", *REPORTS, RULE)
+    assert decision == decide_task.fn(REPORTS[0], BAR)
     assert len(step.aside) == 1
 
 
@@ -383,7 +385,7 @@ def test_no_other_storage_is_read_whoever_names_one(
 
 def test_what_is_believed_is_a_hit_however_it_is_spelled(step: Step) -> None:
     step.place.write_text(json.dumps(step.honest, indent=3))
-    decision = decide_task.fn("", *REPORTS, RULE)
+    decision = decide_task.fn(REPORTS[0], BAR)
     assert step.run() == (decision, "cached")
     assert step.aside == []
     assert step.warnings == []

@@ -45,7 +45,7 @@ from tasks.sources.locate import Location
 from tests.support.former_records import former
 from tests.support.recorded_steps import recorded_steps
 
-DECORATED = re.compile(r"^@(task|flow|content_task)\b", re.MULTILINE)
+DECORATED = re.compile(r"^(@|\w+ = )(task|flow|content_task)\b", re.MULTILINE)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_neither_is_what_a_failed_step_raises(home: Home) -> None:
     @flow(**UNSTORED)
     def resolving() -> None:
         place = Location(reference="x", directory="/nowhere")
-        run_step(resolve_task, "key", place, home.digest_memo)
+        run_step(resolve_task, place, home.digest_memo)
 
     state = resolving(return_state=True)
     assert state.is_failed()
@@ -136,8 +136,12 @@ class Answer(Record):
     number: int
 
 
-@content_task("nesting", version=1, fits=lambda answer, /, **_: answer.number == 1)
-def nesting(key: str) -> Answer:
+def _is_one(answer: Answer, /, **_others: object) -> bool:
+    return answer.number == 1
+
+
+@content_task("nesting", version=1, key=lambda about: about, fits=_is_one)
+def nesting(about: str) -> Answer:
     """A step that runs a flow of its own, as a merge on a Dask cluster does."""
 
     @task

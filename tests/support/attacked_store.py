@@ -19,6 +19,7 @@ from merge_core.operations.execute import execute
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from tests.support.checkpoints import write_checkpoint
 from tests.support.edited_objects import contents
 
@@ -41,7 +42,9 @@ class Merges:
 
     def merge(self, weight: float = 0.5, **options: object) -> CheckpointManifest:
         """Do the merge, or find it."""
-        return execute(self.plan(weight), self.zoo, home=self.home, threads=1, **options)  # type: ignore[arg-type]
+        return execute(
+            self.plan(weight), self.zoo, home=self.home, compute=Compute(threads=1), **options
+        )  # type: ignore[arg-type]
 
     def place(self, manifest: CheckpointManifest) -> Path:
         """Where an object is."""

@@ -6,19 +6,24 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from merge_core.files.digests import digest_of
 from merge_core.homes.home import Home
 from merge_core.output.model_files import RECIPE_NAME
+from merge_core.planning.layout import DEFAULT_SHARD_BYTES
+from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from tasks.promotion.baselines import Compared
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
 from tasks.registry.client import default_tracking_uri
+from tasks.registry.lock import LOCK, Lock, LockedSource
 from tasks.registry.register import register_merge
+from tests.support.decisions import decide
 from tests.support.edited_objects import loosen
-from tests.support.merge_store import merge_store
+from tests.support.merge_store import Store, merge_store
 from tests.support.registrations import empty_registry, report
 
+SUITE = {"suite": {"name": "zoo"}, "files": {}}
 RULE = PromotionRule(max_regression=0.05, min_gain=0.0, resamples=200)
 
 
@@ -85,12 +90,13 @@ def audited_home(directory: Path, template: Path) -> Audited:
         merged = manifest.as_source()
         scores = [evaluated(store.base, 2.5, 0.4), evaluated(merged, bits, 0.5)]
         scores.insert(1, evaluated(store.tuned, 2.4, 0.45))
+        recipe_yaml = (Path(manifest.path) / RECIPE_NAME).read_text("utf-8")
         compared = Compared(baseline_digest=store.base.digest, expert_digests=(store.tuned.digest,))
         registration = register_merge(
             tracking_uri=store.registry,
             experiment="merges",
             model_name="model",
-            recipe_yaml=(Path(manifest.path) / RECIPE_NAME).read_text("utf-8"),
+            recipe_yaml=recipe_yaml,
             recipe_digest=manifest.recipe_digest,
             manifest=manifest,
             base=store.base,
@@ -101,6 +107,7 @@ def audited_home(directory: Path, template: Path) -> Audited:
             artifacts={
                 "rule.json": RULE.model_dump_json(),
                 "compared.json": compared.model_dump_json(exclude_none=True),
+                LOCK: locked(store, recipe_yaml).model_dump_json(),
             },
             home=home,
         )
@@ -108,6 +115,23 @@ def audited_home(directory: Path, template: Path) -> Audited:
     (manifest, first), (_, second) = found
     base, tuned = Path(store.base.path), Path(store.tuned.path)
     return Audited(home, base, tuned, first, second, (manifest.object_id,))
+
+
+def locked(store: Store, recipe_yaml: str) -> Lock:
+    """The lock of a merge of the store's two checkpoints."""
+    named = {"base": store.base, "tuned": store.tuned}
+    sources = (each.model_copy(update={"reference": name}) for name, each in named.items())
+    return Lock(
+        sources=tuple(map(LockedSource.of, sources)),
+        shard_bytes=DEFAULT_SHARD_BYTES,
+        device="cpu",
+        threads=1,
+        pipeline={"recipe": parse_recipe(recipe_yaml).model_dump(mode="json")},
+        beside=None,
+        suite=SUITE,
+        started="2026-01-01T00:00:00+00:00",
+        ended="2026-01-01T00:01:00+00:00",
+    )
 
 
 def evaluated(checkpoint: SourceCheckpoint, bits: float, accuracy: float) -> EvaluationReport:
@@ -128,4 +152,4 @@ def evaluated(checkpoint: SourceCheckpoint, bits: float, accuracy: float) -> Eva
                 }
             )
         )
-    return few.model_copy(update={"scores": tuple(scores)})
+    return few.model_copy(update={"scores": tuple(scores), "suite_digest": digest_of(SUITE)})

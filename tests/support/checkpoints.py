@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 
 
 def write_checkpoint(
@@ -60,4 +62,9 @@ def run_recipe(
         recipe = parse_recipe(recipe)
     plan_options = {"shard_bytes": options.pop("shard_bytes")} if "shard_bytes" in options else {}
     plan = make_plan(recipe, sources, **plan_options)  # type: ignore[arg-type]
-    return execute(plan, sources, home=Home(out.parent / "home"), out=out, **options)  # type: ignore[arg-type]
+    how = {
+        field.name: options.pop(field.name) for field in fields(Compute) if field.name in options
+    }
+    return execute(
+        plan, sources, home=Home(out.parent / "home"), out=out, compute=Compute(**how), **options
+    )  # type: ignore[arg-type]

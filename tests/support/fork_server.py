@@ -33,6 +33,7 @@ from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.progress import Progress, ProgressEvent
 from merge_core.recipes.loading import load_recipe
+from merge_core.runtime.compute import Compute
 from tests.support.traces import Trace
 
 _OPERATIONS = ("open", "os.", "shutil.")
@@ -122,7 +123,7 @@ def _merge_into_store(path: Path, shard_bytes: int, trace: Trace) -> int:
             recipe,
             sources,
             home=home,
-            threads=2,
+            compute=Compute(threads=2),
             shard_bytes=shard_bytes,
             progress=trace.note_progress,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ STEPS: dict[str, Task[Any, Any]] = {
 def policy(task: Task[Any, Any]) -> ContentKey:
     assert isinstance(task.cache_policy, ContentKey)
     return task.cache_policy
+
+
+def under(key: str, step: str) -> Task[Any, Any]:
+    """A step that is called under a key of former times, whatever its arguments would give."""
+    task = STEPS[step]
+    return task.with_options(cache_policy=replace(policy(task), key=lambda: key))
 
 
 def former(step: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
                 self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
                 return
             content = path.read_bytes()
-            etag = hashlib.sha256(content).hexdigest()
+            etag = hashlib.sha256(content).hexdigest() if is_large(path) else git_blob_id(content)
             if hub.tampered and path.suffix == ".safetensors":
                 content = content[:-1] + bytes([content[-1] ^ 1])
             headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
@@ -134,6 +134,16 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
         thread.join()
 
 
+def is_large(path: Path) -> bool:
+    """Whether a file is in large file storage, where the Hub names it by its sha256."""
+    return path.suffix in (".safetensors", ".bin")
+
+
+def git_blob_id(content: bytes) -> str:
+    """What the Hub names a small file by."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 def _info(repository: str, commit: str) -> dict[str, object]:
     return {"id": repository, "sha": commit, "siblings": []}
 
@@ -159,9 +169,9 @@ def _tree(directory: Path, recursive: bool) -> list[dict[str, object]]:
             "type": "file",
             "path": name,
             "size": len(content),
-            "oid": hashlib.sha1(content).hexdigest(),
+            "oid": git_blob_id(content),
         }
-        if path.suffix in (".safetensors", ".bin"):
+        if is_large(path):
             sha256 = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 134}
         entries.append(entry)

@@ -210,6 +210,12 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "activation_sparsity_pattern": [0.0] * LAYERS,
         "layer_types": _MIXED,
     },
+    "Gemma4Unified": {
+        "config": "Gemma4UnifiedTextConfig",
+        **_WINDOW,
+        "layer_types": _MIXED,
+        "per_layer_config": {layer: {"head_dim": 8} for layer in (0, 3)},
+    },
     "Gemma4": {
         "config": "Gemma4TextConfig",
         **_WINDOW,

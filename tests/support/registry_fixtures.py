@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from merge_core.homes.home import Home
 from tasks.registry.register import register_merge
+from tests.support.audited import Audited, audited_home
+from tests.support.merge_store import clear_away
 from tests.support.registrations import (
     copied_registry,
     empty_registry,
@@ -29,6 +32,14 @@ def quick_database() -> Iterator[None]:
 def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, quick_database: None) -> str:
     """The address of an empty MLflow database."""
     return empty_registry(tmp_path / "ml flow", tmp_path_factory.getbasetemp() / "template.db")
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory: pytest.TempPathFactory, quick_database: None) -> Iterator[Audited]:
+    """A home with a base, a merge that serves and one that fell back; for tests that only look."""
+    place = tmp_path_factory.mktemp("audited")
+    yield audited_home(place, tmp_path_factory.getbasetemp() / "template.db")
+    clear_away(Home(place))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from tests.support.checkpoints import write_checkpoint
 
 TENSORS = 48
@@ -69,8 +70,7 @@ def run_merge(
         zoo,
         home=Home(out.parent / "home"),
         out=out,
-        device="cpu",
-        threads=1,
+        compute=Compute("cpu", threads=1),
         shard_bytes=SHARD_BYTES,
         check=False,
         executor=executor,

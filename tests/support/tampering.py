@@ -159,6 +159,13 @@ def loader_with_a_name_that_fits(at: Tamperer) -> None:
     mlmodel.write_text(mlmodel.read_text().replace(loader.stem, name))
 
 
+def relocked(at: Tamperer, change: Callable[[dict[str, Any]], None]) -> None:
+    """The lock is edited, and the run notes the sha256 of what it is then."""
+    lock = at.artifact("lock.json")
+    at.edit(lock, change)
+    at.api.set_tag(at.run_id, "mergeflow.lock", sha256(lock))
+
+
 def appended(path: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
@@ -351,6 +358,36 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         ),
         "plan",
         "plan_digest",
+    ),
+    "the lock": (
+        lambda at: at.edit(at.artifact("lock.json"), lambda value: value.update(by="Ada@desk")),
+        "lock",
+        "the sha256 of lock.json",
+    ),
+    "the shard size in the lock": (
+        lambda at: relocked(at, lambda value: value.update(shard_bytes=1_000_000)),
+        "lock",
+        "give another plan",
+    ),
+    "a source in the lock": (
+        lambda at: relocked(at, lambda value: value["sources"][0].update(digest="0" * 64)),
+        "lock",
+        "another digest of base",
+    ),
+    "the suite in the lock": (
+        lambda at: relocked(at, lambda value: value["suite"]["suite"].update(name="easy")),
+        "lock",
+        "suite in lock.json",
+    ),
+    "the recipe in the lock": (
+        lambda at: relocked(at, lambda value: value["pipeline"]["recipe"].update(seed=7)),
+        "lock",
+        "recipe in lock.json",
+    ),
+    "a lock that was deleted": (
+        lambda at: at.artifact("lock.json").unlink(),
+        "lock",
+        "is missing",
     ),
     "an input's model in MLflow": (deleted_model_of_an_input, "parents", "no model of its input"),
 }

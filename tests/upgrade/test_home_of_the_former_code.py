@@ -91,6 +91,16 @@ def inherited(
     return Inherited(request.param, directory / "home", pipeline, first)
 
 
+def test_the_champion_comes_out_the_same_and_it_is_said_what_is_assumed(
+    inherited: Inherited,
+) -> None:
+    made = inherited.run("reproduce", "models:/zoo@champion", "--json")
+    assert made.returncode == 0, made.stdout + made.stderr
+    told = json.loads(made.stdout)
+    assert told["same"]
+    assert any("it has no lock" in line for line in told["assumed"])
+
+
 def test_every_step_is_found_in_the_cache_and_the_champion_stays(inherited: Inherited) -> None:
     before = inherited.objects
     again = inherited.run("run", "pipeline.yaml")

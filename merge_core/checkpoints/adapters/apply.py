@@ -13,8 +13,7 @@ from merge_core.checkpoints.adapters.variants import Start
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.tensors.dtypes import name_of
-from merge_core.tensors.inputs import TensorInput, entries_of
-from merge_core.tensors.safetensors_header import TensorEntry
+from merge_core.tensors.inputs import TensorInput
 
 _TAKEN_OUT_OF = ("F32", "F16", "BF16")
 
@@ -48,7 +47,7 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
 def _residual(adapter: Adapter, start: Start, base: Checkpoint, fit: Fit) -> ResidualTensor:
     """What training began with in place of the base's weight."""
     origin = base.tensors[fit.tensor]
-    if origin.dtype not in _TAKEN_OUT_OF or not isinstance(origin, TensorEntry):
+    if origin.dtype not in _TAKEN_OUT_OF:
         raise CompatibilityError(
             f"{fit.tensor} of {base.directory} is {name_of(origin.dtype)}; {start} takes its start"
             " out of float32, float16 or bfloat16 alone",
@@ -63,7 +62,7 @@ def _residual(adapter: Adapter, start: Start, base: Checkpoint, fit: Fit) -> Res
 
 def _in_file_order(base: Checkpoint) -> list[str]:
     def place(name: str) -> tuple[str, int]:
-        first = entries_of(base.tensors[name])[0]
+        first = base.tensors[name].entries[0]
         return first.path.name, first.offset
 
     return sorted(base.tensors, key=place)

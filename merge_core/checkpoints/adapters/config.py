@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.checkpoints.adapters.variants import Start, refuse_variants, start_of
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import read_json
+from merge_core.findings import printable, some
 from merge_core.tensors.regex_cost import most_steps
 
 CONFIG_NAME = "adapter_config.json"
@@ -71,6 +72,14 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     """
     path = directory / CONFIG_NAME
     if not path.is_file():
+        named = sorted(each.parent.name for each in directory.glob(f"*/{CONFIG_NAME}"))
+        if named:
+            raise CheckpointError(
+                f"{CONFIG_NAME} is not here, but in {some(map(printable, named))}: PEFT saves an"
+                " adapter that has a name in a directory of that name",
+                where=str(directory),
+                mend=f"name one of them: {directory / named[0]}",
+            )
         raise CheckpointError(
             f"this is no LoRA adapter: it has no {CONFIG_NAME}",
             where=str(directory),
@@ -78,6 +87,14 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         )
     values = read_json(path)
     kind = values.get("peft_type")
+    if kind is None:
+        raise CheckpointError(
+            "it has no peft_type, so another library than PEFT wrote it; MLX, for one, stores"
+            " factors under the same file's name",
+            where=str(path),
+            mend="merge the adapter into its base with the library that trained it, save the result"
+            " as safetensors of transformers, and use that",
+        )
     if kind != "LORA":
         raise CheckpointError(
             f"its peft_type is {str(kind)[:40]!r}; only LORA adapters are read",

@@ -149,10 +149,11 @@ def _pair(
             f" use_dora is {str(config.use_dora).lower()}",
         )
     if magnitude is not None and (embedding or magnitude.shape != (b.shape[0],)):
-        raise _damaged(
-            directory,
+        raise CheckpointError(
             f"module {module[:120]!r} is a DoRA of a kind that is not supported:"
             f" its magnitude vector is {list(magnitude.shape)}",
+            where=str(directory),
+            mend="merge the adapter into its base with PEFT (merge_and_unload), and use the result",
         )
     return LoraPair(module, a, b, magnitude, config.scaling(module), embedding)
 

@@ -16,15 +16,16 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from merge_core.checkpoints.adapters.tensors import OfOneEntry
+from merge_core.checkpoints.adapters.tensors import OfOneTensor
 from merge_core.checkpoints.adapters.variants import SAVED_AGAIN, Start
 from merge_core.errors import CompatibilityError
+from merge_core.files.digests import fingerprint
 from merge_core.runtime.lazy_torch import torch
+from merge_core.runtime.torch_threads import OneThreadEach
 from merge_core.tensors.dtypes import torch_dtype
 from merge_core.tensors.inputs import Feed, FeedContext
 from merge_core.tensors.rounding import round_once
@@ -43,7 +44,7 @@ _MOST_DOUBT = 0.1
 
 
 @dataclass(frozen=True)
-class ResidualTensor(OfOneEntry):
+class ResidualTensor(OfOneTensor):
     """A weight of the base without what an adapter's start took out of it."""
 
     start: Start
@@ -63,7 +64,7 @@ class ResidualTensor(OfOneEntry):
 
 class _ResidualFeed:
     def __init__(self, tensor: ResidualTensor, context: FeedContext) -> None:
-        self._origin = context.open(tensor.origin)
+        self._origin = tensor.origin.open(context)
         self._columns = tensor.shape[1]
         self._dtype = torch_dtype(tensor.dtype)
         left, right = _MEMORY.of(tensor, context)
@@ -96,9 +97,8 @@ class _Memory:
 
     def of(self, tensor: ResidualTensor, context: FeedContext) -> Factors:
         """Found before, by another worker just now, or here."""
-        state = tensor.origin.path.stat()
-        file = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        key = (file, tensor.origin, tensor.start, tensor.rank, tensor.scaling)
+        files = tuple(fingerprint(entry.path) for entry in tensor.entries)
+        key = (files, tensor.origin, tensor.start, tensor.rank, tensor.scaling)
         with self._lock:
             place, found = self._found.setdefault(key, (threading.Lock(), []))
             self._found.move_to_end(key)
@@ -106,28 +106,14 @@ class _Memory:
                 self._found.popitem(last=False)
         with place:
             if not found:
-                with _one_thread():
-                    found.append(_taken_out(tensor, context))
+                find = _largest if tensor.start == "pissa" else _first_columns
+                with OneThreadEach() as one_thread:
+                    one_thread.enter()  # sums in one order, whoever asks
+                    found.append(find(tensor, context))
             return found[0]
 
 
 _MEMORY = _Memory()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whoever asks."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _taken_out(tensor: ResidualTensor, context: FeedContext) -> Factors:
-    find = _largest if tensor.start == "pissa" else _first_columns
-    return find(tensor, context)
 
 
 def _blocks(tensor: ResidualTensor, context: FeedContext) -> Iterator[tuple[int, torch.Tensor]]:
@@ -136,7 +122,7 @@ def _blocks(tensor: ResidualTensor, context: FeedContext) -> Iterator[tuple[int,
     Raises:
         NonFiniteError: it holds NaN or infinity.
     """
-    feed = context.open(tensor.origin)
+    feed = tensor.origin.open(context)
     rows, columns = tensor.shape
     for first in range(0, rows, _ROWS):
         count = min(_ROWS, rows - first)

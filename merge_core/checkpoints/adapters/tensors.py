@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from merge_core.checkpoints.adapters.fitting import Fit
 from merge_core.errors import NonFiniteError
 from merge_core.runtime.lazy_torch import torch
-from merge_core.tensors.inputs import Feed, FeedContext, TensorInput, entries_of
+from merge_core.tensors.inputs import Feed, FeedContext, MadeTensor, TensorInput
 from merge_core.tensors.safetensors_header import TensorEntry
 
 _TILE = 1 << 18
@@ -21,33 +21,39 @@ _FEWEST_ROWS = 8
 
 
 @dataclass(frozen=True)
-class AdaptedTensor:
+class OfOneTensor(MadeTensor):
+    """A tensor that is made from another of its shape."""
+
+    name: str
+    dtype: str
+    origin: TensorInput
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the other tensor."""
+        return self.origin.shape
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """Those of the other tensor."""
+        return self.origin.entries
+
+
+@dataclass(frozen=True)
+class AdaptedTensor(OfOneTensor):
     """origin + scaling * B @ A, in float64: no rounding but the result's own.
 
     With a magnitude m (DoRA) each row is then brought to norm m: row * m / ||row||.
     """
 
-    name: str
-    dtype: str
-    origin: TensorInput
     fit: Fit
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
-        return self.origin.shape
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return self.origin.numel
 
     @property
     def entries(self) -> tuple[TensorEntry, ...]:
         """The weight and the adapter's factors."""
         pair = self.fit.pair
         magnitude = (pair.magnitude,) if pair.magnitude else ()
-        return (*entries_of(self.origin), pair.a, pair.b, *magnitude)
+        return (*self.origin.entries, pair.a, pair.b, *magnitude)
 
     def open(self, context: FeedContext) -> Feed:
         """Its values; the factors are held in memory meanwhile."""
@@ -55,36 +61,12 @@ class AdaptedTensor:
 
 
 @dataclass(frozen=True)
-class OfOneEntry:
-    """A made tensor that one stored tensor is read for, and that has its shape."""
-
-    name: str
-    dtype: str
-    origin: TensorEntry
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the stored tensor."""
-        return self.origin.shape
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return self.origin.numel
-
-    @property
-    def entries(self) -> tuple[TensorEntry, ...]:
-        """The stored tensor."""
-        return (self.origin,)
-
-
-@dataclass(frozen=True)
-class ReplacedTensor(OfOneEntry):
+class ReplacedTensor(OfOneTensor):
     """A tensor saved in full by an adapter, stored as the one whose place it takes would be."""
 
     def open(self, context: FeedContext) -> Feed:
         """Its values."""
-        return context.open(self.origin)
+        return self.origin.open(context)
 
 
 def read_factors(fit: Fit, context: FeedContext) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,8 +76,8 @@ def read_factors(fit: Fit, context: FeedContext) -> tuple[torch.Tensor, torch.Te
         NonFiniteError: a factor holds NaN or infinity.
     """
     pair = fit.pair
-    a = context.open(pair.a).read(0, pair.a.numel).clone().view(pair.a.shape)
-    b = context.open(pair.b).read(0, pair.b.numel).clone().view(pair.b.shape)
+    a = pair.a.open(context).read(0, pair.a.numel).clone().view(pair.a.shape)
+    b = pair.b.open(context).read(0, pair.b.numel).clone().view(pair.b.shape)
     return (a.T.contiguous(), b.T.contiguous()) if fit.transposed or pair.embedding else (b, a)
 
 
@@ -103,13 +85,13 @@ class _AdaptedFeed:
     def __init__(self, tensor: AdaptedTensor, context: FeedContext) -> None:
         self._name = tensor.name
         self._context = context
-        self._origin = context.open(tensor.origin)
+        self._origin = tensor.origin.open(context)
         self._rows, self._columns = tensor.shape
         self._left, self._right = read_factors(tensor.fit, context)
         self._scaling = tensor.fit.pair.scaling
         magnitude = tensor.fit.pair.magnitude
         self._magnitude = (
-            context.open(magnitude).read(0, magnitude.numel).clone() if magnitude else None
+            magnitude.open(context).read(0, magnitude.numel).clone() if magnitude else None
         )
         self._height = min(max(1, self._rows), max(_FEWEST_ROWS, _TILE // max(1, self._columns)))
         self._factor = self._left.new_zeros(self._height, self._left.shape[1])

@@ -21,8 +21,8 @@ from merge_core.tensors.names import stack_of
 Names = frozenset[tuple[str, tuple[int, ...]]]
 """A layer's tensors: what follows the layer's number in their names, and their shapes."""
 Tensors = Mapping[str, TensorInput]
-_FIRST_ONLY = "relative_attention_bias"
-"""Of T5 and its kin: the first layer holds it for all."""
+_GROUPS = "num_hidden_groups"
+"""Of ALBERT, whose layers share weights: how many have weights of their own."""
 
 
 def check_stack(
@@ -46,6 +46,12 @@ def check_stack(
         return
     for reference, (_, layers) in stacks.items():
         stated = depth_of(configs[reference], stack.module) if configs[reference] else None
+        if stated is not None and stated != layers and _GROUPS in configs[reference]:
+            raise CompatibilityError(
+                f"its {stated} layers share the weights of {layers}, so there are none to stack",
+                where=reference,
+                mend="list whole models under `models`, without slices",
+            )
         if stated is not None and stated != layers:
             raise CompatibilityError(
                 f"config.json says {stated} layers, the weights hold {layers}",
@@ -72,9 +78,7 @@ def names_by_layer(tensors: Tensors, prefix: str, depth: int) -> list[Names]:
     for name, tensor in tensors.items():
         place = stack_of(name)
         if place is not None and place[0] == prefix and place[1] < depth:
-            rest = name[len(f"{prefix}.{place[1]}.") :]
-            if _FIRST_ONLY not in rest or place[1]:
-                found[place[1]].add((rest, tensor.shape))
+            found[place[1]].add((name[len(f"{prefix}.{place[1]}.") :], tensor.shape))
     return [frozenset(each) for each in found]
 
 
@@ -149,7 +153,8 @@ def _continued(donor: Sequence[Names], number: int) -> list[Names]:
     """What a layer after the donor's last may have to be: one for each way in which the donor's
     go on, all alike at the end or in a period that is seen twice."""
     ways = []
-    if len(donor) == 1 or donor[-1] == donor[-2]:
+    alike = donor.count(donor[-1])
+    if donor.index(donor[-1]) == len(donor) - alike and (alike > 1 or len(donor) == 1):
         ways.append(donor[-1])
     for period in range(2, len(donor) // 2 + 1):
         if all(donor[i] == donor[i - period] for i in range(period, len(donor))):

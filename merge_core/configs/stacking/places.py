@@ -12,11 +12,22 @@ from typing import Any, NamedTuple
 Path = tuple[str, ...]
 """Keys from the top of a config to one of its parts."""
 
-COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
 _TOWERS = (
     *("vision", "visual", "image", "video", "vit", "audio", "speech", "codec", "projector"),
     *("resampler", "connector", "quantizer", "vocoder", "quantization", "compression", "mtp"),
-    *("talker", "wav", "depth", "draft", "assistant", "qformer", "perceiver"),
+    *(
+        "talker",
+        "timestamp",
+        "protein",
+        "vq_",
+        "wav",
+        "depth",
+        "draft",
+        "assistant",
+        "qformer",
+        "perceiver",
+    ),
 )
 """Words in the keys of parts that are about something else than a text model."""
 _VISION = ("vision", "visual", "image", "vit")
@@ -94,6 +105,27 @@ def count_of(settings: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, i
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return key, value
     return None
+
+
+def side_of(prefix: str, config: Mapping[str, Any]) -> str | None:
+    """Which side of an encoder-decoder a stack is, where the config counts layers by side.
+
+    A decoder that is saved alone keeps the config of both.
+    """
+    for side in ("decoder", "encoder"):
+        if side in prefix.split(".") and count_of(config, (f"{side}_layers",)) is not None:
+            return side
+    return None
+
+
+def with_both_counts(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config that says how many layers the decoder has, where it has as many as the encoder
+    because nothing else is said: T5's."""
+    own = ("num_decoder_layers", "decoder_layers")
+    counted = count_of(config, ("num_layers",))
+    if counted is None or not config.get("is_encoder_decoder") or count_of(config, own) is not None:
+        return config
+    return {**config, "num_decoder_layers": counted[1]}
 
 
 def extra_blocks(config: Mapping[str, Any]) -> dict[tuple[Path, str], int]:

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from merge_core.configs.stacking.places import Place, at, count_of, places
+from merge_core.configs.stacking.places import Place, at, count_of, places, with_both_counts
 from merge_core.configs.stacking.rules import RULES, Kinds
 from merge_core.configs.stacking.told import (
     computes_with_number,
@@ -65,6 +65,8 @@ def stacked_config(
         if stack.moves(len(stack.layers)):
             raise uncounted(stack)
         return result  # layers at their numbers; whether some are left out, the weights tell
+    if stack.moves(depth):
+        result = dict(with_both_counts(result))
     for place in places(config, stack.module):
         settings: Any = at(result, place.path)
         counted = count_of(settings, place.counts)
@@ -89,6 +91,7 @@ def uncounted(stack: Stack) -> CompatibilityError:
 
 def depth_of(config: Mapping[str, Any], module: str | None) -> int | None:
     """How many layers a config says a stack has: the first count, else the length of a list."""
+    config = with_both_counts(config)
     found = places(config, module)
     for place in found:
         counted = count_of(at(config, place.path), place.counts)
@@ -141,8 +144,9 @@ def _refuse_unknown(
         where=stack.donor,
         mend="load and save its config with the current transformers"
         " (AutoConfig.from_pretrained(DIR).save_pretrained(DIR)), which lists the kind of each"
-        " layer where it knows the model; or, if all its layers are alike, set"
-        f" {printable(unknown[0], 40)} to null in config.json",
+        " layer where it knows the model; or, if all its layers are alike, take"
+        f" {some(map(printable, unknown))} out of config.json for the merge, and put the same back"
+        " into the result's config.json",
     )
 
 
@@ -170,6 +174,10 @@ def _rewrite(
             rule.write(settings, kinds)
         elif is_index_list(key, listed):
             settings[key] = [number for number, kind in enumerate(kinds) if kind]
+        elif isinstance(listed, dict):
+            digits = len(str(count - 1))  # as transformers writes them, of one length
+            single = enumerate(kinds)
+            settings[key] = {str(i).zfill(digits): kind for i, kind in single if kind is not None}
         else:
             settings[key] = kinds
     made = told(settings, count, model_type)

@@ -54,6 +54,7 @@ def _every(period: int | None, last: str, others: str, layers: int) -> Kinds | N
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
 _PERIODS: Mapping[str, tuple[tuple[str, ...], int, str, str]] = {
     "gemma2": ((), 2, _FULL, _SLIDING),
+    "vaultgemma": ((), 2, _FULL, _SLIDING),
     "gemma3": (_PATTERN, 6, _FULL, _SLIDING),
     "gemma3_text": (_PATTERN, 6, _FULL, _SLIDING),
     "gemma3n": ((), 5, _FULL, _SLIDING),
@@ -76,6 +77,7 @@ UNIFORM_WINDOWS = frozenset(
     {
         *("mistral", "mistral3", "mixtral", "phi3", "phimoe", "starcoder2", "qwen3_moe"),
         *("recurrent_gemma", "gpt_neo", "minimax", "nemotron_h", "smollm3", "llama4_text"),
+        *("ministral3", "doge", "moshi"),
     }
 )
 """Model types whose window is that of every layer, or follows from another rule."""
@@ -90,6 +92,8 @@ BY_NUMBER: Mapping[str, str | None] = {
     "gpt2": "scale_attn_by_inverse_layer_idx",
     "imagegpt": "scale_attn_by_inverse_layer_idx",
     "decision_transformer": "scale_attn_by_inverse_layer_idx",
+    "minicpm": "scale_depth",
+    "minicpm3": "scale_depth",
 }
 """Model types whose layers compute with their own number or with the number of layers, and the
 setting that turns it on, if there is one."""

@@ -1,4 +1,5 @@
-"""What a config says of each layer of a stack: by rules, by lists of layers, by an item for each.
+"""What a config says of each layer of a stack: by rules, by lists of layers, by an item for each,
+or by a map of the layers that differ.
 
 Also what it may say in a way that is not understood here: a setting whose name speaks of layers,
 periods or windows and that no rule reads.
@@ -7,7 +8,7 @@ periods or windows and that no rule reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from merge_core.configs.stacking.places import ALL_COUNTS
@@ -74,6 +75,9 @@ def told(settings: Settings, layers: int, model_type: str) -> dict[str, Kinds]:
                 found[key] = [layer in value for layer in range(layers)]
             elif is_item_list(key, value, layers):
                 found[key] = value[:layers]
+        elif is_map_by_layer(key, value, layers):
+            single = {int(number): settings for number, settings in value.items()}
+            found[key] = [single.get(layer) for layer in range(layers)]
     return found
 
 
@@ -83,6 +87,16 @@ def is_index_list(key: str, value: Any) -> bool:
         key in INDEX_LISTS
         and isinstance(value, list)
         and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    )
+
+
+def is_map_by_layer(key: str, value: Any, layers: int) -> bool:
+    """Whether a setting holds what is different in single layers, by their numbers."""
+    if not isinstance(value, dict) or not value or not re.search(r"layer|block", key):
+        return False
+    return all(
+        number.isdecimal() and int(number) < layers and isinstance(settings, dict)
+        for number, settings in value.items()
     )
 
 
@@ -101,7 +115,7 @@ def not_understood(settings: Settings, layers: int, model_type: str) -> Iterator
     for key, value in settings.items():
         if key in read or key in _RULE_KEYS or key in ALL_COUNTS or key in INDEX_LISTS:
             continue
-        if isinstance(value, dict) and key.endswith("config"):
+        if isinstance(value, dict) and key.endswith("config") and not _is_by_number(value):
             continue
         if _OF_LAYERS.search(key) and not _HARMLESS.search(key) and not _is_neutral(key, value):
             yield key
@@ -109,7 +123,7 @@ def not_understood(settings: Settings, layers: int, model_type: str) -> Iterator
         if rule.name not in read:
             yield from (key for key in sorted(rule.keys) if _may_say(key, settings))
     if not any(key in read for key in _TYPE_LISTS) and "no_rope_layers" not in read:
-        yield from _windows(settings, model_type)
+        yield from _windows(settings, model_type, read)
 
 
 def computes_with_number(settings: Settings, model_type: str) -> bool:
@@ -129,18 +143,25 @@ def _may_say(key: str, settings: Settings) -> bool:
     return not _is_neutral(key, settings.get(key))
 
 
-def _windows(settings: Settings, model_type: str) -> Iterator[str]:
+def _windows(settings: Settings, model_type: str, read: Collection[str]) -> Iterator[str]:
     """Windows of which it is not told which layers they are for."""
     if settings.get("use_sliding_window") is False or model_type in UNIFORM_WINDOWS:
         return
-    yield from (key for key in _WINDOWS if settings.get(key))
+    yield from (key for key in _WINDOWS if settings.get(key) and key not in read)
 
 
 def _are_numbers_of_layers(value: list[Any], layers: int) -> bool:
-    """Whether distinct whole numbers may be those of layers, from 0 or from 1."""
+    """Whether whole numbers, not all the same, may be those of layers, from 0 or from 1."""
     if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
         return False
-    return set(value) - {0, 1} != set() and all(0 <= item <= layers for item in value)
+    if len(set(value)) == 1 or set(value) <= {0, 1}:
+        return False
+    return all(0 <= item <= layers for item in value)
+
+
+def _is_by_number(value: dict[str, Any]) -> bool:
+    """Whether the keys of a part of a config are numbers."""
+    return bool(value) and all(key.isdecimal() for key in value)
 
 
 def _is_neutral(key: str, value: Any) -> bool:

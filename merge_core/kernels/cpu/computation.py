@@ -20,7 +20,6 @@ from merge_core.kernels.cpu.stored_tensor import (
 )
 from merge_core.planning.merged_tensor import MergedTensor
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.safetensors_header import TensorEntry
 
 _INPUTS = ("BF16", "F16", "F32")
 BLOCK = 1 << 17
@@ -62,7 +61,7 @@ class FusedComputation:
         It does when an input is made as it is read, when dtypes differ, for post-steps, and for
         methods and settings that no fused kernel covers.
         """
-        entries = [source for source in tensor.sources if isinstance(source, TensorEntry)]
+        entries = [source.stored for source in tensor.sources if source.stored]
         alike = len({(entry.dtype, entry.numel) for entry in entries}) == 1
         if len(entries) < len(tensor.sources) or not alike or entries[0].dtype not in _INPUTS:
             return None

@@ -92,7 +92,7 @@ class GpuComputation:
         block: int,
         check: Callable[[], None],
     ) -> None:
-        self._entries = [source for source in tensor.sources if isinstance(source, TensorEntry)]
+        self._entries = [source.stored for source in tensor.sources if source.stored]
         self._stored, self._out = self._entries[0].dtype, tensor.dtype
         self._reader, self._device, self._block, self._check = reader, device, block, check
         self._combining = Combining(formula, self._stored, self._out, device)
@@ -111,9 +111,7 @@ class GpuComputation:
         It does when an input is made as it is read, when dtypes differ, for post-steps, and for
         methods that no Triton kernel covers, or none that gives the right bits on this device.
         """
-        stored = {
-            source.dtype if isinstance(source, TensorEntry) else None for source in tensor.sources
-        }
+        stored = {source.dtype if source.stored else None for source in tensor.sources}
         if len(stored) > 1 or not stored <= {*_INPUTS} or tensor.dtype not in _OUTPUTS:
             return None
         if tensor.post or tensor.calibration or tensor.statistics_key or not tensor.numel:

@@ -95,7 +95,8 @@ class GlobalTrim(ModelStatistics):
         if index < ThresholdSearch.passes:
             for search in self._searches.values():
                 search.conclude(index)
-        if index == ThresholdSearch.passes - 1 and not any(map(_has_ties, self._searches.values())):
+        has_ties = any(it.found and it.ties_wanted is not None for it in self._searches.values())
+        if index == ThresholdSearch.passes - 1 and not has_ties:
             self.passes = index + 1
         if index == ThresholdSearch.passes:
             self._share_out()
@@ -191,7 +192,7 @@ class WholeModelSums(ModelStatistics):
 
 def global_norms() -> WholeModelSums:
     """The squared Euclidean norm of each whole task vector, over the tensors of global scope."""
-    return WholeModelSums(_squared, is_global)
+    return WholeModelSums(lambda delta: delta * delta, is_global)
 
 
 class _KeepAbove(Sparsifier):
@@ -246,11 +247,3 @@ class _TensorSums(Observer):
     def observe(self, block: Block) -> None:
         for total, delta in zip(self.totals, block.task_vectors, strict=True):
             total.add(self._measure(delta))
-
-
-def _squared(delta: torch.Tensor) -> torch.Tensor:
-    return delta * delta
-
-
-def _has_ties(search: ThresholdSearch) -> bool:
-    return search.found and search.ties_wanted is not None

@@ -23,13 +23,11 @@ _MULTIPLIER_1 = 0xBF58476D1CE4E5B9
 _MULTIPLIER_2 = 0x94D049BB133111EB
 
 
-def random_key(*parts: str) -> int:
-    """A 64-bit key from texts: the first 8 bytes of sha256 over their lengths and contents."""
-    return random_keys(*parts[:-1])(parts[-1])
-
-
 def random_keys(*parts: str) -> Callable[[str], int]:
-    """`random_key` as a function of its last part: the others are hashed once."""
+    """64-bit keys of texts that begin with `parts`, as a function of the last one.
+
+    A key is the first 8 bytes of sha256 over the lengths and contents of all of them.
+    """
     begun = hashlib.sha256(b"".join(map(_measured, parts)))
 
     def key(last: str) -> int:

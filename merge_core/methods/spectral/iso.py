@@ -60,13 +60,9 @@ class _IsoC(SpectralKernel):
 
 
 class _IsoCts(SpectralKernel):
-    def __init__(self, job: TensorJob) -> None:
-        super().__init__(job)
-        self._common = float(job.parameters["common"])
-
     def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
         rank, count = min(deltas[0].shape), len(deltas)
-        wanted = round((rank - int(self._common * rank)) / count)
+        wanted = round((rank - int(self.number("common") * rank)) / count)
         own = min(wanted, rank // count)
         size = frobenius(deltas)
         common = singular_triples(add_up(deltas), size).leading(rank - own * count)

@@ -14,8 +14,11 @@ class SpectralKernel(Kernel):
     """Adds `merge(task vectors)` times `lambda` to the base; off matrices their mean."""
 
     def __init__(self, job: TensorJob) -> None:
-        self._shape = job.shape
-        self._scale = float(job.parameters["lambda"])
+        self._job = job
+
+    def number(self, name: str) -> float:
+        """A setting of the method that is a number."""
+        return float(self._job.parameters[name])
 
     @abstractmethod
     def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
@@ -24,8 +27,8 @@ class SpectralKernel(Kernel):
     def combine(self, block: Block) -> torch.Tensor:
         assert block.base is not None
         deltas = block.task_vectors
-        if is_matrix(self._shape):
-            merged = self.merge([delta.view(self._shape) for delta in deltas]).reshape(-1)
+        if is_matrix(self._job.shape):
+            merged = self.merge([delta.view(self._job.shape) for delta in deltas]).reshape(-1)
         else:
             merged = divided(add_up(deltas), len(deltas))
-        return block.base + merged * self._scale
+        return block.base + merged * self.number("lambda")

@@ -50,12 +50,9 @@ class Knots(Method):
 
 
 class _Knots(SpectralKernel):
-    def __init__(self, job: TensorJob) -> None:
-        super().__init__(job)
-        self._combine = str(job.parameters["combine"])
-        self._threshold = float(job.parameters["threshold"])
-        self._densities = job.numbers("density")
-        self._keys = job.random_keys
+    @property
+    def _combine(self) -> str:
+        return str(self._job.parameters["combine"])
 
     def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
         basis = self._basis(deltas)
@@ -66,11 +63,11 @@ class _Knots(SpectralKernel):
     def _basis(self, deltas: list[torch.Tensor]) -> torch.Tensor:
         """U; then S*V_i^T is U^T*tau_i, with exact zeros where the task vector is 0."""
         triples = singular_triples(torch.cat(deltas, dim=1))
-        return triples.leading(int((triples.s > self._threshold).sum())).u
+        return triples.leading(int((triples.s > self.number("threshold")).sum())).u
 
     def _sparse(self, index: int, part: torch.Tensor) -> torch.Tensor:
         flat = part.reshape(-1)
-        density = self._densities[index]
+        density = self._job.numbers("density")[index]
         keeper = self._keeper(index, density, flat.numel())
         for number in range(keeper.passes):
             keeper.observe(number, flat, 0)
@@ -85,7 +82,7 @@ class _Knots(SpectralKernel):
             return KeepAll()
         if self._combine == "ties":
             return KeepLargest(density, numel)
-        return KeepRandom(density, self._keys[index])
+        return KeepRandom(density, self._job.random_keys[index])
 
 
 def _mean_of_agreeing(parts: list[torch.Tensor]) -> torch.Tensor:

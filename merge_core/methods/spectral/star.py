@@ -34,10 +34,6 @@ class Star(Method):
 
 
 class _Star(SpectralKernel):
-    def __init__(self, job: TensorJob) -> None:
-        super().__init__(job)
-        self._eta = float(job.parameters["eta"])
-
     def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
         return divided(add_up([self._truncated(delta) for delta in deltas]), len(deltas))
 
@@ -46,6 +42,6 @@ class _Star(SpectralKernel):
         if not triples.s.numel():
             return torch.zeros_like(delta)
         sums = triples.s.cumsum(0)
-        kept = int((sums < self._eta * sums[-1]).sum()) + 1
+        kept = int((sums < self.number("eta") * sums[-1]).sum()) + 1
         leading = triples.leading(kept)
         return leading.matrix() * float(sums[-1] / sums[kept - 1])

@@ -45,32 +45,25 @@ class Wudi(Method):
 
 
 class _Wudi(SpectralKernel):
-    def __init__(self, job: TensorJob) -> None:
-        super().__init__(job)
-        self._closed = job.parameters["solver"] == "closed"
-        self._ridge = float(job.parameters["ridge"])
-        self._rate = float(job.parameters["learning_rate"])
-        self._steps = int(job.parameters["steps"])
-
     def merge(self, deltas: list[torch.Tensor]) -> torch.Tensor:
         changed = [delta for delta in deltas if bool(delta.any())]
         if not changed:
             return deltas[0]
-        if self._closed:
+        if self._job.parameters["solver"] == "closed":
             mean = divided(add_up(deltas), len(deltas))
-            level = self._ridge * len(changed) / mean.shape[1]
+            level = self.number("ridge") * len(changed) / mean.shape[1]
             return mean + _Interference(changed, mean).least(level)
         return self._descended(changed, add_up(deltas))
 
     def _descended(self, changed: list[torch.Tensor], start: torch.Tensor) -> torch.Tensor:
         interference = _Interference(changed, start)
         moved, mean, square = (torch.zeros_like(start) for _ in range(3))
-        for step in range(1, self._steps + 1):
+        for step in range(1, int(self.number("steps")) + 1):
             gradient = interference.gradient(moved)
             mean = _DECAY_MEAN * mean + (1 - _DECAY_MEAN) * gradient
             square = _DECAY_SQUARE * square + (1 - _DECAY_SQUARE) * gradient * gradient
             size = divided(square, 1 - _DECAY_SQUARE**step).sqrt() + _ADAM_EPS
-            moved -= self._rate * divided(mean, 1 - _DECAY_MEAN**step) / size
+            moved -= self.number("learning_rate") * divided(mean, 1 - _DECAY_MEAN**step) / size
         return start + moved
 
 

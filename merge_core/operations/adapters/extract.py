@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from merge_core.checkpoints.adapters.fitting import (
     TRANSPOSED_MODELS,
     TRANSPOSED_MODULES,
@@ -25,6 +23,7 @@ from merge_core.operations.adapters.low_rank import cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, RestRow
 from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.operations.execute import refuse_existing
+from merge_core.output.model_files import card
 from merge_core.progress import Progress, Throttle
 from merge_core.records import MergeInput, SourceCheckpoint
 from merge_core.runtime.lazy_torch import torch
@@ -67,7 +66,6 @@ class _Extract:
     factors: list[Factors] = field(default_factory=list)
     rows: list[ModuleRow] = field(default_factory=list)
     rest: list[RestRow] = field(default_factory=list)
-    unchanged: int = 0
 
 
 def extract_adapter(
@@ -157,13 +155,12 @@ def _take(
 ) -> None:
     """One tensor: into factors, or to the rest."""
     tensor = base.tensors[name]
-    delta = context.open(expert.tensors[name]).read(0, tensor.numel).clone()
-    origin = context.open(tensor).read(0, tensor.numel)
+    delta = expert.tensors[name].open(context).read(0, tensor.numel).clone()
+    origin = tensor.open(context).read(0, tensor.numel)
     size = float(origin.norm())
     delta -= origin
     norm = float(delta.norm())
     if norm == 0.0:
-        found.unchanged += 1
         return
     if not _is_wanted(name, tensor.shape, options):
         relative = norm / size if size else 0.0
@@ -209,7 +206,7 @@ def _replaced(
     modules = sorted({row.tensor.rpartition(".")[0] for row in found.rest} - {""})
     for name, tensor in expert.tensors.items():
         if any(name.startswith(f"{module}.") for module in modules):
-            values = context.open(tensor).read(0, tensor.numel)
+            values = tensor.open(context).read(0, tensor.numel)
             saved[name] = values.to(torch_dtype(tensor.dtype), copy=True).view(tensor.shape)
     kept = [each for each in found.factors if each.module + _WEIGHT not in saved]
     names = {each.module for each in kept}
@@ -276,7 +273,7 @@ def _is_generator(base: Checkpoint) -> bool:
 
 def _relative(base: Checkpoint, row: ModuleRow, context: FeedContext) -> float:
     tensor = base.tensors[row.module + _WEIGHT]
-    size = float(context.open(tensor).read(0, tensor.numel).norm())
+    size = float(tensor.open(context).read(0, tensor.numel).norm())
     return row.norm / size if size else 0.0
 
 
@@ -350,26 +347,16 @@ def _check_globs(base: Checkpoint, options: ExtractOptions) -> None:
 
 
 def _card(base: SourceCheckpoint, expert: SourceCheckpoint, options: ExtractOptions) -> str:
-    header = yaml.safe_dump(
+    return card(
+        Path(__file__).with_name("extracted_card.md"),
         {
             "base_model": plain(base.reference),
             "library_name": "peft",
             "tags": ["lora", "mergeflow"],
         },
-        sort_keys=False,
-        allow_unicode=True,
+        rank=options.rank,
+        base=inline(base.reference),
+        base_digest=code(base.digest),
+        expert=inline(expert.reference),
+        expert_digest=code(expert.digest),
     )
-    return f"""---
-{header}---
-# What {inline(expert.reference)} learned, as a LoRA of rank {options.rank}
-
-Extracted with mergeflow from the difference of two checkpoints by truncated SVD. The error of every
-module is in `mergeflow_adapter.json`.
-
-| checkpoint | role | sha256 of its model files |
-|---|---|---|
-| {inline(base.reference)} | base | {code(base.digest)} |
-| {inline(expert.reference)} | expert | {code(expert.digest)} |
-
-Check the files with `sha256sum -c SHA256SUMS`.
-"""

@@ -18,7 +18,7 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.reductions.constants import CHUNK
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.inputs import Feed, FeedContext
+from merge_core.tensors.inputs import Feed, FeedContext, MadeTensor
 from merge_core.tensors.safetensors_header import TensorEntry
 
 Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
@@ -57,11 +57,11 @@ def merge_in_memory(
 
 def _checkpoint(tensors: Tensors) -> Checkpoint:
     in_memory = {name: _TensorInMemory(name, values) for name, values in sorted(tensors.items())}
-    return Checkpoint(Path(), MappingProxyType(in_memory), (), {})
+    return Checkpoint(Path(), MappingProxyType(in_memory), {})
 
 
 @dataclass(frozen=True)
-class _TensorInMemory:
+class _TensorInMemory(MadeTensor):
     name: str
     values: torch.Tensor
     dtype: str = "F64"
@@ -71,17 +71,9 @@ class _TensorInMemory:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape)
 
-    @property
-    def numel(self) -> int:
-        return self.values.numel()
-
     def open(self, context: FeedContext) -> Feed:
-        return _FeedFromMemory(self.values)
-
-
-class _FeedFromMemory:
-    def __init__(self, values: torch.Tensor) -> None:
-        self._values = values.reshape(-1)
+        return self
 
     def read(self, start: int, count: int) -> torch.Tensor:
-        return self._values[start : start + count]
+        """Elements `start : start + count` of the flattened tensor."""
+        return self.values.reshape(-1)[start : start + count]

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from merge_core.checkpoints.adapters.files import Adapter, LoraPair, open_adapter
 from merge_core.checkpoints.adapters.fitting import fit
 from merge_core.checkpoints.checkpoint import Checkpoint
@@ -25,6 +23,7 @@ from merge_core.operations.adapters.low_rank import Pair, core_space, cut
 from merge_core.operations.adapters.records import AdapterManifest, ModuleRow
 from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.operations.execute import refuse_existing
+from merge_core.output.model_files import card
 from merge_core.progress import Progress, Throttle
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceAdapter
@@ -190,7 +189,7 @@ def _check_alone(adapter: Adapter) -> None:
 def _check_base(adapter: Adapter, base: Checkpoint, context: FeedContext) -> None:
     """Refuse an adapter of another base, as far as its shapes and its copies of weights tell."""
     for name, entry in fit(adapter, base).replaced.items():
-        copy, original = context.open(entry), context.open(base.tensors[name])
+        copy, original = entry.open(context), base.tensors[name].open(context)
         for start in range(0, entry.numel, _BLOCK):
             count = min(_BLOCK, entry.numel - start)
             if not torch.equal(copy.read(start, count), original.read(start, count)):
@@ -310,8 +309,8 @@ def _in_core_space(
 
 def _read(lora: LoraPair, context: FeedContext) -> Pair:
     """B with the scaling, and A: float64."""
-    b = context.open(lora.b).read(0, lora.b.numel).view(lora.b.shape) * lora.scaling
-    return b, context.open(lora.a).read(0, lora.a.numel).clone().view(lora.a.shape)
+    b = lora.b.open(context).read(0, lora.b.numel).view(lora.b.shape) * lora.scaling
+    return b, lora.a.open(context).read(0, lora.a.numel).clone().view(lora.a.shape)
 
 
 def _result(
@@ -362,33 +361,17 @@ def _warnings(adapters: Mapping[str, Adapter]) -> list[str]:
 
 
 def _card(recipe: Recipe, adapters: Mapping[str, SourceAdapter], space: Space) -> str:
-    header = yaml.safe_dump(
+    rows = (f"| {inline(name)} | {code(adapter.digest)} |" for name, adapter in adapters.items())
+    return card(
+        Path(__file__).with_name("merged_card.md"),
         {
             **({"base_model": plain(recipe.base_model)} if recipe.base_model else {}),
             "library_name": "peft",
             "tags": ["lora", "merge", "mergeflow", recipe.merge_method],
         },
-        sort_keys=False,
-        allow_unicode=True,
+        method=recipe.merge_method,
+        summary=recipe.method.summary,
+        where="their factors stacked" if space == "concat" else "in core space (arXiv:2509.17786)",
+        rows="\n".join(rows),
+        recipe=block(recipe.to_yaml(), "yaml"),
     )
-    rows = "\n".join(
-        f"| {inline(name)} | {code(adapter.digest)} |" for name, adapter in adapters.items()
-    )
-    where = "their factors stacked" if space == "concat" else "in core space (arXiv:2509.17786)"
-    return f"""---
-{header}---
-# A {recipe.merge_method} merge of LoRA adapters
-
-Made with mergeflow by **{recipe.merge_method}**: {recipe.method.summary}; {where}.
-
-## Ingredients
-
-| adapter | sha256 of its settings and weights |
-|---|---|
-{rows}
-
-## Recipe
-
-{block(recipe.to_yaml(), "yaml")}
-Check the files with `sha256sum -c SHA256SUMS`.
-"""

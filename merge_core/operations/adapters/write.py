@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from merge_core.checkpoints.adapters.config import CONFIG_NAME, WEIGHTS_NAME, ma
 from merge_core.checkpoints.adapters.files import PREFIX, open_adapter
 from merge_core.errors import NonFiniteError, OutputError
 from merge_core.files.digests import DigestMemo, model_digest
+from merge_core.files.durable import sync
 from merge_core.files.hashing import hash_files
 from merge_core.files.sha256sums import SUMS_NAME, sums_text
 from merge_core.operations.adapters.records import AdapterManifest
@@ -101,11 +101,11 @@ def write_adapter(
         open_adapter(working)
         manifest = _seal(working, out, body)
         for path in (*sorted(working.iterdir()), working):
-            _fsync(path)
+            sync(path)
         working.chmod(0o755)
         refuse_existing(out)
         working.rename(out)
-        _fsync(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", where=str(out)) from error
     finally:
@@ -182,11 +182,3 @@ def _seal(working: Path, out: Path, body: Mapping[str, Any]) -> AdapterManifest:
     sums[MANIFEST_NAME] = hashlib.sha256(text.encode()).hexdigest()
     (working / SUMS_NAME).write_text(sums_text(sums), "utf-8")
     return AdapterManifest.model_validate({**described, "path": str(out)})
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

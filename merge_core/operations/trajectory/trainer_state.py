@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.checkpoint import read_json
 from merge_core.errors import CheckpointError
+from merge_core.files.bounded_json import read_json
 
 STATE_NAME = "trainer_state.json"
 

@@ -71,6 +71,24 @@ def no_config(here: Path) -> Iterator[Step]:
     yield VERIFY
 
 
+def an_adapter_with_a_name(here: Path) -> Iterator[Step]:
+    """PEFT saves `adapter_name="style"` in a directory of that name."""
+    lora(here, "run/style")
+    adapted(here, "run")
+    yield VERIFY
+    adapted(here, "run/style")
+    yield VERIFY
+
+
+def an_adapter_of_another_library(here: Path) -> Iterator[Step]:
+    path = lora(here) / "adapter_config.json"
+    path.write_text(json.dumps({"fine_tune_type": "lora", "lora_parameters": {"rank": 2}}))
+    adapted(here)
+    yield VERIFY
+    merge_and_unload(here)
+    yield VERIFY
+
+
 def no_weights(here: Path) -> Iterator[Step]:
     (lora(here) / "adapter_model.safetensors").unlink()
     adapted(here)

@@ -230,7 +230,7 @@ def a_pattern_that_is_none(here: Path) -> Iterator[Step]:
 
 
 def a_file_that_went_away(here: Path) -> Iterator[Step]:
-    from merge_core.checkpoints.checkpoint import read_json
+    from merge_core.files.bounded_json import read_json
 
     kept = (here / "a/config.json").rename(here / "kept")
     yield (read_json, here / "a/config.json")

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from tests.field.mends.situations import (
+    MERGE,
     PLAN,
     Situation,
     config,
@@ -83,7 +84,23 @@ def a_setting_that_is_not_understood(here: Path) -> Iterator[Step]:
     counted(here, attn_every_k_layers=2)
     stacked(here, *TWICE)
     yield PLAN
-    counted(here, attn_every_k_layers=None)
+    counted(here)
+    yield MERGE
+    config(here / "out", attn_every_k_layers=2)
+
+
+def in_groups(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if ".layers." in name]:
+        tensors[name.replace(".layers.", ".groups.")] = tensors.pop(name)
+
+
+def layers_that_share_weights(here: Path) -> Iterator[Step]:
+    """ALBERT's: a few groups, whose weights many layers have."""
+    config(here / "a", num_hidden_layers=12, num_hidden_groups=4)
+    rewrite(here / "a", in_groups)
+    stacked(here, *TWICE)
+    yield PLAN
+    recipe(here, merge_method="passthrough", models=[{"model": "./a"}])
     yield PLAN
 
 

@@ -18,11 +18,11 @@ from tasks.evaluation.halves import keep_half
 from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import load_suite
 from tasks.processes.model import Problem
-from tasks.promotion.decision import decide
 from tasks.promotion.looks import Looks
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport
 from tests.field.mends.situations import Situation, situations
+from tests.support.decisions import decide
 from tests.support.followed_mends import Advice, Shell, Step
 from tests.tasks.evaluation.test_halves import Task
 from tests.tasks.evaluation.test_needs import changed

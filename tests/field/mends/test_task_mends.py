@@ -17,12 +17,12 @@ from merge_core.homes.home import Home
 from merge_core.recipes.parts import Calibration
 from tasks.calibration.samples import data_file, draw_samples
 from tasks.evaluation.suite import SHIPPED, load_suite
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, TaskScore
 from tasks.registry.client import check_address
 from tasks.sources.references import parse_reference
 from tests.field.mends.situations import Situation, situations
+from tests.support.decisions import decide
 from tests.support.followed_mends import Advice, Shell, Step
 
 pytestmark = pytest.mark.slow  # `make field`

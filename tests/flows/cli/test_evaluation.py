@@ -15,9 +15,9 @@ from flows.model_zoo import Zoo
 from tasks.evaluation import evaluate as evaluating
 from tasks.evaluation.report_file import read_report
 from tasks.evaluation.suite import load_suite, suite_digest
-from tasks.promotion.decision import decide as decided
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport
+from tests.support.decisions import decide as decided
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))

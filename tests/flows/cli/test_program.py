@@ -109,7 +109,7 @@ def test_a_seed_on_the_command_line_reaches_the_recipes_that_a_recipe_uses(
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize("command", ["merge", "plan"])
+@pytest.mark.parametrize("command", ["merge", "plan", "verify"])
 def test_a_filter_that_fits_nothing_is_a_warning(
     recipe: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,7 +87,7 @@ def test_names_with_the_adapters_name_in_them_are_read(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LORA"),
-        ({"peft_type": None}, "only LORA adapters"),
+        ({"peft_type": None}, "it has no peft_type"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"layer_replication": [[0, 4], [2, 5]]}, "repeats layers"),

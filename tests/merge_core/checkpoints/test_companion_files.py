@@ -19,6 +19,7 @@ from merge_core.operations.merge import merge
 from merge_core.output.manifest import read_manifest, verify_manifest
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint, TakenOver
+from merge_core.runtime.compute import Compute
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 
 MODULES = [
@@ -56,7 +57,7 @@ def sources(donor: Path) -> dict[str, SourceCheckpoint]:
 def merged(donor: Path, home: Home, out: Path | None = None, **options: bool) -> CheckpointManifest:
     recipe = {"merge_method": "task_arithmetic", "base_model": "base"}
     parsed = parse_recipe(recipe | {"models": [{"model": "tuned", "parameters": {"weight": 0.5}}]})
-    return merge(parsed, sources(donor), home=home, out=out, device="cpu", **options)
+    return merge(parsed, sources(donor), home=home, out=out, compute=Compute("cpu"), **options)
 
 
 def own_code(directory: Path) -> None:

@@ -28,6 +28,7 @@ from merge_core.output.working_directory import GROUPS, JOB
 from merge_core.planning.plan import Plan, make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from tests.support.checkpoints import write_checkpoint
 from tests.support.scale_out_cases import sums
 
@@ -81,7 +82,7 @@ def run(
         zoo,
         home=Home(out.parent / "home"),
         out=out,
-        device="cpu",
+        compute=Compute("cpu"),
         shard_bytes=SHARD_BYTES,
         check=False,
         executor=executor,

@@ -178,7 +178,7 @@ def test_encoder_and_decoder_are_counted_apart() -> None:
         made = config
         for section in recipe.sections:
             if section.stacked:
-                made = stacked_config(made, stack_in(section, "a"), {"a": config})
+                made = stacked_config(made, stack_in(section, "a", {}), {"a": config})
         assert made == merged
 
 

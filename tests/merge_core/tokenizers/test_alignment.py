@@ -18,10 +18,13 @@ from merge_core.errors import CheckpointError, CompatibilityError, RecipeError
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.tensors.safetensors_header import TensorEntry
+from merge_core.tokenizers import alignment
 from merge_core.tokenizers.alignment import align_vocabularies
 from merge_core.tokenizers.embeddings import vocabulary_tables
 from merge_core.tokenizers.merged import MergedTokenizer
 from merge_core.tokenizers.rows import GatheredRows
+from merge_core.tokenizers.tokenizer import Tokenizer, read_tokenizer
+from merge_core.verification import verify
 from tests.support.tiny_llama import base_weights, described, tokenizer_json, write_llama
 
 TABLES = ("lm_head.weight", "model.embed_tokens.weight")
@@ -252,15 +255,37 @@ def test_only_the_last_of_several_recipes_decides_on_the_vocabulary() -> None:
 
 
 def test_a_union_refuses_a_tokenizer_that_it_cannot_read(tmp_path: Path) -> None:
-    write_llama(tmp_path / "a", weights(20))
-    b = write_llama(tmp_path / "b", weights(21))
+    a, b = (write_llama(tmp_path / name, weights(20 + at)) for at, name in enumerate("ab"))
     for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
         (b.directory / name).unlink(missing_ok=True)
     (b.directory / "tokenizer.model").write_bytes(b"pieces")
-    checkpoints = {name: open_checkpoint(tmp_path / name) for name in ("a", "b")}
-    recipe = parse_recipe(linear("a", "b", tokenizer_source="union"))
     with pytest.raises(CheckpointError, match=r"tokenizer.model but no tokenizer.json"):
-        align_vocabularies(recipe, checkpoints, {})
+        aligned([a, b.model_copy(update={"files": ()})], tokenizer_source="union")
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["hashed", "not hashed"])
+def test_of_equal_tokenizers_one_is_read(
+    tmp_path: Path, hashed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tokenizer("<new>")
+    sources = [
+        write_llama(tmp_path / name, weights(seed), tokenizer=content)
+        for seed, (name, content) in enumerate((("a", None), ("b", None), ("c", other)))
+    ]
+    if not hashed:
+        sources = [source.model_copy(update={"files": ()}) for source in sources]
+    read: list[str] = []
+
+    def noted(directory: Path) -> Tokenizer | None:
+        read.append(directory.name)
+        return read_tokenizer(directory)
+
+    for module in (alignment, verify):
+        monkeypatch.setattr(module, "read_tokenizer", noted)
+    verify.verify(None, sources, scan_weights=False)
+    assert read == ["a", "c"]
+    aligned(sources, tokenizer_source="union")
+    assert read[2:] in (["a", "c"], ["b", "c"])
 
 
 def test_files_of_slow_tokenizers_have_the_new_tokens_too(tmp_path: Path) -> None:

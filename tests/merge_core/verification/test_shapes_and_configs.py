@@ -194,9 +194,10 @@ def test_a_checkpoint_without_config_is_a_warning(base: SourceCheckpoint) -> Non
 
 def test_the_preflight_needs_nothing_but_headers_and_configs() -> None:
     headers = {"model.embed_tokens.weight": ("BF16", (32, 16)), UP: ("BF16", (48, 16))}
-    base = CheckpointFacts("base", headers, CONFIG)
-    wide = CheckpointFacts("wide", headers | {UP: ("F8_E4M3", (64, 16))}, CONFIG)
-    other = CheckpointFacts("other", headers, CONFIG | {"model_type": "qwen2"})
+    config = CONFIG | {"tie_word_embeddings": True}
+    base = CheckpointFacts("base", headers, config)
+    wide = CheckpointFacts("wide", headers | {UP: ("F8_E4M3", (64, 16))}, config)
+    other = CheckpointFacts("other", headers, config | {"model_type": "qwen2"})
     found = preflight(base, [wide, other])
     assert [(finding.severity, finding.subject, finding.code) for finding in found] == [
         ("error", "wide", "quantised-weights"),

@@ -13,7 +13,7 @@ from tasks.audit.audit import audit_all, audit_version
 from tasks.audit.report import AuditReport
 from tasks.registry.chosen_by_hand import promote
 from tasks.registry.client import open_registry
-from tests.support.audited import Audited, audited_home
+from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
 from tests.support.tampering import KINDS, Tamperer
@@ -21,18 +21,10 @@ from tests.support.tampering import KINDS, Tamperer
 URI = "models:/model/2"
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, quick_database: None) -> Iterator[Audited]:
-    """A home with a base, a merge that serves and one that fell back."""
-    place = tmp_path_factory.mktemp("sound")
-    yield audited_home(place, tmp_path_factory.getbasetemp() / "template.db")
-    clear_away(Home(place))
-
-
 @pytest.fixture
-def home(sound: Audited, tmp_path: Path) -> Iterator[Audited]:
+def home(audited: Audited, tmp_path: Path) -> Iterator[Audited]:
     """A copy to tamper with."""
-    yield sound.copied(tmp_path)
+    yield audited.copied(tmp_path)
     clear_away(Home(tmp_path))
 
 
@@ -65,18 +57,18 @@ def test_there_are_kinds_enough() -> None:
     assert len(KINDS) >= 30
 
 
-def test_a_sound_registry_holds_in_everything(sound: Audited) -> None:
-    reports = list(audit_all(sound.home, sound.registry))
+def test_a_sound_registry_holds_in_everything(audited: Audited) -> None:
+    reports = list(audit_all(audited.home, audited.registry))
     assert [report.model_uri for report in reports] == [f"models:/model/{n}" for n in (1, 2, 3)]
     assert [
         answer for report in reports for answer in report.answers if answer.outcome != "holds"
     ] == []
-    assert [len(report.answers) for report in reports] == [4, 11, 11]
+    assert [len(report.answers) for report in reports] == [4, 12, 12]
 
 
 @pytest.mark.slow
-def test_inputs_that_changed_are_named(sound: Audited, home: Audited) -> None:
-    weights = sound.tuned / "model.safetensors"
+def test_inputs_that_changed_are_named(audited: Audited, home: Audited) -> None:
+    weights = audited.tuned / "model.safetensors"
     before = flip(weights)
     try:
         failing = audit_version(home.home, URI, home.registry).of("fails")

@@ -257,7 +257,7 @@ def test_a_model_with_an_adapter_has_a_measurement_of_its_own(
 
 def test_a_recipe_without_data_measures_nothing(home: Home) -> None:
     recipe = parse_recipe({"merge_method": "linear", "models": [{"model": "a"}]})
-    assert calibrate_all(recipe, {}, home=home) == {}
+    assert calibrate_all(recipe, {}, calibrate) == {}
 
 
 @pytest.fixture

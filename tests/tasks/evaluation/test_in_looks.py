@@ -11,9 +11,9 @@ import yaml
 from tasks.evaluation.evaluate import evaluate_checkpoint
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import load_suite
-from tasks.promotion.decision import decide
 from tasks.promotion.looks import Looks
 from tasks.promotion.rule import PromotionRule
+from tests.support.decisions import decide
 from tests.support.small_suite import TEXTS, choices, write_suite
 
 pytestmark = pytest.mark.slow

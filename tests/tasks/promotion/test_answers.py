@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_rule import accuracy_task, report
 
 RULE = PromotionRule()

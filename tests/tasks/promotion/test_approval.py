@@ -9,13 +9,12 @@ from flows.settings.form_fields import PromotionForm
 from flows.settings.merge_form import MergeForm, pipeline_of
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
-from tasks.decide import decision_key
 from tasks.promotion.approval import with_approval, without_question
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Approval, Decision
 from tasks.registry.runs import approval_tags
 from tasks.units import read_duration, spell_duration
+from tests.support.decisions import decide, decision_key
 from tests.tasks.promotion.test_rule import bits_task, report
 
 BASE, MERGED = report("base", bits_task("code", 0)), report("merged", bits_task("code", -0.2))

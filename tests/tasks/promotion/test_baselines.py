@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.decide import _fits, decision_key
 from tasks.promotion.baselines import ComparedWith
-from tasks.promotion.decision import decide
 from tasks.promotion.objective import best_of, mean_change
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision
+from tests.support.decisions import believed, decide, decision_key
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))
@@ -97,10 +96,10 @@ def test_a_decision_is_cached_by_all_that_was_compared() -> None:
     }
     assert len(keys) == 4
     made = against(MERGED)
-    believed = {"candidate": MERGED, "baseline": CHAMPION, "rule": BOTH, "called": "champion"}
-    assert _fits(made, **believed, others=others)
-    assert not _fits(made, **believed, others=[])
-    assert not _fits(made, **(believed | {"called": "base"}), others=others)
+    asked = (made, MERGED, CHAMPION, BOTH, ())
+    assert believed(*asked, "champion", others)
+    assert not believed(*asked, "champion", [])
+    assert not believed(*asked, "base", others)
 
 
 @pytest.mark.parametrize(

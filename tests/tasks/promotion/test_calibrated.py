@@ -12,11 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from merge_core.errors import StepError
-from tasks.decide import _fits, decision_key
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.promotion.task_measurements import measurement, not_finite
 from tasks.records import WORST_BITS, Decision, TaskScore
+from tests.support.decisions import believed, decide, decision_key
 from tests.support.former_records import former
 from tests.tasks.promotion.test_rule import BASE, accuracy_task, bits_task, report
 
@@ -249,20 +248,21 @@ def test_decisions_of_the_former_gate_keep_their_key_and_their_record() -> None:
 
 
 def test_a_stored_decision_is_believed_for_the_rule_that_it_was_made_by() -> None:
-    reports = {"candidate": CODER, "baseline": BEFORE}
+    former_rule = PromotionRule(gate="former")
     died = report("merged", failure="it was killed")
     calibrated, former_one, failed = (
         decide(CODER, BEFORE, CALIBRATED),
-        decide(CODER, BEFORE, PromotionRule(gate="former")),
+        decide(CODER, BEFORE, former_rule),
         decide(died, BEFORE, CALIBRATED),
     )
-    assert _fits(calibrated, rule=CALIBRATED, **reports)
-    assert _fits(former_one, rule=PromotionRule(gate="former"), **reports)
-    assert _fits(failed, candidate=died, baseline=BEFORE, rule=CALIBRATED)
-    assert not _fits(calibrated, rule=PromotionRule(gate="former"), **reports)
-    assert not _fits(former_one, rule=CALIBRATED, **reports)
+    assert believed(calibrated, CODER, BEFORE, CALIBRATED)
+    assert believed(former_one, CODER, BEFORE, former_rule)
+    assert believed(failed, died, BEFORE, CALIBRATED)
+    assert not believed(calibrated, CODER, BEFORE, former_rule)
+    assert not believed(former_one, CODER, BEFORE, CALIBRATED)
     for keys in ({"exceed": 0.1}, {"alpha": 0.01}):
-        assert not _fits(calibrated, rule=PromotionRule(gate="calibrated", **keys), **reports)
+        rule = PromotionRule(gate="calibrated", **keys)
+        assert not believed(calibrated, CODER, BEFORE, rule)
 
 
 def test_a_rule_of_the_former_gate_does_not_load_scipy() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from flows.terminal.console import Terminal
 from flows.terminal.reports import say_decision, show_decision
-from tasks.promotion.decision import decide
 from tasks.promotion.headline import BASELINE, CANDIDATE, headline
 from tasks.promotion.rule import PromotionRule
 from tasks.reports.decision import decision_markdown
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_rule import accuracy_task, report
 
 BASE = report("base", accuracy_task("quiz", 200))

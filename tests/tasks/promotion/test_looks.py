@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from merge_core.errors import StepError
-from tasks.promotion.decision import decide
 from tasks.promotion.looks import Looks
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, LooksTaken, TaskScore
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 RULE = PromotionRule(looks=5, keep_of_experts=0.0)

@@ -10,11 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from merge_core.errors import RecipeError, StepError
-from tasks.decide import decision_key
 from tasks.promotion.bootstrap import improvement, pair
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, TaskScore
+from tests.support.decisions import decide, decision_key
 
 DOCUMENTS = 400
 HARDNESS = np.random.default_rng(0).gamma(9.0, 0.5, DOCUMENTS)

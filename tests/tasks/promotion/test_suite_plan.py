@@ -11,11 +11,11 @@ from flows.steps.baselines import Baseline, Inputs
 from merge_core.errors import StepError
 from tasks.promotion.baselines import ComparedWith
 from tasks.promotion.calibrated import gate_rule
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.promotion.suite_plan import plan_before_merge, plan_problems, plan_sentence
 from tasks.records import EvaluationReport
 from tasks.reports.suite_plan import plan_markdown
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_calibrated import answers
 from tests.tasks.promotion.test_rule import bits_task, report
 

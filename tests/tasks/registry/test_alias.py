@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.terminal.outside_faults import outside_fault
 from merge_core.errors import OutputError, StepError
 from merge_core.homes.home import Home
 from tasks.registry.alias import NOTE_TAG, PIN_TAG, AliasKeeper, AliasState, Chosen, alias_state
@@ -290,6 +294,24 @@ def test_a_lock_that_somebody_holds_is_waited_for_and_then_told(home: Home) -> N
     ):
         pass
     with alias_lock(home, wait=0.1):
+        pass
+
+
+def test_a_home_on_a_file_system_without_locks_is_told(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_descriptor: int, _kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as without:
+        without.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(OSError, match="No locks") as refused, alias_lock(home):
+            pass
+    fault = outside_fault(refused.value)
+    assert fault is not None
+    assert fault.where == str(home.history / "alias.lock")
+    assert "that file system has no locks" in str(fault.mend)
+    with alias_lock(home):  # on another disk
         pass
 
 

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.reports.decision import (
     column_names,
@@ -16,6 +15,7 @@ from tasks.reports.decision import (
 )
 from tasks.reports.serving import Serving
 from tasks.roles import Roles
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))

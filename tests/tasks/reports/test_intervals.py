@@ -7,11 +7,11 @@ import io
 from PIL import Image
 
 from tasks.promotion.baselines import ComparedWith
-from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
 from tasks.reports.decision import decision_markdown
 from tasks.reports.interval_plot import decision_png
 from tasks.reports.intervals import panels
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))

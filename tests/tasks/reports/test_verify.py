@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from merge_core.operations.profile import QUANTILES, Section, TaskVectorProfile, profile_key
-from merge_core.verification.verify import verify, verify_key
+from merge_core.operations.profile import QUANTILES, Section, TaskVectorProfile
+from merge_core.verification.verify import verify
 from tasks.profile import profile_task
 from tasks.reports.names import distinct_names
 from tasks.reports.profile_plot import profile_figure_png
@@ -166,7 +166,7 @@ def test_short_names_tell_every_checkpoint_from_the_others() -> None:
 def test_the_steps_return_the_library_s_reports(tmp_path: Path) -> None:
     base = write_llama(tmp_path / "base", base_weights())
     model = write_llama(tmp_path / "expert", fine_tuned(base_weights(), 1))
-    report = verify_task.fn(verify_key(base, [model]), base, [model])
+    report = verify_task.fn(base, [model])
     assert report == verify(base, [model])
-    measured = profile_task.fn(profile_key(base, [model]), base, [model])
+    measured = profile_task.fn(base, [model])
     assert measured.models == ("expert",)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tasks.promotion.choice import with_choice
-from tasks.promotion.decision import decide
 from tasks.promotion.objective import mean_change
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, LooksTaken, TaskScore
@@ -14,6 +13,7 @@ from tasks.search.plots import importance_png, pareto_png, sweep_png
 from tasks.search.race import Race, can_be_raced, change_against, judged, rungs_of
 from tasks.search.selection import best, candidates, pareto_front
 from tasks.search.trial import Result, Trial
+from tests.support.decisions import decide
 from tests.tasks.promotion.test_rule import accuracy_task, bits_task, report
 
 BASE = report("base", bits_task("code", 0), accuracy_task("quiz", 200))

@@ -14,11 +14,11 @@ from merge_core.store.vouching import departures
 from tasks.evaluation.evaluate import evaluate_checkpoint
 from tasks.evaluation.suite import Suite
 from tasks.sources.locate import (
+    Preflight,
     fetch,
     fetch_adapters,
     fetch_all,
     locate,
-    undigested,
 )
 from tasks.sources.location_keys import location_key
 from tasks.sources.references import (
@@ -119,8 +119,8 @@ def test_an_adapter_of_another_base_is_refused_when_it_is_fetched(place: Path, h
 def test_a_plan_needs_no_digests(place: Path, home: Home) -> None:
     location = locate("base+lora", home, place)
     assert not location.is_remote
-    tensors = open_source(undigested(location)).tensors
-    assert len(tensors["model.layers.0.self_attn.q_proj.weight"].entries) == 3  # type: ignore[union-attr]
+    tensors = open_source(Preflight(locations=(location,)).undigested()["base+lora"]).tensors
+    assert len(tensors["model.layers.0.self_attn.q_proj.weight"].entries) == 3
 
 
 def test_an_adapted_model_is_never_evaluated_as_its_base(place: Path, home: Home) -> None:

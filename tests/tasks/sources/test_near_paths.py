@@ -111,3 +111,25 @@ def test_without_a_connection_there_is_one_more_try_and_no_long_wait() -> None:
 def test_a_directory_that_exists_is_taken(here: Path, home: Home) -> None:
     assert parse_reference("runs/code", None, home) == LocalReference(here / "runs" / "code")
     assert nearest_directory(here / "runs" / "code") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("https://huggingface.co/org/name", "org/name"),
+        ("https://huggingface.co/org/name/tree/main", "org/name"),
+        ("huggingface.co/org/name/", "org/name"),
+        ("hf.co/org/na.me", "org/na.me"),
+        ("hf://org/name", "org/name"),
+        ("https://huggingface.co/org/name/tree/v1.2", "org/name@v1.2"),
+        ("https://huggingface.co/org/name/blob/abc/config.json", "org/name@abc"),
+    ],
+)
+def test_the_address_of_a_repositorys_page_names_the_repository(
+    text: str, named: str, here: Path, home: Home
+) -> None:
+    with pytest.raises(CheckpointError, match="address of a repository's page") as raised:
+        parse_reference(text, here, home)
+    assert raised.value.mend == f"write its name: {named}"
+    repository, _, revision = named.partition("@")
+    assert parse_reference(named, here, home) == HubReference(repository, revision or None)

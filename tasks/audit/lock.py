@@ -1,0 +1,49 @@
+"""The lock: what it takes to make the merge again, as the run noted it."""
+
+from __future__ import annotations
+
+from merge_core.errors import MergeflowError
+from merge_core.recipes.loading import parse_recipe
+from tasks.audit.evidence import Evidence
+from tasks.audit.report import Answers
+from tasks.registry.client import TAG
+from tasks.registry.lock import LOCK, Lock, lock_digest
+
+
+def check(evidence: Evidence, answers: Answers) -> None:
+    """Its sha256 is the one that the run noted; it gives the manifest's plan and the suite."""
+    noted = evidence.run.data.tags.get(TAG + "lock") if evidence.run else None
+    content, lock = evidence.file(LOCK), evidence.lock
+    if content is None:
+        if noted:
+            answers.fails("the run's lock.json is missing")
+        else:
+            answers.unknown("it was registered before locks were kept, or its run is gone")
+        return
+    answers.same("the sha256 of lock.json", lock_digest(content), noted, "the run")
+    if lock is None:
+        answers.fails("lock.json cannot be read")
+        return
+    answers.same(
+        "the digest of the suite in lock.json",
+        lock.suite_digest,
+        evidence.tag("suite_digest"),
+        "the version",
+    )
+    _plan(evidence, lock, answers)
+    if not answers.failed:
+        answers.holds("lock.json is as the run noted it, and gives the manifest's plan and suite")
+
+
+def _plan(evidence: Evidence, lock: Lock, answers: Answers) -> None:
+    manifest = evidence.manifest
+    if manifest is None:
+        return  # `plan` says so
+    try:
+        recipe = parse_recipe(lock.pipeline.get("recipe", {}))
+        for problem in lock.departures(recipe, manifest):
+            answers.fails(problem)
+    except MergeflowError as error:
+        answers.fails(f"the recipe in lock.json is none: {error.what}")
+        return
+    answers.same("the recipe in lock.json", recipe.digest, manifest.recipe_digest, "the manifest")

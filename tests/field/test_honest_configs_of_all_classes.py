@@ -1,0 +1,62 @@
+"""The config of a model as transformers makes it never contradicts the model's own tensors.
+
+Models are as large as published ones, and on the meta device, where they cost nothing. Classes keep
+rows for padding, give some layers heads of their own size, or have parts with whole configs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from merge_core.configs.sizes import size_findings
+
+FAST = ("opt", "gemma4_text", "kimi_linear", "mimo_v2_flash", "moshi")
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+
+
+def classes() -> Iterator[tuple[str, str]]:
+    from transformers.models.auto import modeling_auto
+
+    for names in (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    ):
+        yield from names.items()
+
+
+def contradictions(model_type: str, class_name: str) -> list[str] | None:
+    """What is found against a class's own config; None where it cannot be made without more."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.for_model(model_type)
+        with torch.device("meta"):
+            model: Any = getattr(transformers, class_name)(config)
+    except Exception:  # a library that is missing, or a default that the class itself refuses
+        return None
+    headers = {
+        name: (_DTYPES.get(tensor.dtype, "F32"), tuple(tensor.shape))
+        for name, tensor in model.state_dict().items()
+        if name not in (getattr(model, "all_tied_weights_keys", None) or {})
+    }
+    found = size_findings("a", headers, json.loads(model.config.to_json_string()))
+    return [finding.message for finding in found]
+
+
+@pytest.mark.parametrize("model_type", FAST)
+def test_a_class_with_sizes_of_its_own_is_not_refused(model_type: str) -> None:
+    name = dict(classes())[model_type]
+    assert contradictions(model_type, name) == []
+
+
+@pytest.mark.slow
+def test_no_class_of_transformers_is_refused() -> None:
+    told = {name: contradictions(model_type, name) for model_type, name in classes()}
+    assert {name: found for name, found in told.items() if found} == {}
+    assert sum(found is not None for found in told.values()) > 150
