@@ -6,7 +6,7 @@ A number that is left empty is left out, not sent as null, so that the page draw
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -47,7 +47,8 @@ class _Filled(BaseModel):
 def _number(name: str) -> tuple[Any, Any]:
     """A number of the rule that may be left empty."""
     own = PromotionRule.model_fields[name]
-    kind = "integer" if name in ("nights", "looks") else "number"
+    is_whole = int in get_args(own.annotation)
+    kind = "integer" if is_whole else "number"
     bounds = {type(each).__name__.lower(): each for each in own.metadata}
     low = next((getattr(bounds[key], key) for key in ("ge", "gt") if key in bounds), -math.inf)
     high = next((getattr(bounds[key], key) for key in ("le", "lt") if key in bounds), math.inf)
@@ -62,7 +63,7 @@ def _number(name: str) -> tuple[Any, Any]:
     constraint = {
         key: getattr(bounds[key], key) for key in ("ge", "gt", "le", "lt") if key in bounds
     }
-    annotation: Any = (int if name == "nights" else float) | None
+    annotation: Any = (int if is_whole else float) | None
     said = own.description or ""
     if name in _FORMER:
         said = f"{said} Only where the gate is the former one; empty: {own.default}."
