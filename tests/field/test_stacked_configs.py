@@ -119,6 +119,36 @@ def test_the_same_setting_is_rewritten_at_the_top_and_in_the_text_model() -> Non
     assert restacked(config, [0, 1], "vision_tower")["num_hidden_layers"] == 4
 
 
+@pytest.mark.parametrize(
+    ("order", "number", "expected"),
+    [
+        ([0, 0, 1, 2, 3], 2, 3),
+        ([0, 0, 1, 2, 3], -2, -2),
+        ([1, 2, 3], 2, 1),
+        ([0, 1, 2, 3, 0], -2, -3),
+        ([1, 2, 3], 0, 0),
+        ([1, 2, 3], -5, -4),
+        ([0, 0, 1, 2, 3], [2, -1, 0], [3, -1, 0]),
+    ],
+)
+def test_the_output_of_a_tower_is_taken_from_the_same_layer(order, number, expected) -> None:
+    tower = {"vision_config": dict(FOUR)}
+    result = restacked({**tower, "vision_feature_layer": number}, order, "vision_tower")
+    assert result["vision_feature_layer"] == expected
+    assert result["vision_config"]["num_hidden_layers"] == len(order)
+    text = {**FOUR, **tower, "vision_feature_layer": number}
+    assert restacked(text, order)["vision_feature_layer"] == number, "the text model moved alone"
+
+
+@pytest.mark.parametrize(("order", "how"), [([0, 1, 3], "not"), ([0, 1, 2, 2, 3, 3], "several")])
+def test_a_layer_whose_output_is_taken_is_there_once(order, how) -> None:
+    config = {"vision_config": dict(FOUR), "vision_feature_layer": -2}
+    with pytest.raises(CompatibilityError, match=f"output of layer 2 .*is {how}") as caught:
+        restacked(config, order, "vision_tower")
+    assert caught.value.mend == "choose ranges that have layer 2 once"
+    assert restacked(config, [0, 0, 1, 2, 3], "vision_tower")["vision_feature_layer"] == -2
+
+
 def test_a_deeper_part_is_found() -> None:
     config = {"thinker_config": {"text_config": dict(FOUR)}, "talker_config": dict(FOUR)}
     result = restacked(config, [0, 1])

@@ -90,6 +90,11 @@ def is_tower(name: str) -> bool:
     return any(word in name for word in _TOWERS)
 
 
+def is_vision(module: str | None) -> bool:
+    """Whether a recipe's module is a tower for images."""
+    return any(word in (module or "") for word in _VISION)
+
+
 def at(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """A part of a config; empty where there is none."""
     part: Any = config

@@ -8,7 +8,15 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from merge_core.configs.stacking.places import Place, at, count_of, places, with_both_counts
+from merge_core.configs.stacking.outputs import follow_outputs
+from merge_core.configs.stacking.places import (
+    Place,
+    at,
+    count_of,
+    is_vision,
+    places,
+    with_both_counts,
+)
 from merge_core.configs.stacking.rules import RULES, Kinds
 from merge_core.configs.stacking.told import (
     computes_with_number,
@@ -76,6 +84,9 @@ def stacked_config(
         if stack.moves(depth):
             _refuse_unknown(place, settings, depth, config, stack)
         _rewrite(place, settings, depth, config, configs, stack)
+    if stack.moves(depth) and is_vision(stack.module):
+        layers = [layer for _, layer in stack.layers]
+        follow_outputs(result, layers, depth, stack.where, stack.donor)
     return result
 
 

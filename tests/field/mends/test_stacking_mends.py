@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from merge_core.configs.stacking import Stack, stacked_config
 from tests.field.mends.situations import (
     MERGE,
     PLAN,
@@ -54,6 +55,17 @@ def paired(here: Path, one: Range, other: Range, **keys: Any) -> None:
 
 TWICE = (("a", 0, 4), ("a", 2, 4))
 WHOLE = (("a", 0, 2), ("b", 2, 4))
+
+
+def a_tower_without_the_layer_that_is_looked_at(here: Path) -> Iterator[Step]:
+    seen = {"vision_config": {"num_hidden_layers": 4}, "vision_feature_layer": -2}
+
+    def of_layers(*layers: int) -> str:
+        stack = Stack("vision_tower", "slices", [("a", each) for each in layers], "a", "a")
+        return str(stacked_config(seen, stack, {"a": seen}))
+
+    yield (of_layers, 0, 1, 3)
+    yield (of_layers, 0, 1, 2, 3, 3)
 
 
 def a_config_that_counts_no_layers(here: Path) -> Iterator[Step]:
