@@ -159,6 +159,9 @@ STACKS = {
     "t5": ("decoder.block", "decoder"),
 }
 """Prefix of the layers that are stacked, and the module that they are in, where it is needed."""
+DEPTHS = {"t5": 3}
+"""Layers of a model, where not 2: only the first of T5's has relative positions, and what comes
+after the last is known where two are alike."""
 
 
 @pytest.mark.parametrize("architecture", STACKS)
@@ -166,8 +169,8 @@ def test_layers_are_stacked_and_the_taller_model_loads(
     architecture: str, family: Callable[[str], Family], tmp_path: Path, home: Home
 ) -> None:
     sources = family(architecture)
-    prefix, module = STACKS[architecture]
-    stack = _stack(_layers("one", 0, 2), _layers("two", 1, 2))
+    (prefix, module), depth = STACKS[architecture], DEPTHS.get(architecture, 2)
+    stack = _stack(_layers("one", 0, depth), _layers("two", depth - 1, depth))
     rest = {"default": {"models": [{"model": "one"}]}}
     body = stack if module is None else {"modules": {module: stack, **rest}}
     _merge({"merge_method": "passthrough", **body}, sources, tmp_path / "out", home)
@@ -176,14 +179,15 @@ def test_layers_are_stacked_and_the_taller_model_loads(
         for directory in (tmp_path / "out", sources["one"].directory, sources["two"].directory)
     )
     for name, tensor in merged.items():
-        last = name.startswith(f"{prefix}.2.")
+        last = name.startswith(f"{prefix}.{depth}.")
         in_stack = name.startswith(f"{prefix}.")
-        source, other = (two, name.replace(".2.", ".1.", 1)) if last else (one, name)
+        below = name.replace(f".{depth}.", f".{depth - 1}.", 1)
+        source, other = (two, below) if last else (one, name)
         if in_stack or not torch.equal(one[name], two[name]):
             candidates = [source[other]] if in_stack else [one[name], two[name]]
             assert any(torch.equal(tensor, each) for each in candidates), name
-    assert any(name.startswith(f"{prefix}.2.") for name in merged)
-    assert not any(name.startswith(f"{prefix}.3.") for name in merged)
+    assert any(name.startswith(f"{prefix}.{depth}.") for name in merged)
+    assert not any(name.startswith(f"{prefix}.{depth + 1}.") for name in merged)
     _loaded(tmp_path / "out")
 
 

@@ -110,7 +110,7 @@ def test_a_merge_killed_while_publishing_can_be_resumed_by_any_user(
     from merge_core.output import staging
 
     plan, home = make_plan(parse_recipe(RECIPE), zoo), Home(tmp_path / "home")
-    real = staging._fsync
+    real = staging.sync
 
     def failing(path: Path) -> None:
         if path.name == "SHA256SUMS":
@@ -118,7 +118,7 @@ def test_a_merge_killed_while_publishing_can_be_resumed_by_any_user(
         real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(staging, "_fsync", failing)
+        patch.setattr(staging, "sync", failing)
         with pytest.raises(OutputError):
             execute(plan, zoo, home=home)
     left = home.staging / plan.digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.output.model_files import RECIPE_NAME
-from tasks.calibration.measure import calibrate_all
+from merge_core.runtime.compute import Compute
+from tasks.calibration.measure import calibrate, calibrate_all
 from tasks.evaluation.suite import load_suite, suite_digest
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.lock import LOCK, LockedSource
@@ -51,16 +53,16 @@ def registered_merge(
     locations = [locate(reference, home, beside, uri) for reference in chosen.references()]
     sources = {each.reference: fetch(each, DigestMemo(None)) for each in locations}
     locked = [LockedSource.of(sources[each.reference], each.version) for each in locations]
-    measured = calibrate_all(
-        chosen, sources, home=home, beside=beside, device="cpu", threads=pipeline.execution.threads
-    )
+    threads = pipeline.execution.threads
+    measure = partial(calibrate, home=home, beside=beside, device="cpu", threads=threads)
+    measured = calibrate_all(chosen, sources, measure)
     loaded = load_suite(suite)
     lock = lock_of(pipeline, locked, measured, loaded, beside, started)
     manifest = merge(
         chosen,
         sources,
         home=home,
-        threads=pipeline.execution.threads,
+        compute=Compute(threads=threads),
         shard_bytes=lock.shard_bytes,
         calibration=measured,
         check=False,

@@ -114,7 +114,7 @@ def t5() -> Any:
     """Encoder and decoder that share their embeddings with each other and the head."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4)
+    config = T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=3, num_heads=4)
     return T5ForConditionalGeneration(config)
 
 
