@@ -36,8 +36,8 @@ def fill(page: Page) -> None:
         page.get_by_label("Model", exact=True).nth(index).fill(model)
         page.get_by_label("Weight", exact=True).nth(index).fill("0.5")
     page.get_by_label(re.compile("^Or a suite of your own")).fill("suite")
-    page.get_by_label(re.compile("^Largest regression")).fill("0.1")
-    page.get_by_label(re.compile("^Smallest gain")).fill("-0.1")
+    page.get_by_label(re.compile("^Former gate: largest regression")).fill("0.1")
+    page.get_by_label(re.compile("^Former gate: smallest gain")).fill("-0.1")
     page.get_by_label(re.compile("^Registered model")).fill("zoo")
 
 
