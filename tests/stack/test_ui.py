@@ -131,7 +131,8 @@ def test_the_runs_page_has_progress_reports_and_links(stack: RunningStack) -> No
     assert "data:image/png;base64," in found["zoo-task-vectors"]["data"]
     progress = {key: each["data"] for key, each in found.items() if each["type"] == "progress"}
     assert set(progress.values()) == {100.0}, progress
-    assert "evaluate-merged" in progress
+    # A step that is done within two seconds leaves none: the first evaluation starts lm-eval.
+    assert any(key.startswith("evaluate-") for key in progress)
 
 
 def test_a_good_merge_is_found_by_the_lists_filter_for_completed(
