@@ -57,7 +57,6 @@ def test_there_are_kinds_enough() -> None:
     assert len(KINDS) >= 30
 
 
-@pytest.mark.slow
 def test_a_sound_registry_holds_in_everything(audited: Audited) -> None:
     reports = list(audit_all(audited.home, audited.registry))
     assert [report.model_uri for report in reports] == [f"models:/model/{n}" for n in (1, 2, 3)]
