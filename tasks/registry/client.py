@@ -147,6 +147,7 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
                 stack.enter_context(private_umask())
             if database is not None and not database.exists():
                 create_database(database, artifacts_beside(database))
+            _forget_places_of_files()
             client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
             yield Registry(client, tracking_uri)
     except mlflow.exceptions.MlflowException as error:
@@ -232,6 +233,17 @@ def quiet_mlflow() -> Any:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
+
+
+def _forget_places_of_files() -> None:
+    """MLflow remembers for a whole process where the files of a run or model are, by its id alone.
+
+    A copy of a home has the same ids: what one process writes into the one, or audits of it, would
+    be in the other.
+    """
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
 
 
 def _sqlite_path(tracking_uri: str) -> Path | None:

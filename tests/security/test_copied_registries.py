@@ -33,9 +33,6 @@ def address(home: Path) -> str:
 
 def run_in(home: Path, weight: float = 0.5) -> Registration:
     """What a pipeline does that runs in a home: its result goes into the store and is promoted."""
-    from mlflow.tracking._tracking_service import utils
-
-    utils._artifact_repos_cache.clear()  # of another process, where a command begins
     models = home.parents[1] / "models"
     store = Store(Home(home), address(home), source(models / "base"), source(models / "tuned"))
     return store.decided(store.merged(weight), promote=True)
@@ -107,6 +104,21 @@ def test_a_pipeline_in_a_copy_changes_nothing_in_the_original(original: Path, pl
     assert run.info.artifact_uri.startswith(copy.as_uri())
     assert (copy / "mlflow" / "artifacts" / result.run_id / "artifacts" / "decision.md").exists()
     assert len(client(address(copy)).search_model_versions("name = 'model'")) == 3
+
+
+def test_a_process_that_has_read_the_original_writes_into_the_copy(
+    original: Path, place: Path
+) -> None:
+    with open_registry(address(original)) as opened:
+        [version] = opened.client.search_model_versions("name = 'model' AND version_number = 2")
+        run_id = version.tags["mergeflow.run_id"]
+        assert opened.client.list_artifacts(run_id)
+    copy = copied(original, place / "copy of it")
+    before = contents(original)
+    with open_registry(address(copy)) as opened:
+        opened.client.log_text(run_id, "of the copy", "word.txt")
+    assert contents(original) == before
+    assert (copy / "mlflow" / "artifacts" / run_id / "artifacts" / "word.txt").exists()
 
 
 def test_what_was_registered_before_is_read_in_the_copy_when_the_original_is_gone(
