@@ -149,6 +149,18 @@ def test_a_layer_whose_output_is_taken_is_there_once(order, how) -> None:
     assert restacked(config, [0, 0, 1, 2, 3], "vision_tower")["vision_feature_layer"] == -2
 
 
+@pytest.mark.parametrize("kind", ["gemma4_text", "gemma4_unified_text", "embedding_gemma2_text"])
+def test_a_last_layer_that_its_class_would_change_is_refused(kind: str) -> None:
+    types = ["sliding_attention", "full_attention"] * 2
+    config = {"model_type": kind, **FOUR, "layer_types": types}
+    with pytest.raises(CompatibilityError, match="computes its last layer with full") as caught:
+        restacked(config, [0, 1, 2])
+    assert caught.value.mend == "end the stack with a layer of full attention"
+    assert restacked(config, [0, 2, 3])["layer_types"] == [types[i] for i in (0, 2, 3)]
+    other = restacked({**config, "model_type": "gemma3_text"}, [0, 1, 2])
+    assert other["layer_types"] == types[:3], "others may end with any"
+
+
 def test_a_deeper_part_is_found() -> None:
     config = {"thinker_config": {"text_config": dict(FOUR)}, "talker_config": dict(FOUR)}
     result = restacked(config, [0, 1])

@@ -17,7 +17,13 @@ from merge_core.configs.stacking.places import (
     places,
     with_both_counts,
 )
-from merge_core.configs.stacking.rules import RULES, Kinds
+from merge_core.configs.stacking.rules import (
+    FULL,
+    LAST_IS_FULL,
+    LAYER_TYPES,
+    RULES,
+    Kinds,
+)
 from merge_core.configs.stacking.told import (
     computes_with_number,
     is_index_list,
@@ -192,6 +198,15 @@ def _rewrite(
         else:
             settings[key] = kinds
     made = told(settings, count, model_type)
+    last = made.get(LAYER_TYPES, [FULL])[-1]
+    if model_type in LAST_IS_FULL and last != FULL:
+        raise CompatibilityError(
+            f"the last layer would be one of {printable(last, 40)}, and a"
+            f" {printable(model_type, 40)} computes its last layer with full attention, whatever"
+            " config.json lists",
+            where=stack.where,
+            mend="end the stack with a layer of full attention",
+        )
     for key, kinds in wanted.items():
         # A stack of one layer has lists of one item, which say nothing by their length.
         if made.get(key, kinds) != kinds:

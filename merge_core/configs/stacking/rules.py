@@ -13,7 +13,7 @@ Settings = Mapping[str, Any]
 Kinds = list[Any]
 
 LAYER_TYPES = "layer_types"
-_SLIDING, _FULL, _LINEAR = "sliding_attention", "full_attention", "linear_attention"
+_SLIDING, FULL, _LINEAR = "sliding_attention", "full_attention", "linear_attention"
 
 
 class Rule(NamedTuple):
@@ -53,20 +53,20 @@ def _every(period: int | None, last: str, others: str, layers: int) -> Kinds | N
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
 _PERIODS: Mapping[str, tuple[tuple[str, ...], int, str, str]] = {
-    "gemma2": ((), 2, _FULL, _SLIDING),
-    "vaultgemma": ((), 2, _FULL, _SLIDING),
-    "gemma3": (_PATTERN, 6, _FULL, _SLIDING),
-    "gemma3_text": (_PATTERN, 6, _FULL, _SLIDING),
-    "gemma3n": ((), 5, _FULL, _SLIDING),
-    "gemma3n_text": ((), 5, _FULL, _SLIDING),
-    "cohere2": (_PATTERN, 4, _FULL, _SLIDING),
-    "exaone4": (_PATTERN, 4, _FULL, _SLIDING),
-    "gpt_oss": ((), 2, _FULL, _SLIDING),
-    "olmo3": ((), 4, _FULL, _SLIDING),
-    "afmoe": (("global_attn_every_n_layers",), 4, _FULL, _SLIDING),
-    "qwen3_next": (("full_attention_interval",), 4, _FULL, _LINEAR),
-    "qwen3_5_text": (("full_attention_interval",), 4, _FULL, _LINEAR),
-    "qwen3_5_moe_text": (("full_attention_interval",), 4, _FULL, _LINEAR),
+    "gemma2": ((), 2, FULL, _SLIDING),
+    "vaultgemma": ((), 2, FULL, _SLIDING),
+    "gemma3": (_PATTERN, 6, FULL, _SLIDING),
+    "gemma3_text": (_PATTERN, 6, FULL, _SLIDING),
+    "gemma3n": ((), 5, FULL, _SLIDING),
+    "gemma3n_text": ((), 5, FULL, _SLIDING),
+    "cohere2": (_PATTERN, 4, FULL, _SLIDING),
+    "exaone4": (_PATTERN, 4, FULL, _SLIDING),
+    "gpt_oss": ((), 2, FULL, _SLIDING),
+    "olmo3": ((), 4, FULL, _SLIDING),
+    "afmoe": (("global_attn_every_n_layers",), 4, FULL, _SLIDING),
+    "qwen3_next": (("full_attention_interval",), 4, FULL, _LINEAR),
+    "qwen3_5_text": (("full_attention_interval",), 4, FULL, _LINEAR),
+    "qwen3_5_moe_text": (("full_attention_interval",), 4, FULL, _LINEAR),
 }
 """By model type: the settings that hold the period, what it is without them, what each last layer
 of a period is, and what the others are."""
@@ -81,6 +81,10 @@ UNIFORM_WINDOWS = frozenset(
     }
 )
 """Model types whose window is that of every layer, or follows from another rule."""
+LAST_IS_FULL = frozenset(
+    {"gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "embedding_gemma2_text"}
+)
+"""Model types whose class makes the last layer one of full attention, whatever the config lists."""
 BY_NUMBER: Mapping[str, str | None] = {
     "diffllama": None,
     "minimax": None,
@@ -105,22 +109,22 @@ def _types(settings: Settings, layers: int, model_type: str) -> Kinds | None:
         return listed[:layers] if isinstance(listed, list) and len(listed) >= layers else None
     if model_type in _PERIODS:
         keys, default, last, others = _PERIODS[model_type]
-        if last == _FULL and others == _SLIDING and settings.get("sliding_window", 1) is None:
-            return [_FULL] * layers
+        if last == FULL and others == _SLIDING and settings.get("sliding_window", 1) is None:
+            return [FULL] * layers
         return _every(_period(settings, keys, default), last, others, layers)
     if model_type in _FROM_LAYER:
         first = whole(settings, "max_window_layers", 28)
         uses = settings.get("use_sliding_window") and settings.get("sliding_window")
-        return [_SLIDING if uses and i >= (first or 0) else _FULL for i in range(layers)]
+        return [_SLIDING if uses and i >= (first or 0) else FULL for i in range(layers)]
     if model_type == "qwen2_moe":
         first = whole(settings, "max_window_layers", 28) or 0
         uses = settings.get("use_sliding_window") and settings.get("sliding_window")
-        return [_SLIDING if uses and (i + 1) % 2 and i < first else _FULL for i in range(layers)]
+        return [_SLIDING if uses and (i + 1) % 2 and i < first else FULL for i in range(layers)]
     if model_type in _GLOBAL_FIRST:
         period = whole(settings, "global_attn_every_n_layers", 3) or 1
-        return [_SLIDING if i % period else _FULL for i in range(layers)]
+        return [_SLIDING if i % period else FULL for i in range(layers)]
     if model_type == "minimax":
-        return [_FULL if (i + 1) % 2 else _LINEAR for i in range(layers)]
+        return [FULL if (i + 1) % 2 else _LINEAR for i in range(layers)]
     return None
 
 

@@ -68,6 +68,15 @@ def a_tower_without_the_layer_that_is_looked_at(here: Path) -> Iterator[Step]:
     yield (of_layers, 0, 1, 2, 3, 3)
 
 
+def a_last_layer_that_its_class_would_change(here: Path) -> Iterator[Step]:
+    types = ["sliding_attention", "full_attention"] * 2
+    counted(here, model_type="gemma4_text", layer_types=types)
+    stacked(here, ("a", 0, 4), ("a", 2, 3))
+    yield PLAN
+    stacked(here, ("a", 0, 4), ("a", 2, 4))
+    yield PLAN
+
+
 def a_config_that_counts_no_layers(here: Path) -> Iterator[Step]:
     stacked(here, *TWICE)
     yield PLAN
