@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
@@ -17,7 +19,7 @@ from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
 from flows.steps.baselines import evaluate_inputs
-from flows.steps.early_checks import check_pipeline
+from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate, Chosen
 from flows.steps.locking import lock_of, warn_of_changes
@@ -29,6 +31,8 @@ from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
 from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
+
+R = TypeVar("R")
 
 
 def _run_name() -> str:
@@ -55,19 +59,30 @@ in_our_words(merge_pipeline, Pipeline, "pipeline")
 
 def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
+    return ended(lambda home: _run(pipeline, home, beside), lambda outcome: outcome)
+
+
+def ended(work: Callable[[Home], R], outcome_of: Callable[[R], MergeOutcome]) -> State[R]:
+    """Do the work of the current flow run; the state that the run has to end in.
+
+    Args:
+        outcome_of: what became of the merge, of all that the work comes to.
+    """
     log_to_prefect()
     try:
         with private_umask():
-            outcome = _run(pipeline, Home.discover(), beside)
+            found = work(Home.discover())
     except Exception as error:
         return failed(error)
+    outcome = outcome_of(found)
     ending = Ending.PROMOTED if outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, judging.ending_words(outcome), outcome)
+    return completed(ending, judging.ending_words(outcome), found)
 
 
 def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     started = datetime.now(UTC)
-    suite = check_pipeline(pipeline, home, beside)
+    suite = suite_of(pipeline, home)
+    check_pipeline(pipeline, suite, home, beside)
     resolved = step.resolve(pipeline, home, beside)
     warn_of_changes(pipeline, home, resolved.sources)
     donor = resolved.sources[pipeline.recipe.donor]

@@ -9,30 +9,27 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
 from flows.environment.starting_directory import enter
-from flows.merge import merged
-from flows.run_log import log_to_prefect
+from flows.merge import ended, merged
 from flows.run_step import UNSTORED
 from flows.settings.parameter_words import in_our_words
 from flows.settings.search import SearchPipeline
-from flows.steps import judging
 from flows.steps import merge as step
 from flows.steps.artifacts import publish_report
-from flows.steps.baselines import check_baselines
-from flows.steps.early_checks import check_registry, check_rule
-from flows.steps.endings import Ending, completed, failed, send_event
+from flows.steps.early_checks import check_pipeline, suite_of
+from flows.steps.endings import failed, send_event
 from flows.steps.evaluating import Asked, score, threads_of
 from flows.steps.judging import Chosen
+from flows.steps.locking import warn_of_changes
 from flows.steps.searching import Trials, alone
-from merge_core.files.private import private_umask, write_private
+from merge_core.files.private import write_private
 from merge_core.homes.home import Home
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.text.plain import plain_log
-from tasks.calibration.measure import check_data
 from tasks.candidate import Workshop, documents_in
 from tasks.evaluate import stored_evaluation
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.needs import check_needs
-from tasks.evaluation.suite import Suite, load_suite
+from tasks.evaluation.suite import Suite
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
 from tasks.reports.names import distinct_names
@@ -41,7 +38,6 @@ from tasks.search.record import record_search
 from tasks.search.sampling import Study, importances
 from tasks.search.selection import best, candidates
 from tasks.search.trial import Trial
-from tasks.sources.references import expand_variables
 from tasks.units import read_size
 
 _log = plain_log("mergeflow")
@@ -87,26 +83,17 @@ in_our_words(search_merges, SearchPipeline, "search")
 
 def final_state(search: SearchPipeline, beside: Path | None) -> State[SearchOutcome]:
     """Search inside the current flow run; the state that the run has to end in."""
-    log_to_prefect()
-    try:
-        with private_umask():
-            outcome = _run(search, Home.discover(), beside)
-    except Exception as error:
-        return failed(error)
-    ending = Ending.PROMOTED if outcome.outcome.decision.promote else Ending.FELL_BACK
-    return completed(ending, judging.ending_words(outcome.outcome), outcome)
+    return ended(lambda home: _run(search, home, beside), lambda found: found.outcome)
 
 
 def _run(search: SearchPipeline, home: Home, beside: Path | None) -> SearchOutcome:
     started = datetime.now(UTC)
-    searching, deciding = search.halves(load_suite(expand_variables(search.evaluate.suite, home)))
-    check_rule(search.promote, deciding)
-    check_baselines(search)
-    check_registry(search.register_as, home)
-    check_data(search.recipe, beside)
+    searching, deciding = search.halves(suite_of(search, home))
+    check_pipeline(search, deciding, home, beside)
     search.search.as_space.check(search.recipe)
     resolved = step.resolve(search, home, beside)
     sources = resolved.sources
+    warn_of_changes(search, home, sources)
     check_needs(deciding, sources[search.recipe.donor].directory)
     step.verify(search, sources)
     identity = search.identity(sources, searching)

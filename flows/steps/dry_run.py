@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.run_step import run_step
 from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report, with_warnings
-from flows.steps.early_checks import check_pipeline
+from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.merge import refuse_or_warn
 from flows.terminal.console import size
 from merge_core.homes.home import Home
@@ -27,7 +27,8 @@ def rehearse(pipeline: Pipeline, beside: Path | None) -> str:
         MergeflowError: the fault at which a run of this pipeline would stop.
     """
     home, recipe = Home.discover(), pipeline.recipe
-    suite = check_pipeline(pipeline, home, beside)
+    suite = suite_of(pipeline, home)
+    check_pipeline(pipeline, suite, home, beside)
     uri = pipeline.register_as.tracking_uri or ""
     references = recipe.references()
     arguments = (references, home.path, beside, uri, Tolerance.of(recipe))

@@ -19,18 +19,28 @@ from tasks.sources.references import expand_variables
 _log = plain_log("mergeflow")
 
 
-def check_pipeline(pipeline: Pipeline, home: Home, beside: Path | None) -> Suite:
-    """Every check of a pipeline that needs no checkpoint; its suite.
+def suite_of(pipeline: Pipeline, home: Home) -> Suite:
+    """The suite that a pipeline names.
+
+    Raises:
+        RecipeError: there is none, or it says something that cannot be.
+    """
+    return load_suite(expand_variables(pipeline.evaluate.suite, home))
+
+
+def check_pipeline(pipeline: Pipeline, suite: Suite, home: Home, beside: Path | None) -> None:
+    """Every check of a pipeline that needs no checkpoint.
+
+    Args:
+        suite: what decides.
 
     Raises:
         MergeflowError: the fault at which a run of this pipeline would stop.
     """
-    suite = load_suite(expand_variables(pipeline.evaluate.suite, home))
     check_rule(pipeline.promote, suite)
     check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
     check_data(pipeline.recipe, beside)
-    return suite
 
 
 def check_rule(rule: PromotionRule, suite: Suite) -> None:

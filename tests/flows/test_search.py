@@ -23,7 +23,9 @@ from flows.search import SearchOutcome, search_merges
 from flows.settings.search import load_search
 from flows.stack.prefect_session import PrefectSession
 from merge_core.homes.home import Home
+from tasks.audit.audit import audit_version
 from tasks.registry.client import TAG, default_tracking_uri, open_registry
+from tasks.reproduction.reproduce import reproduce
 from tasks.search.sampling import kept_searches
 from tasks.search.trial import Trial
 from tests.flows.test_merge import markdown_of
@@ -120,6 +122,11 @@ def test_a_search_finds_decides_elsewhere_and_shows_what_it_did(
         assert merge.data.tags[TAG + "candidates"] == str(outcome.candidates)
         files = registry.client.list_artifacts(merge.info.run_id, "search")
         assert {"search/sweep.png", "search/best-recipe.yaml"} <= {file.path for file in files}
+
+    assert outcome.outcome.registration is not None
+    winner = f"models:/tiny/{outcome.outcome.registration.candidate.version}"
+    assert audit_version(home, winner, default_tracking_uri(home)).of("fails") == []
+    assert reproduce(home, winner, default_tracking_uri(home)).holds
 
     again = found(path, home)
     assert again.best == outcome.best
