@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from merge_core.records import Record
-from tasks.promotion.decision import SMALLEST_BASELINE
+from tasks.promotion.former import SMALLEST_BASELINE
 from tasks.records import EvaluationReport
 
 
