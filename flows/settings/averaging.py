@@ -94,7 +94,7 @@ class AveragePromotion(PromotionRule):
     def as_of_a_merge(self) -> PromotionRule:
         """The same rule without the names that only an average knows.
 
-        Checkpoints of one training are no experts: what was kept of each is told alone.
+        Checkpoints of one training are no experts: what was kept of each is told, nothing more.
         """
         values = self.model_dump(exclude={"baseline"})
         if self.gate == "calibrated":

@@ -23,8 +23,8 @@ AS_STORED = "as the base"
 
 
 def asked_for(starts_as: Any, *examples: Any) -> Schema:
-    """Of a field that has to be there: what the page starts it with. An empty text is refused with
-    its own sentence; a field that is not there at all is refused by its name alone."""
+    """What the page starts a required field with. An empty text is refused with the field's own
+    sentence; a field that is not sent at all would be refused by its name alone."""
     return {"default": starts_as, "examples": list(examples)}
 
 

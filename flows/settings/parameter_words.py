@@ -1,8 +1,8 @@
 """What is wrong with a flow's parameters, in the words of a form and a YAML file.
 
-Prefect's server holds the parameters of a run against the schema of its form. What a schema cannot
-say, and what comes by another way (`prefect deployment run --param`, the API), the flow itself sees
-first; left to Prefect, the message would be that of its validator.
+Prefect's server checks the parameters of a run by the schema of its form. The flow itself checks
+what a schema cannot say, and what comes by another way (`prefect deployment run --param`, the API).
+Left to Prefect, the message would be that of its validator.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ class Pipeline(Named):
     @field_validator("recipe", mode="before")
     @classmethod
     def _checked_recipe(cls, value: Any) -> Any:
-        """Every way in, forms included, goes through the recipe's own checks."""
+        """Check a recipe by its own rules, whether it comes from a file, a form or the API."""
         if isinstance(value, Recipe):
             return value
         if not isinstance(value, dict):

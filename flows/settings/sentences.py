@@ -46,7 +46,7 @@ def in_range(low: float, high: float, help: str = "") -> Schema:
 
 
 def without_ends(low: float | None, high: float | None, schema: Schema) -> Schema:
-    """Bounds as `in_range` has them, of which `low` and `high` themselves are not allowed."""
+    """A schema of `in_range` that excludes the bounds themselves which are given here."""
     if not schema:
         return schema
     rule, said = dict(schema["if"]["not"]), str(schema["then"]["const"])

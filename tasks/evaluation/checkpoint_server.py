@@ -40,9 +40,9 @@ class Address(NamedTuple):
 
 @contextlib.contextmanager
 def serving(command: Sequence[str], checkpoint: str) -> Iterator[Address]:
-    """Start the server, wait until it answers, end it and what it started with the block.
+    """Start the server and wait until it answers; at the end of the block end all that it started.
 
-    How long it may take to answer is for the suite's `timeout_minutes` to say.
+    The suite's `timeout_minutes` limits how long it may take to answer.
 
     Args:
         command: program and arguments; `{checkpoint}` and `{port}` in them are replaced.
@@ -93,7 +93,7 @@ def _free_port() -> int:
 
 
 def _answers(server: subprocess.Popen[bytes], port: int, log: Path) -> str:
-    """Wait for the server; what it calls its model."""
+    """Wait until the server answers. Returns what it calls its model."""
     while True:
         code = server.poll()
         if code is not None:

@@ -14,7 +14,7 @@ class DocumentCount:
     """Counts finished requests and tells it as documents, a few times a second."""
 
     def __init__(self, tasks: list[Any], limit: int | None, send: Send, requests: int = 0) -> None:
-        """`requests` is how many the documents make; 0: found out once they are built."""
+        """`requests`: how many the documents make. 0: they are counted once they are built."""
         self._tasks = tasks
         self._send = send
         self._total = sum(min(len(task.eval_docs), limit or sys.maxsize) for task in tasks)
@@ -24,6 +24,7 @@ class DocumentCount:
         self._tell(0)
 
     def advance(self, amount: int) -> None:
+        """Count requests that have finished."""
         self._finished += amount
         if not self._requests:
             self._requests = sum(

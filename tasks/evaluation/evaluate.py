@@ -29,7 +29,7 @@ _log = plain_log("mergeflow")
 
 
 class Looks(Protocol):
-    """Who looks at an evaluation before it is whole."""
+    """What looks at an evaluation before it is whole, and may end it."""
 
     @property
     def number(self) -> int:
@@ -63,15 +63,15 @@ def evaluate_checkpoint(
 ) -> EvaluationReport:
     """Score a checkpoint on every task of a suite.
 
-    What is scored is what the checkpoint's digest stands for: every byte of it is read before, and
-    no file of it may have changed, come or gone afterwards. `memo` is told what was read.
+    The scores are those of the content that the checkpoint's digest stands for. Every byte is read
+    before, which `memo` notes. A file that changed, came or went meanwhile is an error.
 
     Args:
         device: auto, cpu, cuda or cuda:N; of the CPU, `threads` are used, by default all.
         scratch: working files go below it and are removed afterwards. The log of an evaluation that
             failed is kept in `logs`, by default `scratch` too.
-        evaluators: processes to evaluate in; by default one is started and ended here. What fails
-            in one where other checkpoints were evaluated is done again in one where none was.
+        evaluators: processes to evaluate in; by default one is started and ended here. An
+            evaluation that fails where others were evaluated before is done again in a fresh one.
         isolation: how fresh the process has to be.
         batch_size: in place of the suite's.
         looks: may end the evaluation before it is whole.
@@ -131,8 +131,8 @@ def evaluate_checkpoint(
         }
 
     def attempt(evaluators: Evaluators, isolation: Isolation) -> tuple[dict[str, Any], bool] | None:
-        """What was measured; None if something failed that may have to do with checkpoints that
-        were evaluated before."""
+        """What was measured, and whether others were evaluated there before; None after a failure
+        that those others may have caused."""
         arguments = (checkpoint, suite, device, threads, listen)
         with evaluators.evaluated(*arguments, isolation, batch_size, **in_looks) as (done, warm):
             problem = done.messages.get("problem")

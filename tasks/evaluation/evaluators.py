@@ -1,5 +1,6 @@
-"""The processes that evaluate the checkpoints of one run: each is started once for all that it can
-be used for, ended at any fault, and ended with the run.
+"""The processes that evaluate the checkpoints of one run.
+
+A process serves every evaluation that it fits. It ends after any fault, and with the run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ Isolation = Literal["alone", "first", "shared"]
 `first`: nothing before. `shared`: others may have been evaluated in forks of it."""
 
 CAN_FORK = sys.platform == "linux"
-"""Where what a fork leaves behind can be found. Elsewhere each evaluation has a process alone."""
+"""Whether processes that a fork leaves behind can be found, to be ended. Where they cannot, each
+evaluation has a process of its own."""
 
 
 class Evaluators:

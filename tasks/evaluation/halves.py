@@ -21,7 +21,10 @@ def keep_half(
     over the same groups are split alike.
 
     Args:
-        field: that names the group; None: each document is its own.
+        field: the documents' field that names their group; None: each document is a group.
+        search: the share of the groups in the half for searching.
+        part: the half to leave, `search` or `decide`.
+        place: in the suite, for messages.
 
     Raises:
         Problem: no document is left.

@@ -1,6 +1,6 @@
-"""An evaluation in shares: after each the program is told what came of it, and says what next.
+"""An evaluation in shares of the documents: after each one the program says whether to go on.
 
-Prompts are those of a whole evaluation: they are built before the first share. Imported in
+All prompts are built before the first share, so they are those of a whole evaluation. Imported in
 evaluation processes only.
 """
 
@@ -34,7 +34,8 @@ class InLooks:
         self._send = send
         self._next_job = next_job
         self._answered = 0
-        """Looks after which to go on was said: that is not asked again with smaller batches."""
+        """The last look after which the program said to go on. When smaller batches begin anew, it
+        is not asked again."""
         self._of_documents: dict[str, dict[int, list[Any]]] = {}
         self._look_of: dict[str, list[int]] = {}
         for looks, leaves in zip(asked["of"], entries, strict=True):
@@ -64,7 +65,7 @@ class InLooks:
         return sum(instance.repeats for instance in self.all_instances)
 
     def evaluate(self, ask: Ask, report: Callable[[Samples], dict[str, Any]]) -> dict[str, Any]:
-        """What came of it when there were no more looks, or no more were wanted."""
+        """Evaluate share by share. Returns the report as of the last look that was wanted."""
         samples: Samples = {name: [] for name in self._of_documents}
         for look in range(1, self._number + 1):
             tasks, places = self._share(look)

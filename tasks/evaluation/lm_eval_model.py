@@ -19,7 +19,7 @@ Encoded = dict[tuple[str, bool | None, int | None], "array[int]"]
 
 
 class ObservedLM(Observing, HFLM):
-    """HFLM that reports finished requests and notes what happened on the way."""
+    """lm-eval's HFLM, which reports finished requests and notes odd documents."""
 
     def __init__(self, *, encoded: Encoded, **options: Any) -> None:
         """`encoded` has tokens of texts that were encoded before with the same tokenizer."""

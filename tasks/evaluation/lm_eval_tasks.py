@@ -96,6 +96,7 @@ def _check_task(task: Any, entry: dict[str, Any], place: str) -> None:
 
 
 def check_clusters(entries: list[dict[str, Any]], leaves: list[dict[str, Any]]) -> None:
+    """Refuse a `cluster` that a task's documents have no field for; see `check_cluster`."""
     for index, (entry, own) in enumerate(zip(entries, leaves, strict=True)):
         field = entry.get("cluster")
         if field is None:
@@ -106,6 +107,10 @@ def check_clusters(entries: list[dict[str, Any]], leaves: list[dict[str, Any]]) 
 
 
 def set_examples(task: Any, count: int | None, seed: int) -> None:
+    """Set how many solved examples precede each question, and how they are drawn.
+
+    None leaves the number to the task. A task that says 0 keeps it, as for lm-eval.
+    """
     own = task.get_config("num_fewshot")
     if count is None and own is None:
         task.set_config("num_fewshot", 0)

@@ -48,7 +48,7 @@ class Measuring:
         self._set_options(job)
         check_clusters(job["tasks"], self._entries)
         self._drawn: Generators | None = None
-        """Where random numbers are once prompts are built."""
+        """States of the random numbers after the prompts were built; None before."""
         self._encoded: Any = {}
 
     def _set_options(self, job: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Measuring:
     def prepare(self, checkpoint: str) -> None:
         """Make prompts and tokens ready for all checkpoints with this one's tokenizer and template.
 
-        Once: a suite's code may count how often it is asked.
+        It is done once, since a suite's code may count how often it is asked.
         """
         if self._drawn is not None:
             return
@@ -77,8 +77,11 @@ class Measuring:
         self._drawn = _generators()
 
     def prove_alive(self) -> None:
-        """In a fork, have all threads compute and look at a document of each task: what would wait
-        for a thread that the fork has not taken along waits here, before anything is expected."""
+        """In a fork, compute with all threads and look at a document of each task.
+
+        A fork has only the thread that forked. Code that waits for another one hangs, and hangs
+        here, where the parent expects a sign of life within seconds.
+        """
         import torch
 
         torch.ones(_ENOUGH_FOR_ALL_THREADS).sum()
@@ -202,7 +205,7 @@ class Measuring:
         torch.manual_seed(settings["seed"])
 
     def _go_on_from_prompts(self) -> None:
-        """Let what is drawn next be what follows the prompts, were they built now or before."""
+        """Draw on from where random numbers were after the prompts, whenever those were built."""
         import numpy
         import torch
 
@@ -241,12 +244,12 @@ def _generators() -> Generators:
 
 
 def _are_built(**_options: Any) -> None:
-    """In place of a task's `build_all_requests`, once they are."""
+    """In place of a task's `build_all_requests`, once its requests are built."""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch could not get the memory for a batch. What python itself cannot get, for a
-    suite's own code say, does not depend on the size of a batch."""
+    """Whether torch could not get the memory for a batch. A MemoryError of python's own, in a
+    suite's code say, does not count: smaller batches would not help."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):

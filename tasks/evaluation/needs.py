@@ -119,8 +119,8 @@ def _check_data(suite: Suite, config: dict[str, Any], where: str) -> None:
 
 
 def _configs(suite: Suite) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """What task files say, as far as they can be read without running them; groups of lm-eval's are
-    looked at when they are loaded."""
+    """Place, name and content of each task file that can be read without running it. Groups of
+    lm-eval's own are checked when they are loaded."""
     own = read_own_tasks(suite.include_directory)
     for index, task in enumerate(suite.tasks):
         files = own.get(task.task, ())

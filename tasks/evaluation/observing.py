@@ -57,10 +57,10 @@ class Observed:
 
 
 class Observing(TemplateLM):
-    """Goes before one of lm-eval's models: reports finished requests, notes what happened."""
+    """Put before one of lm-eval's models, it reports finished requests and notes odd documents."""
 
     is_length_told = True
-    """Whether it is known of an answer that it reached the largest number of tokens."""
+    """Whether the model tells which answers reached the largest number of tokens."""
 
     def begin(self, batch_size: int, advance: Advance) -> None:
         """Forget what was observed, for an evaluation that starts from its beginning."""

@@ -1,12 +1,13 @@
 """The evaluation process: `python -m tasks.evaluation.process`, which `worker` alone starts.
 
 Its first job is a suite, which it makes ready: {"ready"} or {"problem"}. Each job after that is a
-checkpoint. Most are evaluated in a process that is forked off: it finds libraries and documents as
-they were made ready, and nothing of a checkpoint that was evaluated before can be in it. What it
-leaves behind is ended before {"ended"} is said. A job with "here" is evaluated in this process,
-which ends then. Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"},
-{"halved"}, {"look"}, then {"result"} or {"problem"}. A {"look"} is answered on standard input, and
-this process hands the answer on to its fork.
+checkpoint. Most are evaluated in a fork: it has the libraries and documents that were made ready,
+and nothing of a checkpoint that was evaluated before. Processes that the fork leaves behind are
+ended before {"ended"} is sent. A job with "here" is evaluated in this process, which ends then.
+
+Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"}, {"halved"}, {"look"}, then
+{"result"} or {"problem"}. A {"look"} is answered on standard input, and this process hands the
+answer on to its fork.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LOOK_EVERY = 0.02
 
 
 def main() -> None:
-    """Make the suite ready and evaluate checkpoints until there is nobody to ask for another."""
+    """Make the suite ready, and evaluate checkpoints until no job comes any more."""
     job, next_job, send = take_jobs()
     take_over_orphans()
     made: list[Measuring] = []
@@ -51,7 +52,7 @@ def _evaluate_in_a_fork(
     try:
         measuring.prepare(asked["checkpoint"])
     except Exception:
-        # A process in which nothing was tried tells what is the matter.
+        # It is tried again in a fresh process, which tells what is the matter.
         traceback.print_exc()
         send({"unprepared": True})
         end_here()

@@ -21,7 +21,7 @@ _NEAR = 1e-6
 
 
 def check_new(path: Path) -> None:
-    """Refuse a place for a report before the work that it is the end of.
+    """Refuse the place of a report before its evaluation begins.
 
     Raises:
         RecipeError: something has this name, or there is no such directory.
@@ -81,7 +81,7 @@ def read_report(path: Path) -> EvaluationReport:
 def check_same_tasks(paths: Sequence[Path], reports: Sequence[EvaluationReport]) -> None:
     """Refuse reports from which a task was left out: it would be judged by the others.
 
-    A report that says why it has no scores is left to the decision.
+    A report of a failed evaluation has no scores, and is left to the decision.
 
     Raises:
         RecipeError: names a task that one has and another has not.

@@ -20,7 +20,7 @@ MOST_CHARACTERS = 1 << 26
 
 
 def build(tasks: dict[str, Any], settings: dict[str, Any], checkpoint: str) -> TokensOnly:
-    """Build every task's requests; the model without weights whose tokenizer they are for."""
+    """Build every task's requests. Returns the model, without weights, that tokenizes them."""
     model = TokensOnly.of(checkpoint, settings["max_length"])
     with_template = settings["apply_chat_template"]
     for task in tasks.values():

@@ -12,6 +12,18 @@ from tasks.processes.model import Problem
 def task_score(
     index: int, entry: dict[str, Any], leaves: dict[str, Any], samples: dict[str, Any]
 ) -> dict[str, Any]:
+    """The score of one entry of the suite, as `TaskScore` keeps it, but for the mean itself.
+
+    Args:
+        index: the entry's place in the suite, for messages.
+        entry: the entry.
+        leaves: its lm-eval tasks by name: one, or the members of a group.
+        samples: lm-eval's log of each document, by task.
+
+    Raises:
+        Problem: the metric is not a number for each document, no document has any text, or a
+            document has no cluster.
+    """
     metric, direction = entry["metric"], entry["higher_is_better"]
     ids: list[str] = []
     prompts: list[str] = []
@@ -55,7 +67,7 @@ def task_score(
 
 
 def mean_of_repeats(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """One report of several: each document's mean value; what is odd in the average of them."""
+    """One report of several repeats: each document's mean value, and the mean of the odd counts."""
     first = found[0]
     scores = []
     for each in zip(*(report["scores"] for report in found), strict=True):

@@ -22,8 +22,8 @@ from tasks.processes.model import OFFLINE, model_environment
 from tasks.processes.secret_variables import HUB_TOKENS
 
 ALIVE_SECONDS = 60.0
-"""How long a process that was forked off may take to compute its first sum. One that waits for a
-lock, which no other process of its holds any more, waits for ever."""
+"""How long a fork may take to compute its first sum. One that waits for a lock of a thread that it
+does not have waits for ever."""
 
 Message = dict[str, Any]
 
@@ -33,7 +33,7 @@ class CannotForkError(Exception):
 
 
 class Purpose(NamedTuple):
-    """What a process is made ready for; only what is the same in all of it is evaluated there."""
+    """What a process is made ready for. It takes evaluations of the same purpose, and no others."""
 
     suite_digest: str
     directory: str

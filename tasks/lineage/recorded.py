@@ -1,8 +1,8 @@
 """What MLflow recorded of checkpoints, by digest: the merge that made each, and its LoggedModel.
 
-A small ancestry is asked for one checkpoint at a time. As soon as it proves large, everything that
-mergeflow recorded is listed once, page by page, and looked up in memory: a search for each of a
-thousand checkpoints takes longer than a list of all.
+MLflow is asked for each checkpoint of a small ancestry. As soon as an ancestry proves large,
+everything that mergeflow recorded is listed once, page by page, and looked up in memory: a thousand
+searches take longer than one list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PAGE_OF_MODELS = 500
 
 
 class Recorded:
-    """A registry's records of merges and checkpoints, as they are asked for."""
+    """A registry's records of merges and checkpoints, fetched when they are asked for."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class Recorded:
         self._listed = False
 
     def look_up(self, digests: Iterable[str]) -> None:
-        """Fetch what is recorded of several checkpoints, which are to be asked for next."""
+        """Fetch together what is recorded of checkpoints that `merge` and `model` will ask for."""
         unknown = [digest for digest in dict.fromkeys(digests) if digest not in self._merges]
         if not unknown or self._listed:
             return

@@ -1,8 +1,8 @@
 """Answers that are odd in form: empty, cut off, repeating themselves, much longer or shorter.
 
-A score does not show them: a model that answers a question of safety with nothing is not refused
-for it. They are only counted, so how many more there are is compared without pairs of documents,
-which is the more careful way.
+A score need not show them: a model that answers questions of safety with nothing may keep it.
+Evaluations keep how many there are, and not on which documents. So two counts are compared without
+pairing documents, which takes more of a difference for chance: the careful side.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def compare_answers(
     times: float,
     quantile: float,
 ) -> tuple[AnswersOfTask, ...]:
-    """What became odd, task by task; nothing of tasks without answers, or that are not counted.
+    """What became odd, task by task. Tasks whose answers are not counted are left out.
 
     Args:
-        more: by how large a share of the documents each kind may become more frequent.
+        more: the share of a task's documents by which each kind may become more frequent.
         times: how many times longer or shorter answers may become on average.
-        quantile: of the normal distribution, for what is more than chance.
+        quantile: how many standard errors are more than chance.
     """
     found: list[AnswersOfTask] = []
     for score in candidate.scores:
@@ -44,7 +44,7 @@ def compare_answers(
 
 
 def uncounted(candidate: EvaluationReport, baseline: EvaluationReport) -> tuple[str, ...]:
-    """Tasks whose answers were counted for one of the two alone: an older mergeflow did not."""
+    """Tasks whose answers were counted for one of the two alone, as an older mergeflow did not."""
     return tuple(
         score.task
         for score in candidate.scores

@@ -12,10 +12,10 @@ from tasks.units import spell_duration
 def with_approval(
     decision: Decision, approval: Approval, within: str, roles: Roles = MERGE
 ) -> Decision:
-    """The decision that the answer leaves: the rule's own, or the base when nobody approved.
+    """The decision after a person's answer: the rule's own if they approved, else the base stays.
 
     Args:
-        within: how long was waited, as the pipeline says it.
+        within: how long the run waited, as the pipeline writes it: `8h`.
         roles: what the base is called.
     """
     when = datetime.fromisoformat(approval.at).strftime("%Y-%m-%d %H:%M UTC")

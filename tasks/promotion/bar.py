@@ -17,14 +17,15 @@ class Bar:
 
     rule: PromotionRule
     baseline: EvaluationReport
-    """The first one, which the run falls back to."""
+    """The first baseline, which the run falls back to."""
     called: str = "base"
-    """What that baseline is called; base, champion or another."""
+    """What that baseline is called: base, champion or another name, or a reference."""
     experts: Sequence[EvaluationReport] = ()
+    """Of the models that were merged."""
     others: Sequence[ComparedWith] = ()
-    """More baselines, which the calibrated gate wants beaten too."""
+    """Further baselines. The calibrated gate asks for a gain over each."""
     origin: EvaluationReport | None = None
-    """Of what the experts were made from, where it is not the baseline."""
+    """Of the checkpoint that the experts were fine-tuned from; None: that is the baseline."""
 
     @property
     def baselines(self) -> tuple[ComparedWith, ...]:

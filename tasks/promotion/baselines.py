@@ -9,8 +9,9 @@ from merge_core.records import Record
 from tasks.records import EvaluationReport
 
 OF_A_MERGE = ("base", "champion", "best_expert")
-"""Names that a merge's rule knows."""
+"""Names that a merge's rule may use. Any other text is a reference."""
 OF_AN_AVERAGE = ("latest", "best", "champion")
+"""Those of an average's rule."""
 SPOKEN = {
     "base": "base",
     "champion": "champion",
@@ -20,8 +21,8 @@ SPOKEN = {
 }
 """What each is called where people read of it."""
 MOVING = ("champion", "latest checkpoint", "best checkpoint")
-"""What a baseline is called that is another one in the next run. The others stay, and share alpha
-among the runs."""
+"""Baselines that may be another checkpoint in the next run. Any other one stays, and all runs that
+compare with it share alpha."""
 _MARKS_OF_A_REFERENCE = "/:.~$"
 """A path, org/name on the Hub, or models:/ address has one of these; a name has none."""
 
@@ -35,7 +36,7 @@ class ComparedWith(Record):
 
 
 class Compared(Record):
-    """What a decision rests on beside candidate and rule: it can be made again with this."""
+    """What a decision was made from besides candidate and rule: enough to make it again."""
 
     called: str = "base"
     """The name of the first baseline."""
@@ -43,7 +44,7 @@ class Compared(Record):
     others: tuple[ComparedWith, ...] = ()
     origin: EvaluationReport | None = None
     expert_digests: tuple[str, ...] = ()
-    """Of the experts, in the order in which the decision took them."""
+    """Digests of the experts, in the order in which the decision took them."""
 
 
 def read_baselines(value: Any, names: tuple[str, ...]) -> Any:

@@ -71,7 +71,7 @@ def resampled_improvements(
 
 
 def interval(values: Floats, confidence: float) -> tuple[float, float]:
-    """The central share of resampled values."""
+    """The ends between which the central share `confidence` of resampled values lies."""
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(values, [tail, 1.0 - tail])
     return float(low), float(high)

@@ -37,6 +37,7 @@ from tasks.statistics.recurring import nightly_rules
 from tasks.statistics.results import RetentionResult, TaskResult
 
 ODD_ANSWERS, ANSWER_LENGTH = 0.05, 2.0
+"""What a rule without the keys `odd_answers` and `answer_length` allows."""
 
 
 def gate_rule(rule: PromotionRule) -> GateRule:
@@ -62,7 +63,7 @@ def nights_of(rule: PromotionRule, baselines: Sequence[str]) -> int:
 
 
 def rule_against(numbers: GateRule, name: str, nights: int) -> GateRule:
-    """The gate's numbers against one baseline: one that stays has its part of alpha alone."""
+    """The gate's numbers against one baseline. Against one that stays, the nights share alpha."""
     return nightly_rules(numbers, nights)["champion" if name in MOVING else "anchor"]
 
 
@@ -126,6 +127,7 @@ def _against(
     bar: Bar,
     numbers: GateRule,
 ) -> Against:
+    """Plan, judge and look at the answers of one candidate against one baseline."""
     before, rule, origin = baseline.report, bar.rule, bar.origin
     own = [expert for expert in bar.experts if expert.checkpoint_digest != before.checkpoint_digest]
     must_hold = rule.must_hold or {}
@@ -187,7 +189,7 @@ def _against(
 
 
 def _verdict(verdicts: Sequence[Verdict], same: bool = False) -> Verdict:
-    """All at once: it fell back if it did against any, and is promoted if it is against each."""
+    """One verdict from several: any that fell back decides, and a promotion needs all of them."""
     if same or "fell_back" in verdicts:
         return "fell_back"
     return "inconclusive" if "inconclusive" in verdicts else "promoted"
@@ -220,7 +222,7 @@ def _comparison(
 
 
 def in_metric(before: TaskScore, change: float) -> float:
-    """A change of documents' values as one of the score: perplexities are powers of the bits."""
+    """A change of the documents' mean as a change of the score: a perplexity is a power of bits."""
     if before.scale == "power_of_two":
         return float(before.score * (1.0 - 2.0**-change))
     return change

@@ -25,8 +25,8 @@ FORMER_KEYS = {
 }
 """Keys that the calibrated gate does not have, each with the one that does its work there."""
 NIGHTS = 60
-"""How many runs on the same documents a rule is made for that compares with the champion and with
-what stays."""
+"""How many runs share alpha where a rule names the champion and a baseline that stays, and says
+nothing of `nights`."""
 
 
 class CalibratedKeys(BaseModel):
@@ -153,7 +153,7 @@ class CalibratedKeys(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _former_where_its_keys_are_written(cls, values: Any) -> Any:
-        """Rules of before there was a choice keep their meaning."""
+        """A rule that was written before there was a choice keeps its meaning."""
         if isinstance(values, dict) and values.get("gate") is None:
             rest = {key: value for key, value in values.items() if key != "gate"}
             return rest | {"gate": "former" if FORMER_KEYS.keys() & rest.keys() else "calibrated"}
@@ -186,8 +186,8 @@ class CalibratedKeys(BaseModel):
 
     @model_serializer(mode="wrap")
     def _keys_of_this_gate(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is written can be read again, and a rule of the former gate is what it always was:
-        decisions are cached by it."""
+        """Write the keys of this gate alone, so that what is written can be read again. A rule of
+        the former gate keeps the form by which its decisions are cached."""
         values: dict[str, Any] = handler(self)
         if self.gate == "former":
             strange = {"gate", *CALIBRATED_KEYS}

@@ -31,11 +31,12 @@ class Against:
     gate: CalibratedGate
     verdict: Verdict
     must_hold: Mapping[str, float]
+    """Tasks that must hold, each with its margin in units; 0: no loss at all."""
     uncounted: tuple[str, ...] = ()
     """Tasks whose answers were counted for one of the two alone."""
 
     def without_experts(self) -> Against:
-        """What was kept of them is told once, against the first baseline."""
+        """The same without what was kept of the experts: the first baseline's reasons tell it."""
         return replace(self, gate=self.gate.model_copy(update={"kept": ()}))
 
 
@@ -44,12 +45,13 @@ class All:
     """Everything that a decision is told from."""
 
     found: Sequence[Against]
-    """The baseline that the run falls back to first."""
+    """Against each baseline. The first is the one that the run falls back to."""
     verdict: Verdict
     on_inconclusive: str
     same: bool
-    """The candidate has a baseline's own weights."""
+    """Whether the candidate has a baseline's own weights."""
     nights: int
+    """How many runs share alpha against a baseline that stays."""
 
 
 def reasons(told: All) -> tuple[str, ...]:
@@ -245,7 +247,7 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule
 
 
 def about_documents(needed: int | None, now: int) -> str | None:
-    """How many more would do, to two digits; None where those of now do, or none would."""
+    """How many documents would do, to two digits. None: today's do, or no number would."""
     if needed is None or needed <= 1.05 * now:
         return None
     return number(float(f"{needed:.2g}"))

@@ -40,10 +40,10 @@ def check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> No
 
 
 def check_looks(candidate: EvaluationReport, bar: Bar) -> None:
-    """Refuse to judge what one rule has looked at on its way by another one.
+    """Refuse an evaluation that another rule could have stopped on its way.
 
     Raises:
-        StepError: the candidate's evaluation stops for another rule, or beside other baselines.
+        StepError: it was made in looks, for another rule or beside other baselines.
     """
     looks = candidate.looks
     if looks and (looks.number, looks.by) != (bar.rule.looks, bar.by):
@@ -68,7 +68,7 @@ def matching_order(score: TaskScore) -> list[int]:
 
 
 def other_prompts(candidate: TaskScore, baseline: TaskScore) -> int:
-    """Documents that the two were asked with different prompts; 0 where prompts were not kept."""
+    """How many documents had different prompts in the two; 0 where prompts were not kept."""
     asked, before = candidate.prompt_hashes, baseline.prompt_hashes
     if asked is None or before is None:
         return 0
@@ -80,7 +80,7 @@ def other_prompts(candidate: TaskScore, baseline: TaskScore) -> int:
 def said_of_batches(
     candidate: EvaluationReport, others: Sequence[EvaluationReport]
 ) -> tuple[str, ...]:
-    """That evaluations had different batch sizes, where that is known."""
+    """One sentence where evaluations are known to have had different batch sizes, else none."""
     sizes = {report.batch_size for report in (candidate, *others) if report.batch_size}
     if len(sizes) < 2:
         return ()

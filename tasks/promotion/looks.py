@@ -1,9 +1,9 @@
-"""An evaluation that is looked at before it is whole, and ends when the rule knows enough.
+"""Looks at an evaluation before it is whole. It ends when the rule knows enough.
 
-The order of the documents is fixed by the suite's own groups and a seed. After each share of them
-the rule says whether the next one is worth it, at bounds that are spent on all looks together. What
-was seen decides once: an evaluation that stopped is never gone on with, and counts for the rule and
-the baselines alone that it was stopped by.
+The suite's own groups and a seed fix the order of the documents. After each share of them the rule
+says whether it needs the next one; all looks together promote noise no more often than one would.
+An evaluation that stopped is never continued. It decides for the rule and the baselines that
+stopped it, and for no others.
 
 Imported only where a rule asks for it: the statistics load scipy.
 """
@@ -29,7 +29,7 @@ class Looks(Bar):
         return [_of_task(score, self.number) for score in self.baseline.scores]
 
     def goes_on(self, report: EvaluationReport) -> bool:
-        """Whether the next documents are worth it."""
+        """Whether the rule needs the next share of the documents."""
         return decide(report, self).verdict == "inconclusive"
 
 

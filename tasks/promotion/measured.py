@@ -1,4 +1,4 @@
-"""Whole evaluations as what the statistics take: every task, with the experts' values beside it."""
+"""From reports to what the statistics take: one measurement a task, the experts' values with it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def measurements(
     """Every task, in the candidate's order.
 
     Args:
-        candidate: before the merge, the baseline itself.
-        origin: of what the experts were made from; None: the baseline.
-        must_hold: tasks that may not lose anything, with a margin above 0 of their own.
+        candidate: what is judged. Before the merge: the baseline itself.
+        origin: of the checkpoint that the experts were fine-tuned from; None: the baseline.
+        must_hold: tasks that must hold, each with its margin in units; 0: no loss at all.
 
     Raises:
         StepError: the evaluations are not of the same documents.

@@ -6,8 +6,7 @@ from tasks.records import EvaluationReport, TaskScore
 
 
 def as_far(baseline: EvaluationReport, candidate: EvaluationReport) -> EvaluationReport:
-    """A whole evaluation with its counts of odd answers as they are of as many documents as another
-    has seen."""
+    """A whole evaluation, its counts of odd answers scaled down to the candidate's documents."""
     if candidate.looks is None:
         return baseline
     return baseline.model_copy(
@@ -16,7 +15,7 @@ def as_far(baseline: EvaluationReport, candidate: EvaluationReport) -> Evaluatio
 
 
 def said_of_looks(candidate: EvaluationReport, baseline: EvaluationReport) -> tuple[str, ...]:
-    """That an evaluation is not whole, and how much of it there is."""
+    """One sentence where an evaluation is not whole: how far it came. Else none."""
     looks = candidate.looks
     if looks is None or not looks.is_part:
         return ()

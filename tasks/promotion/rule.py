@@ -27,7 +27,7 @@ class PromotionRule(CalibratedKeys):
     """When a merged checkpoint may be promoted."""
 
     names: ClassVar[tuple[str, ...]] = OF_A_MERGE
-    """Of baselines; any other is a reference."""
+    """What a baseline may be called. Any other text is a reference."""
 
     baseline: str | tuple[str, ...] = Field(
         default="base",

@@ -20,7 +20,7 @@ def plan_before_merge(
     rule: GateRule,
     must_hold: Mapping[str, float],
 ) -> SuitePlan:
-    """The plan against one baseline. The same as in the decision that follows.
+    """The plan against one baseline. The decision after the merge has the same one.
 
     Raises:
         StepError: the evaluations are not of the same documents.
@@ -37,7 +37,7 @@ def suite_plan(
     rule: GateRule,
     must_hold: Mapping[str, float],
 ) -> SuitePlan:
-    """The statistics' plan as it is kept."""
+    """The statistics' plan as a record."""
     return SuitePlan(
         against=name,
         visible=planned.visible_change,

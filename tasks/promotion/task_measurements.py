@@ -46,8 +46,11 @@ class _Documents:
         )
 
     def among(self, whole: _Documents) -> tuple[_Documents, NDArray[np.bool_]]:
-        """These documents at their places in a whole evaluation, whose own stand for the others;
-        and which are these.
+        """This part of an evaluation, spread over the documents of a whole one.
+
+        Returns:
+            All documents, those outside of the part with the whole evaluation's values; and
+            [documents] of bool, which of them are in the part.
 
         Raises:
             UnlikeDocumentsError: one of them is not in it.
@@ -81,9 +84,9 @@ def measurement(
     """One task as the gate measures it: documents of all evaluations in the order of their ids.
 
     Args:
-        origin: of what the experts were made from; None: the baseline.
-        nan_as_worst: let a document without a finite score of the candidate's count as the worst
-            there is, for numbers to show. What decides is NaN.
+        origin: of the checkpoint that the experts were fine-tuned from; None: the baseline.
+        nan_as_worst: count a document without a finite score of the candidate's as the worst there
+            is. That is for numbers to show: what decides is NaN.
         is_part: the candidate was evaluated on some of the documents.
 
     Raises:
@@ -131,8 +134,8 @@ def measurement(
 def not_finite(score: TaskScore) -> Sequence[int]:
     """Places of the documents without a finite score.
 
-    Records of before only count them. Such documents have the worst value there is, so as many of
-    those that have it are taken.
+    Older records only count them. Such documents have the worst value there is, so as many with
+    that value are taken.
     """
     if score.not_finite_at is not None or not score.non_finite:
         return score.not_finite_at or ()

@@ -1,7 +1,7 @@
 """One task of a comparison, as arrays: what every test of the gate starts from.
 
-All arrays have any leading axes in common, so a simulation judges thousands of candidates with the
-same code that judges one.
+All arrays share their leading axes, so the code that judges one candidate judges the thousands of a
+simulation as well.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class TaskArrays:
     def discordant(self) -> Floats:
         """[...]: how many groups contain a document that changed.
 
-        Of unequal groups each counts by its part in the effective number of groups: ten changed
-        documents that stand alone say nothing of how alike those of a large group are.
+        Unequal groups count by their part in the effective number of groups. Ten changed documents
+        that each are a group say nothing of how alike the documents of a large group are.
         """
         changed = np.asarray(self.change != 0, dtype=np.float64)
         if self.sampling.groups is None:
@@ -90,17 +90,17 @@ class TaskArrays:
 
     @cached_property
     def trend(self) -> Floats:
-        """[...]: standard errors from minus the margin as the documents so far have them.
+        """[...]: how many standard errors the mean change so far is above minus the margin.
 
-        Without the caution that an interval needs, since it is for foreseeing what more documents
-        will say. Infinite where nothing changed.
+        It foresees what more documents will say, so it has none of an interval's caution. Infinite
+        where nothing changed.
         """
         return ratio(self.spread.mean + self.margin * self.unit, np.sqrt(self.variance))
 
     @cached_property
     def needs_pseudo_group(self) -> bool:
-        """Whether a document's group has more than `large_groups` on average, or groups are so
-        unequal that they count as fewer than half."""
+        """Whether groups have more than `large_groups` documents on average, or are so unequal that
+        they count as fewer than half of their number."""
         sampling = self.sampling
         if sampling.groups is None:
             return False
@@ -115,7 +115,8 @@ class TaskArrays:
 
 
 def part_of(task: TaskArrays, seen: NDArray[np.bool_]) -> TaskArrays:
-    """What has been evaluated of a task ([documents] of bool); unit and margin stay the whole's."""
+    """The documents of a task that were seen ([documents] of bool), with the whole task's unit and
+    margin."""
     if seen.all():
         return task
     part = task.sampling.part(seen)

@@ -32,7 +32,7 @@ class Judged(NamedTuple):
     certainly_below: Bools
     """The whole interval of the primary endpoint is at or below `exceed`."""
     chance: Floats
-    """Conditional power of the least likely of all that is needed; NaN at the last look."""
+    """Conditional power of the least likely condition of a promotion; NaN at the last look."""
     promoted: Bools
     """The primary endpoint and all guards clear, and nothing is to blame."""
     fell_back: Bools

@@ -4,9 +4,8 @@
 effect, and a skew-corrected t over groups has to agree. Large or very unequal groups get a
 pseudo-group that was lost whole. Strata are not used here: pooled counts are the more careful.
 
-Other metrics: Student's t of the bounded mean change, which `pseudo_documents` with the worst
-possible change are added to, since a sample says nothing of rare and large losses that it does not
-contain.
+Other metrics: Student's t of the bounded mean change. `pseudo_documents` with the worst possible
+change are added to it, since a sample says nothing of rare and large losses that it does not hold.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Guard(NamedTuple):
 def guard(task: TaskArrays, level: float) -> Guard:
     """Test a task at minus its margin, at a one-sided level.
 
-    A statistic that is NaN is not held, and has a p of 1.
+    Where the statistic is NaN, the task is not held and p is 1.
     """
     floor = -task.margin * task.unit
     if task.kind == "binary":
@@ -78,7 +77,7 @@ def limits(task: TaskArrays, level: float) -> tuple[Floats, Floats]:
 
 
 def quantile_of(task: TaskArrays, level: float) -> float:
-    """What a task's statistic has to reach."""
+    """What a task's statistic has to reach to be certain at a level."""
     return float(student_quantile(level, _degrees(task)))
 
 
@@ -90,7 +89,7 @@ def _degrees(task: TaskArrays) -> float:
 
 
 def _counts(task: TaskArrays) -> tuple[Floats, Floats, Floats]:
-    """Documents that became right, that became wrong, and all: over the design effect."""
+    """How many documents became right, became wrong, and are there, over the design effect."""
     gained = (task.change > 0).sum(axis=-1)
     lost = (task.change < 0).sum(axis=-1)
     return gained / task.effect, lost / task.effect, task.sampling.documents / task.effect

@@ -1,8 +1,8 @@
 """Student's t of a mean over few or skewed groups, corrected for skewness by Hall (1992).
 
-A mean of rare, large losses is nearest to 0, and its standard error smallest, when few of the
-losses were drawn: then t is too sure. The cubic transformation removes that to first order, and is
-monotone, so it can be turned around into limits.
+A sample may hold few of rare, large losses. Then its mean is near 0 and its standard error small,
+so t is too sure. The cubic transformation removes that to first order. It is monotone, so its
+inverse gives limits.
 
 Hall, P. (1992), Journal of the Royal Statistical Society B 54, 221-228.
 """

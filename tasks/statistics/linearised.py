@@ -45,8 +45,8 @@ def design_effect(spread: Spread, discordant: Floats, sampling: Sampling, rule: 
     """How many documents count as one, at least 1: [...].
 
     Few groups say little of how alike their documents are. So the measured effect is averaged with
-    `shrink` pseudo-groups whose documents are all alike, and with fewer than `min_discordant`
-    groups that contain a change it is at least what such groups have.
+    `shrink` pseudo-groups whose documents are all alike. With fewer than `min_discordant` groups
+    that contain a change, it is at least the effect of such pseudo-groups.
 
     Args:
         discordant: [...], the number of groups that contain a change.

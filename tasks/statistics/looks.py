@@ -1,9 +1,9 @@
-"""Looking at an evaluation before it is complete, without promoting noise more often for it.
+"""Looks at an evaluation before it is complete, which do not promote noise more often.
 
-Bounds spend the level over equally spaced looks as O'Brien & Fleming's do (Lan & DeMets 1983);
-they are found by integrating over what has not crossed yet (Armitage, McPherson & Rowe 1969).
-Stopping for futility is not binding: it looks at conditional power (Lan, Simon & Halperin 1982) and
-only ever makes promotions rarer.
+Bounds spend the level over equally spaced looks as O'Brien & Fleming's do (Lan & DeMets 1983). They
+are found by integrating over the paths that have crossed no bound yet (Armitage, McPherson & Rowe
+1969). An evaluation also stops for futility, by conditional power (Lan, Simon & Halperin 1982).
+That is not binding: it only ever makes promotions rarer.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def levels_of_looks(looks: int, alpha: float) -> tuple[float, ...]:
 
 
 def conditional_power(statistic: Floats, information: float, final_bound: float) -> Floats:
-    """The chance to be above the final bound, if what comes is a standard error better than so far.
+    """The chance to end above the final bound, if the rest is a standard error better than so far.
 
     Args:
         statistic: [...], standard errors from what has to be exceeded, so far.

@@ -1,8 +1,8 @@
 """Runs that come again on the same documents: against the champion, and against a fixed anchor.
 
-Each night may promote one equal model by chance with probability alpha; sixty nights promote some
-in a third of all cases. And a champion that lost its margin yesterday is today's baseline. So a
-candidate has to be better than an anchor that stays, at alpha divided by the nights, as well.
+Each night promotes an equal model with probability alpha, so sixty nights promote at least one in a
+third of all cases. And a champion that lost its margin yesterday is the baseline of today. So a
+candidate has to beat an anchor that stays, too, at alpha divided by the nights.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class TaskResult:
     candidate: float
     """Scores as the metric has them, on the documents compared."""
     change: float
-    """Of unbounded metrics with each document clipped; the interval is of this."""
+    """The mean change, with each document of an unbounded metric clipped; low and high are its
+    interval."""
     low: float
     high: float
     unclipped_change: float
@@ -82,7 +83,7 @@ class RetentionResult:
     expert: str
     expert_gain: float
     kept: float
-    """The candidate's gain over the expert's."""
+    """The candidate's gain divided by the expert's."""
     low: float
     high: float
     """Interval of candidate - (1 - share) * baseline - share * expert; above 0: more was kept."""
@@ -103,7 +104,7 @@ class GateResult:
     look: int
     looks: int
     chance: float | None
-    """Of being promoted in the end, if what comes is a standard error better; None at the last."""
+    """Of a promotion in the end, if the rest is a standard error better; None at the last look."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Sampling:
 
     @cached_property
     def effective_groups(self) -> float:
-        """Kish's number, of groups: one that holds half of all documents leaves fewer than four."""
+        """Kish's number of groups. It is below four where one group holds half of all documents."""
         return float(self.total**2 / (self.group_weights**2).sum())
 
     @cached_property
