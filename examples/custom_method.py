@@ -9,17 +9,19 @@ do not run this file, put the class into a package of yours and name it in its p
     capped_task_arithmetic = "my_package.methods:CappedTaskArithmetic"
 """
 
+from __future__ import annotations
+
 import math
 import statistics
 import sys
-
-import torch
+from collections.abc import Sequence
 
 from merge_core.methods import register
 from merge_core.methods.base import Block, Kernel, Method, TensorJob
 from merge_core.methods.parameter import Parameter
 from merge_core.methods.parts.model_statistics import WholeModelSums
 from merge_core.reductions.sums import add_up
+from merge_core.runtime.lazy_torch import torch  # torch itself, once it is used
 
 
 @register
@@ -35,27 +37,29 @@ class CappedTaskArithmetic(Method):
     parameters = (Parameter("cap", "longest task vector, in medians", 1.0, low=0),)
     base = "required"
 
-    def model_statistics(self, jobs):
+    def model_statistics(self, jobs: Sequence[TensorJob]) -> WholeModelSums:
         """What is learned of the whole model before its first tensor is merged."""
         return WholeModelSums(torch.square)
 
-    def kernel(self, job):
+    def kernel(self, job: TensorJob) -> Kernel:
         """What merges one tensor."""
-        return Capped(job)
+        return _Capped(job)
 
 
-class Capped(Kernel):
+class _Capped(Kernel):
     """Holds a factor for each model; sees a tensor block by block, as float64."""
 
-    def __init__(self, job: TensorJob):
+    def __init__(self, job: TensorJob) -> None:
+        assert isinstance(job.model_statistics, WholeModelSums)
         lengths = [math.sqrt(square) for square in job.model_statistics.sums(job)]
-        longest = job.parameters["cap"] * statistics.median(lengths)
-        self.factors = [min(1.0, longest / length) if length else 0.0 for length in lengths]
+        longest = float(job.parameters["cap"]) * statistics.median(lengths)
+        self._factors = [min(1.0, longest / length) if length else 0.0 for length in lengths]
 
-    def combine(self, block: Block):
+    def combine(self, block: Block) -> torch.Tensor:
         """The merged values of a block."""
-        parts = [tau * factor for tau, factor in zip(block.task_vectors, self.factors, strict=True)]
-        return block.base + add_up(parts) / len(parts)
+        assert block.base is not None
+        pairs = zip(block.task_vectors, self._factors, strict=True)
+        return block.base + add_up([tau * factor for tau, factor in pairs]) / len(self._factors)
 
 
 if __name__ == "__main__":
