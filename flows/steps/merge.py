@@ -185,8 +185,12 @@ def merge(
     home: Home,
     calibration: Mapping[str, SourceCheckpoint] | None = None,
 ) -> CheckpointManifest:
-    """The merged checkpoint in the store, every byte of it as its manifest says, and that of this
-    recipe and these sources.
+    """Merge, or find the same merge done before: either way the result is in the store.
+
+    A merge is a cache hit where three things hold. The home has a record under its key, which is
+    `wanted.plan_digest` (`merge_core.planning.plan.plan_key` says what is in it). The record is of
+    the same recipe, method and inputs (`_fits` in `tasks/merge.py`). The checkpoint that it names
+    is in the store, with every byte as its manifest says. Otherwise the step runs.
 
     Raises:
         StepError: it was merged again for not being that, and still is not.

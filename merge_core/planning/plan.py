@@ -103,7 +103,13 @@ def plan_key(
     copy_code: bool = False,
     engine: str | None = None,
 ) -> str:
-    """The digest of the plan that `make_plan` would make.
+    """The digest of the plan that `make_plan` would make: a merge done before is found by it.
+
+    In it is all that decides the result's bytes: the recipe (`Recipe.digest`: all but its name and
+    what has its default), the content of each source by its reference, the shard size, the engine's
+    version, the code of methods from outside of the package, what was measured on calibration data,
+    whether the donor's own code is copied, whether layers are stacked. Device, threads and workers
+    change no byte and are not in it.
 
     Args:
         engine: its version, where that is known; by default headers are looked at.
