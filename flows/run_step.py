@@ -142,15 +142,11 @@ def answer_of(state: State[R]) -> R:
     return answer
 
 
-def run_together(
-    jobs: Sequence[Callable[[], R]], parallel: int, stop: Callable[[], None] = kill_children
-) -> list[R]:
+def run_together(jobs: Sequence[Callable[[], R]], parallel: int) -> list[R]:
     """Results of jobs in their order, `parallel` at a time, each inside the current flow run.
 
-    Args:
-        stop: ends what the jobs do when one of them has failed, or a person interrupts; by default
-            the child processes that they wait for.
+    When one of them has failed, or a person interrupts, the child processes that they wait for end.
     """
     if parallel == 1:
         return [job() for job in jobs]
-    return all_at_once(lambda job: job(), jobs, parallel, stop)
+    return all_at_once(lambda job: job(), jobs, parallel, kill_children)

@@ -61,7 +61,11 @@ def create_automations(client: SyncPrefectClient) -> list[str]:
             new = wanted.model_copy(update={"enabled": known.enabled, "tags": known.tags})
             if not _is(known, new):
                 client.update_automation(known.id, new)
-        elif block and entry.get("notify") and _types(known) == [DoNothing().type]:
+        elif (
+            block
+            and entry.get("notify")
+            and [each.type for each in known.actions] == [DoNothing().type]
+        ):
             # The server's own field is one that it does not take back.
             taken = set(AutomationCore.model_fields) - {"owner_resource"}
             edited = {**known.model_dump(include=taken), "actions": wanted.actions}
@@ -109,10 +113,6 @@ def _bare(value: Any) -> Any:
     if isinstance(value, list):
         return sorted((_bare(each) for each in value), key=json.dumps)
     return value
-
-
-def _types(automation: AutomationCore) -> list[str]:
-    return [each.type for each in automation.actions]
 
 
 def _waits_in_vain(automation: Automation) -> Iterator[str]:

@@ -54,9 +54,10 @@ class Deployed:
     """Messages for a person: values of the file that were left out."""
 
 
-def read_deployments(file: Path = DIRECTORY / "prefect.yaml") -> list[dict[str, Any]]:
-    """The entries of a `prefect.yaml`, without those whose flow is not installed."""
-    return [entry for entry in load_yaml(file)["deployments"] if _is_there(entry["entrypoint"])]
+def read_deployments() -> list[dict[str, Any]]:
+    """The entries of `prefect.yaml`, without those whose flow is not installed."""
+    shipped = load_yaml(DIRECTORY / "prefect.yaml")["deployments"]
+    return [entry for entry in shipped if _is_there(entry["entrypoint"])]
 
 
 def former_deployments(name: str) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from json.encoder import encode_basestring_ascii
+from operator import attrgetter
 from typing import NamedTuple
 
 from merge_core.checkpoints.safetensors_files import INDEX_SUFFIX, MODEL_STEM, SUFFIX
@@ -82,7 +82,9 @@ def index_json(slots: Sequence[Slot], shards: Sequence[PlannedShard]) -> bytes:
     """The index of several shards, as the Hub, transformers and diffusers read it."""
     index = {
         "metadata": {"total_size": sum(slot.nbytes for slot in slots)},
-        "weight_map": {slot.name: shards[slot.shard].name for slot in sorted(slots, key=_name)},
+        "weight_map": {
+            slot.name: shards[slot.shard].name for slot in sorted(slots, key=attrgetter("name"))
+        },
     }
     return (json.dumps(index, indent=2) + "\n").encode()
 
@@ -92,11 +94,6 @@ def index_name(shards: Sequence[PlannedShard]) -> str:
     return shards[0].name.rpartition("-00001-of-")[0] + INDEX_SUFFIX
 
 
-def _name(slot: Slot) -> str:
-    return slot.name
-
-
-@lru_cache(maxsize=256)
 def _extents(shape: tuple[int, ...]) -> str:
     return ",".join(map(str, shape))
 

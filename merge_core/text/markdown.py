@@ -60,11 +60,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str
     return [_line(head), "| " + " | ".join(rule) + " |", *map(_line, rows)]
 
 
-def mermaid_label(text: object, limit: int = _LONGEST_CELL) -> str:
+def mermaid_label(text: object) -> str:
     """A text that mermaid reads as a label: entities for what it would parse."""
     return "".join(
         char if char.isalnum() or char in " .-_:/@+" else f"#{ord(char)};"
-        for char in plain(text, limit)
+        for char in plain(text, _LONGEST_CELL)
     )
 
 

@@ -149,7 +149,7 @@ def check_alone(facts: CheckpointFacts, *, leads: bool = False) -> list[Finding]
                 subject=facts.name,
                 message=f"its weights are quantised{f' ({printable(method)})' if method else ''}:"
                 f" {counted(len(packed), 'tensor')} of packed or 8-bit values, {packed[0]} is"
-                f" {_dtype_name(dtype)} {list(shape)}; they cannot be averaged",
+                f" {DTYPE_NAMES.get(dtype, dtype)} {list(shape)}; they cannot be averaged",
                 mend="use the unquantised checkpoint it was made from (its model card names it),"
                 " merge, and quantise the result",
                 where=packed[0],
@@ -337,7 +337,3 @@ def _is_off(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> boo
     """Whether one of two configs sets a number, and the other says that there is none: null."""
     numbers = [settings.get(key) for settings in (ours, theirs)]
     return key in ours and None in numbers and any(isinstance(it, int | float) for it in numbers)
-
-
-def _dtype_name(code: str) -> str:
-    return DTYPE_NAMES.get(code, code)

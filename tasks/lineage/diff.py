@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+_NAMED = 20
+"""Tensors that a person is told one by one."""
+
 
 class Changed(Record):
     """One thing that is not the same in both; None where one has no such thing."""
@@ -104,7 +107,7 @@ class _Side:
 def difference(
     first: str, second: str, tracking_uri: str, progress: Progress | None = None
 ) -> VersionDifference:
-    """Compare two versions by what MLflow recorded, and their weights if both are here.
+    """Compare two versions by what MLflow recorded, and by their weights if both are on this disk.
 
     Raises:
         MergeflowError: an address names no version that mergeflow registered.
@@ -133,12 +136,8 @@ def difference(
     )
 
 
-def difference_lines(found: VersionDifference, most: int = 20) -> list[str]:
-    """A difference in lines for people.
-
-    Args:
-        most: tensors that are named one by one.
-    """
+def difference_lines(found: VersionDifference) -> list[str]:
+    """A difference in lines for people, with the tensors that differ most."""
     lines = [f"{found.first} and {found.second}"]
     if found.same_checkpoint:
         lines.append(f"  the same checkpoint, digest {found.digests[0]}")
@@ -150,18 +149,18 @@ def difference_lines(found: VersionDifference, most: int = 20) -> list[str]:
         ]
     lines += [f"  {said}" for said in found.unknown]
     if found.tensors is not None:
-        lines += _tensor_lines(found.tensors, most)
+        lines += _tensor_lines(found.tensors)
     return lines
 
 
-def _tensor_lines(tensors: TensorDifferences, most: int) -> list[str]:
+def _tensor_lines(tensors: TensorDifferences) -> list[str]:
     changed = tensors.changed
     lines = [f"  tensors: {len(changed)} of {tensors.compared} differ; norm of the difference:"]
-    for each in changed[:most]:
+    for each in changed[:_NAMED]:
         size = "infinite" if math.isinf(each.relative) else f"{each.relative:.3%}"
         lines.append(f"    {size:>10}  {each.name} (one entry by at most {each.largest:.3g})")
-    if len(changed) > most:
-        lines.append(f"    and {len(changed) - most} more, each by less")
+    if len(changed) > _NAMED:
+        lines.append(f"    and {len(changed) - _NAMED} more, each by less")
     for words, names in (
         ("only in the first", tensors.only_first),
         ("only in the second", tensors.only_second),

@@ -166,7 +166,6 @@ def run_child(
     timeout: float,
     environment: Mapping[str, str],
     on_message: Callable[[dict[str, Any]], None],
-    umask: int = -1,
 ) -> ChildEnd:
     """Run `python -P -m module` on a job until it ends or `timeout` seconds have passed.
 
@@ -175,7 +174,7 @@ def run_child(
     child's own process group).
     """
     started = time.monotonic()
-    child = Child(module, log=log, environment=environment, umask=umask)
+    child = Child(module, log=log, environment=environment)
     try:
         child.give(job)
         exited = child.listen(started + timeout, on_message)
