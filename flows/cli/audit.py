@@ -34,8 +34,9 @@ def audit(
         typer.Option(
             "--key",
             metavar="PUB",
-            help="A public key that has to have signed it, from a place that you trust. Default:"
-            " signatures are checked by the keys of the home, and there may be none.",
+            help="A public key that has to have signed it, from a place that you trust; with --all"
+            " each merge. Default: signatures are checked by the keys of the home, and there may"
+            " be none.",
         ),
     ] = None,
     tracking_uri: TrackingUri = "",

@@ -81,7 +81,7 @@ def audit_all(
     """Audit every version of every model that mergeflow registered, one after the other.
 
     Args:
-        trust: as for `audit_version`.
+        trust: as for `audit_version`; that no key vouches for a base is only told.
 
     Raises:
         StepError: MLflow refused.
@@ -89,7 +89,7 @@ def audit_all(
     with open_registry(tracking_uri) as registry:
         for version in _versions(registry):
             found = registry.client.get_model_version(version.name, str(version.version))
-            yield _audit(registry, home, found, progress, trust)
+            yield _audit(registry, home, found, progress, trust, bases_too=False)
 
 
 def looked_at(evidence: Evidence, checks: Mapping[str, Check]) -> AuditReport:
@@ -108,10 +108,17 @@ def _audit(
     version: ModelVersion,
     progress: Progress | None,
     trust: Trust | None,
+    *,
+    bases_too: bool = True,
 ) -> AuditReport:
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
         evidence = Evidence(registry, home, version, Path(scratch), progress, trust)
-        checks = OF_ANY | (OF_MERGES if evidence.is_merge else {}) | {"alias": alias.check}
+        if evidence.is_merge:
+            more = OF_MERGES
+        else:
+            look = signature.check_base if bases_too else signature.check_base_of_many
+            more = {"signature": look}
+        checks = OF_ANY | more | {"alias": alias.check}
         return looked_at(evidence, checks)
 
 

@@ -35,6 +35,7 @@ from tasks.signing.keys import PublicKey
 from tasks.signing.statement import SeenHistory
 from tasks.signing.trust import Trust
 
+_NO_MERGE = "it is registered as no merge of mergeflow's, and no key vouches for anything else"
 _NAMES = {model_signature.NAME: "the signature of the files", statement.NAME: "the statement"}
 
 
@@ -53,6 +54,18 @@ def check(evidence: Evidence, answers: Answers) -> None:
         here = {each.key_id for each in found}
         for key in (each for each in trust.keys if each.key_id not in here):
             answers.fails(f"it is not signed by {key.label}, the key that was named")
+
+
+def check_base(evidence: Evidence, answers: Answers) -> None:
+    """Only merges are signed: who asks for a key's word has none for anything else."""
+    if evidence.trust is not None and evidence.trust.named:
+        answers.fails(_NO_MERGE)
+
+
+def check_base_of_many(evidence: Evidence, answers: Answers) -> None:
+    """The same where every version is audited: a base is in every registry."""
+    if evidence.trust is not None and evidence.trust.named:
+        answers.unknown(_NO_MERGE)
 
 
 def _gone(

@@ -31,9 +31,9 @@ from tasks.registry.client import TAG, open_registry
 from tasks.registry.history import History
 from tasks.registry.runs import log_files
 from tasks.signing import model_signature, statement
-from tasks.signing.envelope import LONGEST, UnsoundError, seal
+from tasks.signing.envelope import LONGEST, UnsoundError, read_envelope, seal
 from tasks.signing.keys import PrivateKey, private_key
-from tasks.signing.statement import SeenHistory, statement_of
+from tasks.signing.statement import Facts, SeenHistory, statement_of
 from tasks.signing.trust import Trust
 
 if TYPE_CHECKING:
@@ -82,14 +82,19 @@ def sign_version(
     """
     model_signature.require_signing()
     key = private_key(home, key_named)
-    with (
-        open_registry(tracking_uri, writing=True) as registry,
-        tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch,
-    ):
-        version = find_version(registry, model_uri)
-        trust = Trust((key.public,), named=True)
-        evidence = Evidence(registry, home, version, Path(scratch), progress, trust)
-        return _Signing(evidence, key).signed()
+    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
+        with open_registry(tracking_uri) as registry:
+            version = find_version(registry, model_uri)
+            trust = Trust((key.public,), named=True)
+            evidence = Evidence(registry, home, version, Path(scratch), progress, trust)
+            signing = _Signing(evidence, key)
+            signing.prepare()
+        if signing.lacks_something:
+            # Others wait meanwhile: all that takes long is done.
+            with open_registry(tracking_uri, writing=True) as registry:
+                evidence.registry = registry
+                signing.write()
+        return signing.done()
 
 
 class _Signing:
@@ -99,18 +104,28 @@ class _Signing:
         self._evidence = evidence
         self._key = key
         self._of = key.public.key_id
-        self._run = _checked(evidence)
+        self._run, self._facts = _checked(evidence)
         self._directory = evidence.object_directory
-        self._object = evidence.manifest.object_id if evidence.manifest else ""
+        self._object = self._facts.manifest.object_id
+        self._whole = False
+        self._statement: bytes | None = None
+        self._over_files = b""
+        self.lacks_something = True
 
-    def signed(self) -> SignedVersion:
-        """The version, signed."""
+    def prepare(self) -> None:
+        """See what this key has signed before, and sign the files."""
         before = [each for each in signatures_of(self._evidence) if each.key_id == self._of]
-        whole = bool(before) and all(file.content for file in before[0].files.values())
-        if whole:
+        self._whole = bool(before) and all(file.content for file in before[0].files.values())
+        if self._whole:
             self._refuse_unsound()
-        if not (whole and self._is_noted()):
-            self._sign(before[0].files[statement.NAME].content if whole else None)
+            self._statement = before[0].files[statement.NAME].content
+        self.lacks_something = not (self._whole and self._is_noted())
+        if self.lacks_something:
+            assert self._directory is not None
+            self._over_files = self._signature(self._directory)
+
+    def done(self) -> SignedVersion:
+        """What is signed now."""
         places = [str(self._place(name)) for name in FILES]
         return SignedVersion(
             model_uri=self._evidence.address,
@@ -120,7 +135,7 @@ class _Signing:
             key_id=self._of,
             signature=places[0],
             statement=places[1],
-            already=whole,
+            already=self._whole,
         )
 
     def _refuse_unsound(self) -> None:
@@ -143,25 +158,13 @@ class _Signing:
         noted = self._run.data.tags.get(TAG + "signed_by", "").split()
         return self._of in noted and any(line.key == self._of for line in lines)
 
-    def _sign(self, made: bytes | None) -> None:
-        """Make what is missing.
-
-        Args:
-            made: the statement of a signing that was interrupted, which holds.
-        """
-        facts = facts_of(self._evidence)
-        assert facts is not None
-        assert self._directory is not None
-        over_files = self._signature(self._directory)
+    def write(self) -> None:
+        """Sign the statement, and write what is missing."""
         registry, run_id = self._evidence.registry, self._run.info.run_id
 
         def make(history: History) -> str:
-            envelope = made
-            if envelope is None:
-                head = history.head
-                seen = SeenHistory(history.chain, head) if head else None
-                envelope = seal(statement_of(facts, seen), self._key)
-            contents = dict(zip(FILES, (over_files, envelope), strict=True))
+            envelope = self._statement or self._sealed(history)
+            contents = dict(zip(FILES, (self._over_files, envelope), strict=True))
             for name, content in contents.items():
                 self._write(name, content)
             directory = f"{ARTIFACTS}/{self._of}"
@@ -178,6 +181,18 @@ class _Signing:
             key=self._of,
             why=f"by key {self._key.public.label}",
         )
+
+    def _sealed(self, history: History) -> bytes:
+        head = history.head
+        seen = SeenHistory(history.chain, head) if head else None
+        envelope = seal(statement_of(self._facts, seen), self._key)
+        try:
+            read_envelope(envelope).statement()
+        except UnsoundError as error:
+            raise StepError(
+                f"what the record says cannot be stated: {error}", where=self._evidence.address
+            ) from None
+        return envelope
 
     def _signature(self, directory: Path) -> bytes:
         """The signature over the files: the one beside the object, where it still holds."""
@@ -215,8 +230,8 @@ class _Signing:
             ) from error
 
 
-def _checked(evidence: Evidence) -> Run:
-    """The run of a version whose record holds, on a machine that has its files."""
+def _checked(evidence: Evidence) -> tuple[Run, Facts]:
+    """The run of a version whose record holds, on a machine that has its files, and its facts."""
     if not evidence.is_merge:
         raise MergeflowError(
             "this version is no merge of mergeflow's, so there is no record of how it was made",
@@ -233,14 +248,15 @@ def _checked(evidence: Evidence) -> Run:
             " again, mends what it can",
             details=wrong[:5],
         )
-    if evidence.object_directory is None or facts_of(evidence) is None:
+    facts = facts_of(evidence)
+    if evidence.object_directory is None or facts is None:
         raise CheckpointError(
             "its files or its record are not here, so nobody can vouch for them",
             where=evidence.address,
             mend="sign it on the machine where its files are",
         )
     assert evidence.run is not None
-    return evidence.run
+    return evidence.run, facts
 
 
 def _listed(directory: Path) -> dict[str, str]:

@@ -32,6 +32,10 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _MAKE = "make one with `mergeflow keys new NAME`"
 
 
+class LockedKeyError(MergeflowError):
+    """A key that its passphrase does not open, or that is asked for without one."""
+
+
 @dataclass(frozen=True)
 class PublicKey:
     """The public half of a key."""
@@ -278,8 +282,8 @@ def _public(key: ec.EllipticCurvePublicKey, name: str) -> PublicKey:
     return PublicKey(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), name)
 
 
-def _locked(path: Path, what: str) -> MergeflowError:
-    return MergeflowError(
+def _locked(path: Path, what: str) -> LockedKeyError:
+    return LockedKeyError(
         what, where=str(path), mend=f"set {PASSPHRASE} to the passphrase that it was made with"
     )
 

@@ -14,6 +14,7 @@ from tasks.signing.keys import (
     LONGEST_KEY,
     PRIVATE,
     PUBLIC,
+    LockedKeyError,
     PublicKey,
     check_name,
     read_private_key,
@@ -47,10 +48,11 @@ class Trust:
             except (NotOursError, ValueError) as error:
                 problems.append(f"the public key {path.name} is not believed: {error}")
                 continue
-            if _is_of_another(path, key):
-                problems.append(f"{path.name} is not the public half of {path.stem}{PRIVATE}")
-                continue
-            keys.append(key)
+            problem = _private_half(path, key)
+            if problem:
+                problems.append(problem)
+            else:
+                keys.append(key)
         return cls(tuple(keys), False, tuple(problems))
 
     @classmethod
@@ -108,12 +110,15 @@ def trust_key(home: Home, path: Path, name: str | None = None) -> PublicKey:
     return PublicKey(key.pem, name)
 
 
-def _is_of_another(path: Path, key: PublicKey) -> bool:
-    """Whether the private key beside a public one is another's, as far as it can be opened."""
+def _private_half(path: Path, key: PublicKey) -> str | None:
+    """What is wrong with the private key beside a public one; None, too, where it is locked."""
     private = path.with_suffix(PRIVATE)
     if not private.exists():
-        return False
+        return None
     try:
-        return read_private_key(private).public.key_id != key.key_id
-    except MergeflowError:
-        return False
+        own = read_private_key(private).public.key_id == key.key_id
+    except LockedKeyError:
+        return None
+    except MergeflowError as error:
+        return f"the key {private.name} is not believed: {error.what}"
+    return None if own else f"{path.name} is not the public half of {private.name}"

@@ -96,6 +96,19 @@ def test_an_unknown_key_cannot_be_checked_and_is_none_that_was_named(
     assert failing == [f"it is not signed by {other.label}, the key that was named"]
 
 
+def test_who_names_a_key_gets_no_base_for_a_merge(home: Audited) -> None:
+    """A merge that calls itself a base has no record to check."""
+    OfSignatures(home).api.set_model_version_tag("model", "2", "mergeflow.role", "base")
+    named = Trust.of_files([home.home.keys / "release.pub"])
+    failing = said(audit_version(home.home, URI, home.registry, trust=named), "fails")
+    assert failing == [
+        "it is registered as no merge of mergeflow's, and no key vouches for anything else"
+    ]
+    reports = list(audit_all(home.home, home.registry, trust=named))
+    assert [report.of("fails") for report in reports] == [[], [], []], "a base is everywhere"
+    assert [len(said(report, "unknown")) for report in reports] == [1, 1, 0]
+
+
 def test_unsigned_is_said_and_fails_where_a_key_was_named(
     unsigned: Audited, tmp_path: Path
 ) -> None:

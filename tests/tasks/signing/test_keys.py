@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from merge_core.errors import MergeflowError
 from merge_core.homes.home import Home
+from tasks.processes.secret_variables import without_secrets
 from tasks.signing.keys import (
     PASSPHRASE,
     key_file,
@@ -98,6 +99,10 @@ def test_a_passphrase_is_needed_once_there_is_one(
     assert private_key(home, "release").public == made
     make_key_pair(home, "other")
     assert private_key(home, "other"), "a key without a passphrase ignores it"
+
+
+def test_code_of_a_suite_or_a_model_is_not_told_the_passphrase(home: Home) -> None:
+    assert without_secrets({PASSPHRASE: "open sesame", "LANG": "C"}, home) == {"LANG": "C"}
 
 
 def test_no_cache_log_or_message_gets_a_private_key(home: Home) -> None:
@@ -193,6 +198,16 @@ def test_a_public_key_that_was_exchanged_is_named_and_does_not_count(
     assert trusted.keys == ()
     assert len(trusted.problems) == 3
     assert "release.pub is not the public half of release.pem" in trusted.problems
+
+
+def test_a_key_that_others_could_have_read_counts_no_more(home: Home) -> None:
+    make_key_pair(home, "release")
+    make_key_pair(home, "locked", "open sesame")
+    (home.keys / "release.pem").chmod(0o644)
+    trusted = Trust.of_home(home)
+    assert [key.name for key in trusted.keys] == ["locked"]
+    assert len(trusted.problems) == 1
+    assert "release.pem is not believed: others than its owner" in trusted.problems[0]
 
 
 def test_a_private_key_is_not_taken_for_a_public_one(home: Home) -> None:
