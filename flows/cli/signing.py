@@ -177,4 +177,15 @@ def _ask_for_passphrase(terminal: Terminal, named: str, keys: Path) -> None:
 
 
 def _asked(*, confirm: bool) -> str:
+    import sys
+
+    from merge_core.errors import MergeflowError
+    from tasks.signing.keys import PASSPHRASE
+
+    if not sys.stdin.isatty():
+        raise MergeflowError(
+            "there is no terminal to ask for the passphrase",
+            where="mergeflow keys new",
+            mend=f"set {PASSPHRASE}, or take --passphrase out",
+        )
     return str(typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import stat
@@ -50,6 +51,20 @@ def test_a_key_is_made_listed_and_handed_out(
         {"name": "partner", "key_id": theirs.key_id, "signs": False},
         {"name": "release", "key_id": made["key_id"], "signs": True},
     ]
+
+
+def test_a_passphrase_is_not_asked_for_without_a_terminal(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("open sesame\nopen sesame\n"))
+    assert run(["keys", "new", "release", "--passphrase"]) == BAD_INPUT
+    assert "set MERGEFLOW_KEY_PASSPHRASE" in capsys.readouterr().err
+    assert not home.keys.exists()
+    monkeypatch.setenv("MERGEFLOW_KEY_PASSPHRASE", "open sesame")
+    assert run(["keys", "new", "release", "--passphrase"]) == PROMOTED
+    assert b"ENCRYPTED" in (home.keys / "release.pem").read_bytes()
+    monkeypatch.delenv("MERGEFLOW_KEY_PASSPHRASE")
+    assert run(["keys", "new", "other"]) == PROMOTED
 
 
 def test_no_command_prints_a_private_key(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,21 @@ def test_securesystemslib_verifies_the_statement(signed: OfSignatures, tmp_path:
         Envelope.from_dict(json.loads(signed.signature(STATEMENT).read_bytes())).verify(
             [stranger], 1
         )
+
+
+def test_what_the_page_shows_verifies_the_statement(signed: OfSignatures, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "signing.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    shutil.copy(signed.home.home.keys / "release.pub", tmp_path)
+    shutil.copy(signed.signature(STATEMENT), tmp_path)
+
+    def shown() -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", program]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert json.loads(shown().stdout)["predicate"]["runDetails"]["builder"]["id"]
+    shutil.copy(key(Home(tmp_path / "evil")).path.with_suffix(".pub"), tmp_path)
+    assert "VerificationError" in shown().stderr
 
 
 def test_the_types_of_in_toto_and_slsa_take_what_was_signed(signed: OfSignatures) -> None:
