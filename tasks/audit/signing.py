@@ -118,11 +118,13 @@ class _Signing:
         self._whole = bool(before) and all(file.content for file in before[0].files.values())
         if self._whole:
             self._refuse_unsound()
-            self._statement = before[0].files[statement.NAME].content
-        self.lacks_something = not (self._whole and self._is_noted())
-        if self.lacks_something:
+            files = before[0].files
+            self._over_files = files[model_signature.NAME].content or b""
+            self._statement = files[statement.NAME].content
+        else:
             assert self._directory is not None
             self._over_files = self._signature(self._directory)
+        self.lacks_something = not (self._whole and self._is_noted())
 
     def done(self) -> SignedVersion:
         """What is signed now."""
@@ -156,7 +158,8 @@ class _Signing:
         tags = dict(registry.client.get_registered_model(name).tags)
         lines = signed_lines(self._evidence, tags)
         noted = self._run.data.tags.get(TAG + "signed_by", "").split()
-        return self._of in noted and any(line.key == self._of for line in lines)
+        here = all(self._place(each).exists() for each in FILES)
+        return here and self._of in noted and any(line.key == self._of for line in lines)
 
     def write(self) -> None:
         """Sign the statement, and write what is missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from tasks.audit.report import AuditReport
 from tasks.audit.signing import sign_version
 from tasks.registry.alias import AliasKeeper
 from tasks.registry.client import open_registry
+from tasks.signing.envelope import UnsoundError
 from tasks.signing.keys import make_key_pair
+from tasks.signing.model_signature import read_model_signature
 from tasks.signing.trust import Trust
 from tests.support.audited import Audited
 from tests.support.edited_objects import flip
@@ -152,6 +155,43 @@ def test_signing_again_writes_nothing(home: Audited) -> None:
     again = sign_version(home.home, URI, home.registry, "release")
     assert again.already
     assert _everything(home) == before
+
+
+def test_a_copy_beside_the_object_that_is_lost_is_written_again(home: Audited) -> None:
+    at = OfSignatures(home)
+    before = {name: at.signature(name).read_bytes() for name in (FILES, STATEMENT)}
+    shutil.rmtree(home.home.signatures)
+    assert audit_version(home.home, URI, home.registry).holds
+    sign_version(home.home, URI, home.registry, "release")
+    for name, content in before.items():
+        assert at.beside(name).read_bytes() == at.signature(name).read_bytes() == content
+    assert audit_version(home.home, URI, home.registry).holds
+
+
+def test_a_merge_of_before_locks_were_kept_is_signed_by_what_it_has(unsigned: Audited) -> None:
+    at = Tamperer(unsigned)
+    at.artifact("lock.json").unlink()
+    at.api.delete_tag(at.run_id, "mergeflow.lock")
+    key(unsigned.home)
+    sign_version(unsigned.home, URI, unsigned.registry, "release")
+    report = audit_version(unsigned.home, URI, unsigned.registry)
+    assert report.of("fails") == []
+    assert len(said(report, "holds")) == 1
+
+
+def test_no_bit_of_the_signature_over_the_files_can_be_changed(signed: Audited) -> None:
+    """Each byte by turns; what is still read is not signed by the key, or names another one."""
+    content, chance = OfSignatures(signed).signature(FILES).read_bytes(), random.Random(0)
+    ours = key(signed.home).public
+    assert read_model_signature(content).signer([ours]) == ours
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << chance.randrange(8)
+        try:
+            found = read_model_signature(bytes(changed))
+        except UnsoundError:
+            continue
+        assert found.signer([ours]) is None or found.key_id != ours.key_id, place
 
 
 @pytest.mark.parametrize("moment", ["the run", "the tag", "the history"])
