@@ -43,11 +43,12 @@ def check(evidence: Evidence, answers: Answers) -> None:
     """By a key that counts, over the files and the record as they are; or there is none, and
     nothing says that there has to be one."""
     trust = evidence.trust or Trust.of_home(evidence.home)
-    for problem in trust.problems:
-        answers.fails(problem)
     tags = dict(alias_state(evidence.registry, evidence.version.name).tags)
     lines = list(signed_lines(evidence, tags))
     found = signatures_of(evidence)
+    if any(trust.of_id(each.key_id) is None for each in found):
+        for problem in trust.problems:  # one of them may be why a key is not known
+            answers.fails(problem)
     _gone(evidence, found, lines, trust, answers)
     sound = [_one(evidence, each, trust, lines, tags, answers) for each in found]
     if trust.named and not any(sound):

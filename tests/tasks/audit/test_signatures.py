@@ -99,6 +99,12 @@ def test_an_unknown_key_cannot_be_checked_and_is_none_that_was_named(
     assert failing == [f"it is not signed by {other.label}, the key that was named"]
 
 
+def test_a_key_that_has_nothing_to_do_with_a_signature_says_nothing_of_it(home: Audited) -> None:
+    (home.home.keys / "other.pub").write_text("hello")
+    reports = list(audit_all(home.home, home.registry))
+    assert [report.of("fails") + report.of("unknown") for report in reports] == [[], [], []]
+
+
 def test_who_names_a_key_gets_no_base_for_a_merge(home: Audited) -> None:
     """A merge that calls itself a base has no record to check."""
     OfSignatures(home).api.set_model_version_tag("model", "2", "mergeflow.role", "base")
