@@ -37,7 +37,7 @@ gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and w
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit tests/flows/test_signed_run.py
 
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \

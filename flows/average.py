@@ -26,6 +26,7 @@ from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate
 from flows.steps.locking import lock_of, warn_of_changes
+from flows.steps.signing import check_key
 from flows.steps.suite_plan import plan_suite
 from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
@@ -87,6 +88,7 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         if idle:
             return idle
         check_registry(averaging.register_as, home)
+        check_key(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             with Evaluators(home.scratch) as evaluators:

@@ -118,6 +118,21 @@ class Register(Section):
         description="Keep the names of the user and of the machine in the run's lock.json.",
         json_schema_extra={"position": 3},
     )
+    sign: str | None = Field(
+        default=None,
+        title="Key to sign with",
+        description="A name of `mergeflow keys list`, or the absolute path of a private key. Empty:"
+        " the result is not signed.",
+        min_length=1,
+        max_length=4096,
+        json_schema_extra={"position": 4},
+    )
+
+    @model_validator(mode="after")
+    def _signs_a_version(self) -> Register:
+        if self.sign is not None and self.model is None:
+            raise ValueError("sign: what is signed is a registered version; set model too")
+        return self
 
     @field_validator("tracking_uri")
     @classmethod

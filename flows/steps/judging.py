@@ -16,6 +16,7 @@ from flows.steps.against import said_against
 from flows.steps.artifacts import publish_links, publish_report
 from flows.steps.lineage_page import publish_lineage
 from flows.steps.scores import Scores
+from flows.steps.signing import sign
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
@@ -164,6 +165,7 @@ def register(
         home=home,
         champion_seen=champion,
     )
+    sign(pipeline, home, registration)
     publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else candidate.baseline.path

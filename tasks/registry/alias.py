@@ -230,7 +230,8 @@ class AliasKeeper:
             history = self._begin(state)
             assert history is not None
             facts = {**chosen.facts(), "version": state.holder}
-            last = history.lines[-1] if history.lines else None
+            told = [line for line in history.lines if line.event != "signed"]
+            last = told[-1] if told else None
             if last is not None and last.event == "kept" and _says(last.model_dump(), facts):
                 return  # the same run, again
             self._write("kept", **facts)
@@ -270,6 +271,19 @@ class AliasKeeper:
                 self._write("unpinned", **{**chosen.facts(), "version": state.holder})
                 self._remember_head()
             return state
+
+    def sign(self, make: Callable[[History], str], **facts: str) -> None:
+        """Write down that a version was signed.
+
+        Args:
+            make: signs; is given how far the history goes, and gives the sha256 of the statement.
+            facts: `version`, `run_id`, `key` and `why` of the line.
+        """
+        with self._alone():
+            history = self._begin(self.state())
+            assert history is not None
+            self._write("signed", statement=make(history), **facts)
+            self._remember_head()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
