@@ -1,0 +1,153 @@
+"""The part of the page about task vectors: lengths, conflicts and ranks by layer, pairs."""
+
+from __future__ import annotations
+
+from merge_core.operations.diagnosis.ranks import MOST_LAYERS, MOST_ROWS
+from merge_core.operations.diagnosis.weights import WeightDiagnosis
+from merge_core.operations.profile import Section
+from merge_core.tensors.names import stack_of
+from tasks.diagnosis.diagnosis import Diagnosis
+from tasks.diagnosis.svg import Series, line_chart, text
+
+_MOST_PAIRS = 6
+"""Lines in one picture; the table has all pairs."""
+
+
+def weights_part(found: Diagnosis) -> str:
+    """Pictures by layer, and tables; of a recipe without a base, why there are none."""
+    weights = found.weights
+    if weights is None:
+        return f"<section><h2>Task vectors</h2><p>{text(found.no_weights)}</p></section>"
+    pictures = [_lengths(found, weights), _ranks(found, weights)]
+    if weights.profile.pairs:
+        pictures[1:1] = [_conflicts(found, weights)]
+    return (
+        "<section><h2>Task vectors</h2><p>What fine-tuning changed: each model less the base.</p>"
+        f'{_models(found, weights)}{_pairs(found, weights)}<div class="pair">'
+        f"{''.join(pictures)}</div>{_notes(weights)}</section>"
+    )
+
+
+def _models(found: Diagnosis, weights: WeightDiagnosis) -> str:
+    overall = weights.profile.overall
+    ranks = [
+        [share for share in column if share is not None]
+        for column in zip(*(part.shares for part in weights.ranks), strict=True)
+    ] or [[] for _ in found.models]
+    rows = "".join(
+        f"<tr><td>{text(name)}</td><td>{overall.norms[k]:.4g}</td>"
+        f"<td>{overall.relative_norms[k]:.1%}</td><td>{overall.changed[k]:.0%}</td>"
+        + "".join(f"<td>{kept:.0%}</td>" for kept in overall.kept[k])
+        + f"<td>{f'{sum(ranks[k]) / len(ranks[k]):.0%}' if ranks[k] else '-'}</td></tr>"
+        for k, name in enumerate(found.names)
+    )
+    kept = "".join(f"<th>kept at {density:g}</th>" for density in weights.profile.densities)
+    return (
+        '<div class="scroll"><table><tr><th>model</th><th>length</th><th>of the base\'s</th>'
+        f"<th>entries changed</th>{kept}<th>effective rank</th></tr>{rows}</table></div>"
+        '<p class="quiet">Kept at: share of the squared length that is left when only that share of'
+        " the largest entries stays. Effective rank: of the largest possible, the mean over layers."
+        "</p>"
+    )
+
+
+def _pairs(found: Diagnosis, weights: WeightDiagnosis) -> str:
+    profile, clashes = weights.profile, weights.clashes
+    if not profile.pairs:
+        return ""
+    rows = "".join(
+        f"<tr><td>{text(found.names[i])}, {text(found.names[j])}</td>"
+        f"<td>{'-' if cosine is None else f'{cosine:+.3f}'}</td><td>{conflict:.0%}</td>"
+        f"<td>{opposed:.0%}</td><td>{lost:.0%}</td></tr>"
+        for (i, j), cosine, conflict, opposed, lost in zip(
+            profile.pairs,
+            profile.overall.cosines,
+            profile.overall.conflicts,
+            clashes.opposed,
+            clashes.cancelled,
+            strict=True,
+        )
+    )
+    return (
+        '<div class="scroll"><table><tr><th>pair</th><th>cosine</th>'
+        "<th>entries of opposite signs</th><th>magnitude in them</th>"
+        f"<th>magnitude a sum loses</th></tr>{rows}</table></div>"
+        '<p class="quiet">Independent task vectors of one length have cosine 0 and half of their'
+        " entries in conflict, and their sum loses 29 % of the magnitude. An election of signs as"
+        f" TIES holds it would drop {clashes.outvoted:.0%} here.</p>"
+    )
+
+
+def _lengths(found: Diagnosis, weights: WeightDiagnosis) -> str:
+    sections = _sections(weights)
+    series = [
+        Series(name, [section.relative_norms[k] for section in sections], colour=k)
+        for k, name in enumerate(found.names)
+    ]
+    return line_chart(
+        "Length of the task vectors, of the base's",
+        [_label(section.name) for section in sections],
+        series,
+        axis="layer",
+        told=lambda value: f"{value:.3g}" if abs(value) < 0.001 else f"{value:.1%}",
+    )
+
+
+def _conflicts(found: Diagnosis, weights: WeightDiagnosis) -> str:
+    layers = weights.layer_clashes or (weights.clashes,)
+    series = [
+        Series(
+            f"{found.names[i]}, {found.names[j]}", [c.cancelled[k] for c in layers], colour=k + 2
+        )
+        for k, (i, j) in list(enumerate(weights.profile.pairs))[:_MOST_PAIRS]
+    ]
+    return line_chart(
+        "Magnitude that a sum of two loses to opposite signs (dashed: independent vectors)",
+        [_label(layer.name) for layer in layers],
+        series,
+        axis="layer",
+        told=lambda value: f"{value:.0%}",
+        ruler=1.0 - 0.5**0.5,
+    )
+
+
+def _ranks(found: Diagnosis, weights: WeightDiagnosis) -> str:
+    if not weights.ranks:
+        return ""
+    series = [
+        Series(name, [part.shares[k] for part in weights.ranks], colour=k)
+        for k, name in enumerate(found.names)
+    ]
+    return line_chart(
+        "Effective rank of the task vectors, of the possible",
+        [_label(part.name) for part in weights.ranks],
+        series,
+        axis="layer",
+        told=lambda value: f"{value:.0%}",
+    )
+
+
+def _notes(weights: WeightDiagnosis) -> str:
+    sampled = [matrix for matrix in weights.matrices if matrix.rows < matrix.of_rows]
+    rows = f" Of {len(sampled)} matrices {MOST_ROWS} rows stand for all." if sampled else ""
+    skipped = weights.profile.skipped
+    left = f" Without a task vector: {', '.join(map(text, skipped))}." if skipped else ""
+    return (
+        '<p class="quiet">Effective rank: the exponential of the entropy of the singular values'
+        f" (Roy and Vetterli 2007), of at most {MOST_LAYERS} layers.{rows}{left}</p>"
+    )
+
+
+def _sections(weights: WeightDiagnosis) -> list[Section]:
+    profile = weights.profile
+    ends = {section.name: section for section in profile.groups}
+    if not profile.layers:
+        return list(profile.groups)
+    first = [ends["embeddings"]] if "embeddings" in ends else []
+    last = [ends["head"]] if "head" in ends else []
+    return [*first, *profile.layers, *last]
+
+
+def _label(name: str) -> str:
+    stack = stack_of(name)
+    return str(stack[1]) if stack else {"embeddings": "emb."}.get(name, name)[:12]
