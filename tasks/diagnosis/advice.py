@@ -15,6 +15,7 @@ from merge_core.operations.diagnosis.weights import DENSITIES, WeightDiagnosis
 from merge_core.records import Record
 from merge_core.verification.verify import CompatibilityReport
 from tasks.diagnosis.curves import Curve, Curves
+from tasks.diagnosis.svg import percent
 
 Sure = Literal["sure", "likely", "perhaps"]
 """`sure`: measured on your documents, with an interval, or told by the weights themselves.
@@ -154,12 +155,12 @@ def _of_pairs(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
         found.append(
             Advice(
                 do="Try TIES, which lets signs be elected, beside the plain sum",
-                because=f"{overall.conflicts[worst]:.0%} of the entries that both {names[i]} and"
-                f" {names[j]} changed have opposite signs, and their sum loses"
-                f" {weights.clashes.cancelled[worst]:.0%} of their magnitude",
+                because=f"{percent(overall.conflicts[worst])} of the entries that both"
+                f" {names[i]} and {names[j]} changed have opposite signs, and their sum loses"
+                f" {percent(weights.clashes.cancelled[worst])} of their magnitude",
                 sure="perhaps",
-                source=f"from {CANCELLED:.0%}; Yadav et al. 2023, arXiv:2306.01708. Against it:"
-                f" {_SUM_IS_HARD_TO_BEAT}",
+                source=f"from {percent(CANCELLED)}; Yadav et al. 2023, arXiv:2306.01708. Against"
+                f" it: {_SUM_IS_HARD_TO_BEAT}",
             )
         )
     return found
@@ -177,7 +178,7 @@ def _of_shapes(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
         found.append(
             Advice(
                 do=f"Try density 0.2 for {', '.join(cheap)}",
-                because=f"its largest fifth has at least {KEPT:.0%} of the squared length, so"
+                because=f"its largest fifth has at least {percent(KEPT)} of the squared length, so"
                 " trimming costs little",
                 sure="perhaps",
                 source="65 % for a normal distribution; docs/task-vectors.md",
@@ -191,11 +192,11 @@ def _of_shapes(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
                 Advice(
                     do=f"Try a method that merges directions (tsv_m, iso_c) for {name}, or keep it"
                     " as an adapter (`mergeflow adapter extract`)",
-                    because=f"its effective rank is {mean:.1%} of the possible one: it went in few"
-                    " directions",
+                    because=f"its effective rank is {percent(mean)} of the possible one: it went in"
+                    " few directions",
                     sure="perhaps",
-                    source=f"below {FEW_DIRECTIONS:.0%}; Roy and Vetterli 2007; Gargiulo et al."
-                    " 2025, arXiv:2412.00081",
+                    source=f"below {percent(FEW_DIRECTIONS)}; Roy and Vetterli 2007; Gargiulo et"
+                    " al. 2025, arXiv:2412.00081",
                 )
             )
     return found
@@ -237,6 +238,8 @@ def _of_scales(
             continue
         strength = strengths.get(index)
         because = f"of the scales tried {best.at:g} is the best, and {edge:g} is certainly worse"
+        if _is_worse_than_base(curve, edge):
+            because += " than it and than the base: there the task vector has left the basin"
         if strength is not None and strength >= edge:
             do = f"Lower the weight of {names[index]}, which is {strength:g}, to about {best.at:g}"
         elif strength is None and edge <= 1.0:
@@ -246,7 +249,7 @@ def _of_scales(
         found.append(
             Advice(
                 do=do,
-                because=because + ": beyond it the task vector leaves the basin",
+                because=because,
                 sure="sure",
                 source=f"{curves.documents} documents; Ilharco et al. 2023, arXiv:2212.04089",
             )

@@ -83,7 +83,8 @@ def _barriers(found: Diagnosis, curves: Curves) -> str:
         return ""
     return (
         '<h3>Loss barriers</h3><div class="scroll"><table><tr><th>between</th><th>height in units'
-        f"</th><th>surely</th><th>at</th><th>meaning</th></tr>{rows}</table></div>"
+        "</th><th>surely</th><th>at</th><th class='text'>meaning</th></tr>"
+        f"{rows}</table></div>"
         '<p class="quiet">The highest loss above the straight line between the losses of both ends.'
         " Below 0 the way bends down: the mean is better than its ends would have it.</p>"
     )

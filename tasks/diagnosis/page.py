@@ -17,11 +17,12 @@ import numpy as np
 from merge_core.findings import counted
 from merge_core.operations.diagnosis.sample import Sample
 from merge_core.text.plain import plain
+from merge_core.verification.verify import CheckpointRow
 from tasks.diagnosis.advice import Advice
 from tasks.diagnosis.diagnosis import Diagnosis
 from tasks.diagnosis.loss_part import loss_part
 from tasks.diagnosis.start import weights_to_try
-from tasks.diagnosis.svg import text
+from tasks.diagnosis.svg import percent, text
 from tasks.diagnosis.weights_part import weights_part
 
 _HERE = Path(__file__).parent
@@ -91,7 +92,7 @@ def _item(advice: Advice) -> str:
 
 def _ancestry(found: Diagnosis) -> str:
     rows = "".join(
-        f"<tr><td>{text(row.reference)}</td><td>{_share(row.relative_norm)}</td>"
+        f"<tr><td>{text(row.reference)}</td><td>{_distance(found, row)}</td>"
         f"<td>{_plain(row.median_cosine)}</td><td class='text'>{text(row.verdict)}</td>"
         f"<td>{text(row.digest[:12])}</td></tr>"
         for row in found.compatibility.rows
@@ -100,9 +101,9 @@ def _ancestry(found: Diagnosis) -> str:
     return (
         "<section><h2>Ancestry</h2><p>How far each checkpoint is from the"
         f" {'base' if found.compatibility.base else 'first of them'}, relative to its length, and"
-        ' the median cosine of their tensors, from a sample of the weights.</p><div class="scroll">'
-        "<table><tr><th>checkpoint</th><th>distance</th><th>cosine</th><th>verdict</th>"
-        f"<th>digest</th></tr>{rows}</table></div>"
+        ' the median cosine of a sample of their tensors.</p><div class="scroll">'
+        "<table><tr><th>checkpoint</th><th>distance</th><th>cosine</th>"
+        f"<th class='text'>verdict</th><th>digest</th></tr>{rows}</table></div>"
         + (f"<ul>{findings}</ul>" if findings else "")
         + "</section>"
     )
@@ -157,8 +158,12 @@ def _block(lines: str) -> str:
     return "\n".join(map(text, lines.splitlines()))
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def _distance(found: Diagnosis, row: CheckpointRow) -> str:
+    """Of all weights where they were read, else of the sample that verify takes."""
+    if found.weights is not None and row.reference in found.models:
+        place = found.models.index(row.reference)
+        return percent(found.weights.profile.overall.relative_norms[place])
+    return "-" if row.relative_norm is None else percent(row.relative_norm)
 
 
 def _plain(value: float | None) -> str:

@@ -65,6 +65,11 @@ def line_chart(
     )
 
 
+def percent(value: float) -> str:
+    """A share, with three digits at most."""
+    return f"{100 * value:.3g} %"
+
+
 def text(value: object) -> str:
     """A stranger's text as HTML's."""
     return escape(plain(value))

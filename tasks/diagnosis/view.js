@@ -159,13 +159,13 @@
     const centre = box.map(([low, high]) => (low + high) / 2);
     const place = ([px, py]) => [280 + (px - centre[0]) / room, 130 - (py - centre[1]) / room];
     const line = (p, q, look) => { const [m, n] = [place(p), place(q)]; return svg("line", { x1: m[0], y1: m[1], x2: n[0], y2: n[1], class: look }); };
-    const dot = (p, look, label, below) => { const m = place(p); return [svg("circle", { cx: m[0], cy: m[1], r: 5, class: look }), svg("text", { x: Math.max(40, Math.min(520, m[0])), y: Math.max(14, Math.min(254, m[1] + (below ? 20 : -10))), "text-anchor": "middle" }, label)]; };
-    const nodes = [];
-    if (wide) nodes.push(line([0, 0], a, "grid"), line([0, 0], b, "grid"), ...dot([0, 0], "end", "0", true));
+    const dot = (p, look, label) => { const m = place(p); return [svg("circle", { cx: m[0], cy: m[1], r: 5, class: look }), svg("text", { x: m[0] + (m[0] > 420 ? -12 : 12), y: m[1] + 4, "text-anchor": m[0] > 420 ? "end" : "start" }, label)]; };
+    const origin = how.method === "slerp" ? "0" : "base", nodes = [];
+    if (wide) nodes.push(line([0, 0], a, "grid"), line([0, 0], b, "grid"), ...dot([0, 0], "end", origin));
     nodes.push(line(a, b, "chord"));
     nodes.push(svg("path", { d: way.map((p, k) => `${k ? "L" : "M"}${place(p).map((v) => v.toFixed(1)).join(" ")}`).join(""), class: "line merged" }));
     const label = (index) => (index < 0 ? "base" : page.names[index]);
-    nodes.push(...dot(a, "end", label(how.from), true), ...dot(b, "end", label(how.to), false), ...dot(at(how.t), "here", `t = ${how.t}`, false));
+    nodes.push(...dot(a, "end", label(how.from)), ...dot(b, "end", label(how.to)), ...dot(at(how.t), "here", `t = ${how.t}`));
     $("pg-arc").replaceChildren(...nodes);
   }
 
@@ -177,9 +177,12 @@
     $("pg-seed-row").hidden = !Playground.DRAWS.has(method);
     for (const id of ["pg-from-row", "pg-to-row", "pg-t-row"]) $(id).hidden = !arcs;
     for (const option of document.querySelectorAll("#pg-from option[value='-1'], #pg-to option[value='-1']")) option.disabled = method === "nuslerp";
-    if (method !== "nuslerp") return;
-    if ($("pg-from").value === "-1") $("pg-from").value = "0";
-    if ($("pg-to").value === "-1") $("pg-to").value = "1";
+    if (!arcs) return;
+    const places = method === "nuslerp" ? [] : ["-1"];
+    places.push(...page.names.keys());
+    if (method === "nuslerp" && $("pg-from").value === "-1") $("pg-from").value = "0";
+    // An arc has two ends.
+    if ($("pg-to").value === $("pg-from").value || (method === "nuslerp" && $("pg-to").value === "-1")) $("pg-to").value = String(places.find((place) => String(place) !== $("pg-from").value));
   }
 
   function keys() {

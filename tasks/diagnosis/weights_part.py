@@ -7,7 +7,7 @@ from merge_core.operations.diagnosis.weights import WeightDiagnosis
 from merge_core.operations.profile import Section
 from merge_core.tensors.names import stack_of
 from tasks.diagnosis.diagnosis import Diagnosis
-from tasks.diagnosis.svg import Series, line_chart, text
+from tasks.diagnosis.svg import Series, line_chart, percent, text
 
 _MOST_PAIRS = 6
 """Lines in one picture; the table has all pairs."""
@@ -36,9 +36,9 @@ def _models(found: Diagnosis, weights: WeightDiagnosis) -> str:
     ] or [[] for _ in found.models]
     rows = "".join(
         f"<tr><td>{text(name)}</td><td>{overall.norms[k]:.4g}</td>"
-        f"<td>{overall.relative_norms[k]:.1%}</td><td>{overall.changed[k]:.0%}</td>"
-        + "".join(f"<td>{kept:.0%}</td>" for kept in overall.kept[k])
-        + f"<td>{f'{sum(ranks[k]) / len(ranks[k]):.0%}' if ranks[k] else '-'}</td></tr>"
+        f"<td>{percent(overall.relative_norms[k])}</td><td>{percent(overall.changed[k])}</td>"
+        + "".join(f"<td>{percent(kept)}</td>" for kept in overall.kept[k])
+        + f"<td>{f'{percent(sum(ranks[k]) / len(ranks[k]))}' if ranks[k] else '-'}</td></tr>"
         for k, name in enumerate(found.names)
     )
     kept = "".join(f"<th>kept at {density:g}</th>" for density in weights.profile.densities)
@@ -57,8 +57,8 @@ def _pairs(found: Diagnosis, weights: WeightDiagnosis) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{text(found.names[i])}, {text(found.names[j])}</td>"
-        f"<td>{'-' if cosine is None else f'{cosine:+.3f}'}</td><td>{conflict:.0%}</td>"
-        f"<td>{opposed:.0%}</td><td>{lost:.0%}</td></tr>"
+        f"<td>{'-' if cosine is None else f'{cosine:+.3f}'}</td><td>{percent(conflict)}</td>"
+        f"<td>{percent(opposed)}</td><td>{percent(lost)}</td></tr>"
         for (i, j), cosine, conflict, opposed, lost in zip(
             profile.pairs,
             profile.overall.cosines,
@@ -74,7 +74,7 @@ def _pairs(found: Diagnosis, weights: WeightDiagnosis) -> str:
         f"<th>magnitude a sum loses</th></tr>{rows}</table></div>"
         '<p class="quiet">Independent task vectors of one length have cosine 0 and half of their'
         " entries in conflict, and their sum loses 29 % of the magnitude. An election of signs as"
-        f" TIES holds it would drop {clashes.outvoted:.0%} here.</p>"
+        f" TIES holds it would drop {percent(clashes.outvoted)} here.</p>"
     )
 
 
@@ -89,7 +89,7 @@ def _lengths(found: Diagnosis, weights: WeightDiagnosis) -> str:
         [_label(section.name) for section in sections],
         series,
         axis="layer",
-        told=lambda value: f"{value:.3g}" if abs(value) < 0.001 else f"{value:.1%}",
+        told=percent,
     )
 
 
@@ -106,7 +106,7 @@ def _conflicts(found: Diagnosis, weights: WeightDiagnosis) -> str:
         [_label(layer.name) for layer in layers],
         series,
         axis="layer",
-        told=lambda value: f"{value:.0%}",
+        told=percent,
         ruler=1.0 - 0.5**0.5,
     )
 
@@ -123,7 +123,7 @@ def _ranks(found: Diagnosis, weights: WeightDiagnosis) -> str:
         [_label(part.name) for part in weights.ranks],
         series,
         axis="layer",
-        told=lambda value: f"{value:.0%}",
+        told=percent,
     )
 
 
