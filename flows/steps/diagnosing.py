@@ -108,13 +108,11 @@ def files_of(
 
 def written_elsewhere(reference: str, beside: Path | None, home: Home) -> str:
     """A reference as a recipe in another directory has to write it."""
-    if reference.startswith("$"):
-        return reference
     meant = parse_reference(reference, beside, home)
     if isinstance(meant, AdaptedReference):
         halves = (meant.base_text, meant.adapter_text)
         return "+".join(written_elsewhere(half, beside, home) for half in halves)
-    if isinstance(meant, LocalReference):
+    if isinstance(meant, LocalReference) and not reference.startswith("$"):
         return str(meant.directory.absolute())
     return reference
 

@@ -63,7 +63,7 @@ def advise(
     curves: Curves | None,
     strengths: Mapping[int, float] | None = None,
 ) -> tuple[Advice, ...]:
-    """All advice, the surest first.
+    """All advice, the surest first. Where something forbids the merge, only what is sure is said.
 
     Args:
         names: of the models.
@@ -75,8 +75,10 @@ def advise(
         found += [*_of_shapes(names, weights)]
     if curves is not None:
         found += [*_of_lines(names, curves), *_of_scales(names, curves, strengths or {})]
-    if len(names) > 1 and not any(each.forbids for each in found):
-        found.append(_plain_sum(len(names)))
+    if any(each.forbids for each in found):
+        found = [each for each in found if each.sure == "sure"]
+    elif len(names) > 1:
+        found.append(_plain_sum(len(names), has_base=compatibility.base is not None))
     order = ("sure", "likely", "perhaps")
     return tuple(sorted(found, key=lambda each: (not each.forbids, order.index(each.sure))))
 
@@ -240,7 +242,9 @@ def _of_scales(
         because = f"of the scales tried {best.at:g} is the best, and {edge:g} is certainly worse"
         if _is_worse_than_base(curve, edge):
             because += " than it and than the base: there the task vector has left the basin"
-        if strength is not None and strength >= edge:
+        if best.at == 0.0 and edge == min(point.at for point in curve.points if point.at):
+            do = f"Leave {names[index]} out: at every scale that was tried it costs"
+        elif strength is not None and strength >= edge:
             do = f"Lower the weight of {names[index]}, which is {strength:g}, to about {best.at:g}"
         elif strength is None and edge <= 1.0:
             do = f"Give {names[index]} a weight below {edge:g}"
@@ -276,9 +280,10 @@ def _is_worse_than_base(curve: Curve, at: float) -> bool:
     )
 
 
-def _plain_sum(models: int) -> Advice:
+def _plain_sum(models: int, *, has_base: bool) -> Advice:
+    start = f"task arithmetic, weights of about {1 / models:.2g}" if has_base else "the plain mean"
     return Advice(
-        do=f"Start with task arithmetic, weights of about {1 / models:.2g}, and search the weights",
+        do=f"Start with {start}, and search the weights",
         because="nothing that was measured forbids it",
         sure="likely",
         source=_SUM_IS_HARD_TO_BEAT,
