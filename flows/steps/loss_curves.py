@@ -4,11 +4,14 @@ memory and evaluated by a fork, as the candidates of a search, and kept like the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from merge_core.errors import MergeflowError
+from merge_core.files.digests import digest_of
+from merge_core.files.locks import held, lock_file
+from merge_core.files.private import PRIVATE_FILE, make_private_directory
 from merge_core.homes.home import Home
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.progress import Progress, ProgressEvent
@@ -19,7 +22,7 @@ from tasks.candidate import Workshop
 from tasks.diagnosis.curves import Curves, Found, curve_of, tasks_of
 from tasks.diagnosis.points import Path
 from tasks.evaluation.evaluators import Evaluators
-from tasks.evaluation.suite import Split, Suite
+from tasks.evaluation.suite import Split, Suite, suite_digest
 from tasks.records import EvaluationReport
 
 _log = plain_log("mergeflow")
@@ -52,21 +55,11 @@ class Evaluations:
         Raises:
             MergeflowError: the base cannot be evaluated.
         """
-        workshop = Workshop(
-            home=self.home,
-            sources=self.sources,
-            suite=self.suite,
-            device=self.device,
-            threads=self.threads,
-            evaluators=self.evaluators,
-            batch_size=None,
-            shard_bytes=DEFAULT_SHARD_BYTES,
-            study="diagnose",
-        )
         recipes = {recipe.digest: recipe for path in paths for _, recipe in path.points}
+        workshop = self._workshop([*recipes])
         recipes.pop(base.digest, None)
         tell, total = self.progress or (lambda event: None), len(recipes) + 1
-        with self.slot or nullcontext():
+        with self._alone(workshop), self.slot or nullcontext():
             first = workshop.measured(base, {}, None)
             tell(ProgressEvent("diagnose", 1, total, "merges"))
             # What is compared has one batch size.
@@ -93,6 +86,31 @@ class Evaluations:
             evaluated=total - known,
             known=known,
         )
+
+    def _workshop(self, recipes: Sequence[str]) -> Workshop:
+        digests = [source.digest for source in self.sources.values()]
+        identity = digest_of([suite_digest(self.suite), digests, recipes])
+        return Workshop(
+            home=self.home,
+            sources=self.sources,
+            suite=self.suite,
+            device=self.device,
+            threads=self.threads,
+            evaluators=self.evaluators,
+            batch_size=None,
+            shard_bytes=DEFAULT_SHARD_BYTES,
+            study=f"diagnose {identity}",
+        )
+
+    @contextmanager
+    def _alone(self, workshop: Workshop) -> Iterator[None]:
+        """Wait for the same diagnosis in another process, whose evaluations are found then; and
+        remove what a killed one left."""
+        make_private_directory(self.home.scratch)
+        name = f"diagnose-{workshop.study.rpartition(' ')[2][:16]}.lock"
+        with held(lock_file(self.home.scratch / name, PRIVATE_FILE)):
+            workshop.clear()
+            yield
 
 
 def search_half(suite: Suite) -> Suite:

@@ -86,7 +86,6 @@ def test_json_is_one_value_without_the_sample_and_writes_no_file(
 @pytest.mark.parametrize(
     ("names", "more", "words"),
     [
-        (("one",), {"base": None}, "this recipe names only one"),
         (("broken", "one"), {}, "'model.norm.weight' holds NaN or infinity"),
         (("nowhere",), {}, "there is no such directory"),
     ],
@@ -102,6 +101,17 @@ def test_what_cannot_be_diagnosed_is_refused(
     assert words in shown
     assert "what to do: " in shown
     assert list(Path().iterdir()) == []
+
+
+def test_the_only_model_of_a_recipe_gets_a_base(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = said([recipe(models, "one", base=None)], capsys, 2)
+    assert "this recipe names only one" in shown
+    mend = "name the checkpoint that the model was fine-tuned from as base_model, or list another"
+    assert mend in shown
+    assert "Nothing was evaluated" in said([recipe(models, "one")], capsys)
+    assert Path("my recipe-diagnosis.html").exists()
 
 
 def test_without_a_base_it_says_what_a_base_would_show(
@@ -174,7 +184,7 @@ def test_merges_on_the_way_are_evaluated_once(
     found = json.loads(capsys.readouterr().out)
     curves = found["curves"]
     assert (curves["evaluated"], curves["known"]) == (16, 0)
-    assert not list(Path("/dev/shm").glob("mergeflow-*")), "merges are removed"
+    assert not list(home.scratch.glob("mergeflow-*")), "merges are removed"
     base, own, line = curves["curves"][0]["points"][0], *curves["curves"][1:]
     assert base["change"] == 0.0
     assert own["points"][4]["scores"] == line["points"][-1]["scores"], "the same model"
