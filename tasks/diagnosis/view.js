@@ -159,13 +159,13 @@
     const centre = box.map(([low, high]) => (low + high) / 2);
     const place = ([px, py]) => [280 + (px - centre[0]) / room, 130 - (py - centre[1]) / room];
     const line = (p, q, look) => { const [m, n] = [place(p), place(q)]; return svg("line", { x1: m[0], y1: m[1], x2: n[0], y2: n[1], class: look }); };
-    const dot = (p, look, label) => { const m = place(p); return [svg("circle", { cx: m[0], cy: m[1], r: 5, class: look }), svg("text", { x: m[0] + (m[0] > 420 ? -12 : 12), y: m[1] + 4, "text-anchor": m[0] > 420 ? "end" : "start" }, label)]; };
+    const dot = (p, look, label, left) => { const m = place(p), before = left || m[0] > 420; return [svg("circle", { cx: m[0], cy: m[1], r: 5, class: look }), svg("text", { x: m[0] + (before ? -12 : 12), y: m[1] + 4, "text-anchor": before ? "end" : "start" }, label)]; };
     const origin = how.method === "slerp" ? "0" : "base", nodes = [];
-    if (wide) nodes.push(line([0, 0], a, "grid"), line([0, 0], b, "grid"), ...dot([0, 0], "end", origin));
+    if (wide) nodes.push(line([0, 0], a, "grid"), line([0, 0], b, "grid"), ...dot([0, 0], "end", origin, true));
     nodes.push(line(a, b, "chord"));
     nodes.push(svg("path", { d: way.map((p, k) => `${k ? "L" : "M"}${place(p).map((v) => v.toFixed(1)).join(" ")}`).join(""), class: "line merged" }));
     const label = (index) => (index < 0 ? "base" : page.names[index]);
-    nodes.push(...dot(a, "end", label(how.from)), ...dot(b, "end", label(how.to)), ...dot(at(how.t), "here", `t = ${how.t}`));
+    nodes.push(...dot(a, "end", label(how.from)), ...dot(b, "end", label(how.to), wide), ...dot(at(how.t), "here", `t = ${how.t}`));
     $("pg-arc").replaceChildren(...nodes);
   }
 

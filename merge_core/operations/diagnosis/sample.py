@@ -17,6 +17,8 @@ from merge_core.tensors.block_reader import BlockReader
 from merge_core.tensors.inputs import TensorInput, values_of
 
 ENTRIES = 2048
+_WHOLE = 1 << 18
+"""Elements of a tensor that is read in one piece; of a larger one, entry by entry."""
 Row = tuple[TensorInput, ...]
 
 
@@ -56,8 +58,7 @@ def draw_sample(rows: Sequence[Row], entries: int = ENTRIES) -> Sample:
             tensors += [number] * len(wanted)
             places += wanted
             for column, source in zip(values, rows[index], strict=True):
-                read = values_of(source, reader)
-                column += [float(read(place, 1).to(torch.float32)) for place in wanted]
+                column += _values(source, reader, wanted)
     base, *models = map(tuple, values)
     return Sample(
         of=total,
@@ -67,6 +68,15 @@ def draw_sample(rows: Sequence[Row], entries: int = ENTRIES) -> Sample:
         base=base,
         models=tuple(models),
     )
+
+
+def _values(source: TensorInput, reader: BlockReader, places: Sequence[int]) -> list[float]:
+    read = values_of(source, reader)
+    if source.numel <= _WHOLE:
+        found = read(0, source.numel).to(torch.float32)[torch.tensor(places)]
+    else:
+        found = torch.cat([read(place, 1).to(torch.float32, copy=True) for place in places])
+    return [float(value) for value in found]
 
 
 def _drawn(total: int, entries: int) -> list[int]:
