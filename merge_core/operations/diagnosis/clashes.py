@@ -104,27 +104,41 @@ def measure_clashes(
 
 def _sum_run(row: Row, reader: BlockReader, first: int, last: int) -> _Sums:
     sums = _Sums.zero(len(row) - 1)
+    work = torch.float64 if row[0].dtype == "F64" else torch.float32
+    deltas = torch.empty(len(row) - 1, min(_BLOCK, last - first), dtype=work)
     read_base, *read_models = (values_of(source, reader) for source in row)
     for start in range(first, last, _BLOCK):
         count = min(_BLOCK, last - start)
-        origin = read_base(start, count).to(torch.float64, copy=True)
-        deltas = np.empty((len(read_models), count))
-        for delta, read in zip(deltas, read_models, strict=True):
-            delta[:] = (read(start, count).to(torch.float64) - origin).numpy()
-        _add(sums, deltas)
+        origin = read_base(start, count).to(work, copy=True)
+        block = deltas[:, :count]
+        for delta, read in zip(block, read_models, strict=True):
+            delta[:] = read(start, count)
+            delta -= origin
+        _add(sums, block)
     return sums
 
 
-def _add(sums: _Sums, deltas: Floats) -> None:
-    sizes = np.abs(deltas)
-    sums.magnitudes += sizes.sum(axis=1)
+def _add(sums: _Sums, deltas: torch.Tensor) -> None:
+    """Differences are in the work's precision, and everything is added up in float64."""
+    sizes, signs = deltas.abs(), deltas.sign()
+    magnitudes = [_total(size) for size in sizes]
+    sums.magnitudes += magnitudes
     for pair, (i, j) in enumerate(combinations(range(len(deltas)), 2)):
-        opposed = deltas[i] * deltas[j] < 0
-        one, other = sizes[i][opposed], sizes[j][opposed]
-        sums.opposed[pair] += one.sum() + other.sum()
-        sums.cancelled[pair] += 2.0 * np.minimum(one, other).sum()
-    elected = np.where(deltas.sum(axis=0) >= 0, 1.0, -1.0)
-    sums.outvoted += float((sizes * (deltas * elected < 0)).sum())
+        opposed = (signs[i] * signs[j]).clamp_(max=0).neg_()
+        sums.opposed[pair] += _total((sizes[i] + sizes[j]).mul_(opposed))
+        # Where signs are opposed, a sum loses the smaller of the two twice.
+        smaller = _total(torch.minimum(sizes[i], sizes[j]).mul_(opposed))
+        sums.cancelled[pair] += 2.0 * smaller
+        if len(deltas) == 2:
+            sums.outvoted += smaller
+    if len(deltas) > 2:
+        elected = torch.where(deltas.sum(dim=0) >= 0, 1.0, -1.0)
+        against = (signs * elected).clamp_(max=0).neg_()
+        sums.outvoted += _total(sizes.mul_(against))
+
+
+def _total(values: torch.Tensor) -> float:
+    return float(values.sum(dtype=torch.float64))
 
 
 def _runs(rows: Sequence[Row]) -> Iterator[tuple[int, int, int]]:

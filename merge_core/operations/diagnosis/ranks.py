@@ -25,7 +25,7 @@ MOST_ROWS = 512
 """Of a matrix whose shorter side is longer, this many rows stand for it, evenly spaced."""
 MOST_LAYERS = 12
 """Of each stack of layers, evenly spaced, the first and the last among them."""
-_CHUNK = 1 << 21
+_CHUNK = 1 << 19
 """Elements in memory at a time, for each thread."""
 Floats = npt.NDArray[np.float64]
 Row = tuple[TensorInput, ...]
