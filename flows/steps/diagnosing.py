@@ -184,7 +184,10 @@ def _diagnosed(
     page, search = files_of(found, recipe, beside, home, how.suite)
     place = home.path / "diagnoses" / f"{pipeline.name}.html"
     write_private(place, page)
-    publish_report(pipeline.name, "diagnosis", diagnosis_markdown(found, search, str(place)))
+    from tasks.diagnosis.plot import curves_png  # the drawing library is slow to import
+
+    summary = diagnosis_markdown(found, search, str(place), curves_png(found))
+    publish_report(pipeline.name, "diagnosis", summary)
     for advice in found.advice:
         _log.info("diagnosis: %s (%s): %s", advice.do, advice.sure, advice.because)
     return {

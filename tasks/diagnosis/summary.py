@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+
 from merge_core.text.markdown import block, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.diagnosis.curves import Curve
 from tasks.diagnosis.diagnosis import Diagnosis
 
 
-def diagnosis_markdown(found: Diagnosis, search: str | None, place: str) -> str:
+def diagnosis_markdown(
+    found: Diagnosis, search: str | None, place: str, picture: bytes | None = None
+) -> str:
     """Advice, curves and barriers as tables.
 
     Args:
         search: the file of a search to start from.
         place: of the page with pictures and playground.
+        picture: of the curves, a PNG.
     """
     lines = [
         f"## Diagnosis of {inline(found.name)}",
@@ -29,7 +34,11 @@ def diagnosis_markdown(found: Diagnosis, search: str | None, place: str) -> str:
     if found.curves is None:
         lines += ["", inline(found.no_curves, LONGEST)]
     else:
-        lines += ["", "### Loss along the way", "", *_curves(found), ""]
+        lines += ["", "### Loss along the way", ""]
+        if picture is not None:
+            inside = base64.b64encode(picture).decode()
+            lines += [f"![loss along the way](data:image/png;base64,{inside})", ""]
+        lines += [*_curves(found), ""]
         lines += [
             f"Changes against the base in units, on {found.curves.documents} documents of the"
             f" search half of {inline(found.curves.suite)}. Barrier: the highest loss above the"

@@ -44,6 +44,7 @@ def test_the_page_is_on_the_run_and_in_mlflow(
     page = markdown_of(state)["looked-at-diagnosis"]
     assert "## Diagnosis of looked-at" in page
     assert "| code-expert to prose-expert |" in page
+    assert "](data:image/png;base64," in page
     kept = home.path / "diagnoses" / "looked-at.html"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert str(kept) in page

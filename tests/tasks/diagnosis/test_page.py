@@ -14,6 +14,7 @@ import pytest
 
 from tasks.diagnosis.diagnosis import Diagnosis
 from tasks.diagnosis.page import diagnosis_html
+from tasks.diagnosis.plot import curves_png
 from tasks.diagnosis.summary import diagnosis_markdown
 from tests.support.diagnosed import curves_with, diagnosis, line_curve, scale_curve, weights_of
 
@@ -125,3 +126,11 @@ def test_every_number_of_the_curves_is_on_the_page_and_in_the_markdown(found: Di
     assert "a barrier" in shown
     assert "```yaml\na: 1\n```" in markdown
     assert "<script>" not in markdown
+
+
+def test_the_curves_are_a_picture_too_and_no_evaluation_is_none(found: Diagnosis) -> None:
+    picture = curves_png(found)
+    assert picture is not None
+    assert picture.startswith(b"\x89PNG")
+    assert "](data:image/png;base64," in diagnosis_markdown(found, None, "/page", picture)
+    assert curves_png(diagnosis(None, ["a", "b"], None)) is None
