@@ -24,7 +24,7 @@ def weights_part(found: Diagnosis) -> str:
     return (
         "<section><h2>Task vectors</h2><p>What fine-tuning changed: each model less the base.</p>"
         f'{_models(found, weights)}{_pairs(found, weights)}<div class="pair">'
-        f"{''.join(pictures)}</div>{_notes(weights)}</section>"
+        f"{''.join(pictures)}</div>{_groups(found, weights)}{_notes(weights)}</section>"
     )
 
 
@@ -75,6 +75,32 @@ def _pairs(found: Diagnosis, weights: WeightDiagnosis) -> str:
         '<p class="quiet">Independent task vectors of one length have cosine 0 and half of their'
         " entries in conflict, and their sum loses 29 % of the magnitude. An election of signs as"
         f" TIES holds it would drop {percent(clashes.outvoted)} here.</p>"
+    )
+
+
+def _groups(found: Diagnosis, weights: WeightDiagnosis) -> str:
+    """Embeddings, attention, mlp and so on: lengths, and the conflicts of any two models."""
+    heads = [f"length of {name}, of the base's" for name in found.names]
+    heads += [
+        f"cosine {found.names[i]}, {found.names[j]}" for i, j in weights.profile.pairs[:_MOST_PAIRS]
+    ]
+    rows = "".join(
+        f"<tr><td>{text(group.name)}</td><td>{group.parameters:,}</td>"
+        + "".join(f"<td>{percent(norm)}</td>" for norm in group.relative_norms)
+        + "".join(
+            f"<td>{'-' if cosine is None else f'{cosine:+.3f}'}</td>"
+            for cosine in group.cosines[:_MOST_PAIRS]
+        )
+        + (f"<td>{percent(group.any_conflict)}</td>" if weights.profile.pairs else "")
+        + "</tr>"
+        for group in weights.profile.groups
+    )
+    head = "".join(f"<th>{text(each)}</th>" for each in heads)
+    last = "<th>entries in conflict</th>" if weights.profile.pairs else ""
+    return (
+        "<h3>By kind of tensor</h3>"
+        f'<div class="scroll"><table><tr><th>part</th><th>parameters</th>{head}{last}</tr>'
+        f"{rows}</table></div>"
     )
 
 

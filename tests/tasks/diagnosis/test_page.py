@@ -128,6 +128,16 @@ def test_every_number_of_the_curves_is_on_the_page_and_in_the_markdown(found: Di
     assert "<script>" not in markdown
 
 
+def test_lengths_and_cosines_by_kind_of_tensor_are_on_the_page(found: Diagnosis) -> None:
+    assert found.weights is not None
+    [group] = found.weights.profile.groups
+    shown = "".join(Seen(page_of(found)).texts)
+    assert group.name == "mlp"
+    numbers = [f"{100 * norm:.3g} %" for norm in group.relative_norms]
+    cosine, conflict = group.cosines[0], f"{100 * group.any_conflict:.3g} %"
+    assert f"mlp2,048{''.join(numbers)}{cosine:+.3f}{conflict}" in shown
+
+
 def test_the_curves_are_a_picture_too_and_no_evaluation_is_none(found: Diagnosis) -> None:
     picture = curves_png(found)
     assert picture is not None
