@@ -1,8 +1,8 @@
 """What a diagnosis advises, and how sure it is: rules over its numbers, each threshold with its
 source.
 
-Where a source says "make science", the threshold is to be what that suite of experiments shows on
-the example models; until it is there, the number is a judgement of this file.
+A threshold that no source gives is a judgement of this file, and says so, until `make science`
+measures it on the example models.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Sure = Literal["sure", "likely", "perhaps"]
 """
 
 LENGTHS_APART = 2.0
-"""Longest over shortest task vector. From make science (magnitude asymmetry)."""
+"""Longest over shortest task vector. A judgement, to be measured (magnitude asymmetry)."""
 ALIKE, OPPOSED = 0.5, -0.1
 """Cosines of task vectors: docs/task-vectors.md."""
 CANCELLED = 0.2
 """Share of magnitude that a sum of two loses. Independent normal vectors of one length lose 0.29
-(1 - 1/sqrt 2), orthogonal ones are the usual case. From make science (sign conflicts)."""
+(1 - 1/sqrt 2), orthogonal ones are the usual case. A judgement, to be measured (sign conflicts)."""
 KEPT = 0.9
 """Share of squared length left at density 0.2; of a normal distribution 0.65 is."""
 FEW_DIRECTIONS = 0.15
@@ -37,8 +37,9 @@ has 0.016."""
 HIGH = 0.1
 """A barrier, in units, that is worth a warning even where a smaller one is certain."""
 
+_JUDGED = "a judgement of mergeflow's"
 _SUM_IS_HARD_TO_BEAT = (
-    "make science; arXiv:2511.21437: of six methods on language models only task arithmetic gains"
+    "arXiv:2511.21437: of six methods on language models only task arithmetic gains"
     " reliably; arXiv:2410.03617: methods differ little at scale"
 )
 
@@ -119,7 +120,7 @@ def _of_lengths(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
                     because=f"the task vector of {most} is {long / short:.1f} times as long as that"
                     f" of {least}, and outvotes it",
                     sure="likely",
-                    source=f"from {LENGTHS_APART:g} times; make science (magnitude asymmetry)",
+                    source=f"from {LENGTHS_APART:g} times, {_JUDGED}",
                 )
             )
     return found
@@ -161,8 +162,8 @@ def _of_pairs(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
                 f" {names[i]} and {names[j]} changed have opposite signs, and their sum loses"
                 f" {percent(weights.clashes.cancelled[worst])} of their magnitude",
                 sure="perhaps",
-                source=f"from {percent(CANCELLED)}; Yadav et al. 2023, arXiv:2306.01708. Against"
-                f" it: {_SUM_IS_HARD_TO_BEAT}",
+                source=f"from {percent(CANCELLED)}, {_JUDGED}; Yadav et al. 2023, arXiv:2306.01708."
+                f" Against it: {_SUM_IS_HARD_TO_BEAT}",
             )
         )
     return found
@@ -197,8 +198,8 @@ def _of_shapes(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
                     because=f"its effective rank is {percent(mean)} of the possible one: it went in"
                     " few directions",
                     sure="perhaps",
-                    source=f"below {percent(FEW_DIRECTIONS)}; Roy and Vetterli 2007; Gargiulo et"
-                    " al. 2025, arXiv:2412.00081",
+                    source=f"below {percent(FEW_DIRECTIONS)}, {_JUDGED}; Roy and Vetterli 2007;"
+                    " Gargiulo et al. 2025, arXiv:2412.00081",
                 )
             )
     return found

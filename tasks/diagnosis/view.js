@@ -223,7 +223,7 @@
   page.names.forEach((name, i) => {
     const label = html("label", `weight of ${name} `, "pg-row");
     const input = html("input");
-    Object.assign(input, { type: "range", id: `pg-weight-${i}`, min: "-1", max: "2", step: "0.05" });
+    Object.assign(input, { type: "range", id: `pg-weight-${i}`, min: "-1", max: "2", step: "0.01" });
     input.value = String(page.weights[i]);
     label.append(input, html("output"));
     $("pg-weights").append(label);
