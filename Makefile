@@ -55,8 +55,10 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/scale_out \
 		tests/faults/test_killed_worker.py tests/merge_core/distributed/test_job.py
 
-search: $(VENV)/.installed-dev  ## searches for the best merge on real models, one of them killed at ten moments (ten minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/flows/test_search.py tests/tasks/search
+search: $(VENV)/.installed-dev  ## searches and diagnoses on real models, a search killed at ten moments, the playground in Chromium (a quarter of an hour)
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m 'slow or not slow' tests/flows/test_search.py tests/tasks/search \
+		tests/flows/test_diagnose.py tests/flows/cli/test_diagnose.py tests/tasks/diagnosis tests/merge_core/operations/test_diagnosis.py
 
 wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed

@@ -20,6 +20,7 @@ from flows.cli import (
     average,
     champion,
     check,
+    diagnose,
     evaluation,
     gc,
     library,
@@ -68,6 +69,7 @@ audit.add_commands(app)
 reproduce.add_commands(app)
 signing.add_commands(app)
 search.add_commands(app)
+diagnose.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

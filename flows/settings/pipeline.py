@@ -263,6 +263,13 @@ class Pipeline(Named):
         title="Execution",
         json_schema_extra={"position": 6},
     )
+    diagnose: bool = Field(
+        default=False,
+        title="Diagnose",
+        description="Also look at merges along the way between the models, on the search half of"
+        " the suite, and say what to try: a page on the run and in MLflow.",
+        json_schema_extra={"position": 7},
+    )
 
     @field_validator("recipe", mode="before")
     @classmethod
