@@ -22,6 +22,7 @@ from flows.steps.baselines import evaluate_inputs
 from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate, Chosen
+from flows.steps.kept_suite import suite_to_keep
 from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
@@ -125,6 +126,9 @@ def merged(
     )
     evaluators.close()
     baseline = inputs.baseline.source
+    files = suite_to_keep(pipeline, suite)
+    if base and profile:
+        files["task-vectors.png"] = step.profile_picture(profile, home, base, models)
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     lock = lock_of(pipeline, resolved.locked, calibration, suite, beside, started)
     candidate = Candidate(
@@ -136,7 +140,7 @@ def merged(
         compatibility,
         lock,
         profile,
-        chosen.files if chosen else {},
+        files | dict(chosen.files if chosen else {}),
         chosen,
     )
     return conclude(candidate, home)

@@ -85,6 +85,13 @@ class Evaluate(Section):
         " of a whole model. A GPU scores one at a time.",
         json_schema_extra={"position": 3},
     )
+    keep_documents: bool | None = Field(
+        default=None,
+        title="Keep the documents",
+        description="Keep the text of the suite's documents in MLflow, and not only digests."
+        " Empty: if they all lie in the suite's own directory.",
+        json_schema_extra={"position": 4},
+    )
 
 
 class Register(Section):

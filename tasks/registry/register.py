@@ -19,22 +19,20 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
 from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
 from tasks.registry.described import where_recorded
+from tasks.registry.evaluations import record_evaluation
 from tasks.registry.facts import MergeFacts
 from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
 from tasks.registry.last_check import check_what_is_served, check_what_serves
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
 from tasks.registry.runs import (
-    approval_tags,
     ensure_merge_run,
     finish,
     is_recorded,
-    record_evaluation,
     record_merge,
 )
 from tasks.registry.versions import (
@@ -43,7 +41,6 @@ from tasks.registry.versions import (
     ensure_base_version,
     ensure_candidate_version,
     ensure_registered_model,
-    forget_approval,
 )
 from tasks.roles import MERGE, Roles
 
@@ -191,25 +188,12 @@ def _versions(
     candidate = ensure_candidate_version(
         registry,
         name,
-        manifest.as_source(),
+        manifest,
         model_ids[manifest.digest],
         run.info.run_id,
         decision,
-        {
-            "method": manifest.method,
-            "recipe_digest": facts.recipe_digest,
-            "plan_digest": manifest.plan_digest,
-            "object_id": manifest.object_id,
-            "base_digest": facts.base.digest,
-            "baseline": plain(", ".join(decision.baselines)),
-            "suite_digest": facts.suite_digest,
-            "pipeline": facts.pipeline_name or "",
-            **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
-            **(approval_tags(decision.approval) if decision.approval else {}),
-        },
+        facts.pipeline_name or "",
     )
-    if decision.approval is None:
-        forget_approval(registry, candidate, decision)
     return base, candidate
 
 

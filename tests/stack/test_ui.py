@@ -188,7 +188,10 @@ def test_the_links_of_a_run_lead_to_its_record_and_its_version_in_mlflow(
     page: Page, stack: RunningStack
 ) -> None:
     found = artifacts_of(stack, newest_run(stack)["id"])
-    for key, shown in (("zoo-mlflow-run", "task_arithmetic-"), ("zoo-mlflow-version", "zoo")):
+    for key, shown in (
+        ("zoo-mlflow-run", newest_run(stack)["name"]),
+        ("zoo-mlflow-version", "zoo"),
+    ):
         page.goto(artifact_page(stack, found[key]))
         link = page.get_by_role("link", name=re.compile("in MLflow"))
         address = link.get_attribute("href")
@@ -197,6 +200,7 @@ def test_the_links_of_a_run_lead_to_its_record_and_its_version_in_mlflow(
         page.goto(address)
         page.get_by_text(shown).first.wait_for()
         assert page.get_by_text("Page Not Found").count() == 0
+        assert "workflowType=machine_learning" in page.url, "not the pages for chats"
 
 
 def test_the_form_of_an_audit_ends_in_a_page_that_says_all_holds(
