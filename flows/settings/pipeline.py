@@ -125,6 +125,13 @@ class Register(Section):
         description="Keep the names of the user and of the machine in the run's lock.json.",
         json_schema_extra={"position": 3},
     )
+    serve: bool = Field(
+        default=False,
+        title="Link to the champion",
+        description="Let the link serving/NAME in the data directory lead to the champion, for"
+        " servers that read a directory.",
+        json_schema_extra={"position": 4},
+    )
 
     @field_validator("tracking_uri")
     @classmethod

@@ -168,6 +168,7 @@ def register(
         progress=prefect_progress(f"register {name}"),
         home=home,
         champion_seen=champion,
+        serve=pipeline.register_as.serve,
     )
     publish_lineage(pipeline.name, registration, uri)
     publish_links(pipeline.name, registration)

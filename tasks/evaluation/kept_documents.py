@@ -67,7 +67,8 @@ def kept_name(name: str) -> str:
 def _places(suite: Suite) -> tuple[list[Path], list[Path]]:
     """The suite's files below its directory, and those that are elsewhere, by links as well."""
     directory = Path(suite.directory).resolve()
-    inside, outside = [], []
+    inside: list[Path] = []
+    outside: list[Path] = []
     for path in suite_files(suite):
         if not stat.S_ISREG(path.stat().st_mode):
             continue

@@ -72,6 +72,7 @@ def register_merge(
     progress: Progress | None = None,
     home: Home | None = None,
     champion_seen: Seen = ANYONE,
+    serve: bool = False,
 ) -> Registration:
     """Record a merge with its evidence, register base and merged, and let `champion` follow.
 
@@ -94,6 +95,7 @@ def register_merge(
         home: where the history of the model is kept, and the lock for its alias.
         champion_seen: the version that held the alias when the decision was made; another one now
             was put there meanwhile, and keeps it.
+        serve: let the home's link `serving/NAME` lead to what has the alias.
 
     Raises:
         CheckpointError: the new target differs from the evaluated checkpoint. The alias stays.
@@ -145,7 +147,7 @@ def register_merge(
         if not is_recorded(run):
             _record(registry, run, facts, model_ids)
         versions = _versions(registry, facts, run, model_ids)
-        keeper = AliasKeeper(registry, model_name, home)
+        keeper = AliasKeeper(registry, model_name, home, serve)
         choice = _Choice(*versions, fall_back_to, champion_seen, places)
         stays = _promote(keeper, facts, run, choice, model_ids, memo, progress)
         return _registration(registry, facts, run, choice, model_ids, stays)

@@ -31,7 +31,13 @@ from tasks.registry.pages import every
 from tasks.registry.past_averages import averages_of, forget_averages
 from tasks.registry.version_tags import fact_of
 from tasks.store.contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
-from tasks.store.needs import Needs, NotAskedError, ask_registries, averages_to_keep
+from tasks.store.needs import (
+    Needs,
+    NotAskedError,
+    ask_registries,
+    averages_to_keep,
+    links_that_serve,
+)
 
 KEPT_FOR = 7 * 86_400.0
 """Seconds that a thing waits in the quarantine, unless somebody says otherwise."""
@@ -255,6 +261,7 @@ def _needs(home: Home, tracking_uri: str | None, keep: int, foreign: Collection[
     things = [*labels_of_stored(home), *waiting]
     needs = ask_registries(home, tracking_uri, things, foreign=foreign)
     needs.take(averages_to_keep(home, keep))
+    needs.take(links_that_serve(home))
     return needs
 
 

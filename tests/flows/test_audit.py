@@ -61,6 +61,7 @@ def test_a_wrong_one_is_told_at_its_field(value: str) -> None:
     assert "'models:/NAME@champion or models:/NAME/3; or nothing' was expected" in error.message
 
 
+@pytest.mark.slow
 def test_what_holds_ends_completed_and_changes_nothing(
     prefect: PrefectSession, audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,7 @@ def test_what_holds_ends_completed_and_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in audited.home.path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_what_does_not_hold_ends_failed_and_says_what(
     prefect: PrefectSession, tampered: Audited
 ) -> None:
@@ -86,6 +88,7 @@ def test_what_does_not_hold_ends_failed_and_says_what(
     assert "| decision | **does not hold** |" in page
 
 
+@pytest.mark.slow
 def test_a_version_that_is_not_there_is_told(
     prefect: PrefectSession, audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:

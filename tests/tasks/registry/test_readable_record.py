@@ -51,6 +51,7 @@ def test_a_version_has_few_tags_and_the_verdict_is_the_first(promoted: Registere
     assert "\n\n* zoo_code_bpb gained 0.1" in version.description
 
 
+@pytest.mark.slow
 def test_a_person_who_was_asked_is_the_fifth(tiny_zoo: Any, merged: Path, registry: str) -> None:
     asked = Approval(approved=True, by="Ada", at="2026-11-28T14:20:05+00:00", flow_run_id="r")
     arguments = zoo_merge(tiny_zoo, merged, registry)
@@ -65,6 +66,7 @@ def test_a_person_who_was_asked_is_the_fifth(tiny_zoo: Any, merged: Path, regist
     assert tags["mergeflow.approval"] == "approved by Ada, as typed"
 
 
+@pytest.mark.slow
 def test_a_version_of_before_keeps_its_tags_until_a_run_is_registered_on_it(
     tiny_zoo: Any, merged: Path, promoted: Registered, after_promotion: str, tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_the_documents_of_a_task_are_a_data_set(promoted: Registered) -> None:
     assert on["zoo_next/acc"] == "zoo_next"
 
 
+@pytest.mark.slow
 def test_scores_that_were_found_in_the_cache_are_on_the_model_once(
     tiny_zoo: Any, merged: Path, promoted: Registered, after_promotion: str, tmp_path: Path
 ) -> None:
@@ -165,6 +168,7 @@ def test_experiment_and_model_say_what_they_are(promoted: Registered) -> None:
     assert "mergeflow history zoo" in api.get_registered_model("zoo").description
 
 
+@pytest.mark.slow
 def test_what_a_person_wrote_of_an_experiment_stays(
     promoted: Registered, after_promotion: str
 ) -> None:
