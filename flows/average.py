@@ -25,6 +25,7 @@ from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate
+from flows.steps.kept_suite import suite_to_keep
 from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.signing import check_key
 from flows.steps.suite_plan import plan_suite
@@ -147,4 +148,5 @@ def _average(
     )
     lock = lock_of(pipeline, resolved.locked, {}, suite, None, started)
     evaluated = (manifest, baseline, singles, scores, compatibility, lock)
-    return Candidate(pipeline, *evaluated, artifacts=files), mix
+    kept = suite_to_keep(pipeline, suite)
+    return Candidate(pipeline, *evaluated, artifacts=kept | dict(files)), mix

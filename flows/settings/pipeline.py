@@ -85,6 +85,13 @@ class Evaluate(Section):
         " of a whole model. A GPU scores one at a time.",
         json_schema_extra={"position": 3},
     )
+    keep_documents: bool | None = Field(
+        default=None,
+        title="Keep the documents",
+        description="Keep the text of the suite's documents in MLflow, and not only digests."
+        " Empty: if they all lie in the suite's own directory.",
+        json_schema_extra={"position": 4},
+    )
 
 
 class Register(Section):
@@ -126,6 +133,13 @@ class Register(Section):
         min_length=1,
         max_length=4096,
         json_schema_extra={"position": 4},
+    )
+    serve: bool = Field(
+        default=False,
+        title="Link to the champion",
+        description="Let the link serving/NAME in the data directory lead to the champion, for"
+        " servers that read a directory.",
+        json_schema_extra={"position": 5},
     )
 
     @model_validator(mode="after")

@@ -91,6 +91,11 @@ class Home:
         return self.path / "store" / "signatures"
 
     @property
+    def serving(self) -> Path:
+        """A link for each registered model that a server reads from a directory."""
+        return self.path / "serving"
+
+    @property
     def cache(self) -> Path:
         """Results of the pipeline's cached steps."""
         return self.path / "cache"

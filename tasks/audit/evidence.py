@@ -79,14 +79,21 @@ class Evidence:
         return self.version.tags.get(TAG + key) or None
 
     @property
+    def suite_digest(self) -> str | None:
+        """Of the suite that it was evaluated on: the version says it, or else its run."""
+        run = self.run
+        of_run = run.data.tags.get(TAG + "suite_digest") if run is not None else None
+        return self.tag("suite_digest") or of_run or None
+
+    @property
     def digest(self) -> str | None:
         """Of the checkpoint, as the version says it."""
         return self.tag("digest")
 
     @property
     def is_merge(self) -> bool:
-        """Whether it was registered as the result of a merge."""
-        return self.tag("role") == "merged"
+        """Whether it was registered as the result of a merge: then it names a run."""
+        return self.tag("role") == "merged" or self.tag("run_id") is not None
 
     @cached_property
     def model(self) -> LoggedModel | None:
@@ -205,6 +212,13 @@ class Evidence:
             return Path(self.registry.client.download_artifacts(of.info.run_id, name, str(place)))
         except (OSError, MlflowException):
             return None
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or directory, among those of the merge run."""
+        if self.run is None:
+            return False
+        found = self.registry.client.list_artifacts(self.run.info.run_id)
+        return any(item.path == name for item in found)
 
     def _evaluated(self, run: Run) -> Evaluated:
         content = self.file("evaluation.json", run)

@@ -23,6 +23,7 @@ from tasks.registry.alias_lock import alias_lock
 from tasks.registry.client import TAG, Registry
 from tasks.registry.history import HEAD_TAG, Event, History, HistoryLine, history_to_write
 from tasks.registry.memory import canonical
+from tasks.registry.serving_link import check_link, follow_alias, is_served
 from tasks.registry.versions import CHAMPION
 
 PIN_TAG = TAG + "pin"
@@ -155,11 +156,13 @@ class AliasKeeper:
 
     Args:
         home: whose lock and history are used; without one the registry's own tags are all.
+        serve: make the link `serving/NAME`; one that is there is switched in any case.
     """
 
     registry: Registry
     name: str
     home: Home | None = None
+    serve: bool = False
     _history: History | None = field(default=None, init=False)
     _locked: bool = field(default=False, init=False)
     _heads: dict[str, str] = field(default_factory=dict, init=False)
@@ -197,6 +200,8 @@ class AliasKeeper:
                 return stays
             if not isinstance(seen, _Anyone) and state.holder not in (seen, to):
                 raise self._lost(seen, state.holder)
+            if self._serves():
+                check_link(self.registry, self._at_home(), self.name)
             history = self._begin(state)
             moves = state.holder != to
             facts = {**chosen.facts(), "version": to, "previous": state.holder}
@@ -219,6 +224,7 @@ class AliasKeeper:
             if history is not None:
                 self._write("moved" if moves else "pinned", completes=intended, **facts)
                 self._remember_head()
+            self._let_link_follow(to)
             return None
 
     def keep(self, chosen: Chosen) -> None:
@@ -232,10 +238,11 @@ class AliasKeeper:
             facts = {**chosen.facts(), "version": state.holder}
             told = [line for line in history.lines if line.event != "signed"]
             last = told[-1] if told else None
-            if last is not None and last.event == "kept" and _says(last.model_dump(), facts):
-                return  # the same run, again
-            self._write("kept", **facts)
-            self._remember_head()
+            same = last is not None and _says(last.model_dump(), {**facts, "event": "kept"})
+            if not same:  # else it is the same run, again
+                self._write("kept", **facts)
+                self._remember_head()
+            self._let_link_follow(state.holder)
 
     def settle(self) -> AliasState:
         """Complete what a killed move left, and note who holds the alias where nothing did.
@@ -253,7 +260,10 @@ class AliasKeeper:
                 self._note(state.holder, note.how, note, previous=previous)
             if self._begin(state) is not None:
                 self._remember_head()
-            return self.state()
+            settled = self.state()
+            if self._serves() and not self.serve:  # else it follows at the end of the step
+                self._let_link_follow(settled.holder)
+            return settled
 
     def release(self, chosen: Chosen) -> AliasState:
         """Let runs move the alias again.
@@ -284,6 +294,17 @@ class AliasKeeper:
             assert history is not None
             self._write("signed", statement=make(history), **facts)
             self._remember_head()
+
+    def _serves(self) -> bool:
+        return self.home is not None and (self.serve or is_served(self.home, self.name))
+
+    def _at_home(self) -> Home:
+        assert self.home is not None
+        return self.home
+
+    def _let_link_follow(self, holder: str | None) -> None:
+        if self._serves():
+            follow_alias(self.registry, self._at_home(), self.name, holder)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
