@@ -122,6 +122,14 @@ class Workshop:
         )
         return Measured(report, seconds, key, known=False)
 
+    def noted(self, recipe: Recipe, report: EvaluationReport) -> Measured:
+        """A candidate that is a copy of a checkpoint whose evaluation is known."""
+        wanted = Wanted.of_recipe(recipe, self.sources, self.shard_bytes, {})
+        key = self._key(wanted.plan_digest, None)
+        if self.stored(key) is None:
+            self._keep(key, report)
+        return Measured(report, Seconds(), key, known=True)
+
     def stored(self, key: str) -> EvaluationReport | None:
         """An evaluation that was kept under a key."""
         storage, path = self._storage(key)

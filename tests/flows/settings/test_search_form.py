@@ -56,6 +56,13 @@ def test_a_whole_space_takes_the_place_of_the_weights(home: Home) -> None:
         form(space="spaces: {weight: [0.3]}").pipeline(found.read(home))
 
 
+def test_a_greedy_soup_needs_models_and_a_base_and_no_weight(home: Home) -> None:
+    found = form(sampler="greedy-soup")
+    pipeline = found.pipeline(found.read(home))
+    pipeline.check_space()
+    assert (pipeline.recipe.merge_method, pipeline.trials) == ("linear", 3)
+
+
 def test_a_range_that_makes_no_grid_names_what_is_missing(home: Home) -> None:
     found = form(step=0)
     with pytest.raises(RecipeError, match="a grid needs a `step`"):
