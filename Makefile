@@ -56,7 +56,8 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 		tests/faults/test_killed_worker.py tests/merge_core/distributed/test_job.py
 
 search: $(VENV)/.installed-dev  ## searches for the best merge on real models, one of them killed at ten moments (ten minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/flows/test_search.py tests/tasks/search
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/flows/test_search.py tests/flows/test_search_budgets.py \
+		tests/flows/test_soup_search.py tests/flows/test_trials_in_mlflow.py tests/tasks/search tests/tasks/test_candidate.py
 
 wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed

@@ -86,8 +86,7 @@ def _run(search: SearchPipeline, home: Home, beside: Path | None) -> SearchOutco
     check_needs(deciding, sources[search.recipe.donor].directory)
     step.verify(search, sources)
     with Evaluators(home.scratch) as evaluators:
-        found = searched(search, searching, sources, home, beside, evaluators)
-        evaluators.close()
+        found = searched(search, searching, deciding, sources, home, beside, evaluators)
         return _decided(search, found, deciding, resolved, started, home, beside, evaluators)
 
 

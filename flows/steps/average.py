@@ -166,7 +166,7 @@ def soup(
         searching: the documents to choose by.
     """
     search = averaging.soup_search(list(sources))  # the newest comes first in a recipe
-    found = searched(search, searching, dict(sources), home, None, evaluators)
+    found = searched(search, searching, deciding, dict(sources), home, None, evaluators)
     candidates = GreedySoup(search.recipe)
     made = candidates.soup(found.trials)
     taken = candidates.models(made)

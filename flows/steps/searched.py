@@ -5,6 +5,7 @@ MLflow. Of a search pipeline, and of an average that is a greedy soup.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flows.settings.search import SearchPipeline
@@ -51,6 +52,7 @@ class Found:
 def searched(
     search: SearchPipeline,
     suite: Suite,
+    deciding: Suite,
     sources: dict[str, SourceCheckpoint],
     home: Home,
     beside: Path | None,
@@ -59,7 +61,9 @@ def searched(
     """Search until the budget is spent, and show what was found.
 
     Args:
-        suite: the documents to choose by; none of them may decide.
+        suite: the documents to choose by.
+        deciding: those that decide on what was chosen. The process for them gets ready while the
+            last candidates are evaluated, and is all that is left in `evaluators`.
 
     Raises:
         StepError: this search runs elsewhere, or no candidate could be evaluated.
@@ -68,7 +72,10 @@ def searched(
     with alone(home, identity):
         trials = _trials(search, suite, sources, identity, home, beside, evaluators)
         with TrialsInMlflow(_in_mlflow(search, trials.study, home)) as in_mlflow:
-            known = trials.run(in_mlflow.note)
+            how = search.evaluate
+            get_ready = partial(evaluators.begin, deciding, how.device, threads_of(how))
+            known = trials.run(in_mlflow.note, get_ready)
+            evaluators.close(but=deciding)
             winner = best(known)
             assert winner is not None  # else `run` raises
             recipe = trials.recipe(winner)
@@ -144,9 +151,11 @@ def _shown(
     """The search on the run's page; its files for MLflow."""
     from tasks.search.plots import importance_png, pareto_png, sweep_png  # slow to import
 
+    knobs = {name for trial in trials for name in trial.values}
+    explained = importances(home, study.id) if len(knobs) > 1 else {}  # slow to import, too
     pictures = {
         "sweep": sweep_png(trials),
-        "importance": importance_png(importances(home, study.id)),
+        "importance": importance_png(explained),
         "pareto": pareto_png(trials),
     }
     drawn = {name: picture for name, picture in pictures.items() if picture}

@@ -56,15 +56,17 @@ class Trials:
     soup: GreedySoup | None = None
     _rungs: tuple[tuple[int, ...], ...] | None = None
     _note: Callable[[Trial], None] = field(default=lambda trial: None)
+    _get_ready: Callable[[], None] = field(default=lambda: None)
     _done: list[Trial] = field(default_factory=list)
     _reports: dict[int, EvaluationReport] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, note: Callable[[Trial], None]) -> list[Trial]:
+    def run(self, note: Callable[[Trial], None], get_ready: Callable[[], None]) -> list[Trial]:
         """Go on until the budget is spent; all trials in their order.
 
         Args:
             note: is told of each trial that is finished.
+            get_ready: begins, and does not wait for, what follows the search.
 
         Raises:
             StepError: no candidate at all could be evaluated.
@@ -73,7 +75,7 @@ class Trials:
         self._done = self.study.trials()
         if self._done:
             _log.info("%d trials of this search are known already", len(self._done))
-        self._note = note
+        self._note, self._get_ready = note, get_ready
         self._tell(prefect_progress("search"))
         if self.soup:
             self._grow(self.soup)
@@ -121,6 +123,8 @@ class Trials:
     def _work(self, most: int | None) -> None:
         tell = prefect_progress("search")
         while not self._is_spent() and (asked := self.study.next(most)) is not None:
+            if asked.number + 1 == (self.search.trials or 0):
+                self._get_ready()
             trial = self._one(asked)
             with self._lock:
                 self._done.append(trial)

@@ -46,10 +46,7 @@ def record_search(
         parent = ensure_run(registry, experiment_id, same, f"search {search.name}", tags)
         if not is_over and parent.info.status == "FINISHED":  # with a larger budget it goes on
             client.update_run(parent.info.run_id, "RUNNING")
-        params = dict(search.params)
-        if is_over:
-            params["trials"] = str(len(trials))
-        new = {key: value for key, value in params.items() if key not in parent.data.params}
+        new = {key: value for key, value in search.params.items() if key not in parent.data.params}
         client.log_batch(parent.info.run_id, params=[Param(*each) for each in new.items()])
         known = {
             run.data.tags.get(TAG + "trial")
@@ -83,6 +80,9 @@ def record_search(
         if files:
             log_files(registry, parent.info.run_id, files)
         if is_over:
+            # A metric: with a larger budget a search has more, and a parameter stays as it is.
+            number = as_metrics({"trials": float(len(trials))}, parent.info.start_time)
+            client.log_batch(parent.info.run_id, metrics=number)
             finish(registry, parent.info.run_id)
         return str(parent.info.run_id)
 

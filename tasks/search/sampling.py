@@ -165,7 +165,9 @@ class Study:
         if self._kind == "tpe":
             return samplers.TPESampler(seed=seed)
         if self._kind == "cma-es":
-            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            from tasks.search.replayed_cma_es import ReplayedCmaEsSampler
+
+            return ReplayedCmaEsSampler(seed=seed, warn_independent_sampling=False)
         if self._kind == "nsga-ii":
             return samplers.NSGAIISampler(seed=seed, population_size=16)
         return samplers.RandomSampler(seed=seed)
