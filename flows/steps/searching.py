@@ -23,7 +23,7 @@ from merge_core.recipes.measurements import measurements
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.text.plain import plain_log
-from tasks.candidate import Measured, Workshop, documents_in
+from tasks.candidate import Measured, Workshop
 from tasks.progress import prefect_progress
 from tasks.records import EvaluationReport
 from tasks.search.first import Start, first_recipes
@@ -181,28 +181,14 @@ class Trials:
         return report if report and can_be_raced(report) else None
 
     def _result(self, recipe: Recipe, measured: Measured) -> Result:
-        from tasks.search.race import change_against, judged
+        from tasks.search.race import result_of
 
-        report, whole = measured.report, not (measured.report.looks)
-        found = judged(report, self.base)
-        primary = found.primary
-        objective = primary.change
-        if not whole and (incumbent := self._incumbent()):
-            first = best(self._done)
-            beside = change_against(report, incumbent, self.base)
-            objective = (first.result.objective or 0.0) + beside.change if first else objective
-        return Result(
-            outcome="whole" if whole else "lost",
-            recipe=recipe.digest,
-            objective=objective,
-            low=primary.low if whole else None,
-            high=primary.high if whole else None,
-            tasks={task.name: task.change_units for task in found.tasks if task.share > 0},
-            documents=documents_in([report]),
-            of_documents=documents_in([self.base]),
-            seconds=measured.seconds,
-            known=measured.known,
-        )
+        incumbent = self._incumbent() if measured.report.looks else None
+        first = best(self._done)
+        beside = (first, incumbent) if first and incumbent else None
+        found = result_of(measured.report, self.base, beside)
+        own = {"recipe": recipe.digest, "seconds": measured.seconds, "known": measured.known}
+        return found.model_copy(update=own)
 
     def _is_spent(self) -> bool:
         budget = self.search.search.budget

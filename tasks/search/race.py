@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from merge_core.files.digests import digest_of
 from tasks.promotion.measured import measurements
 from tasks.records import EvaluationReport, TaskScore
+from tasks.search.trial import Result, Trial
 from tasks.statistics import GateResult, judge
 from tasks.statistics.measurements import FEW_NON_FINITE
 from tasks.statistics.results import PrimaryResult
@@ -39,6 +40,40 @@ def change_against(
     units = {task.name: task.unit for task in judged(base, base).tasks}
     tasks = measurements(candidate, incumbent, [], nan_as_worst=True)
     return judge([replace(task, unit=units[task.name]) for task in tasks]).primary
+
+
+def result_of(
+    report: EvaluationReport,
+    base: EvaluationReport,
+    beside: tuple[Trial, EvaluationReport] | None,
+) -> Result:
+    """What came of a candidate, without its recipe and what it took.
+
+    Args:
+        report: part of an evaluation, if the candidate lost.
+        beside: the best trial so far, for one that lost: its number is that of the best, and the
+            paired difference on the documents that both have seen.
+    """
+    whole, found = not report.looks, judged(report, base)
+    objective = found.primary.change
+    if not whole and beside:
+        first, incumbent = beside
+        difference = change_against(report, incumbent, base).change
+        objective = (first.result.objective or 0.0) + difference
+    return Result(
+        outcome="whole" if whole else "lost",
+        recipe="",
+        objective=objective,
+        low=found.primary.low if whole else None,
+        high=found.primary.high if whole else None,
+        tasks={task.name: task.change_units for task in found.tasks if task.share > 0},
+        documents=_documents(report),
+        of_documents=_documents(base),
+    )
+
+
+def _documents(report: EvaluationReport) -> int:
+    return sum(len(score.doc_ids) for score in report.scores)
 
 
 def can_be_raced(report: EvaluationReport) -> bool:

@@ -73,9 +73,10 @@ def test_a_search_that_was_killed_while_it_wrote_writes_no_trial_twice(
         raise Killed
 
     for victim in ("as_metrics", "finish"):
-        with monkeypatch.context() as patched, pytest.raises(Killed):
+        with monkeypatch.context() as patched:
             patched.setattr(record, victim, killed)
-            record_search(search_run(uri), [trial(0), trial(1)], {}, is_over=False)
+            with pytest.raises(Killed):
+                record_search(search_run(uri), [trial(0), trial(1)], {}, is_over=False)
     with TrialsInMlflow(search_run(uri)) as in_mlflow:
         in_mlflow.note(trial(2))
         in_mlflow.end([trial(0), trial(1), trial(2)], {})
