@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.settings.form_fields import MODEL, SUITE_OR_DIRECTORY, Judged
+from flows.settings.form_fields import SUITE_OR_DIRECTORY, Judged, asked_for
 from flows.settings.merge_form import FilledIn, pipeline_of, recipe_of
 from flows.settings.search import Budget, Search, SearchPipeline
 from flows.settings.sentences import expect, in_range, only
@@ -28,7 +28,7 @@ class SearchedModel(BaseModel):
     model: str = Field(
         title="Model",
         description="A directory, org/name[@revision] on the Hub, or models:/NAME@ALIAS.",
-        json_schema_extra=MODEL,
+        json_schema_extra=asked_for("", "./runs/code"),
     )
 
 
@@ -43,7 +43,11 @@ class SearchForm(Judged):
         " Empty: the models themselves are averaged.",
     )
     models: tuple[SearchedModel, ...] = Field(
-        default=(), max_length=32, title="Models", description="The fine-tunes to merge."
+        default=(),
+        max_length=32,
+        title="Models",
+        description="The fine-tunes to merge, one row each; an empty row counts for nothing.",
+        json_schema_extra={"default": [{"model": ""}, {"model": ""}]},
     )
     recipe: str = Field(
         default="",
@@ -119,7 +123,7 @@ class SearchForm(Judged):
         is_soup = self.sampler == SOUP
         values: dict[str, Any] = {
             "merge_method": "task_arithmetic" if base and not is_soup else "linear",
-            "models": [{"model": row.model.strip()} for row in self.models],
+            "models": [{"model": row.model.strip()} for row in self.models if row.model.strip()],
             **({} if is_soup else {"parameters": {"weight": self.low}}),
             **({"base_model": base} if base else {}),
         }

@@ -8,7 +8,7 @@ and what it says of a difference is not biased.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -33,11 +33,23 @@ def judged(report: EvaluationReport, base: EvaluationReport) -> GateResult:
     return judge(measurements(report, base, [], nan_as_worst=True))
 
 
+def units_of(base: EvaluationReport) -> dict[str, float]:
+    """How far the base's own documents lie apart, by task."""
+    return {task.name: task.unit for task in judged(base, base).tasks}
+
+
 def change_against(
-    candidate: EvaluationReport, incumbent: EvaluationReport, base: EvaluationReport
+    candidate: EvaluationReport,
+    incumbent: EvaluationReport,
+    base: EvaluationReport,
+    units: Mapping[str, float] | None = None,
 ) -> PrimaryResult:
-    """The paired change from the incumbent to a candidate, in units of the base."""
-    units = {task.name: task.unit for task in judged(base, base).tasks}
+    """The paired change from the incumbent to a candidate, in units of the base.
+
+    Args:
+        units: of the base, by task, where they are known.
+    """
+    units = units or units_of(base)
     tasks = measurements(candidate, incumbent, [], nan_as_worst=True)
     return judge([replace(task, unit=units[task.name]) for task in tasks]).primary
 
@@ -109,7 +121,11 @@ class Race:
 
     def goes_on(self, report: EvaluationReport) -> bool:
         """Whether the candidate may still be better than the incumbent."""
-        return change_against(report, self.incumbent, self.base).high >= 0.0
+        return change_against(report, self.incumbent, self.base, self._units).high >= 0.0
+
+    @cached_property
+    def _units(self) -> Mapping[str, float]:
+        return units_of(self.base)
 
 
 def rungs_of(
