@@ -18,10 +18,11 @@ from merge_core.operations.trajectory.path import PathReport
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.store.objects import Store
-from merge_core.text.plain import plain, plain_log
+from merge_core.text.plain import plain_log
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite, suite_digest
 from tasks.find import find_task, path_task
+from tasks.promotion.choice import OTHER_HALF
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.memory import canonical
@@ -173,11 +174,16 @@ def soup(
     _log.info("greedy soup: %s", candidates.named(made))
     chosen = found.chosen
     if averaging.average.held_out:
-        same = suite_digest(deciding) == suite_digest(searching)
-        of = f"the suite {plain(searching.name)}"
-        word = f"{of}, which decides here too and so flatters the choice" if same else of
-        chosen = chosen._replace(of=word)
+        chosen = chosen._replace(of=_documents_of(searching, deciding))
     return Mix(dict.fromkeys(taken, 1 / len(taken)), made), chosen
+
+
+def _documents_of(searching: Suite, deciding: Suite) -> str:
+    """The documents of a choice in words, beside those of the decision."""
+    if suite_digest(searching) == suite_digest(deciding):
+        return f"the suite {searching.name}, which decides here too and so flatters the choice"
+    halves = (searching.name, searching.split) == (deciding.name, deciding.split)
+    return OTHER_HALF if halves and searching.part == "search" else f"the suite {searching.name}"
 
 
 def best_alone(averaging: Averaging, sources: Sources, mix: Mix) -> SourceCheckpoint | None:
