@@ -25,7 +25,7 @@ from tasks.audit.signatures import (
     signatures_of,
     signed_lines,
 )
-from tasks.registry.alias import alias_state
+from tasks.registry.alias_state import alias_state
 from tasks.registry.client import TAG
 from tasks.registry.history import HEAD_TAG, Head, HistoryLine, find_histories
 from tasks.registry.memory import canonical

@@ -29,7 +29,7 @@ from tasks.registry.addresses import find_version
 from tasks.registry.alias import AliasKeeper
 from tasks.registry.client import TAG, open_registry
 from tasks.registry.history import History
-from tasks.registry.runs import log_files
+from tasks.registry.run_files import log_files
 from tasks.signing import model_signature, statement
 from tasks.signing.envelope import LONGEST, UnsoundError, read_envelope, seal
 from tasks.signing.keys import PrivateKey, private_key

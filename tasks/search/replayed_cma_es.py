@@ -52,5 +52,9 @@ class ReplayedCmaEsSampler(CmaEsSampler):
                 return optimizer
             optimizer = optimizer or begun
             optimizer.tell(
-                [(self._transform.transform(each.params), -float(each.value)) for each in members]
+                [
+                    (self._transform.transform(each.params), -each.value)
+                    for each in members
+                    if each.value is not None
+                ]
             )
