@@ -220,7 +220,7 @@ def suite_digest(suite: Suite) -> str:
 def suite_content(suite: Suite) -> dict[str, Any]:
     """What a suite's digest is computed from: its definition, and sha256 by name of its files."""
     directory = Path(suite.directory)
-    files = {os.path.relpath(path, directory): sha256_file(path) for path in _files(suite)}
+    files = {os.path.relpath(path, directory): sha256_file(path) for path in suite_files(suite)}
     settings = suite.model_dump(
         mode="json", exclude={"directory", "description", "timeout_minutes"}
     )
@@ -310,7 +310,8 @@ def _meant(name: str, known: Collection[str]) -> str:
     return f"did you mean {' or '.join(close)}? ({own})" if close else own
 
 
-def _files(suite: Suite) -> list[Path]:
+def suite_files(suite: Suite) -> list[Path]:
+    """The files that a suite's digest covers: tasks, code beside them, data on this disk."""
     directory = suite.include_directory
     files: set[Path] = set()
     if directory is not None:
