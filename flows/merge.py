@@ -19,6 +19,7 @@ from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
 from flows.steps.baselines import evaluate_inputs
+from flows.steps.diagnosing import diagnose
 from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate, Chosen
@@ -119,6 +120,7 @@ def merged(
     evaluate = partial(evaluate_inputs, pipeline, suite, donor, experts, home, beside, evaluators)
     inputs = evaluate()
     plan_suite(pipeline, inputs)
+    diagnosis = diagnose(pipeline, suite, sources, compatibility, home, beside, evaluators)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
     inputs, scores = evaluating.evaluate_candidate(
@@ -140,7 +142,7 @@ def merged(
         compatibility,
         lock,
         profile,
-        files | dict(chosen.files if chosen else {}),
+        {**files, **(chosen.files if chosen else {}), **diagnosis},
         chosen,
     )
     return conclude(candidate, home)

@@ -6,7 +6,7 @@ import os
 
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
-from tasks.registry.alias import alias_state
+from tasks.registry.alias_state import alias_state
 from tasks.registry.client import TAG
 from tasks.registry.history import HistoryLine, chains_elsewhere, find_histories
 from tasks.registry.memory import canonical

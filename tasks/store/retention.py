@@ -191,19 +191,17 @@ def retain(
     name: str,
     model: str | None,
     keep: int,
-    discarded: Collection[str] = (),
 ) -> list[StoredItem]:
     """Keep the latest averages of a configuration; return the items removed from the store.
 
-    An average that was only tried is deleted now. An older average waits in the quarantine until
-    the next average is made, so that the disk holds one more than are kept.
+    An older average waits in the quarantine until the next average is made, so that the disk holds
+    one more than are kept.
 
     Args:
         model: the registered model, if there is one.
         keep: how many averages without an alias are kept.
-        discarded: object ids that the run made on its way, and that nothing needs.
     """
-    doomed = set(discarded)
+    doomed: set[str] = set()
     if model is not None:
         with open_registry(tracking_uri, writing=True) as registry:
             doomed |= {each.object_id for each in retire_versions(registry, model, name, keep)}
@@ -216,7 +214,7 @@ def retain(
     try:
         items = survey(home, known, keep=keep, older_than_seconds=0.0)
         gone = [item for item in items if item.name in doomed and item.kept is None]
-        done = tidy(home, known, gone, keep=keep, keep_for=0.0, at_once=discarded)
+        done = tidy(home, known, gone, keep=keep, keep_for=0.0)
     except NotAskedError as error:
         _log.warning("older averages stay in the store for now: %s", error.what)
         return []
