@@ -52,5 +52,8 @@ class ReplayedCmaEsSampler(CmaEsSampler):
                 return optimizer
             optimizer = optimizer or begun
             optimizer.tell(
-                [(self._transform.transform(each.params), -float(each.value)) for each in members]
+                [
+                    (self._transform.transform(each.params), -float(each.values[0]))
+                    for each in members
+                ]
             )
