@@ -25,7 +25,9 @@ from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate
+from flows.steps.kept_suite import suite_to_keep
 from flows.steps.locking import lock_of, warn_of_changes
+from flows.steps.signing import check_key
 from flows.steps.suite_plan import plan_suite
 from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
@@ -87,6 +89,7 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         if idle:
             return idle
         check_registry(averaging.register_as, home)
+        check_key(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             with Evaluators(home.scratch) as evaluators:
@@ -156,4 +159,5 @@ def _average(
     )
     lock = lock_of(pipeline, resolved.locked, {}, suite, None, started)
     evaluated = (manifest, baseline, singles, scores, compatibility, lock)
-    return Candidate(pipeline, *evaluated, artifacts=files, chosen=chosen)
+    kept = suite_to_keep(pipeline, suite)
+    return Candidate(pipeline, *evaluated, artifacts=kept | dict(files), chosen=chosen)

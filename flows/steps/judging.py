@@ -15,7 +15,9 @@ from flows.settings.pipeline import Pipeline
 from flows.steps.against import said_against
 from flows.steps.artifacts import publish_links, publish_report
 from flows.steps.lineage_page import publish_lineage
+from flows.steps.run_address import run_address
 from flows.steps.scores import Scores
+from flows.steps.signing import sign
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
@@ -157,7 +159,11 @@ def register(
         compatibility=candidate.compatibility,
         profile=candidate.profile,
         pipeline_name=pipeline.name,
-        prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
+        prefect_run={
+            "flow_run_id": runtime.flow_run.id,
+            "flow_run_name": runtime.flow_run.name,
+            "url": run_address(home),
+        },
         artifacts=files,
         fall_back_to=pipeline.promote.fall_back_to,
         roles=scores.roles,
@@ -165,8 +171,10 @@ def register(
         progress=prefect_progress(f"register {name}"),
         home=home,
         champion_seen=champion,
+        serve=pipeline.register_as.serve,
     )
-    publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
+    sign(pipeline, home, registration)
+    publish_lineage(pipeline.name, registration, uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else candidate.baseline.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from merge_core.configs.stacking.places import Path
+from merge_core.findings import some
 
 Settings = Mapping[str, Any]
 Stated = Callable[[Settings], dict[str, int]]
@@ -67,3 +70,27 @@ def size(
 ) -> Size:
     """The rule for a module's weight."""
     return Size(what, re.compile(tensors + r"\.weight$"), axis, stated, dims)
+
+
+def all_stated(parts: Sequence[tuple[Path, Settings]], stated: Stated) -> list[tuple[str, int]]:
+    """What all parts state of a size, without what the text model's own part below says anew."""
+    found: dict[str, dict[Path, set[int]]] = {}
+    for path, part in parts:
+        for key, value in stated(part).items():
+            found.setdefault(key, {}).setdefault(path, set()).add(value)
+    return [
+        (key, value)
+        for key, by_part in found.items()
+        for path, values in by_part.items()
+        if not any(_is_text_of(path, other) for other in by_part)
+        for value in sorted(values)
+    ]
+
+
+def _is_text_of(outer: Path, inner: Path) -> bool:
+    """Whether one part holds the settings of the text model that the other has too."""
+    return inner[: len(outer)] == outer and any("text" in key for key in inner[len(outer) :])
+
+
+def in_pairs(stated: Iterable[tuple[str, int]]) -> str:
+    return some(f"{key}: {value}" for key, value in dict.fromkeys(stated))

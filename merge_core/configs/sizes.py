@@ -7,14 +7,25 @@ A size is only compared where a tensor's name says which one it is; several sett
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
+from merge_core.configs.counts import counted_wrong, experts_stated
 from merge_core.configs.inner_sizes import INNER_SIZES
-from merge_core.configs.size_rules import Settings, Size, Stated, named, size, total, whole, widths
-from merge_core.configs.stacking.places import ALL_COUNTS, at, extra_blocks, is_tower, places
+from merge_core.configs.size_rules import (
+    Settings,
+    Size,
+    Stated,
+    all_stated,
+    in_pairs,
+    named,
+    size,
+    total,
+    whole,
+    widths,
+)
+from merge_core.configs.stacking.places import at, is_tower, places
 from merge_core.configs.stated_parts import labels, lacks_head, parts_wrong
 from merge_core.findings import Finding, some
-from merge_core.tensors.names import layer_counts
 
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype code and shape of each tensor, by name."""
@@ -22,10 +33,6 @@ Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _OF_ITS_OWN_SIZE = re.compile(r"(^|\.)(mtp|v_head|value_head)[^.]*\.")
 """Parts beside the model, whose sizes no usual setting states."""
-_EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
-_STACK = re.compile(r"(^|\.)(layers?|h|blocks?)$")
-_OTHER_COUNTS = ("num_layers_per_stack", "block_sizes", "depth_coefficient")
-"""Settings of models whose numbers of layers are not those of their stacks."""
 _SIDES = ("encoder_config", "decoder_config", "global_config")
 """Parts that hold the whole config of one side each."""
 _POSITIONS = (
@@ -49,7 +56,8 @@ def size_findings(
         return []
     return [
         Finding(
-            severity="error",
+            # The rules are those of language models: other models have sizes that nothing states.
+            severity="error" if _has_vocabulary(config) else "warning",
             code="config-contradicts-weights",
             subject=name,
             message=f"config.json does not describe these weights: {some(wrong, 5)}",
@@ -64,7 +72,7 @@ def _wrong(headers: Headers, config: Settings, leads: bool) -> Iterator[str]:
     if any(isinstance(config.get(key), dict) for key in _SIDES):
         return  # sides of other sizes, which their tensors' names need not tell apart
     parts = [
-        {**whole_part, **single}
+        (place.path, {**whole_part, **single})
         for place in places(config, None)
         for whole_part in [dict(at(config, place.path))]
         for single in [{}, *_of_single_layers(whole_part)]
@@ -80,7 +88,8 @@ def _wrong(headers: Headers, config: Settings, leads: bool) -> Iterator[str]:
     for name in names:
         own.setdefault(_NUMBER.sub("0", name), {})[headers[name][1]] = name
     for rule in _SIZES:
-        stated = {key: value for part in parts for key, value in rule.stated(part).items()}
+        stated = all_stated(parts, rule.stated)
+        values = {value for _, value in stated}
         for kind, shapes in own.items():
             if not stated or not rule.tensors.search(kind):
                 continue
@@ -90,20 +99,29 @@ def _wrong(headers: Headers, config: Settings, leads: bool) -> Iterator[str]:
                 if rule.dims in (None, len(shape))
             }
             # Layers of several kinds have several sizes, of which a config may state one.
-            if all(set(extents).isdisjoint(stated.values()) for extents in sizes.values()):
+            if all(values.isdisjoint(extents) for extents in sizes.values()):
                 shape, extents = next(iter(sizes.items()), ((), ()))
                 if not extents:
                     continue
                 shown = extents[0] if rule.axis is not None else list(extents)
                 yield (
                     f"{shapes[shape]} is {list(shape)}, so {rule.what} is {shown}, and it says"
-                    f" {_pairs(stated)}"
+                    f" {in_pairs(stated)}"
                 )
                 break
-    yield from _counted(names, config, parts)
-    yield from parts_wrong(names, parts)
-    if leads and lacks_head(names, config, parts):
+    yield from counted_wrong(names, config, parts)
+    settings = [part for _, part in parts]
+    yield from parts_wrong(names, settings)
+    if leads and lacks_head(names, config, settings):
         yield "there is no output head, and it says tie_word_embeddings: false"
+
+
+def _has_vocabulary(config: Settings) -> bool:
+    """Whether some part of a config, at any depth, speaks of a vocabulary."""
+    return any(
+        "vocab" in key or (isinstance(value, dict) and _has_vocabulary(value))
+        for key, value in config.items()
+    )
 
 
 def _has_towers(config: Settings) -> bool:
@@ -118,49 +136,6 @@ def _of_single_layers(part: Settings) -> Iterator[Settings]:
     for settings in single.values() if isinstance(single, dict) else ():
         if isinstance(settings, dict):
             yield settings
-
-
-def _counted(names: Sequence[str], config: Settings, parts: Sequence[Settings]) -> Iterator[str]:
-    """The number of layers and of experts, where the names count them."""
-    if any(key in part for part in parts for key in _OTHER_COUNTS):
-        parts = []
-    extra = {0, *extra_blocks(config).values()}
-    stacks = {key: value for key, value in layer_counts(names).items() if _STACK.search(key)}
-    several = len({_side(prefix) for prefix in stacks} - {None}) > 1
-    sides: dict[str | None, tuple[str, int]] = {}
-    for prefix, layers in stacks.items():
-        side = _side(prefix) if several else None
-        sides[side] = max(sides.get(side, (prefix, layers)), (prefix, layers), key=lambda it: it[1])
-    for side, (prefix, layers) in sides.items():
-        counts = {
-            key: value
-            for part in parts
-            for key in _counts_of(side, part)
-            if (value := whole(part.get(key))) is not None
-        }
-        if counts and all(layers - count not in extra for count in counts.values()):
-            yield f"{prefix} has {layers} layers, and it says {_pairs(counts)}"
-    experts = [int(match[1]) for name in names if (match := _EXPERT.search(name))]
-    stated = {key: value for part in parts for key, value in _experts(part).items()}
-    if experts and stated and max(experts) + 1 not in stated.values():
-        yield f"the names count {max(experts) + 1} experts, and it says {_pairs(stated)}"
-
-
-def _side(prefix: str) -> str | None:
-    """Which of two stacks of an encoder-decoder this is."""
-    return next((side for side in ("decoder", "encoder") if side in prefix), None)
-
-
-def _counts_of(side: str | None, part: Settings) -> list[str]:
-    """The settings that may count the layers of a stack."""
-    if side is None:
-        return sorted(ALL_COUNTS)
-    own = [key for key in ALL_COUNTS if side in key and key in part]
-    return own or [key for key in ALL_COUNTS if "coder" not in key]
-
-
-def _pairs(stated: Mapping[str, int]) -> str:
-    return some(f"{key}: {value}" for key, value in stated.items())
 
 
 def _rows(part: Settings) -> dict[str, int]:
@@ -300,17 +275,6 @@ def _shared(part: Settings) -> dict[str, int]:
     return named(part, "shared_expert_intermediate_size", "shared_intermediate_size")
 
 
-def _experts(part: Settings) -> dict[str, int]:
-    skipped = re.compile(r"per_tok|topk|top_k|size|shared|group|interval|layer|dim|freq|step|idx")
-    keys = [key for key in part if "expert" in key and not skipped.search(key)]
-    stated = named(part, *keys)
-    for key in keys:
-        values = part.get(key)
-        if isinstance(values, list) and all(whole(value) for value in values):
-            stated[f"{key} together"] = sum(values)
-    return stated | total("n_routed_experts", "zero_expert_num")(part)
-
-
 def _latent_heads(*keys: str) -> Stated:
     """The sum of several settings for each head, in models with latent attention."""
 
@@ -368,9 +332,11 @@ _SIZES = (
     size("the inner width", rf"\.0\.{_MLP}\.gate_up_proj", 0, _both_inner),
     size("experts' width", r"experts\.0\.(gate_proj|up_proj|w1|w3)", 0, _of_experts),
     size("the shared experts' width", r"shared_(expert|mlp)\.(gate|up)_proj", 0, _shared),
-    Size("the number of experts", re.compile(r"\.experts\.(gate_up|down)_proj$"), 0, _experts),
+    Size(
+        "the number of experts", re.compile(r"\.experts\.(gate_up|down)_proj$"), 0, experts_stated
+    ),
     Size("experts' width", re.compile(r"\.experts\.gate_up_proj$"), None, _both_of_experts),
-    size("the number of experts", r"_moe\.(input|output)_linear", 0, _experts),
+    size("the number of experts", r"_moe\.(input|output)_linear", 0, experts_stated),
     size("experts' width", r"_moe\.input_linear", None, _both_of_experts),
     size(
         "the rank of keys and values",

@@ -54,8 +54,8 @@ def load_yaml_documents(source: Path | str, where: str | None = None) -> list[di
     where = where or (str(source) if isinstance(source, Path) else "recipe")
     text = read_text(source) if isinstance(source, Path) else source
     documents = load_safely(text, StrictLoader, where)
-    if not documents:
-        raise RecipeError("this must be a mapping of keys to values", where=where)
+    if not documents or documents == [None]:
+        raise RecipeError("it is empty: there must be a mapping of keys to values", where=where)
     for number, document in enumerate(documents, 1):
         if not isinstance(document, dict):
             place = where if len(documents) == 1 else f"{where}: document {number}"

@@ -1,10 +1,13 @@
 """Warnings that one checkpoint's own files give, without comparing it: weights that the merge does
-not take, names that only a training wrapper uses, modules whose weights are apart."""
+not take, names that only a training wrapper uses, modules whose weights are apart, tokens that no
+row stands for."""
 
 from __future__ import annotations
 
 from merge_core.checkpoints.companion_files import weights_of_modules
 from merge_core.findings import Finding, counted, printable, some
+from merge_core.tokenizers.embeddings import vocabulary_tables
+from merge_core.tokenizers.tokenizer import Tokenizer
 from merge_core.verification.kinship import Subject
 
 
@@ -83,5 +86,29 @@ def _modules_left_out(subject: Subject) -> list[Finding]:
             f" {first.rpartition('/')[2]}. Then train or evaluate: the modules were not trained"
             " with the merged weights",
             where="modules.json",
+        )
+    ]
+
+
+def tokens_without_rows(subject: Subject, tokenizer: Tokenizer | None) -> list[Finding]:
+    """Tokens of a model's tokenizer whose ids lie beyond the rows of its embeddings."""
+    tables = vocabulary_tables(subject.checkpoint)
+    if tables is None or tokenizer is None or tokenizer.ids is None:
+        return []
+    beyond = {token: number for token, number in tokenizer.ids.items() if number >= tables.rows}
+    if not beyond:
+        return []
+    shown = some(f"{token!r} (id {number})" for token, number in beyond.items())
+    return [
+        Finding(
+            severity="warning",
+            code="tokens-without-rows",
+            subject=subject.name,
+            message=f"its embeddings have {tables.rows:,} rows, and its tokenizer"
+            f" {counted(len(beyond), 'token')} beyond them: {shown}; a prompt that uses one fails,"
+            " and `tokenizer_source` takes out those for which no model has a row",
+            mend="nothing, if prompts do not use these tokens; else give them rows, then train:"
+            f" model.resize_token_embeddings({max(beyond.values()) + 1})",
+            where="tokenizer",
         )
     ]

@@ -23,7 +23,7 @@ from merge_core.tensors.safetensors_header import KnownHeaders, TensorEntry
 from merge_core.tokenizers.comparison import compare_tokenizers
 from merge_core.tokenizers.prompting import compare_prompting, read_prompting
 from merge_core.tokenizers.tokenizer import Tokenizer, read_tokenizer, tokenizer_contents
-from merge_core.verification.alone_findings import alone_findings
+from merge_core.verification.alone_findings import alone_findings, tokens_without_rows
 from merge_core.verification.ancestry import Ancestry, measure_ancestry
 from merge_core.verification.class_comparison import architecture_of
 from merge_core.verification.headers import facts_of, in_order, preflight
@@ -39,7 +39,7 @@ from merge_core.verification.tied_copies import tied_copies
 from merge_core.verification.told_base import other_base
 from merge_core.verification.tolerance import STRICT, Tolerance
 
-VERSION = 5
+VERSION = 6
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 
@@ -127,6 +127,8 @@ def verify(
         is_donor = subject.source is sources[0]
         findings += alone_findings(subject, is_donor=is_donor)
     tokenizers = _read_tokenizers(opened, findings)
+    for subject in opened:
+        findings += tokens_without_rows(subject, tokenizers.get(subject.name))
     ancestries: dict[str, Ancestry] = {}
     with BlockReader() as reader:
         if sources and sources[0].reference in subjects:

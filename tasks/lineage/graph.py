@@ -42,6 +42,8 @@ class LineageMerge(Record):
     started: str | None = None
     """When the run's record was begun, ISO 8601, UTC."""
     ended: str | None = None
+    signed_by: tuple[str, ...] = ()
+    """Ids of the keys that are said to have signed it. `mergeflow audit` checks that."""
     deleted: bool = False
     """Somebody deleted the run in MLflow: it is named, and what it said of its inputs is not
     followed."""

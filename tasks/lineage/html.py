@@ -63,6 +63,7 @@ def _merge(merge: LineageMerge) -> list[tuple[str, str]]:
     facts = [
         ("recipe", f"<code>{_text(merge.recipe_digest)}</code>"),
         ("run", f"<code>{_text(merge.run_id)}</code>"),
+        ("signed by key", _text(", ".join(key[:12] for key in merge.signed_by))),
         ("recorded", _text(" to ".join(filter(None, (merge.started, merge.ended))))),
         ("verdict", _text(merge.verdict.replace("_", " ") + gain)),
     ]

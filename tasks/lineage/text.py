@@ -87,6 +87,8 @@ def _merge_lines(merge: LineageMerge) -> list[str]:
     lines = [f"recipe {merge.recipe_digest}", run]
     if merge.started:
         lines.append(f"recorded {merge.started}" + (f" to {merge.ended}" if merge.ended else ""))
+    for key in merge.signed_by:
+        lines.append(f"signed by key {key[:12]}, as the run says")
     if merge.allow_unrelated:
         lines.append("unrelated weights were allowed (allow_unrelated)")
     gain = "" if merge.gain is None else f", gain {merge.gain:+.2%}"

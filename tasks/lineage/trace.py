@@ -65,6 +65,7 @@ def merge_of_run(run: Run) -> LineageMerge:
         scores=tuple(scores),
         started=_moment(run.info.start_time),
         ended=_moment(run.info.end_time),
+        signed_by=tuple(tags.get(TAG + "signed_by", "").split()),
         deleted=is_deleted(run),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.promotion.decision import SMALLEST_BASELINE
+from tasks.promotion.former import SMALLEST_BASELINE
 from tasks.promotion.measured import measurements
 from tasks.records import EvaluationReport
 from tasks.statistics import judge

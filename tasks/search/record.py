@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tasks.registry.client import TAG, ensure_experiment, open_registry
 from tasks.registry.facts import slug
 from tasks.registry.pages import every
-from tasks.registry.runs import as_metrics, ensure_run, finish, is_recorded, log_files
+from tasks.registry.run_files import log_files
+from tasks.registry.runs import as_metrics, ensure_run, finish, is_recorded
 from tasks.search.trial import Trial
 
 

@@ -53,7 +53,8 @@ class ReplayedCmaEsSampler(CmaEsSampler):
             optimizer = optimizer or begun
             optimizer.tell(
                 [
-                    (self._transform.transform(each.params), -float(each.values[0]))
+                    (self._transform.transform(each.params), -each.value)
                     for each in members
+                    if each.value is not None
                 ]
             )

@@ -29,8 +29,15 @@ from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.models import find_logged_model
 from tasks.registry.pages import every
 from tasks.registry.past_averages import averages_of, forget_averages
+from tasks.registry.version_tags import fact_of
 from tasks.store.contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
-from tasks.store.needs import Needs, NotAskedError, ask_registries, averages_to_keep
+from tasks.store.needs import (
+    Needs,
+    NotAskedError,
+    ask_registries,
+    averages_to_keep,
+    links_that_serve,
+)
 
 KEPT_FOR = 7 * 86_400.0
 """Seconds that a thing waits in the quarantine, unless somebody says otherwise."""
@@ -159,7 +166,7 @@ def retire_versions(
     aliased = {str(version) for version in client.get_registered_model(model).aliases.values()}
     found = every(
         client.search_model_versions,
-        f"name = '{model}' and tags.`{TAG}role` = 'merged' and tags.`{TAG}pipeline` = '{pipeline}'",
+        f"name = '{model}' and tags.`{TAG}pipeline` = '{pipeline}'",  # bases have none
         max_results=10_000,
     )
     plain = sorted(
@@ -170,9 +177,9 @@ def retire_versions(
     removed = []
     for version in plain[keep:]:
         number, tags = str(version.version), version.tags
+        object_id = fact_of(registry, version, "object_id") or ""
         _note_removal(registry, tags.get(TAG + "digest", ""), model, number)
         client.delete_model_version(model, number)
-        object_id = tags.get(TAG + "object_id", "")
         removed.append(RemovedVersion(model=model, version=number, object_id=object_id))
     return removed
 
@@ -252,6 +259,7 @@ def _needs(home: Home, tracking_uri: str | None, keep: int, foreign: Collection[
     things = [*labels_of_stored(home), *waiting]
     needs = ask_registries(home, tracking_uri, things, foreign=foreign)
     needs.take(averages_to_keep(home, keep))
+    needs.take(links_that_serve(home))
     return needs
 
 

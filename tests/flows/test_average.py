@@ -25,12 +25,14 @@ from flows.settings.search import halves_of
 from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, ending_of
 from merge_core.homes.home import Home
+from tasks.audit.audit import audit_version
 from tasks.evaluate import stored_evaluation
 from tasks.evaluation.suite import load_suite
 from tasks.lineage.trace import lineage
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
 from tasks.search.sampling import kept_searches
+from tasks.signing.keys import make_key_pair
 from tests.support.edited_objects import flip, loosen, reseal
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
@@ -118,6 +120,15 @@ def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
     assert {node.digest for node in ancestry.top.inputs} == {
         each.digest for each in averaged.merged.inputs
     }
+
+
+def test_an_average_is_signed_where_it_names_a_key(bench: Bench) -> None:
+    make_key_pair(bench.home, "nightly")
+    outcome = bench.average("wma", register={"model": "wma", "sign": "nightly"}).result()
+    version = outcome.registration.candidate.version
+    report = audit_version(bench.home, f"models:/wma/{version}", default_tracking_uri(bench.home))
+    assert report.of("fails") == []
+    assert any(answer.what.startswith("signed by nightly") for answer in report.of("holds"))
 
 
 def test_without_a_new_checkpoint_a_run_ends_at_once_and_registers_nothing(

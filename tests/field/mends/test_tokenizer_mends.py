@@ -166,6 +166,20 @@ def longer(here: Path) -> None:
     tokenizer(here / "a", LETTERS + "ij")
 
 
+def tokens_without_rows(here: Path) -> Iterator[Step]:
+    for name in ("base", "a", "b"):
+        tokenizer(here / name, LETTERS + "ij")
+    yield VERIFY
+
+    def resize(tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = torch.cat([tensors[name], torch.randn(2, 8)])
+
+    for name in ("base", "a", "b"):
+        rewrite(here / name, resize)
+    yield VERIFY
+
+
 def a_tokenizer_without_a_model(here: Path) -> Iterator[Step]:
     alike(here)
     tokenizer(here / "a", model=None)

@@ -166,3 +166,11 @@ def test_a_mistake_is_named_with_its_document(mistake: str) -> None:
     assert message.startswith("chain.yaml")
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("text", ["", "# only a word\n", "---\n"])
+def test_an_empty_recipe_is_called_empty(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError, match="it is empty"):
+        load_recipe(file)

@@ -24,7 +24,6 @@ SPACE = Space.model_validate(
 )
 STARTS = [Start("first", {"method": "linear", "a": 0.5, "b": 0.5}), Start("beside")]
 MOST = 14
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("random", "cma-es", "nsga-ii")]
 
 
 class Killed(BaseException):
@@ -60,7 +59,8 @@ def searched(
     return each.trials()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cma-es", "nsga-ii"])
 def test_a_search_that_was_killed_ends_in_the_same_trials(
     sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
