@@ -62,8 +62,9 @@ class AdaptedReference:
 
     base: PlainReference
     adapter: LocalReference | HubReference
+    base_text: str
+    """The two as they were written."""
     adapter_text: str
-    """The adapter as it was written."""
 
 
 Reference = PlainReference | AdaptedReference
@@ -155,7 +156,7 @@ def _adapted(base: str, adapter: str, beside: Path | None, home: Home) -> Adapte
         raise CheckpointError(
             "an adapter is a directory or a Hub repository, not a registered model", where=adapter
         )
-    return AdaptedReference(parse_plain(base, beside, home), meaning, adapter)
+    return AdaptedReference(parse_plain(base, beside, home), meaning, base, adapter)
 
 
 def _is_directory(text: str, beside: Path | None, home: Home) -> bool:

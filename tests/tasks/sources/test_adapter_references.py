@@ -44,11 +44,12 @@ def place(tmp_path: Path) -> Path:
 
 def test_each_side_of_the_plus_is_a_reference_of_its_own(place: Path) -> None:
     assert parse_reference("base+lora", place) == AdaptedReference(
-        LocalReference(place / "base"), LocalReference(place / "lora"), "lora"
+        LocalReference(place / "base"), LocalReference(place / "lora"), "base", "lora"
     )
     assert parse_reference("org/model@v1+org/lora@main", place) == AdaptedReference(
         HubReference("org/model", "v1"),
         HubReference("org/lora", "main"),
+        "org/model@v1",
         "org/lora@main",
     )
     found = parse_reference("models:/name@champion+lora", place)
@@ -67,7 +68,7 @@ def test_a_plus_in_the_name_of_one_side_is_no_hindrance(place: Path) -> None:
     (place / "base").rename(place / "ba+se")
     found = parse_reference("ba+se+lo+ra", place)
     assert isinstance(found, AdaptedReference)
-    assert (found.base, found.adapter_text) == (LocalReference(place / "ba+se"), "lo+ra")
+    assert (found.base_text, found.adapter_text) == ("ba+se", "lo+ra")
 
 
 @pytest.mark.parametrize(
