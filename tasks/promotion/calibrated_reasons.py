@@ -18,6 +18,9 @@ from tasks.roles import the
 from tasks.statistics import GateResult, GateRule
 from tasks.statistics.results import PlanResult, TaskPlan, TaskResult
 
+_NAMED = 3
+"""Of more tasks, the mean is said to be over their number."""
+
 
 @dataclass(frozen=True)
 class Against:
@@ -70,6 +73,7 @@ def reasons(told: All) -> tuple[str, ...]:
     first = told.found[0]
     lines = [
         *([NOTHING_TO_PROMOTE] * told.same),
+        *([] if told.same else _in_short(first)),
         *parts["refused"],
         *parts["mean"],
         *parts["unclear"],
@@ -82,6 +86,18 @@ def reasons(told: All) -> tuple[str, ...]:
     if told.verdict == "inconclusive" and not told.same:
         lines.append(cannot_tell(told.on_inconclusive))
     return tuple(lines)
+
+
+def _in_short(each: Against) -> list[str]:
+    """How many tasks are worse and how many of them by too much, if any is."""
+    worse = [c for c in each.comparisons if c.improvement < 0]
+    counts = [
+        (sum(c.outcome == "regressed" for c in worse), "by more than is allowed"),
+        (sum(c.outcome == "unclear" for c in worse), "by perhaps more than is allowed"),
+    ]
+    said = f"worse than {the(each.baseline.name)} on {len(worse)} of {len(each.comparisons)} tasks"
+    parts = [f"{count} {what}" for count, what in counts if count]
+    return [f"{said}: {', '.join(parts)}"] if parts else []
 
 
 def _sections(each: Against) -> dict[str, list[str]]:
@@ -100,7 +116,7 @@ def _sections(each: Against) -> dict[str, list[str]]:
     blocks = each.rule.retention_blocks
     return {
         "refused": [*told["regressed"], *(kept["below"] if blocks else [])],
-        "mean": [_mean(each.result, each.gate)],
+        "mean": [_mean(each)],
         "unclear": told["unclear"],
         "held": [
             *told["held"],
@@ -158,15 +174,24 @@ def _answers(each: AnswersOfTask) -> str:
     return f"{said}: more than is allowed"
 
 
-def _mean(result: GateResult, gate: CalibratedGate) -> str:
+def _mean(each: Against) -> str:
     """The first question: is it better on the whole?"""
-    count = sum(task.share > 0 for task in result.tasks)
-    over = "" if count == 1 else f" on average over {count} tasks"
+    result, gate = each.result, each.gate
+    paired = zip(each.comparisons, result.tasks, strict=True)
+    counted = [comparison.task for comparison, task in paired if task.share > 0]
+    over = ""
+    if 1 < len(counted) <= _NAMED:
+        over = f" on average over {', '.join(counted[:-1])} and {counted[-1]}"
+    elif len(counted) > _NAMED:
+        over = f" on average over {len(counted)} tasks"
     way = "better" if gate.change > 0 else "worse"
     said = f"the merged checkpoint is {way} than the baseline by {number(abs(gate.change))} units"
     if gate.change == 0:
         said = "the merged checkpoint is as good as the baseline"
-    said += f"{over}, surely {_span(gate.low, gate.high)}"
+    said += over
+    if any(_is_cut_off(c) for c in each.comparisons):
+        said += ", with large changes of single documents cut off"
+    said += f", surely {_span(gate.low, gate.high)}"
     if gate.change == gate.low == gate.high == 0:
         said = f"the merged checkpoint equals the baseline{over}"
     outcome = result.primary.outcome
@@ -174,15 +199,15 @@ def _mean(result: GateResult, gate: CalibratedGate) -> str:
         return f"{said}, where an answer that is no number counts as the worst there is"
     if gate.exceed == 0:
         ends = {
-            "gained": "it is better by more than chance",
-            "below": "it is certainly not better",
+            "gained": "that is more than chance",
+            "below": "so it is not better",
             "unclear": "that may be chance",
         }
         return f"{said}; {ends[outcome]}"
     asked = f"more than {_signed(gate.exceed)} is asked for"
     ends = {
-        "gained": "and certainly reached",
-        "below": "and certainly not reached",
+        "gained": "and surely reached",
+        "below": "and surely not reached",
         "unclear": "and it may be less",
     }
     return f"{said}; {asked} {ends[outcome]}"
@@ -199,11 +224,15 @@ def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, each: Against) ->
         said = f"{c.task} did not change, surely {_span(c.low, c.high)}"
     else:
         way = "better" if c.improvement > 0 else "worse"
-        size = number(abs(c.improvement))
-        said = f"{c.task} got {way} by {size} {unit}, surely {_span(c.low, c.high)}"
-    if not c.low <= c.improvement <= c.high:
-        most = number(rule.clip * task.unit)
-        said += f" when no document counts for more than {most}"
+        said = f"{c.task} got {way} by {number(abs(c.improvement))} {unit}"
+        if _is_cut_off(c):
+            most = number(rule.clip * task.unit)
+            said += (
+                f"; with each document's change cut off at {most}, so that a few odd ones cannot"
+                f" decide, it is surely {_span(c.low, c.high)}"
+            )
+        else:
+            said += f", surely {_span(c.low, c.high)}"
     if task.gained or task.lost:
         said += f" (of {c.documents} documents {task.gained} became right and {task.lost} wrong)"
     said += other_prompts_words(c)
@@ -216,7 +245,7 @@ def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, each: Against) ->
     if c.outcome == "regressed" and each.must_hold.get(c.task) == 0:
         return f"{said}; it is a task that must hold, where any loss is refused"
     if c.outcome == "regressed":
-        return f"{said}; it certainly lost more than the {allowed} allowed"
+        return f"{said}; a loss of {allowed} is allowed, and it surely lost more"
     if c.outcome == "unclear":
         return f"{said}; {_unclear(c, task, plan, rule)}"
     wider = ""
@@ -236,14 +265,20 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule
             " needed"
         )
     said = (
-        f"it may have lost up to {number(-c.low)}, and a loss of {number(c.max_regression)} has to"
-        " be ruled out"
+        f"a loss of {number(c.max_regression)} is allowed, and {task.documents} documents cannot"
+        " tell whether it lost more; that counts against it"
     )
     about = about_documents(plan.documents_needed, task.documents)
-    if about:
-        said += f"; about {about} documents would do for a merge that loses nothing"
-        said += f" (now {task.documents})"
+    if about and -c.improvement > c.max_regression:
+        said += f" (more of them are unlikely to help it; a merge that loses nothing needs {about})"
+    elif about:
+        said += f" (about {about} would show it of a merge that loses nothing)"
     return said
+
+
+def _is_cut_off(c: TaskComparison) -> bool:
+    """Whether single documents changed so much that their changes were clipped."""
+    return not c.low <= c.improvement <= c.high
 
 
 def about_documents(needed: int | None, now: int) -> str | None:
@@ -260,8 +295,8 @@ def _kept(each: KeptOfExpert, rule: GateRule) -> str:
     else:
         said = f"on {each.task} {100 * each.kept:.0f} % of the gain of {each.expert} was kept"
     ends = {
-        "below": f"certainly less than the {asked} asked for",
-        "kept": f"certainly the {asked} asked for",
+        "below": f"surely less than the {asked} asked for",
+        "kept": f"surely the {asked} asked for",
         "unclear": f"whether it is the {asked} asked for cannot be told",
     }
     return f"{said}; {ends[each.outcome]}"
@@ -287,8 +322,9 @@ def _units(comparisons: Sequence[TaskComparison], gate: CalibratedGate) -> str:
         for task, c in zip(gate.tasks, comparisons, strict=True)
     )
     return (
-        f"a unit is how far the baseline's own documents lie apart: {apart}; 'surely' is wrong,"
-        f" to either side, in at most {100 * gate.alpha:g} % of evaluations"
+        f"a unit makes tasks comparable: it is how much the baseline's own score differs from one"
+        f" document to the next, {apart}; 'surely' is wrong in at most {100 * gate.alpha:g} of 100"
+        " evaluations because the truth is worse, and in as many because it is better"
     )
 
 

@@ -12,11 +12,17 @@ from tasks.evaluation.odd_answers import odd_answers
 from tasks.promotion.headline import headline
 from tasks.promotion.wording import number
 from tasks.records import Decision, EvaluationReport, Registration
+from tasks.reports.lost_most import lost_most_lines
 from tasks.reports.names import distinct_names
 from tasks.reports.serving import Serving
 from tasks.roles import MERGE, Roles
+from tasks.statistics.mcnemar import mcnemar_p
 
 TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
+
+OUTCOMES = {"held": "held", "unclear": "cannot tell", "regressed": "lost too much"}
+"""An outcome as pages say it."""
+_CUT_OFF = " (cut off)"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class ComparisonRow:
     outcome: str
     best_expert_gain_kept: float | None
     """Merged's improvement over base as a share of the best expert's; None if none improves."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the interval is of changes that were clipped, and so need not hold the change."""
+        return not self.low <= self.improvement <= self.high
 
 
 def comparison_rows(
@@ -106,17 +117,20 @@ def decision_markdown(
         *_changes(rows, with_experts=bool(experts), may_lose=_may_lose(decision) if gate else None),
     ]
     confidence = f"{100 * decision.confidence:g}"
-    how = "paired bootstrap over" if gate is None else "calibrated gate,"
+    how = "paired bootstrap over" if gate is None else "the calibrated gate on"
     lines += [
         "",
-        f"Change and its {confidence} % interval ({how} {decision.documents}"
-        f" documents): positive is better. Suite {code(candidate.suite)}, lm-eval"
-        f" {inline(candidate.lm_eval_version)} on {inline(candidate.device)}."
+        f"Change: positive is better. Interval: where the change surely is ({confidence} %, {how}"
+        f" {decision.documents} documents){_cut_off_words(rows)}.",
+        "",
+        f"Suite {code(candidate.suite)}, lm-eval {inline(candidate.lm_eval_version)} on"
+        f" {inline(candidate.device)}."
         f" {roles.candidate.capitalize()} {code(candidate.checkpoint_digest[:12])},"
         f" {roles.baseline} {code(base.checkpoint_digest[:12])}.",
     ]
     if decision.approval is not None and decision.approval.by is not None:
         lines += ["", TYPED_NAME]
+    lines += _for_information(decision, base, candidate)
     names = [roles.baseline, *column_names(experts), roles.candidate]
     named = zip(names, (base, *experts, candidate), strict=True)
     odd = [
@@ -125,6 +139,25 @@ def decision_markdown(
     if odd:
         lines += ["", "What went oddly in the evaluations:", "", *odd]
     return "\n".join(lines) + "\n"
+
+
+def _for_information(
+    decision: Decision, base: EvaluationReport, candidate: EvaluationReport
+) -> list[str]:
+    """What decides nothing: the documents to look at, and a test that many know."""
+    lines = []
+    worst = lost_most_lines(decision, base, candidate)
+    if worst:
+        lines += ["", "Lost most (place in the suite, hash, change):", ""]
+        lines += [f"* {inline(line, LONGEST)}" for line in worst]
+    known = [
+        f"{inline(task.task)} {number(mcnemar_p(task.gained, task.lost))}"
+        for task in (decision.gate.tasks if decision.gate else ())
+        if task.gained is not None and task.lost is not None
+    ]
+    if known:
+        lines += ["", f"For information, McNemar's exact p: {', '.join(known)}."]
+    return lines
 
 
 def _scores(rows: Sequence[ComparisonRow], experts: Sequence[str], roles: Roles) -> list[str]:
@@ -150,23 +183,36 @@ def _changes(
     Args:
         may_lose: for each row what may be lost, where it was measured rather than written.
     """
-    kept = ["of the best expert's gain"] if with_experts else []
+    kept = ["kept of the best expert's gain"] if with_experts else []
     lines = []
     for index, row in enumerate(rows):
         share = row.best_expert_gain_kept
         cells = [
             row.task,
             _signed(row.improvement),
-            f"{_signed(row.low)} to {_signed(row.high)}",
+            f"{_signed(row.low)} to {_signed(row.high)}{_CUT_OFF * row.is_cut_off}",
             *([may_lose[index]] if may_lose else []),
-            row.outcome,
+            OUTCOMES.get(row.outcome, row.outcome),
         ]
         if with_experts:
-            cells.append("-" if share is None else f"{100 * share:.0f} %")
+            cells.append(_share(share))
         lines.append(cells)
-    allowed = ["may lose"] if may_lose else []
+    allowed = ["allowed loss"] if may_lose else []
     head = ["task", "change", "interval", *allowed, "outcome", *kept]
     return table(head, lines, ("task", "outcome"))
+
+
+def _share(kept: float | None) -> str:
+    if kept is None:
+        return "no expert gained"
+    return f"{100 * kept:.0f} %" if kept >= 0 else "none: worse than the base"
+
+
+def _cut_off_words(rows: Sequence[ComparisonRow]) -> str:
+    """What the mark at an interval means, where there is one."""
+    if not any(row.is_cut_off for row in rows):
+        return ""
+    return "; `cut off`: with the changes of single documents cut off, so that a few cannot decide"
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:

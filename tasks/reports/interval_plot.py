@@ -52,7 +52,8 @@ def _figure(found: Sequence[Panel]) -> bytes:
     for place, panel, rows in zip(axes[:, 0], found, shown, strict=True):
         _draw(place, panel, rows)
     figure.supxlabel(
-        "A line is where the truth surely lies; it has to be wholly right of the shaded part.",
+        "A bar is where the truth surely is; to pass, all of it has to be right of the red line."
+        "   ● passes   ◆ cannot tell   ✖ refused",
         fontsize=9,
         color=INK,
     )

@@ -5,6 +5,7 @@ A row's interval has to lie wholly to the right of its limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.records import CalibratedGate, Decision, KeptOfExpert, Outcome, TaskComparison
@@ -54,12 +55,25 @@ def panels(decision: Decision) -> list[Panel]:
     over = "1 task" if counted == 1 else f"{counted} tasks"
     drawn = [
         Panel(f"Better on average over {over}?", "change in units; right is better", tuple(mean)),
-        Panel("Has any task lost too much?", "change in units; right is better", tuple(tasks)),
+        Panel(
+            "Has any task lost too much?",
+            f"change in units{_cut_off(found)}; right is better",
+            tuple(tasks),
+        ),
     ]
     kept = tuple(_kept(each) for each in decision.gate.kept if each.low is not None)
     if kept:
-        drawn.append(Panel("Kept of what each expert gains?", "percent of its gain", kept))
+        title = "How much of each expert's gain was kept?"
+        drawn.append(Panel(title, "percent of its gain; right is better", kept))
     return drawn
+
+
+def _cut_off(
+    found: Sequence[tuple[str, CalibratedGate, Sequence[TaskComparison]]],
+) -> str:
+    """What has to be known of the axis where changes of single documents were clipped."""
+    clipped = any(not c.low <= c.improvement <= c.high for _, _, each in found for c in each)
+    return ", large changes of single documents cut off" if clipped else ""
 
 
 def _mean(gate: CalibratedGate, suffix: str) -> Row:

@@ -20,12 +20,8 @@ from tasks.statistics.results import (
     RetentionResult,
     TaskResult,
     Verdict,
-    WorstDocument,
 )
 from tasks.statistics.rule import GateRule
-
-WORST = 10
-"""Documents of a task that are named because they cost the candidate most."""
 
 
 def judge(
@@ -127,20 +123,6 @@ def _task_result(task: CheckedTask, arrays: TaskArrays, judged: Judged, index: i
         blame_p=blame,
         non_finite=non_finite,
         left_out=task.left_out,
-        worst=_worst(task, arrays),
-    )
-
-
-def _worst(task: CheckedTask, arrays: TaskArrays) -> tuple[WorstDocument, ...]:
-    """The documents that cost most, NaN first."""
-    changes = (arrays.candidate - arrays.baseline)[0]
-    costs = np.where(np.isnan(changes), -np.inf, changes) * arrays.sampling.weights
-    order = np.argsort(costs, kind="stable")[:WORST]
-    places = task.places[task.evaluated]
-    return tuple(
-        WorstDocument(int(places[i]), float(changes[i]), float(arrays.sampling.weights[i]))
-        for i in order
-        if costs[i] < 0
     )
 
 

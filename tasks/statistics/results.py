@@ -11,17 +11,6 @@ Kept = Literal["kept", "below", "unclear", "no_certain_gain"]
 
 
 @dataclass(frozen=True)
-class WorstDocument:
-    """A document that cost the candidate much."""
-
-    index: int
-    """Place in the measurement's arrays."""
-    change: float
-    """In the metric's own unit, not clipped; below 0."""
-    weight: float
-
-
-@dataclass(frozen=True)
 class PrimaryResult:
     """The weighted mean change over the tasks, in units."""
 
@@ -72,7 +61,6 @@ class TaskResult:
     """Documents without a finite value of the candidate's, although the baseline has one."""
     left_out: int
     """Documents that weigh nothing, or for which the baseline has no finite value."""
-    worst: tuple[WorstDocument, ...]
 
 
 @dataclass(frozen=True)

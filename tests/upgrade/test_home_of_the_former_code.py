@@ -23,7 +23,7 @@ KNOWN_ANEW = {
     # The last one without a history of the alias, whose gate was the former one by default.
     "221bab79f591": {"verify", "decide"},
     # The last one whose merges nobody signed.
-    "4c7cd136a15b": {"verify"},
+    "4c7cd136a15b": {"verify", "decide"},
 }
 """Former commits, and steps that are done again: they take a moment, and may say something else."""
 

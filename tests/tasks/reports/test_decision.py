@@ -46,9 +46,9 @@ def test_the_markdown_is_two_well_formed_tables_with_the_reasons_above_them():
     assert scores[0] == "| task | metric | base | code-expert | prose-expert | merged |"
     assert "↓" in scores[2]
     assert "↑" in scores[3]
-    assert changes[0] == "| task | change | interval | outcome | of the best expert's gain |"
+    assert changes[0] == "| task | change | interval | outcome | kept of the best expert's gain |"
     assert changes[2].endswith("| 51 % |"), "0.2 of the 0.4 bits that the coder gained, about"
-    assert changes[3].endswith("| - |"), "no expert is better than the base there"
+    assert changes[3].endswith("| no expert gained |"), "no expert is better than the base there"
 
 
 def test_the_question_has_what_matters_in_a_table_that_fits_a_dialog():
@@ -103,7 +103,7 @@ def test_a_fall_back_says_that_the_base_stays():
     worse = report("merged", bits_task("code", 2), accuracy_task("quiz", 100))
     text = decision_markdown(decide(worse, BASE, PromotionRule(gate="former")), BASE, [], worse)
     assert text.startswith("## Fell back: the base stays")
-    assert "regressed" in text
+    assert "lost too much" in text
 
 
 def test_cut_documents_are_mentioned():
@@ -149,7 +149,7 @@ def test_the_calibrated_gate_shows_what_each_task_may_lose():
     text = decision_markdown(decision, BASE, [CODER, PROSE], MERGED)
     assert all(f"* {reason}" in text for reason in decision.reasons)
     changes = [line for line in text.splitlines() if line.startswith("|")][4:]
-    assert changes[0].startswith("| task | change | interval | may lose | outcome |")
+    assert changes[0].startswith("| task | change | interval | allowed loss | outcome |")
     assert len({line.count("|") for line in changes}) == 1
-    assert "95 % interval (calibrated gate, 800 documents)" in text
+    assert "(95 %, the calibrated gate on 800 documents)" in text
     assert "bootstrap" not in text

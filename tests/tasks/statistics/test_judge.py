@@ -80,7 +80,6 @@ def test_one_nan_is_never_held(where: int) -> None:
     result = judge([replace(task, candidate=values), answers(400, 2, gained=80, lost=0)])
     assert result.verdict == "fell_back"
     assert (result.tasks[0].outcome, result.tasks[0].non_finite) == ("invalid", 1)
-    assert result.tasks[0].worst[0].index == where
 
 
 @pytest.mark.parametrize("kind", ["binary", "fraction", "score"])
@@ -149,9 +148,6 @@ def test_a_document_counts_for_no_more_than_half_a_unit() -> None:
     before = judge([task]).tasks[0].change
     assert result.change == pytest.approx(before - lost, abs=0.001)
     assert result.unclipped_change < -1
-    assert result.worst[0].index == 5
-    assert result.worst[0].change == pytest.approx(-1000, abs=1)
-    assert len(result.worst) <= 10
 
 
 def test_the_interval_of_a_score_is_students_with_pseudo_documents() -> None:
