@@ -45,7 +45,7 @@ def sign(
     from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
     from tasks.audit.signing import sign_version
-    from tasks.signing.keys import private_keys
+    from tasks.signing.keys import path_of_key, private_keys
 
     terminal = Terminal(machine=as_json)
     home, address = home_and_registry(tracking_uri, make=False)
@@ -60,7 +60,7 @@ def sign(
         )
     named = key or known[0]
     if "/" in named:
-        named = str(Path(named).expanduser().absolute())
+        named = str(path_of_key(named).absolute())
     _ask_for_passphrase(terminal, named, home.keys)
     with terminal.progress() as progress:
         done = sign_version(home, model, address, named, progress)
@@ -91,14 +91,14 @@ def new(
 
     from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
-    from tasks.signing.keys import PASSPHRASE, PUBLIC, make_key_pair
+    from tasks.signing.keys import PASSPHRASE, free_places, make_key_pair
 
     terminal, home = Terminal(machine=as_json), Home.discover()
+    _, public = free_places(home, name)
     secret = None
     if passphrase:
         secret = os.environ.get(PASSPHRASE) or _asked(confirm=True)
     made = make_key_pair(home, name, secret)
-    public = home.keys / f"{name}{PUBLIC}"
     if as_json:
         terminal.give({"name": name, "key_id": made.key_id, "public": str(public)})
         return
