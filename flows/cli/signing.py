@@ -44,8 +44,9 @@ def sign(
     """Sign a version: its files, and how they were made. What `audit` refutes is not signed."""
     from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
+    from merge_core.files.written_path import written_path
     from tasks.audit.signing import sign_version
-    from tasks.signing.keys import path_of_key, private_keys
+    from tasks.signing.keys import private_keys
 
     terminal = Terminal(machine=as_json)
     home, address = home_and_registry(tracking_uri, make=False)
@@ -60,7 +61,7 @@ def sign(
         )
     named = key or known[0]
     if "/" in named:
-        named = str(path_of_key(named).absolute())
+        named = str(written_path(named).absolute())
     _ask_for_passphrase(terminal, named, home.keys)
     with terminal.progress() as progress:
         done = sign_version(home, model, address, named, progress)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from merge_core.errors import MergeflowError, OutputError, did_you_mean
 from merge_core.files.private import PRIVATE_FILE, make_private_directory, write_private
+from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def key_file(home: Home, named: str) -> Path:
         MergeflowError: there is none.
     """
     if "/" in named:
-        path = path_of_key(named)
+        path = written_path(named)
         if not path.is_absolute():
             raise MergeflowError(
                 "a relative path depends on where a run is started",
@@ -177,14 +178,6 @@ def key_file(home: Home, named: str) -> Path:
         mend = did_you_mean(named, known) if known else _MAKE
         raise MergeflowError(f"there is no key '{named}'", where=str(home.keys), mend=mend)
     return path
-
-
-def path_of_key(named: str) -> Path:
-    """The path that a person wrote, `~` resolved where it stands for a directory."""
-    try:
-        return Path(named).expanduser()
-    except RuntimeError:  # nobody has that name
-        return Path(named)
 
 
 def private_keys(home: Home) -> list[str]:
