@@ -122,12 +122,17 @@ def make_key_pair(home: Home, name: str, passphrase: str | None = None) -> Publi
     try:
         make_private_directory(home.keys)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(private, flags, PRIVATE_FILE), "wb") as file:
-            os.fchmod(file.fileno(), PRIVATE_FILE)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        write_private(public, made.pem)
+        file = os.fdopen(os.open(private, flags, PRIVATE_FILE), "wb")
+        try:
+            with file:
+                os.fchmod(file.fileno(), PRIVATE_FILE)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            write_private(public, made.pem)
+        except BaseException:  # half a pair would have the name for ever
+            private.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise OutputError(
             f"the key cannot be written: {error.strerror}",

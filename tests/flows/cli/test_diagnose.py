@@ -142,7 +142,7 @@ def test_a_disk_without_room_leaves_no_file_that_refuses_the_same_command(
     said([file, "--json"], capsys)  # what was measured is kept
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))  # the page is longer
     try:
-        shown = said([file], capsys, code=1)
+        shown = said([file], capsys, code=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot be written" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import resource
 import shlex
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from merge_core.errors import MergeflowError
+from merge_core.errors import MergeflowError, OutputError
 from merge_core.homes.home import Home
 from tasks.processes.secret_variables import without_secrets
 from tasks.signing.keys import (
@@ -76,6 +77,18 @@ def test_a_key_is_never_overwritten(home: Home) -> None:
     assert refused.value.mend == "choose another name; a key is never overwritten"
     assert private_key(home, "release").public == first
     assert make_key_pair(home, "release-2").key_id != first.key_id
+
+
+def test_a_disk_without_room_leaves_no_half_of_a_pair(home: Home) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # a private key is longer
+    try:
+        with pytest.raises(OutputError, match="the key cannot be written"):
+            make_key_pair(home, "release")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(home.keys.iterdir()) == []
+    assert make_key_pair(home, "release")
 
 
 @pytest.mark.parametrize("name", ["", "../release", "a/b", "-x", "a b", ".hidden", "x" * 90])
