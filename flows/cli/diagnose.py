@@ -63,17 +63,18 @@ def diagnose(
     loaded = load_recipe(recipe)
     if out is None and not as_json:
         out = Path(f"{recipe.stem}-diagnosis.html")
-    places = (out, out.with_name(f"{out.stem}-search.yaml")) if out else ()
-    for place in places:
-        check_new(place)
+    places: tuple[Path, ...] = ()
+    if out is not None:
+        check_new(out)
+        places = (out, out.with_name(f"{out.stem}-search.yaml"))
+        check_new(places[1])
     home, beside = Home.discover(), recipe.absolute().parent
     found = _diagnosed(terminal, recipe, loaded, suite, home, device, threads)
     if places:
         from flows.steps.diagnosing import files_of
 
         files = files_of(found, loaded, beside, home, _elsewhere(suite))
-        for place, content in zip(places, files, strict=True):
-            _write(place, content)
+        _write(dict(zip(places, files, strict=True)))
     if as_json:
         terminal.give(found.model_dump(mode="json", exclude={"weights": {"sample"}}))
         return
@@ -167,11 +168,23 @@ def _elsewhere(suite: str) -> str | None:
     return str(Path(name).absolute()) if Path(name).exists() else name
 
 
-def _write(place: Path, content: str) -> None:
+def _write(contents: Mapping[Path, str]) -> None:
+    """All of them, or none: what was there would keep the same command from writing the rest."""
     from merge_core.errors import OutputError
+    from merge_core.files.new_file import write_new
 
+    written: list[Path] = []
     try:
-        with place.open("x", encoding="utf-8") as file:
-            file.write(content)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", where=str(place)) from None
+        for place, content in contents.items():
+            write_new(place, content)
+            written.append(place)
+    except BaseException as error:
+        for each in written:
+            each.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OutputError(
+            f"cannot be written: {error.strerror}",
+            where=str(place),
+            mend="see that you may write there and that there is room, then run it again",
+        ) from None

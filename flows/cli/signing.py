@@ -44,6 +44,7 @@ def sign(
     """Sign a version: its files, and how they were made. What `audit` refutes is not signed."""
     from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
+    from merge_core.files.written_path import written_path
     from tasks.audit.signing import sign_version
     from tasks.signing.keys import private_keys
 
@@ -60,7 +61,7 @@ def sign(
         )
     named = key or known[0]
     if "/" in named:
-        named = str(Path(named).expanduser().absolute())
+        named = str(written_path(named).absolute())
     _ask_for_passphrase(terminal, named, home.keys)
     with terminal.progress() as progress:
         done = sign_version(home, model, address, named, progress)
@@ -91,14 +92,14 @@ def new(
 
     from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
-    from tasks.signing.keys import PASSPHRASE, PUBLIC, make_key_pair
+    from tasks.signing.keys import PASSPHRASE, free_places, make_key_pair
 
     terminal, home = Terminal(machine=as_json), Home.discover()
+    _, public = free_places(home, name)
     secret = None
     if passphrase:
         secret = os.environ.get(PASSPHRASE) or _asked(confirm=True)
     made = make_key_pair(home, name, secret)
-    public = home.keys / f"{name}{PUBLIC}"
     if as_json:
         terminal.give({"name": name, "key_id": made.key_id, "public": str(public)})
         return

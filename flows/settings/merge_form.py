@@ -25,6 +25,7 @@ from flows.settings.pipeline import Evaluate, Execution, Pipeline, Register
 from flows.settings.sentences import expect, in_range, only
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import validated
+from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
 from merge_core.methods import METHODS
 from merge_core.recipes.loading import load_recipe, parse_recipe
@@ -243,7 +244,7 @@ def recipe_of(text: str, home: Home, where: str) -> FilledIn:
     """
     if "\n" in text.strip() or ": " in text:
         return FilledIn(parse_recipe(text, where=where), None)
-    path = Path(expand_variables(text.strip(), home)).expanduser().absolute()
+    path = written_path(expand_variables(text.strip(), home)).absolute()
     if not path.is_file():
         raise RecipeError(
             f"there is no file {path}",

@@ -143,9 +143,11 @@ class Register(Section):
     )
 
     @model_validator(mode="after")
-    def _signs_a_version(self) -> Register:
+    def _has_a_version(self) -> Register:
         if self.sign is not None and self.model is None:
             raise ValueError("sign: what is signed is a registered version; set model too")
+        if self.serve and self.model is None:
+            raise ValueError("serve: the link follows a registered model's alias; set model too")
         return self
 
     @field_validator("tracking_uri")

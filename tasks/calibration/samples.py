@@ -10,6 +10,7 @@ from typing import Any
 
 from merge_core.errors import RecipeError
 from merge_core.files.digests import sha256_file
+from merge_core.files.written_path import written_path
 from merge_core.recipes.parts import Calibration
 
 _WHERE = "calibration.data"
@@ -35,7 +36,7 @@ def data_file(calibration: Calibration, beside: Path | None) -> Path:
     Raises:
         RecipeError: there is no such file.
     """
-    named = Path(calibration.data).expanduser()
+    named = written_path(calibration.data)
     path = (beside or Path.cwd()) / named
     if not path.is_file():
         raise RecipeError(

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from merge_core.errors import RecipeError
 from merge_core.files.bounded_json import parse_json
+from merge_core.files.new_file import write_new
 from merge_core.files.rule_words import rule_in_words
 from merge_core.files.strict_yaml import yaml_path
 from tasks.records import EvaluationReport
@@ -39,8 +40,7 @@ def write_report(report: EvaluationReport, path: Path) -> None:
         RecipeError: it cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(report.model_dump_json(indent=1) + "\n")
+        write_new(path, report.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise RecipeError(f"cannot be written: {error.strerror}", where=str(path)) from None
 

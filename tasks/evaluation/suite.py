@@ -26,6 +26,7 @@ from merge_core.errors import RecipeError, did_you_mean
 from merge_core.files.digests import digest_of, sha256_file
 from merge_core.files.rule_words import rule_in_words
 from merge_core.files.strict_yaml import load_yaml, yaml_path
+from merge_core.files.written_path import written_path
 from tasks.evaluation.lm_eval_catalogue import lm_eval_catalogue
 from tasks.evaluation.lm_eval_files import (
     data_files,
@@ -255,7 +256,7 @@ def task_directories(suite: Suite) -> list[Path] | None:
 
 
 def _find(reference: str | Path) -> Path:
-    path = Path(reference).expanduser()
+    path = written_path(reference)
     if path.is_dir():
         if (path / "suite.yaml").is_file():
             return path / "suite.yaml"

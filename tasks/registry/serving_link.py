@@ -20,6 +20,7 @@ from merge_core.store.objects import object_id_of
 from merge_core.text.plain import plain_log
 from tasks.registry.client import TAG, Registry, mergeflow_experiments
 from tasks.registry.described import described_checkpoint
+from tasks.registry.pages import every
 
 _log = plain_log("mergeflow")
 
@@ -129,10 +130,21 @@ def _is_recorded(registry: Registry, places: Collection[str]) -> bool:
     """Whether a checkpoint is registered from one of these places: a base may lie anywhere."""
     experiments = mergeflow_experiments(registry)
     for place in sorted(places) if experiments else ():
-        quoted = place.replace("'", "")
-        found = registry.client.search_logged_models(
-            experiments, filter_string=f"tags.`{TAG}path` = '{quoted}'", max_results=1
+        found = every(
+            registry.client.search_logged_models, experiments, filter_string=_of_path(place)
         )
-        if found:
+        if any(model.tags.get(TAG + "path") == place for model in found):
             return True
     return False
+
+
+def _of_path(place: str) -> str:
+    """A filter of MLflow's that finds a path, among others perhaps.
+
+    Its texts have no way to spell the quote around them: any character is asked for instead.
+    """
+    tag = f"tags.`{TAG}path`"
+    if "'" not in place:
+        return f"{tag} = '{place}'"
+    pattern = place.replace("'", "_")
+    return f"{tag} LIKE '{pattern}'"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from merge_core.errors import MergeflowError, OutputError, did_you_mean
 from merge_core.files.private import PRIVATE_FILE, make_private_directory, write_private
+from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ LONGEST_KEY = 64 << 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 """Those that OpenSSF's model signing takes, and the hash that it uses with each."""
+KINDS = "P-256, P-384 or P-521"
+_LONGEST_PASSPHRASE = 1023
+"""Bytes that OpenSSL takes."""
 _MAKE = "make one with `mergeflow keys new NAME`"
 
 
@@ -108,30 +112,27 @@ def make_key_pair(home: Home, name: str, passphrase: str | None = None) -> Publi
     from cryptography.hazmat.primitives import serialization as pem
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    check_name(name)
-    private, public = home.keys / f"{name}{PRIVATE}", home.keys / f"{name}{PUBLIC}"
-    for path in (private, public):
-        if os.path.lexists(path):
-            raise MergeflowError(
-                f"there is a key '{name}' already",
-                where=str(path),
-                mend="choose another name; a key is never overwritten",
-            )
+    private, public = free_places(home, name)
     encryption: pem.KeySerializationEncryption = pem.NoEncryption()
     if passphrase:
-        encryption = pem.BestAvailableEncryption(passphrase.encode())
+        encryption = pem.BestAvailableEncryption(_passphrase_bytes(passphrase))
     key = ec.generate_private_key(ec.SECP256R1())
     content = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption)
     made = _public(key.public_key(), name)
     try:
         make_private_directory(home.keys)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(private, flags, PRIVATE_FILE), "wb") as file:
-            os.fchmod(file.fileno(), PRIVATE_FILE)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        write_private(public, made.pem)
+        file = os.fdopen(os.open(private, flags, PRIVATE_FILE), "wb")
+        try:
+            with file:
+                os.fchmod(file.fileno(), PRIVATE_FILE)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            write_private(public, made.pem)
+        except BaseException:  # half a pair would have the name for ever
+            private.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise OutputError(
             f"the key cannot be written: {error.strerror}",
@@ -141,6 +142,24 @@ def make_key_pair(home: Home, name: str, passphrase: str | None = None) -> Publi
     return made
 
 
+def free_places(home: Home, name: str) -> tuple[Path, Path]:
+    """The files that both halves of a new key will be.
+
+    Raises:
+        MergeflowError: the name cannot be one, or is taken.
+    """
+    check_name(name)
+    private, public = home.keys / f"{name}{PRIVATE}", home.keys / f"{name}{PUBLIC}"
+    for path in (private, public):
+        if os.path.lexists(path):
+            raise MergeflowError(
+                f"there is a key '{name}' already",
+                where=str(path),
+                mend="choose another name; a key is never overwritten",
+            )
+    return private, public
+
+
 def key_file(home: Home, named: str) -> Path:
     """The file of a private key: of `keys new` by its name, or an absolute path.
 
@@ -148,18 +167,18 @@ def key_file(home: Home, named: str) -> Path:
         MergeflowError: there is none.
     """
     if "/" in named:
-        path = Path(named).expanduser()
+        path = written_path(named)
         if not path.is_absolute():
             raise MergeflowError(
                 "a relative path depends on where a run is started",
                 where=f"key {named}",
                 mend="write the absolute path of the key file, or the name of one of `keys list`",
             )
-        if not path.exists():
+        if not os.path.lexists(path):
             raise MergeflowError("there is no such key file", where=named, mend=_MAKE)
         return path
     path = home.keys / f"{named}{PRIVATE}"
-    if not path.exists():
+    if not os.path.lexists(path):
         known = private_keys(home)
         mend = did_you_mean(named, known) if known else _MAKE
         raise MergeflowError(f"there is no key '{named}'", where=str(home.keys), mend=mend)
@@ -192,9 +211,8 @@ def read_private_key(path: Path, passphrase: str | None = None) -> PrivateKey:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    content, secret = _private_content(path), passphrase.encode() if passphrase else None
-    if secret is not None and b"ENCRYPTED" not in content:
-        secret = None  # a passphrase for another key
+    content = _private_content(path)
+    secret = _passphrase_bytes(passphrase) if passphrase and b"ENCRYPTED" in content else None
     try:
         key = load_pem_private_key(content, secret)
     except TypeError:
@@ -204,7 +222,7 @@ def read_private_key(path: Path, passphrase: str | None = None) -> PrivateKey:
             raise _locked(path, "the passphrase does not open this key") from None
         raise _no_key(path, "this is no private key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
-        raise _no_key(path, "this key is of another kind than can be used here") from None
+        raise _no_key(path, f"this key is of another kind than can be used here: {KINDS}")
     return PrivateKey(key, path, secret)
 
 
@@ -225,7 +243,7 @@ def read_public_key(content: bytes, name: str = "") -> PublicKey:
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("it is no public key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
-        raise ValueError("it is a key of another kind than can be used here")
+        raise ValueError(f"it is a key of another kind than can be used here: {KINDS}")
     return _public(key, name)
 
 
@@ -248,10 +266,11 @@ def _private_content(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _no_key(path, f"the key cannot be read: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LONGEST_KEY:
+        os.close(descriptor)  # of a directory Python makes no file
+        raise _no_key(path, "this is no key file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LONGEST_KEY:
-            raise _no_key(path, "this is no key file")
         if status.st_uid not in (os.geteuid(), 0):
             raise MergeflowError(
                 "this key belongs to another user, who can read and change it",
@@ -267,6 +286,18 @@ def _private_content(path: Path) -> bytes:
                 " read it",
             )
         return file.read(LONGEST_KEY)
+
+
+def _passphrase_bytes(passphrase: str) -> bytes:
+    content = passphrase.encode("utf-8", "surrogateescape")
+    if len(content) > _LONGEST_PASSPHRASE:
+        raise MergeflowError(
+            f"a passphrase has at most {_LONGEST_PASSPHRASE:,} bytes, and this one has"
+            f" {len(content):,}",
+            where=PASSPHRASE,
+            mend=f"take a shorter one; {PASSPHRASE} holds the passphrase, not a file's name",
+        )
+    return content
 
 
 def _algorithm(key: ec.EllipticCurvePublicKey) -> ec.ECDSA:

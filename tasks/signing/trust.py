@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,8 @@ class Trust:
         problems: list[str] = []
         found = sorted(home.keys.iterdir()) if home.keys.is_dir() else []
         for path in found:
+            if path.suffix == PRIVATE and not os.path.lexists(path.with_suffix(PUBLIC)):
+                problems.append(_lonely(path))
             if path.suffix != PUBLIC:
                 continue
             try:
@@ -83,7 +87,9 @@ def public_key_of_file(path: Path) -> PublicKey:
     except ValueError as error:
         said = f"this is not the file of a public key: {error}"
     raise MergeflowError(
-        said, where=str(path), mend="name the file NAME.pub that `mergeflow keys new` made"
+        said,
+        where=str(path),
+        mend="name the file NAME.pub that `mergeflow keys new` made in the home's keys/",
     )
 
 
@@ -97,10 +103,13 @@ def trust_key(home: Home, path: Path, name: str | None = None) -> PublicKey:
     name = name or key.name
     check_name(name)
     place = home.keys / f"{name}{PUBLIC}"
+    taken = _private_half(place, key) is not None
     if place.exists():
         known = public_key_of_file(place)
         if known.key_id == key.key_id:
             return known
+        taken = True
+    if taken:
         raise MergeflowError(
             f"another key is called '{name}' here",
             where=str(place),
@@ -108,6 +117,15 @@ def trust_key(home: Home, path: Path, name: str | None = None) -> PublicKey:
         )
     write_private(place, key.pem)
     return PublicKey(key.pem, name)
+
+
+def _lonely(private: Path) -> str:
+    """A key that was put there by hand, or that was being made when something ended it."""
+    public = shlex.quote(str(private.with_suffix(PUBLIC)))
+    return (
+        f"{private.name} has no public half beside it, so what it signs does not count here:"
+        f" `openssl pkey -in {shlex.quote(str(private))} -pubout -out {public}` makes it"
+    )
 
 
 def _private_half(path: Path, key: PublicKey) -> str | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core.errors import CheckpointError
+from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
 from tasks.sources.near_paths import nearest_directory, neighbours
 
@@ -116,7 +117,7 @@ def parse_plain(text: str, beside: Path | None = None, home: Home | None = None)
             where=text,
             mend="write models:/NAME@ALIAS or models:/NAME/VERSION",
         )
-    path = Path(expand_variables(text, home or Home.if_believed())).expanduser()
+    path = written_path(expand_variables(text, home or Home.if_believed()))
     tried = _places(path, beside)
     for place in tried:
         if place.is_dir():
@@ -160,7 +161,7 @@ def _adapted(base: str, adapter: str, beside: Path | None, home: Home) -> Adapte
 
 
 def _is_directory(text: str, beside: Path | None, home: Home) -> bool:
-    path = Path(expand_variables(text, home)).expanduser()
+    path = written_path(expand_variables(text, home))
     return any(place.is_dir() for place in _places(path, beside))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,26 @@ def test_a_stranger_among_the_models_is_told_and_no_lesser_advice_beside_it(
     assert "Do not merge before this is mended: name the checkpoint" in shown
     assert "[likely]" not in shown
     assert "[perhaps]" not in shown
+
+
+def test_a_disk_without_room_leaves_no_file_that_refuses_the_same_command(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = recipe(models, "one", "two")
+    for place in (".", "..", "/"):
+        assert "exists already" in said([file, "--out", place], capsys, code=2)
+    said([file, "--json"], capsys)  # what was measured is kept
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))  # the page is longer
+    try:
+        shown = said([file], capsys, code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be written" in shown
+    assert "see that you may write there and that there is room, then run it again" in shown
+    assert list(Path().iterdir()) == []
+    said([file], capsys)
+    assert len(list(Path().iterdir())) == 2
 
 
 def test_a_suite_that_is_not_there_is_told_before_any_work(

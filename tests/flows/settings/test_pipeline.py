@@ -62,6 +62,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             ["execution.scale_out", "processes and dask exclude each other"],
         ),
         ("register.model", "two words", ["register.model"]),
+        ("register", {"sign": "release"}, ["register", "sign", "set model too"]),
+        ("register", {"serve": True}, ["register", "serve", "set model too"]),
         ("promote.confidence", 2, ["promote.confidence"]),
         ("name", "no/slash", ["name"]),
         ("recipe.merge_method", "tis", ["recipe", "merge_method", "did you mean 'ties'?"]),

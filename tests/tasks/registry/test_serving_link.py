@@ -97,6 +97,18 @@ def test_what_is_no_link_of_ours_is_refused_before_the_alias_moves(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("called", ["it's better", 'so "good"', 'it\'s "good"', "100%_\\"])
+def test_a_checkpoint_is_known_again_whatever_its_directory_is_called(
+    tiny_zoo: Any, merged: Path, registry: str, home: Home, tmp_path: Path, called: str
+) -> None:
+    first = variant(merged, tmp_path / called, "first")
+    register_merge(**zoo_merge(tiny_zoo, first, registry), home=home, serve=True)
+    assert served(home) == first
+    register_merge(**zoo_merge(tiny_zoo, merged, registry), home=home)
+    assert served(home) == merged, "the link was ours"
+
+
+@pytest.mark.slow
 def test_a_link_that_cannot_be_switched_is_switched_by_the_same_command_again(
     tiny_zoo: Any, merged: Path, registry: str, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

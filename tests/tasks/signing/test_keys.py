@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import resource
+import shlex
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from merge_core.errors import MergeflowError
+from merge_core.errors import MergeflowError, OutputError
 from merge_core.homes.home import Home
 from tasks.processes.secret_variables import without_secrets
 from tasks.signing.keys import (
@@ -76,6 +79,18 @@ def test_a_key_is_never_overwritten(home: Home) -> None:
     assert make_key_pair(home, "release-2").key_id != first.key_id
 
 
+def test_a_disk_without_room_leaves_no_half_of_a_pair(home: Home) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # a private key is longer
+    try:
+        with pytest.raises(OutputError, match="the key cannot be written"):
+            make_key_pair(home, "release")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(home.keys.iterdir()) == []
+    assert make_key_pair(home, "release")
+
+
 @pytest.mark.parametrize("name", ["", "../release", "a/b", "-x", "a b", ".hidden", "x" * 90])
 def test_a_name_leads_to_no_other_directory(home: Home, name: str) -> None:
     with pytest.raises(MergeflowError, match="cannot be the name"):
@@ -99,6 +114,20 @@ def test_a_passphrase_is_needed_once_there_is_one(
     assert private_key(home, "release").public == made
     make_key_pair(home, "other")
     assert private_key(home, "other"), "a key without a passphrase ignores it"
+
+
+def test_a_passphrase_that_cannot_be_one_is_refused(home: Home) -> None:
+    make_key_pair(home, "longest", "ü" * 511)
+    path, too_long = home.keys / "longest.pem", "ü" * 512
+    for use in (make_key_pair, lambda *_: read_private_key(path, too_long)):
+        with pytest.raises(MergeflowError, match="at most 1,023 bytes") as refused:
+            use(home, "release", too_long)
+        assert refused.value.mend is not None
+        assert "take a shorter one" in refused.value.mend
+        assert "ü" not in str(refused.value)
+    # A variable of the environment may hold bytes that are no text.
+    made = make_key_pair(home, "bytes", "s\udcff")
+    assert read_private_key(home.keys / "bytes.pem", "s\udcff").public == made
 
 
 def test_code_of_a_suite_or_a_model_is_not_told_the_passphrase(home: Home) -> None:
@@ -145,7 +174,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.pem"
     path.write_bytes(private)
     path.chmod(0o600)
-    with pytest.raises(MergeflowError, match="another kind"):
+    with pytest.raises(MergeflowError, match=r"another kind .*P-256, P-384 or P-521"):
         read_private_key(path)
     public = made.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(ValueError, match="another kind"):
@@ -165,6 +194,18 @@ def test_a_key_is_found_by_name_or_absolute_path(home: Home, tmp_path: Path) -> 
     assert key_file(home, str(home.keys / "release.pem")) == key_file(home, "release")
     with pytest.raises(MergeflowError, match="no such key file"):
         key_file(home, str(tmp_path / "gone.pem"))
+    for named in ("x" * 5000, "release\0", "..", ""):
+        with pytest.raises(MergeflowError, match="no key"):
+            key_file(home, named)
+    with pytest.raises(MergeflowError, match="no such key file"):
+        key_file(home, "/" + "x" * 5000)
+    with pytest.raises(MergeflowError, match="relative path"):
+        key_file(home, "~nobody-has-this-name/release.pem")
+
+
+def test_a_directory_in_place_of_a_key_is_no_key(tmp_path: Path) -> None:
+    with pytest.raises(MergeflowError, match="no key file"):
+        read_private_key(tmp_path)
 
 
 def test_a_fifo_in_place_of_a_key_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -200,6 +241,30 @@ def test_a_public_key_that_was_exchanged_is_named_and_does_not_count(
     assert "release.pub is not the public half of release.pem" in trusted.problems
 
 
+def test_a_private_half_alone_is_told_with_what_makes_the_other(home: Home) -> None:
+    """A key of openssl's, or one whose making was killed between both files."""
+    made = make_key_pair(home, "release")
+    (home.keys / "release.pub").unlink()
+    [said] = Trust.of_home(home).problems
+    command = shlex.split(said.split("`")[1])
+    subprocess.run(command, check=True)
+    trusted = Trust.of_home(home)
+    assert trusted.problems == ()
+    assert [key.key_id for key in trusted.keys] == [made.key_id]
+
+
+def test_a_public_key_is_not_taken_in_beside_another_private_one(
+    home: Home, tmp_path: Path
+) -> None:
+    """There it would be the half of no pair, and neither of both would count."""
+    make_key_pair(home, "release")
+    (home.keys / "release.pub").unlink()
+    make_key_pair(Home(tmp_path / "other"), "release")
+    with pytest.raises(MergeflowError, match="another key is called 'release'"):
+        trust_key(home, tmp_path / "other" / "keys" / "release.pub")
+    assert not (home.keys / "release.pub").exists()
+
+
 def test_a_key_that_others_could_have_read_counts_no_more(home: Home) -> None:
     make_key_pair(home, "release")
     make_key_pair(home, "locked", "open sesame")
@@ -214,6 +279,8 @@ def test_a_private_key_is_not_taken_for_a_public_one(home: Home) -> None:
     make_key_pair(home, "release")
     with pytest.raises(MergeflowError, match="it holds a private key") as refused:
         Trust.of_files([home.keys / "release.pem"])
-    assert refused.value.mend == "name the file NAME.pub that `mergeflow keys new` made"
+    assert refused.value.mend == (
+        "name the file NAME.pub that `mergeflow keys new` made in the home's keys/"
+    )
     assert Trust.of_files([home.keys / "release.pub"]).keys
     assert not any(line in str(refused.value) for line in secret_lines(home.keys / "release.pem"))
