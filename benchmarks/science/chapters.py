@@ -73,9 +73,14 @@ class Chapter:
 
 def told(estimate: Estimate, digits: int = 3) -> str:
     """`+0.012 ± 0.003`."""
-    return f"{estimate.mean:+.{digits}f} ± {estimate.error:.{digits}f}"
+    return f"{estimate.mean:+.{digits}f}{_error(estimate, digits)}"
 
 
 def plain(estimate: Estimate, digits: int = 3) -> str:
     """`0.012 ± 0.003`, of what has no direction."""
-    return f"{estimate.mean:.{digits}f} ± {estimate.error:.{digits}f}"
+    return f"{estimate.mean:.{digits}f}{_error(estimate, digits)}"
+
+
+def _error(estimate: Estimate, digits: int) -> str:
+    """Nothing for an error of exactly 0: of a thing beside itself, or of a single number."""
+    return f" ± {estimate.error:.{digits}f}" if estimate.error else ""

@@ -35,8 +35,9 @@ def run_all(
 ) -> dict[str, Chapter]:
     """The chapters of these experiments, by name."""
     with quiet_and_reproducible(laboratories[0].training.seed):
-        with _told("the models of every seed"):
-            _train(laboratories, size)
+        if len(names) == len(EXPERIMENTS):  # else each trains what it needs
+            with _told("the models of every seed"):
+                _train(laboratories, size)
         chapters = {}
         for name in names:
             with _told(name):
@@ -46,8 +47,6 @@ def run_all(
 
 def _train(laboratories: Sequence[Laboratory], size: Size) -> None:
     """Everything that several experiments need, two trainings at a time."""
-    for skill in (*map(Skill, DOMAINS), *SKILLS):
-        laboratories[0].texts.stream(skill)  # read once, before threads ask for it
     trainings = [*(each.training for each in laboratories), laboratories[-1].neighbour]
     decayed = replace(size.checkpoints, final=size.zoo.expert.final)
     prose = Skill("prose")

@@ -40,8 +40,8 @@ class Size:
 
 FULL = Size(
     zoo=DEMO,
-    tuning_files=20,
-    judging_files=60,
+    tuning_files=12,
+    judging_files=45,
     experts=(2, 4, 6, 8),
     soup_rates=(0.5, 1.0, 2.0),
     soup_steps=(48, 96),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,16 +105,18 @@ class Texts:
         if not suite.exists():
             write_suite(suite, domains, zoo.held_out_documents)
         self._suite = suite
+        self._one_at_a_time = threading.Lock()  # a tokenizer is not for two threads
         self._streams: dict[Skill, torch.Tensor] = {}
         self._documents: dict[tuple[str, Skill, str], Documents] = {}
 
     def stream(self, skill: Skill) -> torch.Tensor:
         """All training text of a skill, as one row of tokens."""
-        if skill not in self._streams:
-            write = DIALECTS[skill.dialect]
-            texts = [write(text) for text in self._training[skill.domain]]
-            self._streams[skill] = token_stream(self.tokenizer, texts)
-        return self._streams[skill]
+        with self._one_at_a_time:
+            if skill not in self._streams:
+                write = DIALECTS[skill.dialect]
+                texts = [write(text) for text in self._training[skill.domain]]
+                self._streams[skill] = token_stream(self.tokenizer, texts)
+            return self._streams[skill]
 
     def digest(self, skill: Skill) -> str:
         """Of the training text."""
@@ -131,9 +134,10 @@ class Texts:
         self, kind: str, skill: Skill, half: str, read: Callable[[Skill, str], Documents]
     ) -> Documents:
         key = (kind, skill, half)
-        if key not in self._documents:
-            self._documents[key] = read(skill, half)
-        return self._documents[key]
+        with self._one_at_a_time:
+            if key not in self._documents:
+                self._documents[key] = read(skill, half)
+            return self._documents[key]
 
     def _read_texts(self, skill: Skill, half: str) -> Documents:
         rows = self._half(f"zoo_{skill.domain}_bpb", half)

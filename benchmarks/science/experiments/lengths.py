@@ -64,13 +64,13 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
         Finding(
             "With equal weights the longer task vector drowns the shorter.",
             PAPER,
-            "equal weights are worse than normalised ones on the shorter one's domain, code",
+            "equal weights are worse than normalised ones on the shorter one's domain, code,",
             bits.more(EQUAL, NORMALISED, 0),
         ),
         Finding(
             "Weights by the inverse length merge better.",
             PAPER,
-            "normalised weights are better, mean of both domains, each way at its own tuned scale",
+            "normalised weights are better, mean of both domains, each way at its own tuned scale,",
             bits.more(EQUAL, NORMALISED),
         ),
     ]

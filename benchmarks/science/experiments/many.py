@@ -43,7 +43,7 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
             Finding(
                 f"{name} merges several experts better than {other} does.",
                 paper,
-                f"{name} keeps more than {other}, mean over {_counted(size.experts)} experts",
+                f"{name} keeps more than {other}, mean over {_counted(size.experts)} experts,",
                 _more(found, name, other),
                 SHARE,
             )
@@ -57,7 +57,7 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
         Finding(
             "TIES merges two experts better than task arithmetic does.",
             TIES,
-            "TIES is better on the zoo's own two experts, plain code and prose",
+            "TIES is better on the zoo's own two experts, plain code and prose,",
             pair[0].more("task arithmetic", "TIES"),
         ),
         Finding(

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.science.chapters import Chapter, Finding, Panel, Table, told
+from benchmarks.science.chapters import Chapter, Finding, Panel, Table, plain, told
 from benchmarks.science.estimates import Estimate
-from benchmarks.science.laboratory import Candidate, Laboratory
-from benchmarks.science.results import Results, measured
+from benchmarks.science.laboratory import Candidate, Laboratory, across
+from benchmarks.science.results import Results, measured, of_seeds
 from benchmarks.science.sizes import Size
 from benchmarks.science.texts import DOMAINS, Skill
+from merge_core.operations.profile import Section, profile_task_vectors
 
 PAPER = "Ilharco et al. 2023, arXiv:2212.04089"
 HALF = 0.5
@@ -56,12 +57,15 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
         Finding(
             "Beyond some scale the sum is worse than the base.",
             PAPER,
-            f"a scale of {most:g} is worse than the base, mean of both domains",
+            f"a scale of {most:g} is worse than the base, mean of both domains,",
             both[-1],
         )
     )
     best = scales[int(np.argmin([each.mean for each in both]))]
     crossing, error = crossings(bits, scales)
+    sections = across(laboratories, _both_vectors)
+    lengths = of_seeds([sum(each.relative_norms) / 2 for each in sections])
+    cosines = of_seeds([each.cosines[0] or 0.0 for each in sections])
     rows = [
         [
             f"{scale:g}",
@@ -75,6 +79,8 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
         title="The scale of a sum",
         done="The base plus a scale times both task vectors. Of these scales the best is"
         f" {best:g}. "
+        f"The two are {plain(lengths)} times as long as the base, their cosine is"
+        f" {plain(cosines)}. "
         + (
             f"The sum is as good as the base again at {crossing:.2f} ± {error:.2f} (read between"
             " the points, the error over seeds alone)."
@@ -114,10 +120,18 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
         ],
         numbers={
             "best_scale_of_two": best,
+            "relative_length_of_task_vectors": lengths,
+            "cosine_of_task_vectors": cosines,
             "scale_as_good_as_base": Estimate(crossing, error, len(laboratories), 0),
             "damage_at_largest_scale": both[-1],
         },
     )
+
+
+def _both_vectors(laboratory: Laboratory) -> Section:
+    experts = [laboratory.source(laboratory.expert(Skill(domain))) for domain in DOMAINS]
+    base = laboratory.source(laboratory.base)
+    return profile_task_vectors(base, experts, threads=1).overall
 
 
 def crossings(bits: Results, scales: Sequence[float]) -> tuple[float, float]:

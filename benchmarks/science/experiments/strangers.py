@@ -66,7 +66,7 @@ def run(laboratories: Sequence[Laboratory], size: Size) -> Chapter:
         Finding(
             "A task vector of another base teaches nothing.",
             PERMUTED,
-            "the base with it is worse than without, on the task vector's own domain, code",
+            "the base with it is worse than without, on the task vector's own domain, code,",
             bits.more("transplanted", "base", 0),
         ),
     ]
