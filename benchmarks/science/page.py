@@ -12,6 +12,9 @@ from benchmarks.science.chapters import Chapter, Table
 from benchmarks.science.estimates import BEYOND, Estimate
 from benchmarks.science.sizes import Size
 
+FEW = 5
+"""Seeds below which the page warns of their spread."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -32,7 +35,9 @@ def page(chapters: Mapping[str, Chapter], run: Run, pictures: str) -> str:
     parameters = f"{size.parameters / 1e6:.1f} million parameters"
     errors = (
         f"one standard error over {len(run.seeds)} seeds and over held-out files: the variance"
-        " between seeds and the variance between files, each over its number, added"
+        " between seeds and the variance between files, each over its number, added. Where no"
+        " documents are involved (scales, lengths, conflicts), it is over seeds alone"
+        + (". So few seeds say of their own spread little" if len(run.seeds) < FEW else "")
         if len(run.seeds) > 1
         else "one standard error over held-out files; with one seed that between seeds is unknown"
     )

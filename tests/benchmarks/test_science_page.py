@@ -44,6 +44,8 @@ def test_a_claim_is_told_with_its_number_and_the_words_that_the_number_chooses()
     assert "![Water](images/science/water.png)" in text
     assert text.count("| Water is wet | A. Author 2020 |") == 3
     assert "Seeds 7, 8, 9" in text
+    assert "over 3 seeds" in text
+    assert "So few seeds say of their own spread little." in text
     assert "quick run" not in text
 
 
