@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 export MERGEFLOW_HOME ?= $(CURDIR)/.mergeflow
 
-.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out search security sessions stack stack-test style suite test thorough types wheel
+.PHONY: architecture averaging averaging-plot bench bench-8b bench-memory clean crash database-servers demo docs field fuzz gate gpu help lint scale-out science search security sessions stack stack-test style suite test thorough types wheel
 
 demo: $(VENV)/.installed  ## train example models, merge them, promote one and refuse the other
 	@$(BIN)/mergeflow demo
@@ -31,10 +31,14 @@ field: $(VENV)/.installed-dev  ## situations that people report of merging tools
 
 thorough: $(VENV)/.installed-dev  ## tests of the rooms that take longer than `make test` has: every case, whole processes, real servers, deep and wide lineages (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/merge_core tests/tasks tests/conformance tests/fuzz \
-		tests/flows/model_zoo tests/flows/settings tests/flows/servers tests/flows/cli tests/flows/test_merge.py tests/flows/test_approval.py tests/flows/test_audit.py tests/flows/test_auditors_questions.py tests/flows/test_unregistered.py tests/faults/test_interrupted_merge.py
+		tests/benchmarks tests/flows/model_zoo tests/flows/settings tests/flows/servers tests/flows/cli tests/flows/test_merge.py tests/flows/test_approval.py tests/flows/test_audit.py tests/flows/test_auditors_questions.py tests/flows/test_unregistered.py tests/faults/test_interrupted_merge.py
 
 gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and what it should, simulated (ten to twenty minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md
+
+science: $(VENV)/.installed  ## published claims about merging, tried on models that are trained for it: docs/science.md (under half an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.science --out docs/science.md --plots docs/images/science \
+		--numbers benchmarks/science/measured.json
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit tests/flows/test_signed_run.py

@@ -109,7 +109,7 @@ def held_out_bits(
     begin = [tokenizer.bos_token_id]
     pairs = [(begin, tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     sizes = torch.tensor([float(len(text.encode())) for text in texts])
-    return -_log_likelihoods(model, pairs) / math.log(2), sizes
+    return -log_likelihoods(model, pairs) / math.log(2), sizes
 
 
 def _accuracy(
@@ -122,12 +122,12 @@ def _accuracy(
             prefix = tokenizer(row["prefix"], add_special_tokens=False)["input_ids"]
             whole = tokenizer(row["prefix"] + choice, add_special_tokens=False)["input_ids"]
             pairs.append((prefix, whole[len(prefix) :]))
-    scores = _log_likelihoods(model, pairs).view(len(rows), -1)
+    scores = log_likelihoods(model, pairs).view(len(rows), -1)
     answers = torch.tensor([row["answer"] for row in rows])
     return float((scores.argmax(1) == answers).float().mean())
 
 
-def _log_likelihoods(
+def log_likelihoods(
     model: LlamaForCausalLM, pairs: list[tuple[list[int], list[int]]]
 ) -> torch.Tensor:
     """Natural log likelihood of each continuation after its context."""
