@@ -31,7 +31,7 @@ field: $(VENV)/.installed-dev  ## situations that people report of merging tools
 
 thorough: $(VENV)/.installed-dev  ## tests of the rooms that take longer than `make test` has: every case, whole processes, real servers, deep and wide lineages (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/merge_core tests/tasks tests/conformance tests/fuzz \
-		tests/flows/model_zoo tests/flows/settings tests/flows/servers tests/flows/cli tests/flows/test_merge.py tests/flows/test_approval.py tests/flows/test_audit.py tests/faults/test_interrupted_merge.py
+		tests/flows/model_zoo tests/flows/settings tests/flows/servers tests/flows/cli tests/flows/test_merge.py tests/flows/test_approval.py tests/flows/test_audit.py tests/flows/test_auditors_questions.py tests/flows/test_unregistered.py tests/faults/test_interrupted_merge.py
 
 gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and what it should, simulated (ten to twenty minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md

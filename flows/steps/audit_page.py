@@ -17,7 +17,7 @@ _WORDS = {"holds": "holds", "fails": "**does not hold**", "unknown": "could not 
 def audit_markdown(reports: Sequence[AuditReport]) -> str:
     """The versions in one table, then the checks of each."""
     ordered = sorted(reports, key=lambda report: report.holds)
-    parts = [f"## {summary(reports)}", ""]
+    parts = [f"## Audit: {summary(reports)}", ""]
     if len(ordered) > 1:
         parts += _versions(ordered[:_MOST_VERSIONS])
         parts += _left_out("", len(ordered) - _MOST_VERSIONS)

@@ -18,6 +18,7 @@ from flows.steps.lineage_page import publish_lineage
 from flows.steps.run_address import run_address
 from flows.steps.scores import Scores
 from flows.steps.signing import sign
+from flows.steps.unregistered import telling_what_is_done
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
@@ -143,36 +144,37 @@ def register(
     }
     if picture := _picture(decision):
         files[PICTURE] = picture
-    registration = run_step(
-        register_task,
-        subject=name,
-        tracking_uri=uri,
-        experiment=pipeline.register_as.experiment,
-        model_name=name,
-        recipe_yaml=recipe_file.read_text("utf-8"),
-        recipe_digest=pipeline.recipe.digest,
-        manifest=manifest,
-        base=candidate.baseline,
-        models=candidate.models,
-        reports=scores.of_the_merge,
-        decision=decision,
-        compatibility=candidate.compatibility,
-        profile=candidate.profile,
-        pipeline_name=pipeline.name,
-        prefect_run={
-            "flow_run_id": runtime.flow_run.id,
-            "flow_run_name": runtime.flow_run.name,
-            "url": run_address(home),
-        },
-        artifacts=files,
-        fall_back_to=pipeline.promote.fall_back_to,
-        roles=scores.roles,
-        digest_memo=home.digest_memo,
-        progress=prefect_progress(f"register {name}"),
-        home=home,
-        champion_seen=champion,
-        serve=pipeline.register_as.serve,
-    )
+    with telling_what_is_done(manifest, decision, scores.roles):
+        registration = run_step(
+            register_task,
+            subject=name,
+            tracking_uri=uri,
+            experiment=pipeline.register_as.experiment,
+            model_name=name,
+            recipe_yaml=recipe_file.read_text("utf-8"),
+            recipe_digest=pipeline.recipe.digest,
+            manifest=manifest,
+            base=candidate.baseline,
+            models=candidate.models,
+            reports=scores.of_the_merge,
+            decision=decision,
+            compatibility=candidate.compatibility,
+            profile=candidate.profile,
+            pipeline_name=pipeline.name,
+            prefect_run={
+                "flow_run_id": runtime.flow_run.id,
+                "flow_run_name": runtime.flow_run.name,
+                "url": run_address(home),
+            },
+            artifacts=files,
+            fall_back_to=pipeline.promote.fall_back_to,
+            roles=scores.roles,
+            digest_memo=home.digest_memo,
+            progress=prefect_progress(f"register {name}"),
+            home=home,
+            champion_seen=champion,
+            serve=pipeline.register_as.serve,
+        )
     sign(pipeline, home, registration)
     publish_lineage(pipeline.name, registration, uri)
     publish_links(pipeline.name, registration)

@@ -78,12 +78,11 @@ class Evidence:
         """One of our tags of the version."""
         return self.version.tags.get(TAG + key) or None
 
-    @property
-    def suite_digest(self) -> str | None:
-        """Of the suite that it was evaluated on: the version says it, or else its run."""
+    def fact(self, key: str) -> str | None:
+        """What the version says of how it was made, or else the run that it names."""
         run = self.run
-        of_run = run.data.tags.get(TAG + "suite_digest") if run is not None else None
-        return self.tag("suite_digest") or of_run or None
+        of_run = run.data.tags.get(TAG + key) if run is not None else None
+        return self.tag(key) or of_run or None
 
     @property
     def digest(self) -> str | None:

@@ -30,7 +30,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
     answers.same(
         "the digest of the suite in lock.json",
         lock.suite_digest,
-        evidence.suite_digest,
+        evidence.fact("suite_digest"),
         "the version",
     )
     _plan(evidence, lock, answers)

@@ -55,7 +55,7 @@ def _one(evidence: Evidence, of: Evaluated, report: EvaluationReport, answers: A
     who = of.role
     answers.same(f"{who}: evaluated", report.checkpoint_digest, tags.get(TAG + "digest"), "its run")
     answers.same(f"{who}: suite", report.suite_digest, tags.get(TAG + "suite_digest"), "its run")
-    suite = evidence.suite_digest
+    suite = evidence.fact("suite_digest")
     if suite is not None:
         answers.same(f"{who}: suite", report.suite_digest, suite, "the version")
     parent = evidence.run.data.metrics if evidence.run else {}

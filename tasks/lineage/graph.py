@@ -37,6 +37,10 @@ class LineageMerge(Record):
     """Whether the recipe said that its checkpoints need not have one origin."""
     pipeline: str | None = None
     prefect_flow_run_id: str | None = None
+    suite: str | None = None
+    """What it was evaluated on."""
+    suite_digest: str | None = None
+    """Of that suite with its data; None in records of before."""
     gain: float | None = None
     scores: tuple[LineageScore, ...] = ()
     started: str | None = None

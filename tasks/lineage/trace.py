@@ -61,6 +61,8 @@ def merge_of_run(run: Run) -> LineageMerge:
         allow_unrelated=tags.get(TAG + "allow_unrelated") == "true",
         pipeline=tags.get(TAG + "pipeline"),
         prefect_flow_run_id=tags.get(TAG + "prefect_flow_run_id"),
+        suite=tags.get(TAG + "suite"),
+        suite_digest=tags.get(TAG + "suite_digest"),
         gain=metrics.get("gain"),
         scores=tuple(scores),
         started=_moment(run.info.start_time),

@@ -19,6 +19,7 @@ from merge_core.text.plain import plain
 from tasks.registry.alias_lock import alias_lock
 from tasks.registry.alias_state import NOTE_TAG, PIN_TAG, AliasState, Note, Pin, alias_state
 from tasks.registry.client import Registry
+from tasks.registry.database_lock import database_lock
 from tasks.registry.history import HEAD_TAG, Event, History, HistoryLine, history_to_write
 from tasks.registry.memory import canonical
 from tasks.registry.serving_link import check_link, follow_alias, is_served
@@ -112,8 +113,8 @@ class AliasKeeper:
                 return stays
             if not isinstance(seen, _Anyone) and state.holder not in (seen, to):
                 raise self._lost(seen, state.holder)
-            if self._serves():
-                check_link(self.registry, self._at_home(), self.name)
+            if self.home is not None and self._serves():
+                check_link(self.registry, self.home, self.name)
             history = self._begin(state)
             moves = state.holder != to
             facts = {**chosen.facts(), "version": to, "previous": state.holder}
@@ -173,7 +174,7 @@ class AliasKeeper:
             if self._begin(state) is not None:
                 self._remember_head()
             settled = self.state()
-            if self._serves() and not self.serve:  # else it follows at the end of the step
+            if not self.serve:  # else it follows at the end of the step
                 self._let_link_follow(settled.holder)
             return settled
 
@@ -210,20 +211,16 @@ class AliasKeeper:
     def _serves(self) -> bool:
         return self.home is not None and (self.serve or is_served(self.home, self.name))
 
-    def _at_home(self) -> Home:
-        assert self.home is not None
-        return self.home
-
     def _let_link_follow(self, holder: str | None) -> None:
-        if self._serves():
-            follow_alias(self.registry, self._at_home(), self.name, holder)
+        if self.home is not None and self._serves():
+            follow_alias(self.registry, self.home, self.name, holder)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.home is None or self._locked:
             yield
             return
-        with alias_lock(self.home):
+        with alias_lock(self.home), database_lock(self.registry.tracking_uri, self.name):
             self._locked, self._history = True, None
             try:
                 yield

@@ -105,7 +105,7 @@ def test_a_page_of_thousands_is_not_written() -> None:
 
     reports = [report(number, "holds") for number in range(3000)] + [report(3000, "fails")]
     page = audit_markdown(reports)
-    assert page.startswith("## 1 of 3,001 versions does not hold\n")
+    assert page.startswith("## Audit: 1 of 3,001 versions does not hold\n")
     assert len(page) < 200_000
     assert page.index("### models:/zoo/3000") < page.index("### models:/zoo/0")
     assert "The checks of 2,951 versions are left out" in page

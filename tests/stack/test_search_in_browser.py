@@ -57,10 +57,11 @@ def test_a_sweep_is_started_from_the_form_and_seen_on_its_page_and_in_mlflow(
     ends = "tables => tables.map(table => table.getBoundingClientRect().right)"
     assert max(page.locator("table").evaluate_all(ends)) <= VIEW["width"]
 
-    experiment = stack.mlflow("/experiments/search?max_results=10")["experiments"]
+    experiment = stack.mlflow("/experiments/search", max_results="10")["experiments"]
     [own] = [each for each in experiment if each["name"] == "mergeflow"]
     page.goto(f"http://127.0.0.1:{stack.mlflow_port}/#/experiments/{own['experiment_id']}/runs")
-    page.get_by_text("search sweep").first.wait_for()
+    search = page.get_by_role("gridcell").filter(has_text="search sweep")
+    search.get_by_role("button").first.click()  # what is nested below it
     for number in range(3):
         page.get_by_text(f"trial {number}").first.wait_for()
     page.wait_for_timeout(1000)
