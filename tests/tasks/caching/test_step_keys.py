@@ -36,7 +36,7 @@ from tests.support.small_suite import write_suite
 
 OF_COMMIT_3C81C0E = {
     "resolve-v1": "2a9d4b28c9e231a17f6e9b927ef07c5b363207a00f9a33e55de7266c944e7b3b",
-    "verify-v1": "289bf1684610d42b02b3493feec001196a306a99abec5ea3c88d1136eea66fd3",
+    "verify-v1": "8901438a06650064288935f5f273be4c7d9dcb7f003fa4c41ed1e565235c6b34",
     "profile-v1": "9f7685713ab03ff19c4846fd1637bae4c98a448e329af1f280de54d5bac986db",
     "calibrate-v1": "4dfec4818ea4f88736269cde886c427fa4e5de7dd14fb6b501b58c6c70edb439",
     "merge-v1": "cc52d23be97b415ae398e133d39fc944ff003228cc21fee2e0e45524d3302803",
