@@ -31,7 +31,7 @@ field: $(VENV)/.installed-dev  ## situations that people report of merging tools
 
 thorough: $(VENV)/.installed-dev  ## tests of the rooms that take longer than `make test` has: every case, whole processes, real servers, deep and wide lineages (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/merge_core tests/tasks tests/conformance tests/fuzz \
-		tests/benchmarks tests/flows/model_zoo tests/flows/settings tests/flows/servers tests/flows/cli tests/flows/test_merge.py tests/flows/test_approval.py tests/faults/test_interrupted_merge.py
+		tests/benchmarks tests/flows/model_zoo tests/flows/settings tests/flows/servers tests/flows/cli tests/flows/test_merge.py tests/flows/test_approval.py tests/flows/test_audit.py tests/flows/test_auditors_questions.py tests/flows/test_unregistered.py tests/faults/test_interrupted_merge.py
 
 gate: $(VENV)/.installed  ## how often the gate promotes what it must not, and what it should, simulated (ten to twenty minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --out docs/benchmarks/gate.md
@@ -41,7 +41,7 @@ science: $(VENV)/.installed  ## published claims about merging, tried on models 
 		--numbers benchmarks/science/measured.json
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit tests/flows/test_signed_run.py
 
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \
@@ -59,8 +59,11 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/scale_out \
 		tests/faults/test_killed_worker.py tests/merge_core/distributed/test_job.py
 
-search: $(VENV)/.installed-dev  ## searches for the best merge on real models, one of them killed at ten moments (ten minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/flows/test_search.py tests/tasks/search
+search: $(VENV)/.installed-dev  ## searches and diagnoses on real models, a search killed at ten moments, the playground in Chromium (a quarter of an hour)
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m 'slow or not slow' tests/flows/test_search.py tests/flows/test_search_budgets.py \
+		tests/flows/test_soup_search.py tests/flows/test_trials_in_mlflow.py tests/tasks/search tests/tasks/test_candidate.py \
+		tests/flows/test_diagnose.py tests/flows/cli/test_diagnose.py tests/tasks/diagnosis tests/merge_core/operations/test_diagnosis.py
 
 wheel: $(VENV)/.installed-dev  ## the wheel, built and installed outside: demo, run, average and up from three directories (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/installed

@@ -19,28 +19,32 @@ from tasks.lineage.mermaid import lineage_mermaid
 from tasks.lineage.text import render_lineage
 from tasks.lineage.trace import lineage
 from tasks.registry.client import open_registry
-from tests.support.large_registries import deep_chain, digest_at, wide_model
+from tests.support.large_registries import deep_chain, digest_at, wide_registry
 from tests.support.registrations import empty_registry, unsynced_sqlite
+
+_MODELS = 25
 
 
 def main() -> None:
     """Make a registry, then time what reads it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--deep", type=int, default=1000, help="merges in a row")
-    parser.add_argument("--wide", type=int, default=5000, help="versions of one model")
+    parser.add_argument("--wide", type=int, default=5000, help="versions, of 25 models")
     sizes = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, unsynced_sqlite():
         place = Path(scratch)
         registry = empty_registry(place / "mlflow", place / "template.db")
         _timed("made by MLflow's client: deep", lambda: deep_chain(registry, sizes.deep))
-        _timed("made by MLflow's client: wide", lambda: wide_model(registry, sizes.wide))
+        _timed(
+            "made by MLflow's client: wide", lambda: wide_registry(registry, sizes.wide, _MODELS)
+        )
         _timed("MLflow's own list of versions", lambda: _listed(registry))
         deep = _timed(f"lineage, {sizes.deep:,} deep", lambda: lineage("models:/deep/1", registry))
         for draw in (render_lineage, lineage_mermaid, lineage_html):
             _timed(f"  {draw.__name__}", lambda draw=draw: draw(deep))
         _timed(
             f"lineage of one of {sizes.wide:,} versions",
-            lambda: lineage("models:/wide/1", registry),
+            lambda: lineage("models:/wide-1/1", registry),
         )
         base = digest_at(0, "base")
         found = _timed("versions that contain", lambda: versions_that_contain(base, registry))

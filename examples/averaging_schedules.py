@@ -27,7 +27,7 @@ from merge_core.operations.merge import merge
 from merge_core.operations.trajectory.schedules import schedule_weights
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
-from tasks.averaging.greedy_soup import Soup, greedy_soup
+from tasks.search.greedy_soup import Soup, greedy_soup
 
 DOMAIN = "prose"
 SCHEDULES: dict[str, dict[str, Any]] = {

@@ -25,7 +25,9 @@ from flows.steps.average_baselines import evaluate_inputs
 from flows.steps.early_checks import check_registry, check_rule
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate
+from flows.steps.kept_suite import suite_to_keep
 from flows.steps.locking import lock_of, warn_of_changes
+from flows.steps.signing import check_key
 from flows.steps.suite_plan import plan_suite
 from merge_core.errors import CheckpointError
 from merge_core.files.private import private_umask
@@ -87,10 +89,11 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         if idle:
             return idle
         check_registry(averaging.register_as, home)
+        check_key(averaging.register_as, home)
         try:
             past = step.past_average(averaging, trajectory, settings, home)
             with Evaluators(home.scratch) as evaluators:
-                candidate, mix = _average(
+                candidate = _average(
                     averaging, trajectory, past, suite, held_out, home, beside, evaluators
                 )
         except (CheckpointError, OSError):
@@ -102,7 +105,7 @@ def _run(averaging: Averaging, home: Home, beside: Path | None) -> MergeOutcome 
         # Not tried again: a person may have been asked.
         outcome = conclude(candidate, home)
         step.conclude(averaging, trajectory, settings, past, outcome, home)
-        step.retain(averaging, mix, home)
+        step.retain(averaging, home)
         return outcome
     raise AssertionError("the last attempt returns or raises")
 
@@ -116,7 +119,7 @@ def _average(
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
-) -> tuple[Candidate, Mix]:
+) -> Candidate:
     started = datetime.now(UTC)
     mix = Mix(step.ingredients(averaging, trajectory, past))
     pipeline = averaging.pipeline(averaging.recipe(mix.weights))
@@ -127,12 +130,23 @@ def _average(
         check_needs(each, sources[trajectory.newest.reference].directory)
     compatibility = merging.verify(pipeline, sources)
     path = step.path(trajectory, sources)
+    chosen = None
     if averaging.average.schedule == "greedy_soup":
-        mix = step.soup(averaging, sources, held_out, home, evaluators)
+        mix, chosen = step.soup(averaging, sources, suite, held_out, home, evaluators)
         pipeline = averaging.pipeline(averaging.recipe(mix.weights))
-    files = step.show(averaging, trajectory, path, mix)
+    files = {**step.show(averaging, trajectory, path, mix), **(chosen.files if chosen else {})}
+    best = step.best_alone(averaging, sources, mix)
     evaluate = partial(
-        evaluate_inputs, averaging, pipeline, trajectory, sources, suite, home, beside, evaluators
+        evaluate_inputs,
+        averaging,
+        pipeline,
+        trajectory,
+        sources,
+        best,
+        suite,
+        home,
+        beside,
+        evaluators,
     )
     inputs = evaluate()
     plan_suite(pipeline, inputs)
@@ -145,4 +159,5 @@ def _average(
     )
     lock = lock_of(pipeline, resolved.locked, {}, suite, None, started)
     evaluated = (manifest, baseline, singles, scores, compatibility, lock)
-    return Candidate(pipeline, *evaluated, artifacts=files), mix
+    kept = suite_to_keep(pipeline, suite)
+    return Candidate(pipeline, *evaluated, artifacts=kept | dict(files), chosen=chosen)

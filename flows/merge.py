@@ -19,9 +19,11 @@ from flows.settings.pipeline import Pipeline
 from flows.steps import evaluating, judging
 from flows.steps import merge as step
 from flows.steps.baselines import evaluate_inputs
+from flows.steps.diagnosing import diagnose
 from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.endings import Ending, completed, failed, send_event
 from flows.steps.judging import Candidate, Chosen
+from flows.steps.kept_suite import suite_to_keep
 from flows.steps.locking import lock_of, warn_of_changes
 from flows.steps.suite_plan import plan_suite
 from merge_core.files.private import private_umask
@@ -118,6 +120,7 @@ def merged(
     evaluate = partial(evaluate_inputs, pipeline, suite, donor, experts, home, beside, evaluators)
     inputs = evaluate()
     plan_suite(pipeline, inputs)
+    diagnosis = diagnose(pipeline, suite, sources, compatibility, home, beside, evaluators)
     manifest = step.merge(pipeline, sources, home, calibration)
     step.load(pipeline, sources, manifest, home)
     inputs, scores = evaluating.evaluate_candidate(
@@ -125,6 +128,9 @@ def merged(
     )
     evaluators.close()
     baseline = inputs.baseline.source
+    files = suite_to_keep(pipeline, suite)
+    if base and profile:
+        files["task-vectors.png"] = step.profile_picture(profile, home, base, models)
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]
     lock = lock_of(pipeline, resolved.locked, calibration, suite, beside, started)
     candidate = Candidate(
@@ -136,7 +142,7 @@ def merged(
         compatibility,
         lock,
         profile,
-        chosen.files if chosen else {},
+        {**files, **(chosen.files if chosen else {}), **diagnosis},
         chosen,
     )
     return conclude(candidate, home)

@@ -11,10 +11,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    Loader = object  # importlib.abc is most of what `import merge_core` would take
 
 FORMER_MODULES = {
     "flows.average_checkpoints": "flows.average",
@@ -56,7 +60,7 @@ class FormerModule(ModuleType):
         return getattr(self, _PUBLIC[self.__name__])(*arguments, **options)
 
 
-class _Former(MetaPathFinder, Loader):
+class _Former(Loader):
     """Finds former names, after everything that is really there."""
 
     def find_spec(

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -16,14 +16,16 @@ from pathlib import Path
 
 import psutil
 
+from merge_core.errors import OutputError, one_line
 from merge_core.files.digests import DigestMemo, digest_of
 from merge_core.files.private import make_private_directory
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
 from merge_core.progress import ProgressEvent
 from merge_core.recipes.recipe import Recipe
-from merge_core.records import SourceCheckpoint
+from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.store.objects import Wanted
+from merge_core.text.plain import plain_log
 from tasks.caching.record_storage import RecordStorage
 from tasks.caching.stored_records import parse_record, stored_form
 from tasks.evaluation.evaluate import evaluate_checkpoint
@@ -33,6 +35,8 @@ from tasks.processes.model import resolved_device_kind
 from tasks.records import EvaluationReport
 from tasks.search.race import Race
 from tasks.search.trial import Seconds
+
+_log = plain_log("mergeflow")
 
 _VERSION = 1
 _MEMORY = Path("/dev/shm")
@@ -64,6 +68,7 @@ class Workshop:
     shard_bytes: int
     study: str
     _suite_digest: str = field(init=False)
+    _is_told: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._suite_digest = suite_digest(self.suite)
@@ -83,18 +88,7 @@ class Workshop:
             if (known := self.stored(key)) is not None:
                 return Measured(known, Seconds(), key, known=True)
         started = time.monotonic()
-        with self._place() as place:
-            manifest = merge(
-                recipe,
-                self.sources,
-                home=self.home,
-                out=place,
-                device=self.device,
-                threads=self.threads,
-                check=False,
-                calibration=calibration,
-                shard_bytes=self.shard_bytes,
-            )
+        with self._merged(recipe, calibration) as manifest:
             merged = time.monotonic()
             clock = _Clock()
             report = evaluate_checkpoint(
@@ -121,6 +115,14 @@ class Workshop:
             merging=merged - started, starting=ended - merged - forward, forward=forward
         )
         return Measured(report, seconds, key, known=False)
+
+    def noted(self, recipe: Recipe, report: EvaluationReport) -> Measured:
+        """A candidate that is a copy of a checkpoint whose evaluation is known."""
+        wanted = Wanted.of_recipe(recipe, self.sources, self.shard_bytes, {})
+        key = self._key(wanted.plan_digest, None)
+        if self.stored(key) is None:
+            self._keep(key, report)
+        return Measured(report, Seconds(), key, known=True)
 
     def stored(self, key: str) -> EvaluationReport | None:
         """An evaluation that was kept under a key."""
@@ -166,16 +168,45 @@ class Workshop:
         return f"mergeflow-{named[:16]}-"
 
     @contextmanager
-    def _place(self) -> Iterator[Path]:
+    def _merged(
+        self, recipe: Recipe, calibration: Mapping[str, SourceCheckpoint]
+    ) -> Iterator[CheckpointManifest]:
+        """A candidate on this disk, or in memory while there is room."""
         size = sum(file.size for source in self.sources.values() for file in source.files)
-        in_memory = _fits_in_memory(size // max(1, len(self.sources)))
-        parent = _MEMORY if in_memory else self.home.scratch
+        places = [self.home.scratch]
+        if _fits_in_memory(size // max(1, len(self.sources))):
+            places.insert(0, _MEMORY)
+        else:
+            self._tell(f"{_MEMORY} has no room for one")
         make_private_directory(self.home.scratch)
-        directory = Path(tempfile.mkdtemp(prefix=self._prefix, dir=parent))
-        try:
-            yield directory / "candidate"
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        for parent in places:
+            with ExitStack() as stack:
+                try:
+                    directory = Path(tempfile.mkdtemp(prefix=self._prefix, dir=parent))
+                    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+                    manifest = merge(
+                        recipe,
+                        self.sources,
+                        home=self.home,
+                        out=directory / "candidate",
+                        device=self.device,
+                        threads=self.threads,
+                        check=False,
+                        calibration=calibration,
+                        shard_bytes=self.shard_bytes,
+                    )
+                except (OutputError, OSError) as error:
+                    if parent == places[-1]:
+                        raise
+                    self._tell(f"{_MEMORY} does not take one ({one_line(error)})")
+                    continue
+                yield manifest
+                return
+
+    def _tell(self, why: str) -> None:
+        if not self._is_told:
+            self._is_told = True
+            _log.info("candidates are merged on the disk: %s", why)
 
 
 def documents_in(reports: Sequence[EvaluationReport]) -> int:

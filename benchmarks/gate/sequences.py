@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.gate.searches import search_of_equals
 from benchmarks.gate.simulate import Cell, Outcome
 from tasks.statistics.changes import TaskArrays
 from tasks.statistics.decision import judge_arrays
@@ -131,6 +132,10 @@ def sequence_cells() -> dict[Cell, tuple[str, dict[str, bool]]]:
             "best_of_many",
             {"fresh": False},
         ),
+        Cell(best, "a whole search with races", (), share=0.05, simulations=200): (
+            "search_of_equals",
+            {},
+        ),
         Cell("NaN", "better everywhere, one NaN", (), share=0.0, simulations=200): ("one_nan", {}),
     }
 
@@ -174,4 +179,5 @@ def _judged(
 def run_sequence(cell: Cell, name: str, arguments: dict[str, bool], seed: int) -> Outcome:
     """Run the simulation of that name."""
     runs = {"sixty_nights": sixty_nights, "best_of_many": best_of_many, "one_nan": one_nan}
+    runs |= {"search_of_equals": search_of_equals}
     return runs[name](replace(cell), seed, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,16 @@ def audit(
     everything: Annotated[
         bool, typer.Option("--all", help="Every version of every model that mergeflow registered.")
     ] = False,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--key",
+            metavar="PUB",
+            help="A public key that has to have signed it, from a place that you trust; with --all"
+            " each merge. Default: signatures are checked by the keys of the home, and there may"
+            " be none.",
+        ),
+    ] = None,
     tracking_uri: TrackingUri = "",
     as_json: AsJson = False,
 ) -> None:
@@ -39,6 +50,7 @@ def audit(
     from flows.terminal.console import Terminal
     from merge_core.errors import MergeflowError
     from tasks.audit.audit import audit_all, audit_version
+    from tasks.signing.trust import Trust
 
     if bool(model) == everything:
         raise MergeflowError(
@@ -47,13 +59,14 @@ def audit(
             mend="write `mergeflow audit models:/NAME@champion`, or `mergeflow audit --all`",
         )
     terminal = Terminal(machine=as_json)
+    trust = Trust.of_files(key) if key else None
     home, address = home_and_registry(tracking_uri, make=False)
     reports: list[AuditReport] = []
     with terminal.progress() as progress:
         found = (
-            audit_all(home, address, progress)
+            audit_all(home, address, progress, trust)
             if everything
-            else iter([audit_version(home, model, address, progress)])
+            else iter([audit_version(home, model, address, progress, trust)])
         )
         for report in found:
             reports.append(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from flows.cli.options import AsJson, TrackingUri, home_and_registry
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
+    from merge_core.homes.home import Home
     from tasks.lineage.contains import Containing
 
 
@@ -24,7 +26,8 @@ def lineage(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="models:/NAME@ALIAS or models:/NAME/VERSION; with --contains also a digest.",
+            help="models:/NAME@ALIAS or models:/NAME/VERSION; with --contains also a digest, or a"
+            " checkpoint's directory.",
         ),
     ],
     tracking_uri: TrackingUri = "",
@@ -56,9 +59,9 @@ def lineage(
             mend="give one of --mermaid, --html and --json; --contains prints a list, or --json",
         )
     terminal = Terminal(machine=as_json)
-    _, address = home_and_registry(tracking_uri, make=False)
+    home, address = home_and_registry(tracking_uri, make=False)
     if contains:
-        found = versions_that_contain(model, address)
+        found = versions_that_contain(_digest_of(model, home), address)
         if as_json:
             terminal.give(found.model_dump(mode="json"))
         else:
@@ -72,6 +75,17 @@ def lineage(
     else:
         text = lineage_mermaid(ancestry) if mermaid else render_lineage(ancestry)
         terminal.say_lines(text.rstrip("\n"))
+
+
+def _digest_of(wanted: str, home: Home) -> str:
+    """The digest of a directory, whose files are read; anything else as it is."""
+    directory = Path(wanted).expanduser()
+    if not directory.is_dir():
+        return wanted
+    from merge_core.checkpoints.sources import describe_source
+    from merge_core.files.digests import DigestMemo
+
+    return describe_source(wanted, directory, DigestMemo(home.digest_memo)).digest
 
 
 def _say_containing(terminal: Terminal, found: Containing) -> None:

@@ -20,6 +20,7 @@ from flows.cli import (
     average,
     champion,
     check,
+    diagnose,
     evaluation,
     gc,
     library,
@@ -27,6 +28,7 @@ from flows.cli import (
     pipeline,
     reproduce,
     search,
+    signing,
     stack,
 )
 from flows.cli import home as cli_home
@@ -34,7 +36,7 @@ from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
 from tasks.processes.shipped_files import example
 
-_WITHOUT_REGISTRY = {"decide", "home", "methods"}
+_WITHOUT_REGISTRY = {"decide", "home", "keys", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
     *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
 }
@@ -65,7 +67,9 @@ lineage.add_commands(app)
 champion.add_commands(app)
 audit.add_commands(app)
 reproduce.add_commands(app)
+signing.add_commands(app)
 search.add_commands(app)
+diagnose.add_commands(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -4,7 +4,7 @@ a pipeline. The one model behind the YAML file, the command line and Prefect's p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from flows.settings.pipeline import (
     Section,
     with_suite_beside,
 )
+from flows.settings.search import Search, SearchPipeline, halves_of
 from merge_core.files.digests import digest_of
 from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.homes.home import Home
@@ -31,7 +32,11 @@ from tasks.averaging.trajectory import TrainingRun
 from tasks.evaluation.suite import Suite, load_suite, suite_digest
 from tasks.promotion.baselines import OF_AN_AVERAGE
 from tasks.promotion.rule import AFTERWARDS, PromotionRule
+from tasks.search.soup import METHOD as SOUP_METHOD
+from tasks.search.soup import SOUP
 from tasks.sources.references import expand_variables, parse_plain
+
+SOUP_SCHEDULE = "greedy_soup"
 
 
 class Average(Section):
@@ -43,7 +48,8 @@ class Average(Section):
         description="uniform: the mean. ema: exponential moving average. wma: the i-th checkpoint"
         " counts i. wsm: weights that imitate a decay of the learning rate. swa: the running mean"
         " of every checkpoint so far, also of those that training has removed since. greedy_soup:"
-        " the mean of those that make it better on the suite.",
+        " the mean of those that make it better on the search half of the suite; the other half"
+        " decides.",
         json_schema_extra={"position": 0},
     )
     beta: float = Field(
@@ -64,8 +70,9 @@ class Average(Section):
     held_out: str | None = Field(
         default=None,
         title="Greedy soup: suite",
-        description="Suite by which checkpoints are taken or left. Empty: the evaluation's own;"
-        " with another one, the decision is made on documents that the choice has not seen.",
+        description="Suite by which checkpoints are taken or left. Empty: half of the"
+        " evaluation's own, and the other half decides. With one, the evaluation's own decides as"
+        " a whole.",
         json_schema_extra={"position": 3},
     )
     out_dtype: str | None = Field(
@@ -168,6 +175,21 @@ class Averaging(Named):
             execution=self.execution,
         )
 
+    def soup_search(self, references: Sequence[str]) -> SearchPipeline:
+        """The search that a greedy soup of checkpoints is.
+
+        Args:
+            references: the newest first.
+        """
+        models = [{"model": reference} for reference in references]
+        values: dict[str, Any] = {"merge_method": SOUP_METHOD, "models": models}
+        if self.average.out_dtype:
+            values["out_dtype"] = self.average.out_dtype
+        pipeline = self.pipeline(parse_recipe(values, where=f"soup of {self.name}"))
+        fields = {each.alias or name: name for name, each in Pipeline.model_fields.items()}
+        kept = {alias: getattr(pipeline, name) for alias, name in fields.items()}
+        return SearchPipeline.model_validate({**kept, "search": Search(sampler=SOUP)})
+
     def weights(self, count: int) -> list[float]:
         """The schedule's weights of that many checkpoints, the oldest first."""
         average = self.average
@@ -241,14 +263,20 @@ def load_averaging(path: Path) -> LoadedAveraging:
 
 
 def load_suites(averaging: Averaging, home: Home) -> tuple[Suite, Suite]:
-    """The suite of the decision, and the one that a greedy soup is chosen by.
+    """The documents of the decision, and those that a greedy soup is chosen by: without a word the
+    two parts of one suite.
 
     Raises:
         RecipeError: no such suite, or one with a mistake in it.
     """
     suite = load_suite(expand_variables(averaging.evaluate.suite, home))
+    if averaging.average.schedule != SOUP_SCHEDULE:
+        return suite, suite
     held_out = averaging.average.held_out
-    return suite, load_suite(expand_variables(held_out, home)) if held_out else suite
+    if held_out:
+        return suite, load_suite(expand_variables(held_out, home))
+    searching, deciding = halves_of(suite)
+    return deciding, searching
 
 
 def check_places(loaded: LoadedAveraging) -> None:

@@ -85,6 +85,13 @@ class Evaluate(Section):
         " of a whole model. A GPU scores one at a time.",
         json_schema_extra={"position": 3},
     )
+    keep_documents: bool | None = Field(
+        default=None,
+        title="Keep the documents",
+        description="Keep the text of the suite's documents in MLflow, and not only digests."
+        " Empty: if they all lie in the suite's own directory.",
+        json_schema_extra={"position": 4},
+    )
 
 
 class Register(Section):
@@ -118,6 +125,28 @@ class Register(Section):
         description="Keep the names of the user and of the machine in the run's lock.json.",
         json_schema_extra={"position": 3},
     )
+    sign: str | None = Field(
+        default=None,
+        title="Key to sign with",
+        description="A name of `mergeflow keys list`, or the absolute path of a private key. Empty:"
+        " the result is not signed.",
+        min_length=1,
+        max_length=4096,
+        json_schema_extra={"position": 4},
+    )
+    serve: bool = Field(
+        default=False,
+        title="Link to the champion",
+        description="Let the link serving/NAME in the data directory lead to the champion, for"
+        " servers that read a directory.",
+        json_schema_extra={"position": 5},
+    )
+
+    @model_validator(mode="after")
+    def _signs_a_version(self) -> Register:
+        if self.sign is not None and self.model is None:
+            raise ValueError("sign: what is signed is a registered version; set model too")
+        return self
 
     @field_validator("tracking_uri")
     @classmethod
@@ -247,6 +276,13 @@ class Pipeline(Named):
         default_factory=Execution,
         title="Execution",
         json_schema_extra={"position": 6},
+    )
+    diagnose: bool = Field(
+        default=False,
+        title="Diagnose",
+        description="Also look at merges along the way between the models, on the search half of"
+        " the suite, and say what to try: a page on the run and in MLflow.",
+        json_schema_extra={"position": 7},
     )
 
     @field_validator("recipe", mode="before")

@@ -18,18 +18,19 @@ from pydantic import (
 )
 
 from flows.settings.sentences import Schema, expect, in_range, only, without_ends
+from tasks.promotion.calibrated_keys import CALIBRATED_KEYS
 from tasks.promotion.rule import PromotionRule
 from tasks.units import DURATION
 
 _DURATION = "a duration such as 30m, 8h or 2d, or nothing"
-_NUMBERS = (
-    *("exceed", "guard_margin", "widest_margin", "alpha", "keep_of_experts", "odd_answers"),
-    *("answer_length", "nights", "looks"),
-)
+_KINDS = {name: get_args(PromotionRule.model_fields[name].annotation) for name in CALIBRATED_KEYS}
+_NUMBERS = tuple(name for name, kinds in _KINDS.items() if {int, float} & {*kinds})
+_SWITCHES = tuple(name for name, kinds in _KINDS.items() if bool in kinds)
+"""Keys of the calibrated gate that are a number, or yes or no: each is in the form by itself."""
 _CHOICES = ("on_inconclusive", "approve_within", "fall_back_to")
 _FORMER = ("max_regression", "min_gain", "confidence")
 """Keys of the former gate that forms have always had; parameters that are kept may hold them."""
-_ORDER = ("baseline", *_NUMBERS, "must_hold", "plan_must_hold", *_CHOICES, "gate", *_FORMER)
+_ORDER = ("baseline", *_NUMBERS, "must_hold", *_SWITCHES, *_CHOICES, "gate", *_FORMER)
 
 
 class _Filled(BaseModel):
@@ -115,6 +116,11 @@ def _described(name: str, more: str = "") -> dict[str, Any]:
     return {"title": own.title, "description": f"{own.description}{more}"}
 
 
+def _switch(name: str) -> tuple[Any, Any]:
+    extra: Schema = {"position": _ORDER.index(name)}
+    return bool, Field(default=False, **_described(name), json_schema_extra=extra)
+
+
 def _gate(schema: Schema) -> None:
     for key in ("default", "anyOf"):
         schema.pop(key, None)
@@ -144,14 +150,7 @@ _fields: dict[str, Any] = {
             json_schema_extra={"position": _ORDER.index("must_hold")},
         ),
     ),
-    "plan_must_hold": (
-        bool,
-        Field(
-            default=False,
-            **_described("plan_must_hold"),
-            json_schema_extra={"position": _ORDER.index("plan_must_hold")},
-        ),
-    ),
+    **{name: _switch(name) for name in _SWITCHES},
     **{name: _choice(name) for name in _CHOICES},
     "gate": (
         str | None,

@@ -16,6 +16,7 @@ from merge_core.records import SourceCheckpoint
 from tasks.evaluation.suite import Split, Suite, suite_digest
 from tasks.search.first import Start, starts
 from tasks.search.sampling import Sampler
+from tasks.search.soup import SOUP, GreedySoup, check_soup
 from tasks.search.space import Knobs, MethodChoice, Space, checked_names
 
 _TRIALS = 30
@@ -70,7 +71,8 @@ class Search(Section):
         default="tpe",
         title="Sampler",
         description="grid: every combination. random. tpe: near what was good so far. cma-es: for"
-        " numbers alone. nsga-ii: several tasks at once, a front in place of a best.",
+        " numbers alone. nsga-ii: several tasks at once, a front in place of a best."
+        " greedy-soup: the mean of those models that make it better; it has no space.",
         json_schema_extra={"position": 2},
     )
     budget: Budget = Field(
@@ -105,6 +107,10 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _something_changes(self) -> Self:
+        if self.sampler == SOUP:
+            if self.space or self.methods:
+                raise ValueError("a greedy soup chooses models, not parameters; take the space out")
+            return self
         if not self.space and not self.methods:
             raise ValueError(
                 "the space is empty; name a parameter, as in"
@@ -131,6 +137,8 @@ class SearchPipeline(Pipeline):
     @property
     def starts(self) -> list[Start]:
         """The candidates that are not left to the sampler."""
+        if self.soup:
+            return self.soup.alone
         if self.search.sampler == "grid":
             return [Start(values=point) for point in self.search.as_space.points() or ()]
         return starts(self.search.as_space, self.recipe)
@@ -142,13 +150,29 @@ class SearchPipeline(Pipeline):
         if self.search.sampler == "grid":
             points = len(self.starts)
             return min(points, budget.trials or points)
+        if self.soup:
+            return min(self.soup.most, budget.trials or self.soup.most)
         return budget.trials or (None if budget.minutes or budget.documents else _TRIALS)
+
+    @property
+    def soup(self) -> GreedySoup | None:
+        """The candidates of a greedy soup, if the search is one."""
+        return GreedySoup(self.recipe) if self.search.sampler == SOUP else None
+
+    def check_space(self) -> None:
+        """See that the recipe takes what the search may try.
+
+        Raises:
+            RecipeError: it does not; names the key.
+        """
+        if self.soup:
+            check_soup(self.recipe)
+        else:
+            self.search.as_space.check(self.recipe)
 
     def halves(self, suite: Suite) -> tuple[Suite, Suite]:
         """The documents to search by, and those that decide."""
-        split = suite.split or Split(search=self.search.halves)
-        of_both = suite.model_copy(update={"split": split, "part": "decide"})
-        return of_both.model_copy(update={"part": "search"}), of_both
+        return halves_of(suite, self.search.halves)
 
     def identity(self, sources: dict[str, SourceCheckpoint], suite: Suite) -> str:
         """Digest of all that decides what the trials are: not the budget, nor the rule."""
@@ -164,6 +188,17 @@ class SearchPipeline(Pipeline):
         )
 
 
+def halves_of(suite: Suite, share: float = 0.5) -> tuple[Suite, Suite]:
+    """The documents to search by, and those that decide; as the suite splits them, if it does.
+
+    Args:
+        share: of the groups, for searching.
+    """
+    split = suite.split or Split(search=share)
+    of_both = suite.model_copy(update={"split": split, "part": "decide"})
+    return of_both.model_copy(update={"part": "search"}), of_both
+
+
 def load_search(path: Path) -> tuple[SearchPipeline, Path]:
     """Read a search file; the search, and the directory that its checkpoint paths start from.
 
@@ -174,7 +209,7 @@ def load_search(path: Path) -> tuple[SearchPipeline, Path]:
     pipeline = loaded.pipeline
     assert isinstance(pipeline, SearchPipeline)
     try:
-        pipeline.search.as_space.check(pipeline.recipe)
+        pipeline.check_space()
     except RecipeError as error:
         place = f"{path}: {error.where}" if error.where else str(path)
         raise RecipeError(error.what, where=place, mend=error.mend, details=error.details) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.settings.form_fields import MODEL, SUITE_OR_DIRECTORY, Judged
+from flows.settings.form_fields import SUITE_OR_DIRECTORY, Judged, asked_for
 from flows.settings.merge_form import FilledIn, pipeline_of, recipe_of
 from flows.settings.search import Budget, Search, SearchPipeline
 from flows.settings.sentences import expect, in_range, only
@@ -14,8 +14,9 @@ from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import parse_recipe
+from tasks.search.soup import SOUP
 
-_SAMPLERS = ("grid", "random", "tpe", "cma-es", "nsga-ii")
+_SAMPLERS = ("grid", "random", "tpe", "cma-es", "nsga-ii", SOUP)
 _WHOLE = expect("a whole number from 1 to 10000", {"minimum": 1, "maximum": 10_000})
 
 
@@ -27,7 +28,7 @@ class SearchedModel(BaseModel):
     model: str = Field(
         title="Model",
         description="A directory, org/name[@revision] on the Hub, or models:/NAME@ALIAS.",
-        json_schema_extra=MODEL,
+        json_schema_extra=asked_for("", "./runs/code"),
     )
 
 
@@ -42,7 +43,11 @@ class SearchForm(Judged):
         " Empty: the models themselves are averaged.",
     )
     models: tuple[SearchedModel, ...] = Field(
-        default=(), max_length=32, title="Models", description="The fine-tunes to merge."
+        default=(),
+        max_length=32,
+        title="Models",
+        description="The fine-tunes to merge, one row each; an empty row counts for nothing.",
+        json_schema_extra={"default": [{"model": ""}, {"model": ""}]},
     )
     recipe: str = Field(
         default="",
@@ -79,7 +84,7 @@ class SearchForm(Judged):
         default="grid",
         title="Sampler",
         description="grid: every weight. tpe: near what was good so far. nsga-ii: several tasks at"
-        " once.",
+        " once. greedy-soup: the mean of those models that make it better; no weight.",
         json_schema_extra=only(_SAMPLERS),
     )
     trials: int = Field(
@@ -115,10 +120,11 @@ class SearchForm(Judged):
         if self.recipe.strip():
             return recipe_of(self.recipe, home, where="recipe")
         base = self.base.strip()
+        is_soup = self.sampler == SOUP
         values: dict[str, Any] = {
-            "merge_method": "task_arithmetic" if base else "linear",
-            "models": [{"model": row.model.strip()} for row in self.models],
-            "parameters": {"weight": self.low},
+            "merge_method": "task_arithmetic" if base and not is_soup else "linear",
+            "models": [{"model": row.model.strip()} for row in self.models if row.model.strip()],
+            **({} if is_soup else {"parameters": {"weight": self.low}}),
             **({"base_model": base} if base else {}),
         }
         return FilledIn(parse_recipe(values, where="models"), None)
@@ -130,7 +136,7 @@ class SearchForm(Judged):
             RecipeError: names the field that has to be mended.
         """
         knob = {"from": self.low, "to": self.high} | ({"step": self.step} if self.step else {})
-        space: dict[str, Any] = {"space": {"weight": knob}}
+        space: dict[str, Any] = {} if self.sampler == SOUP else {"space": {"weight": knob}}
         if self.space.strip():
             space = load_yaml(self.space, "space")
             if unknown := space.keys() - {"space", "methods"}:

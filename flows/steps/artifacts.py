@@ -13,6 +13,9 @@ from merge_core.text.plain import LONGEST, plain
 from tasks.records import Registration
 from tasks.registry.client import is_server
 
+_FOR_MODELS = "?workflowType=machine_learning"
+"""Without it MLflow opens the pages for chats."""
+
 
 def publish_report(pipeline: str, kind: str, markdown: str) -> None:
     """Attach a report to the current run; later runs of the pipeline become its newer versions."""
@@ -40,7 +43,7 @@ def publish_links(pipeline: str, registration: Registration) -> None:
     }
     for kind, (page, text) in pages.items():
         create_link_artifact(
-            f"{address}/#/{page}",
+            f"{address}/#/{page}{_FOR_MODELS}",
             link_text=plain(text),
             key=_key(pipeline, kind),
             description=inline(text),

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.run_step import run_step
 from flows.settings.averaging import Averaging
-from flows.steps import merge as merging
 from flows.steps.artifacts import publish_report
-from flows.steps.average_baselines import objective_of
-from flows.steps.evaluating import Asked, score, score_each
+from flows.steps.judging import Chosen
+from flows.steps.searched import searched
 from flows.steps.trajectory_page import trajectory_markdown
 from merge_core.findings import some
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.path import PathReport
 from merge_core.operations.trajectory.records import Trajectory
-from merge_core.records import CheckpointManifest, Record, SourceCheckpoint
+from merge_core.records import Record, SourceCheckpoint
 from merge_core.store.objects import Store
 from merge_core.text.plain import plain_log
-from tasks.averaging.greedy_soup import Soup, greedy_soup
 from tasks.evaluation.evaluators import Evaluators
-from tasks.evaluation.suite import Suite
+from tasks.evaluation.suite import Suite, suite_digest
 from tasks.find import find_task, path_task
+from tasks.promotion.choice import OTHER_HALF
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
 from tasks.registry.memory import canonical
@@ -34,8 +33,9 @@ from tasks.registry.past_averages import (
     is_registered,
     keep_average,
 )
-from tasks.reports.names import distinct_names
 from tasks.retain import retain_task
+from tasks.search.greedy_soup import Soup
+from tasks.search.soup import GreedySoup
 
 _log = plain_log("mergeflow")
 
@@ -62,8 +62,6 @@ class Mix:
     weights: Mapping[str, float]
     """By reference, the oldest checkpoint first."""
     soup: Soup | None = None
-    discarded: frozenset[str] = field(default_factory=frozenset)
-    """Object ids of averages that were only tried."""
 
 
 def find(averaging: Averaging, home: Home, beside: Path | None) -> Trajectory:
@@ -156,36 +154,44 @@ def path(trajectory: Trajectory, sources: Sources) -> PathReport:
 
 
 def soup(
-    averaging: Averaging, sources: Sources, suite: Suite, home: Home, evaluators: Evaluators
-) -> Mix:
-    """The greedy soup of the checkpoints, found by merging and evaluating; what makes it better is
-    what the rule calls better."""
-    references = list(sources)[::-1]  # the newest comes first in a recipe
-    pipeline = averaging.pipeline(averaging.weighted(references))
-    singles = [sources[reference] for reference in references]
-    names = distinct_names(references)
-    reports = score_each(pipeline, suite, singles, home, evaluators)
-    reference, objective = reports[-1], objective_of(averaging)
-    made: dict[tuple[int, ...], CheckpointManifest] = {}
+    averaging: Averaging,
+    sources: Sources,
+    deciding: Suite,
+    searching: Suite,
+    home: Home,
+    evaluators: Evaluators,
+) -> tuple[Mix, Chosen]:
+    """The greedy soup of the checkpoints: a search, whose candidates are their means.
 
-    def score_of_average(positions: tuple[int, ...]) -> float:
-        tried = averaging.weighted([references[position] for position in positions])
-        made[positions] = merging.merge(averaging.pipeline(tried), sources, home)
-        label = "+".join(names[position] for position in positions)
-        tried_one = Asked(made[positions].as_source(), f"soup {label}")
-        [report] = score(pipeline, suite, [tried_one], home, evaluators)
-        return objective(report, reference)
+    Args:
+        searching: the documents to choose by.
+    """
+    search = averaging.soup_search(list(sources))  # the newest comes first in a recipe
+    found = searched(search, searching, deciding, dict(sources), home, None, evaluators)
+    candidates = GreedySoup(search.recipe)
+    made = candidates.soup(found.trials)
+    taken = candidates.models(made)
+    _log.info("greedy soup: %s", candidates.named(made))
+    chosen = found.chosen
+    if averaging.average.held_out:
+        chosen = chosen._replace(of=_documents_of(searching, deciding))
+    return Mix(dict.fromkeys(taken, 1 / len(taken)), made), chosen
 
-    found = greedy_soup([objective(report, reference) for report in reports], score_of_average)
-    taken = [references[position] for position in found.ingredients]
-    _log.info("greedy soup: %s", " + ".join(names[position] for position in found.ingredients))
-    final = made.get(found.ingredients)
-    kept = final.object_id if final else None
-    return Mix(
-        weights={reference: 1 / len(taken) for reference in taken},
-        soup=found,
-        discarded=frozenset(each.object_id for each in made.values()) - {kept or ""},
-    )
+
+def _documents_of(searching: Suite, deciding: Suite) -> str:
+    """The documents of a choice in words, beside those of the decision."""
+    if suite_digest(searching) == suite_digest(deciding):
+        return f"the suite {searching.name}, which decides here too and so flatters the choice"
+    halves = (searching.name, searching.split) == (deciding.name, deciding.split)
+    return OTHER_HALF if halves and searching.part == "search" else f"the suite {searching.name}"
+
+
+def best_alone(averaging: Averaging, sources: Sources, mix: Mix) -> SourceCheckpoint | None:
+    """The best single checkpoint by the documents that a soup was chosen by; None without a soup,
+    or where it has a suite of its own: then the deciding suite is asked."""
+    if mix.soup is None or averaging.average.held_out:
+        return None
+    return list(sources.values())[::-1][mix.soup.order[0]]
 
 
 def show(
@@ -232,8 +238,8 @@ def conclude(
     )
 
 
-def retain(averaging: Averaging, mix: Mix, home: Home) -> None:
-    """Remove the averages that need not be kept, and those that a soup only tried."""
+def retain(averaging: Averaging, home: Home) -> None:
+    """Remove the averages that need not be kept."""
     keep = averaging.retention.keep
     if keep is None:
         return
@@ -244,7 +250,6 @@ def retain(averaging: Averaging, mix: Mix, home: Home) -> None:
         name=averaging.name,
         model=averaging.register_as.model,
         keep=keep,
-        discarded=mix.discarded,
         subject=f"the last {keep}",
     )
     if gone:

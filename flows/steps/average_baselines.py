@@ -13,23 +13,21 @@ from flows.steps.scores import Baseline, Inputs
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.records import SourceCheckpoint
-from tasks.averaging.greedy_soup import overall, ranking
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.promotion.baselines import SPOKEN, ComparedWith
 from tasks.records import EvaluationReport
 from tasks.reports.names import distinct_names
+from tasks.search.greedy_soup import ranking
 
 Objective = Callable[[EvaluationReport, EvaluationReport], float]
 
 
 def objective_of(averaging: Averaging) -> Objective:
     """What checkpoints and soups are ranked by: the measure of the gate that decides."""
-    if averaging.promote.gate == "former":
-        return overall
-    from tasks.promotion.objective import mean_change  # scipy is slow to import
+    from tasks.promotion.objective import mean_change, overall  # scipy is slow to import
 
-    return mean_change
+    return overall if averaging.promote.gate == "former" else mean_change
 
 
 def evaluate_inputs(
@@ -37,13 +35,18 @@ def evaluate_inputs(
     pipeline: Pipeline,
     trajectory: Trajectory,
     sources: Mapping[str, SourceCheckpoint],
+    best: SourceCheckpoint | None,
     suite: Suite,
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
     batch_size: int | None = None,
 ) -> Inputs:
-    """Find and evaluate all that an average has to beat, and its checkpoints."""
+    """Find and evaluate all that an average has to beat, and its checkpoints.
+
+    Args:
+        best: the best single checkpoint, where that is known.
+    """
     latest = Baseline(SPOKEN["latest"], sources[trajectory.newest.reference])
     wanted = averaging.promote.baselines
     found: dict[str, Baseline] = {}
@@ -51,7 +54,7 @@ def evaluate_inputs(
         if name == "latest":
             found[name] = latest
         elif name == "best":
-            best = _best(averaging, pipeline, trajectory, sources, suite, home, evaluators)
+            best = best or _best(averaging, pipeline, trajectory, sources, suite, home, evaluators)
             found[name] = Baseline(SPOKEN["best"], best)
         elif name == "champion":
             serves = champion(pipeline, home, "the latest checkpoint")

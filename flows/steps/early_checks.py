@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.settings.pipeline import Pipeline, Register
 from flows.steps.baselines import check_baselines
+from flows.steps.signing import check_key
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
@@ -40,6 +41,7 @@ def check_pipeline(pipeline: Pipeline, suite: Suite, home: Home, beside: Path | 
     check_rule(pipeline.promote, suite)
     check_baselines(pipeline)
     check_registry(pipeline.register_as, home)
+    check_key(pipeline.register_as, home)
     check_data(pipeline.recipe, beside)
 
 

@@ -32,6 +32,8 @@ class Ending(StrEnum):
     FELL_BACK = "fell-back"
     NOTHING_NEW = "nothing-new"
     DRY_RUN = "dry-run"
+    HOLDS = "holds"
+    """Of an audit."""
 
     @property
     def words(self) -> str:

@@ -15,7 +15,10 @@ from flows.settings.pipeline import Pipeline
 from flows.steps.against import said_against
 from flows.steps.artifacts import publish_links, publish_report
 from flows.steps.lineage_page import publish_lineage
+from flows.steps.run_address import run_address
 from flows.steps.scores import Scores
+from flows.steps.signing import sign
+from flows.steps.unregistered import telling_what_is_done
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
@@ -24,7 +27,7 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.verification.verify import CompatibilityReport
 from tasks.decide import decide_task
 from tasks.progress import prefect_progress
-from tasks.promotion.choice import with_choice
+from tasks.promotion.choice import OTHER_HALF, with_choice
 from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
@@ -43,9 +46,11 @@ class Chosen(NamedTuple):
     candidates: int
     """How many different merges it looked at."""
     documents: int
-    """How many it looked at them by; none of them decides."""
+    """How many it looked at them by."""
     files: Mapping[str, str | bytes]
     """For the merge's run in MLflow, by name."""
+    of: str = OTHER_HALF
+    """Which documents these are."""
 
 
 class Candidate(NamedTuple):
@@ -73,7 +78,7 @@ def decide(pipeline: Pipeline, scores: Scores, chosen: Chosen | None = None) -> 
     bar = scores.bar(pipeline.promote)
     decision = run_step(decide_task, scores.merged, bar, subject=pipeline.name)
     if chosen:
-        decision = with_choice(decision, chosen.candidates, chosen.documents)
+        decision = with_choice(decision, chosen.candidates, chosen.documents, chosen.of)
     publish_decision(pipeline, scores, decision)
     return decision
 
@@ -139,32 +144,39 @@ def register(
     }
     if picture := _picture(decision):
         files[PICTURE] = picture
-    registration = run_step(
-        register_task,
-        subject=name,
-        tracking_uri=uri,
-        experiment=pipeline.register_as.experiment,
-        model_name=name,
-        recipe_yaml=recipe_file.read_text("utf-8"),
-        recipe_digest=pipeline.recipe.digest,
-        manifest=manifest,
-        base=candidate.baseline,
-        models=candidate.models,
-        reports=scores.of_the_merge,
-        decision=decision,
-        compatibility=candidate.compatibility,
-        profile=candidate.profile,
-        pipeline_name=pipeline.name,
-        prefect_run={"flow_run_id": runtime.flow_run.id, "flow_run_name": runtime.flow_run.name},
-        artifacts=files,
-        fall_back_to=pipeline.promote.fall_back_to,
-        roles=scores.roles,
-        digest_memo=home.digest_memo,
-        progress=prefect_progress(f"register {name}"),
-        home=home,
-        champion_seen=champion,
-    )
-    publish_lineage(pipeline.name, f"models:/{name}/{registration.candidate.version}", uri)
+    with telling_what_is_done(manifest, decision, scores.roles):
+        registration = run_step(
+            register_task,
+            subject=name,
+            tracking_uri=uri,
+            experiment=pipeline.register_as.experiment,
+            model_name=name,
+            recipe_yaml=recipe_file.read_text("utf-8"),
+            recipe_digest=pipeline.recipe.digest,
+            manifest=manifest,
+            base=candidate.baseline,
+            models=candidate.models,
+            reports=scores.of_the_merge,
+            decision=decision,
+            compatibility=candidate.compatibility,
+            profile=candidate.profile,
+            pipeline_name=pipeline.name,
+            prefect_run={
+                "flow_run_id": runtime.flow_run.id,
+                "flow_run_name": runtime.flow_run.name,
+                "url": run_address(home),
+            },
+            artifacts=files,
+            fall_back_to=pipeline.promote.fall_back_to,
+            roles=scores.roles,
+            digest_memo=home.digest_memo,
+            progress=prefect_progress(f"register {name}"),
+            home=home,
+            champion_seen=champion,
+            serve=pipeline.register_as.serve,
+        )
+    sign(pipeline, home, registration)
+    publish_lineage(pipeline.name, registration, uri)
     publish_links(pipeline.name, registration)
     served = manifest.path if decision.promote else candidate.baseline.path
     publish_report(pipeline.name, "serving", serving_markdown(served, registration))

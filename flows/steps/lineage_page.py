@@ -7,20 +7,27 @@ from merge_core.findings import counted
 from merge_core.text.markdown import block
 from merge_core.text.plain import plain_log
 from tasks.lineage.graph import Lineage
+from tasks.lineage.keep import keep_lineage
 from tasks.lineage.mermaid import MOST_EDGES, lineage_mermaid
 from tasks.lineage.text import render_lineage
 from tasks.lineage.trace import lineage
+from tasks.records import Registration
 
 _log = plain_log("mergeflow")
 
 _MOST_LINES = 400
 
 
-def publish_lineage(pipeline: str, model_uri: str, tracking_uri: str) -> None:
-    """Draw what a version was made of. The alias has moved by now: whatever goes wrong here is a
-    warning, and the run ends as it was to end."""
+def publish_lineage(pipeline: str, registration: Registration, tracking_uri: str) -> None:
+    """Draw what the new version was made of, for the run's page and among its files in MLflow. The
+    alias has moved by now: whatever goes wrong here is a warning, and the run ends as it was to
+    end."""
+    version = registration.candidate
+    model_uri = f"models:/{version.name}/{version.version}"
     try:
-        publish_report(pipeline, "lineage", lineage_page(lineage(model_uri, tracking_uri)))
+        ancestry = lineage(model_uri, tracking_uri)
+        publish_report(pipeline, "lineage", lineage_page(ancestry))
+        keep_lineage(ancestry, registration.run_id, tracking_uri)
     except Exception as error:
         _log.warning(
             "warning: the page of this run has no lineage (%s: %s); everything is registered, and"

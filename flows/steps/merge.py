@@ -141,8 +141,7 @@ def profile(
 ) -> TaskVectorProfile:
     """The profile of the task vectors, with its plot on the run's page."""
     measured = run_step(profile_task, base, models, subject=f"{len(models)} task vectors")
-    picture = home.cache / f"profile-{profile_key(base, models)}.png"
-    page = profile_markdown(measured, _picture(measured, picture))
+    page = profile_markdown(measured, profile_picture(measured, home, base, models))
     publish_report(pipeline.name, "task-vectors", page)
     names = distinct_names(measured.models)
     for (i, j), cosine, conflict in zip(
@@ -156,6 +155,16 @@ def profile(
             100 * conflict,
         )
     return measured
+
+
+def profile_picture(
+    measured: TaskVectorProfile,
+    home: Home,
+    base: SourceCheckpoint,
+    models: Sequence[SourceCheckpoint],
+) -> bytes:
+    """The plot of a profile, which is drawn once."""
+    return _picture(measured, home.cache / f"profile-{profile_key(base, models)}.png")
 
 
 def calibrate(

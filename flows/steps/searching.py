@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from flows.gpu_slot import device_slot
@@ -22,13 +23,14 @@ from merge_core.recipes.measurements import measurements
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.text.plain import plain_log
-from tasks.candidate import Measured, Workshop, documents_in
+from tasks.candidate import Measured, Workshop
 from tasks.progress import prefect_progress
 from tasks.records import EvaluationReport
-from tasks.search.first import first_recipes
+from tasks.search.first import Start, first_recipes
 from tasks.search.page import change_said
 from tasks.search.sampling import Asked, Study
 from tasks.search.selection import best
+from tasks.search.soup import GreedySoup
 from tasks.search.trial import Result, Trial
 
 _log = plain_log("mergeflow")
@@ -47,14 +49,24 @@ class Trials:
     home: Home
     beside: Path | None
     base: EvaluationReport
-    rungs: tuple[tuple[int, ...], ...] | None
-    """None: every candidate is evaluated on every document."""
+    experts: Sequence[EvaluationReport]
+    """What tells which documents are telling."""
+    whole: bool
+    """Every candidate is evaluated on every document."""
+    soup: GreedySoup | None = None
+    _rungs: tuple[tuple[int, ...], ...] | None = None
+    _note: Callable[[Trial], None] = field(default=lambda trial: None)
+    _get_ready: Callable[[], None] = field(default=lambda: None)
     _done: list[Trial] = field(default_factory=list)
     _reports: dict[int, EvaluationReport] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self) -> list[Trial]:
+    def run(self, note: Callable[[Trial], None], get_ready: Callable[[], None]) -> list[Trial]:
         """Go on until the budget is spent; all trials in their order.
+
+        Args:
+            note: is told of each trial that is finished.
+            get_ready: begins, and does not wait for, what follows the search.
 
         Raises:
             StepError: no candidate at all could be evaluated.
@@ -63,28 +75,62 @@ class Trials:
         self._done = self.study.trials()
         if self._done:
             _log.info("%d trials of this search are known already", len(self._done))
-        self.study.begin(self.search.starts)
+        self._note, self._get_ready = note, get_ready
         self._tell(prefect_progress("search"))
-        workers = self.search.evaluate.parallel
-        run_together([self._work] * workers, workers)
+        if self.soup:
+            self._grow(self.soup)
+        else:
+            self._begin_to_race(self.experts)
+            self._side_by_side(self.search.starts, self.search.trials)
         if best(self._done) is None:
             raise self._nothing()
         return sorted(self._done, key=lambda trial: trial.number)
 
     def recipe(self, candidate: Asked | Trial) -> Recipe:
         """The recipe of a candidate."""
+        if self.soup:
+            return self.soup.recipe(candidate.label, self._done)
         if candidate.label and not candidate.values:
             return first_recipes(self.search.recipe)[candidate.label]
         return self.search.search.as_space.recipe(self.search.recipe, candidate.values)
 
-    def _work(self) -> None:
+    def _side_by_side(self, starts: Sequence[Start], most: int | None) -> None:
+        self.study.begin(starts)
+        workers = self.search.evaluate.parallel
+        run_together([partial(self._work, most)] * workers, workers)
+
+    def _grow(self, soup: GreedySoup) -> None:
+        """Each model alone, side by side; then one try after the other, since each follows from
+        the one before."""
+        most = self.search.trials or soup.most
+        self._side_by_side(soup.alone, min(len(soup.alone), most))
+        alone = [trial for trial in self._done if trial.label in {s.label for s in soup.alone}]
+        known = [self.workshop.stored(trial.key) for trial in alone]
+        self._begin_to_race([report for report in known if report])
+        while not self._is_spent() and (start := soup.following(self._done)):
+            self.study.begin([*(Start(trial.label) for trial in self._done), start])
+            before = len(self._done)
+            self._work(min(before + 1, most))
+            if len(self._done) == before:
+                return
+
+    def _begin_to_race(self, experts: Sequence[EvaluationReport]) -> None:
+        if not self.whole:
+            from tasks.search.race import rungs_of  # scipy is slow to import
+
+            self._rungs = rungs_of(self.base, experts)
+
+    def _work(self, most: int | None) -> None:
         tell = prefect_progress("search")
-        while not self._is_spent() and (asked := self.study.next(self.search.trials)) is not None:
+        while not self._is_spent() and (asked := self.study.next(most)) is not None:
+            if asked.number + 1 == (self.search.trials or 0):
+                self._get_ready()
             trial = self._one(asked)
             with self._lock:
                 self._done.append(trial)
                 self._say(trial)
                 self._tell(tell)
+                self._note(trial)
 
     def _one(self, asked: Asked) -> Trial:
         recipe = None
@@ -102,17 +148,26 @@ class Trials:
         return trial
 
     def _measured(self, recipe: Recipe) -> Measured:
+        if self.soup and self._is_base(recipe):
+            return self.workshop.noted(recipe, self.base)
         calibration: dict[str, SourceCheckpoint] = {}
         if measurements(recipe):
             as_it_is = self.search.model_copy(update={"recipe": recipe})
             calibration = merging.calibrate(as_it_is, self.workshop.sources, self.home, self.beside)
         race = None
-        if self.rungs and (incumbent := self._incumbent()):
+        if self._rungs and (incumbent := self._incumbent()):
             from tasks.search.race import Race  # scipy is slow to import
 
-            race = Race(self.base, incumbent, self.rungs)
+            race = Race(self.base, incumbent, self._rungs)
         with device_slot(self.search.evaluate.device):
             return self.workshop.measured(recipe, calibration, race)
+
+    def _is_base(self, recipe: Recipe) -> bool:
+        """Whether a recipe is no more than a copy of what candidates are compared with."""
+        said = recipe.model_dump(exclude_defaults=True).keys()
+        names = {entry.model for entry in recipe.models}
+        digests = {self.workshop.sources[name].digest for name in names}
+        return said <= {"merge_method", "models"} and digests == {self.base.checkpoint_digest}
 
     def _incumbent(self) -> EvaluationReport | None:
         from tasks.search.race import can_be_raced
@@ -126,28 +181,14 @@ class Trials:
         return report if report and can_be_raced(report) else None
 
     def _result(self, recipe: Recipe, measured: Measured) -> Result:
-        from tasks.search.race import change_against, judged
+        from tasks.search.race import result_of
 
-        report, whole = measured.report, not (measured.report.looks)
-        found = judged(report, self.base)
-        primary = found.primary
-        objective = primary.change
-        if not whole and (incumbent := self._incumbent()):
-            first = best(self._done)
-            beside = change_against(report, incumbent, self.base)
-            objective = (first.result.objective or 0.0) + beside.change if first else objective
-        return Result(
-            outcome="whole" if whole else "lost",
-            recipe=recipe.digest,
-            objective=objective,
-            low=primary.low if whole else None,
-            high=primary.high if whole else None,
-            tasks={task.name: task.change_units for task in found.tasks if task.share > 0},
-            documents=documents_in([report]),
-            of_documents=documents_in([self.base]),
-            seconds=measured.seconds,
-            known=measured.known,
-        )
+        incumbent = self._incumbent() if measured.report.looks else None
+        first = best(self._done)
+        beside = (first, incumbent) if first and incumbent else None
+        found = result_of(measured.report, self.base, beside)
+        own = {"recipe": recipe.digest, "seconds": measured.seconds, "known": measured.known}
+        return found.model_copy(update=own)
 
     def _is_spent(self) -> bool:
         budget = self.search.search.budget

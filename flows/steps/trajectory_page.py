@@ -8,7 +8,7 @@ from merge_core.operations.trajectory.path import PathReport
 from merge_core.operations.trajectory.records import Trajectory
 from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
-from tasks.averaging.greedy_soup import Soup
+from tasks.search.greedy_soup import Soup
 
 
 def trajectory_markdown(
@@ -49,7 +49,7 @@ def _soup_table(soup: Soup, names: Sequence[str]) -> str:
             code(names[trial.candidate]),
             f"{soup.singles[trial.candidate]:+.5f}",
             f"{trial.score:+.5f}",
-            "taken" if trial.taken else "left: worse with it",
+            "taken" if trial.taken else "left: not better with it",
         ]
         for trial in soup.trials
     ]

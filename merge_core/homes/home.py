@@ -81,6 +81,21 @@ class Home:
         return self.path / "history"
 
     @property
+    def keys(self) -> Path:
+        """Keys to sign with, and public keys that are trusted."""
+        return self.path / "keys"
+
+    @property
+    def signatures(self) -> Path:
+        """Signatures on published checkpoints, beside them, by object id."""
+        return self.path / "store" / "signatures"
+
+    @property
+    def serving(self) -> Path:
+        """A link for each registered model that a server reads from a directory."""
+        return self.path / "serving"
+
+    @property
     def cache(self) -> Path:
         """Results of the pipeline's cached steps."""
         return self.path / "cache"

@@ -130,15 +130,7 @@ def profile_task_vectors(
     for density in densities:
         if not 0.0 < density <= 1.0:
             raise RecipeError(f"density {density} is not above 0 and at most 1", where="densities")
-    opened = dict(enumerate(map(open_source, (base, *models))))
-    checkpoints = list(named_alike(opened, 0).values())
-    rows, skipped = _common_tensors(checkpoints)
-    if not rows:
-        raise CompatibilityError(
-            "it has no float tensor in common with the models",
-            where=base.reference,
-            mend="run `mergeflow verify` to see how the checkpoints differ",
-        )
+    rows, skipped = common_tensors(base, models)
     profile = _Profile(len(models), tuple(densities))
     throttle = Throttle(progress, "task vectors", sum(map(_nbytes, rows)))
     with BlockReader() as reader:
@@ -298,10 +290,30 @@ class _Profile:
         self._layer_total = _Total(self._models, self._densities)
 
 
+def common_tensors(
+    base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
+) -> tuple[list[tuple[TensorInput, ...]], list[str]]:
+    """Entries of each float tensor that all have, the base's first, layer by layer; and the names
+    of the others.
+
+    Raises:
+        CompatibilityError: there is none.
+        CheckpointError: an input is damaged.
+    """
+    opened = dict(enumerate(map(open_source, (base, *models))))
+    rows, skipped = _common_tensors(list(named_alike(opened, 0).values()))
+    if not rows:
+        raise CompatibilityError(
+            "it has no float tensor in common with the models",
+            where=base.reference,
+            mend="run `mergeflow verify` to see how the checkpoints differ",
+        )
+    return rows, skipped
+
+
 def _common_tensors(
     checkpoints: Sequence[Checkpoint],
 ) -> tuple[list[tuple[TensorInput, ...]], list[str]]:
-    """Entries of each tensor that all have, layer by layer, and the names of the others."""
     rows, skipped = [], []
     for name in sorted(set().union(*(checkpoint.tensors for checkpoint in checkpoints))):
         entries = [c.tensors[name] for c in checkpoints if name in c.tensors]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
-from tasks.registry.alias import alias_state
+from tasks.registry.alias_state import alias_state
 from tasks.registry.client import TAG
 from tasks.registry.history import HistoryLine, chains_elsewhere, find_histories
 from tasks.registry.memory import canonical
+from tasks.registry.models import find_logged_model
+from tasks.registry.serving_link import serving_link
 
 
 def check(evidence: Evidence, answers: Answers) -> None:
@@ -25,12 +29,28 @@ def check(evidence: Evidence, answers: Answers) -> None:
         answers.fails(f"somebody gave the alias to version {state.holder} outside of mergeflow")
     lines = [line for history in found for line in history.lines]
     _of_run(evidence, lines, answers)
+    _link(evidence, state.holder, answers)
     if not lines:
         answers.unknown("this home has no history of the model")
     elif not answers.failed:
         has = f"version {state.holder} has it" if state.holder else "no version has it"
         pinned = ", pinned" if state.is_pinned else ""
         answers.holds(f"{len(lines)} lines of history follow each other; {has}{pinned}")
+
+
+def _link(evidence: Evidence, holder: str | None, answers: Answers) -> None:
+    """The link that a server reads leads to the version that has the alias."""
+    name = evidence.version.name
+    link = serving_link(evidence.home, name)
+    if link is None or not os.path.lexists(link) or holder is None:
+        return
+    client = evidence.registry.client
+    digest = client.get_model_version(name, holder).tags.get(TAG + "digest", "")
+    model = find_logged_model(evidence.registry, digest)
+    wanted = model.tags.get(TAG + "path") if model else None
+    leads = os.path.realpath(link)
+    if not link.is_symlink() or wanted is None or leads != os.path.realpath(wanted):
+        answers.fails(f"serving/{name} leads to {leads}, and version {holder} has the alias")
 
 
 def _of_run(evidence: Evidence, lines: list[HistoryLine], answers: Answers) -> None:

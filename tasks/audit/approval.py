@@ -6,6 +6,7 @@ from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.registry.client import TAG
 from tasks.registry.runs import approval_tags
+from tasks.registry.version_tags import approval_said
 
 
 def check(evidence: Evidence, answers: Answers) -> None:
@@ -28,6 +29,8 @@ def check(evidence: Evidence, answers: Answers) -> None:
     }
     # A champion keeps the word that made it one when a later run decides without a person.
     if decision.approval is not None or not decision.promote:
-        answers.same("the version's word of a person", on_version, wanted, "the decision")
+        said_shortly = {"approval": approval_said(decision.approval)} if decision.approval else {}
+        if on_version not in (wanted, said_shortly):
+            answers.same("the version's word of a person", on_version, said_shortly, "the decision")
     if not answers.failed:
         answers.holds("approved by a person, as typed" if wanted else "nobody was asked")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from tasks.audit import (
     registration,
     run,
     scores,
+    signature,
     verdict,
     way,
 )
@@ -28,6 +29,7 @@ from tasks.audit.report import Answers, AuditReport
 from tasks.registry.addresses import find_version
 from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.pages import every
+from tasks.signing.trust import Trust
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -48,13 +50,21 @@ OF_MERGES: dict[str, Check] = {
     "record": registration.check,
     "approval": approval.check,
     "parents": parents.check,
+    "signature": signature.check,
 }
 
 
 def audit_version(
-    home: Home, model_uri: str, tracking_uri: str, progress: Progress | None = None
+    home: Home,
+    model_uri: str,
+    tracking_uri: str,
+    progress: Progress | None = None,
+    trust: Trust | None = None,
 ) -> AuditReport:
     """Audit the version of an address.
+
+    Args:
+        trust: the keys that signatures are checked by; by default those of the home.
 
     Raises:
         MergeflowError: there is no such version.
@@ -62,13 +72,16 @@ def audit_version(
     """
     with open_registry(tracking_uri) as registry:
         version = find_version(registry, model_uri)
-        return _audit(registry, home, version, progress)
+        return _audit(registry, home, version, progress, trust)
 
 
 def audit_all(
-    home: Home, tracking_uri: str, progress: Progress | None = None
+    home: Home, tracking_uri: str, progress: Progress | None = None, trust: Trust | None = None
 ) -> Iterator[AuditReport]:
     """Audit every version of every model that mergeflow registered, one after the other.
+
+    Args:
+        trust: as for `audit_version`; that no key vouches for a base is only told.
 
     Raises:
         StepError: MLflow refused.
@@ -76,23 +89,37 @@ def audit_all(
     with open_registry(tracking_uri) as registry:
         for version in _versions(registry):
             found = registry.client.get_model_version(version.name, str(version.version))
-            yield _audit(registry, home, found, progress)
+            yield _audit(registry, home, found, progress, trust, bases_too=False)
+
+
+def looked_at(evidence: Evidence, checks: Mapping[str, Check]) -> AuditReport:
+    """What some of the checks say of a version."""
+    answers = []
+    for name, look in checks.items():
+        given = Answers(name)
+        look(evidence, given)
+        answers += given.given
+    return AuditReport(model_uri=evidence.address, digest=evidence.digest, answers=tuple(answers))
 
 
 def _audit(
-    registry: Registry, home: Home, version: ModelVersion, progress: Progress | None
+    registry: Registry,
+    home: Home,
+    version: ModelVersion,
+    progress: Progress | None,
+    trust: Trust | None,
+    *,
+    bases_too: bool = True,
 ) -> AuditReport:
-    answers = []
     with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
-        evidence = Evidence(registry, home, version, Path(scratch), progress)
-        checks = OF_ANY | (OF_MERGES if evidence.is_merge else {}) | {"alias": alias.check}
-        for name, look in checks.items():
-            given = Answers(name)
-            look(evidence, given)
-            answers += given.given
-        return AuditReport(
-            model_uri=evidence.address, digest=evidence.digest, answers=tuple(answers)
-        )
+        evidence = Evidence(registry, home, version, Path(scratch), progress, trust)
+        if evidence.is_merge:
+            more = OF_MERGES
+        else:
+            look = signature.check_base if bases_too else signature.check_base_of_many
+            more = {"signature": look}
+        checks = OF_ANY | more | {"alias": alias.check}
+        return looked_at(evidence, checks)
 
 
 def _versions(registry: Registry) -> Iterator[ModelVersion]:

@@ -9,15 +9,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from merge_core.files.bounded_json import parse_json
+from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.store.objects import object_id_of
+from merge_core.store.vouching import departures
 from tasks.promotion.baselines import Compared
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
@@ -25,6 +29,7 @@ from tasks.registry.client import TAG, Registry
 from tasks.registry.last_check import download_description
 from tasks.registry.lock import LOCK, Lock
 from tasks.registry.models import RECORD
+from tasks.signing.trust import Trust
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -32,7 +37,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
-_GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+"""What MLflow says of what is not there."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Evaluated:
     run: Run
     raw: dict[str, Any] | None
     report: EvaluationReport | None
+    sha256: str | None = None
+    """Of the file."""
 
     @property
     def role(self) -> str:
@@ -58,6 +66,8 @@ class Evidence:
     version: ModelVersion
     scratch: Path
     progress: Progress | None = None
+    trust: Trust | None = None
+    """Keys that signatures are checked by; None: those of the home."""
 
     @property
     def address(self) -> str:
@@ -68,6 +78,12 @@ class Evidence:
         """One of our tags of the version."""
         return self.version.tags.get(TAG + key) or None
 
+    def fact(self, key: str) -> str | None:
+        """What the version says of how it was made, or else the run that it names."""
+        run = self.run
+        of_run = run.data.tags.get(TAG + key) if run is not None else None
+        return self.tag(key) or of_run or None
+
     @property
     def digest(self) -> str | None:
         """Of the checkpoint, as the version says it."""
@@ -75,8 +91,8 @@ class Evidence:
 
     @property
     def is_merge(self) -> bool:
-        """Whether it was registered as the result of a merge."""
-        return self.tag("role") == "merged"
+        """Whether it was registered as the result of a merge: then it names a run."""
+        return self.tag("role") == "merged" or self.tag("run_id") is not None
 
     @cached_property
     def model(self) -> LoggedModel | None:
@@ -105,6 +121,29 @@ class Evidence:
             return SourceCheckpoint.model_validate(known)
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    @cached_property
+    def departed(self) -> list[str]:
+        """In what the checkpoint on this disk is not as it was recorded; every byte is read, once.
+
+        Raises:
+            CheckpointError: it cannot be looked at, or is refused.
+        """
+        if self.checkpoint is None:
+            return []
+        memo = DigestMemo(None)
+        return departures(self.checkpoint, memo, afresh=True, progress=self.progress)
+
+    @cached_property
+    def object_directory(self) -> Path | None:
+        """The object that the merge wrote, on this machine: another one may have the same model
+        files, and then has the model's place in MLflow."""
+        if self.checkpoint is None or self.manifest is None:
+            return None
+        directory = self.checkpoint.directory
+        if object_id_of(directory) not in (None, self.manifest.object_id):
+            directory = directory.with_name(self.manifest.object_id)
+        return directory if directory.is_dir() else None
 
     @cached_property
     def run(self) -> Run | None:
@@ -153,6 +192,14 @@ class Evidence:
 
     def file(self, name: str, run: Run | None = None) -> bytes | None:
         """A file of a run, by default of the merge run; None where it is gone."""
+        found = self.downloaded(name, run)
+        try:
+            return found.read_bytes() if found is not None else None
+        except OSError:
+            return None
+
+    def downloaded(self, name: str, run: Run | None = None) -> Path | None:
+        """The same as a file of this machine."""
         from mlflow.exceptions import MlflowException
 
         of = run or self.run
@@ -161,10 +208,16 @@ class Evidence:
         place = self.scratch / of.info.run_id
         place.mkdir(exist_ok=True)
         try:
-            found = self.registry.client.download_artifacts(of.info.run_id, name, str(place))
-            return Path(found).read_bytes()
+            return Path(self.registry.client.download_artifacts(of.info.run_id, name, str(place)))
         except (OSError, MlflowException):
             return None
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or directory, among those of the merge run."""
+        if self.run is None:
+            return False
+        found = self.registry.client.list_artifacts(self.run.info.run_id)
+        return any(item.path == name for item in found)
 
     def _evaluated(self, run: Run) -> Evaluated:
         content = self.file("evaluation.json", run)
@@ -173,7 +226,8 @@ class Evidence:
         except ValueError:
             raw = None
         report = _validated(EvaluationReport, content)
-        return Evaluated(run, raw if isinstance(raw, dict) else None, report)
+        digest = sha256(content).hexdigest() if content else None
+        return Evaluated(run, raw if isinstance(raw, dict) else None, report, digest)
 
     def model_named(self, model_id: str) -> LoggedModel | None:
         """A LoggedModel, if it is there."""
@@ -186,7 +240,7 @@ class Evidence:
         try:
             return ask(named)
         except MlflowException as error:
-            if error.error_code not in _GONE:
+            if error.error_code not in GONE:
                 raise
             return None
 

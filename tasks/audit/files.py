@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from merge_core.errors import CheckpointError, UnreadableError
-from merge_core.files.digests import DigestMemo
 from merge_core.store.objects import pointer_problems, stored_place
-from merge_core.store.vouching import departures
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 
@@ -25,7 +23,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
             answers.unknown(missing)
         return
     try:
-        found = departures(checkpoint, DigestMemo(None), afresh=True, progress=evidence.progress)
+        found = evidence.departed
     except UnreadableError as error:
         answers.unknown(error.what)
         return

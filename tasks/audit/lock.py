@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from merge_core.errors import MergeflowError
 from merge_core.recipes.loading import parse_recipe
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
+from tasks.evaluation.kept_documents import DIRECTORY, kept_name
 from tasks.registry.client import TAG
 from tasks.registry.lock import LOCK, Lock, lock_digest
 
@@ -27,12 +30,23 @@ def check(evidence: Evidence, answers: Answers) -> None:
     answers.same(
         "the digest of the suite in lock.json",
         lock.suite_digest,
-        evidence.tag("suite_digest"),
+        evidence.fact("suite_digest"),
         "the version",
     )
     _plan(evidence, lock, answers)
+    _suite(evidence, lock, answers)
     if not answers.failed:
         answers.holds("lock.json is as the run noted it, and gives the manifest's plan and suite")
+
+
+def _suite(evidence: Evidence, lock: Lock, answers: Answers) -> None:
+    """Each file that is kept of the suite has the bytes that its digest is made of."""
+    files: dict[str, str] = lock.suite.get("files", {})
+    there = evidence.has(DIRECTORY) if files else False
+    for name, sha256 in files.items() if there else ():
+        content = evidence.file(kept_name(name))
+        if content is not None and hashlib.sha256(content).hexdigest() != sha256:
+            answers.fails(f"the suite's file {name}, as the run keeps it, is another one than then")
 
 
 def _plan(evidence: Evidence, lock: Lock, answers: Answers) -> None:

@@ -8,7 +8,9 @@ from tasks.lineage.recorded import is_deleted
 from tasks.lineage.trace import inputs_of_run
 from tasks.registry.client import TAG
 
-_SAID_TWICE = ("verdict", "base_digest", "pipeline")
+_SAID_TWICE = ("verdict", "pipeline")
+_SAID_BEFORE = ("base_digest",)
+"""By versions of before."""
 
 
 def check(evidence: Evidence, answers: Answers) -> None:
@@ -22,7 +24,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
     tags = run.data.tags
     answers.same("the run's digest", tags.get(TAG + "digest"), evidence.digest, "the version")
     answers.same("the run's model", tags.get(TAG + "model"), evidence.version.name, "the version")
-    for key in _SAID_TWICE:
+    for key in (*_SAID_TWICE, *(each for each in _SAID_BEFORE if evidence.tag(each))):
         answers.same(
             f"the run's {key}", tags.get(TAG + key) or None, evidence.tag(key), "the version"
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from tasks.audit import tables
 from tasks.audit.evidence import Evaluated, Evidence
 from tasks.audit.report import Answers
 from tasks.records import EvaluationReport, TaskScore
 from tasks.registry.client import TAG
-from tasks.registry.runs import metric_name
+from tasks.registry.evaluations import metric_name
 
 _CLOSE = 1e-6
 """lm-eval adds up in another order."""
@@ -28,6 +29,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
             answers.fails(f"{each.role}: evaluation.json is missing, or cannot be read")
             continue
         _one(evidence, each, each.report, answers)
+    tables.check(evidence, answers)
     if not answers.failed:
         documents = sum(
             len(score.doc_ids)
@@ -53,7 +55,7 @@ def _one(evidence: Evidence, of: Evaluated, report: EvaluationReport, answers: A
     who = of.role
     answers.same(f"{who}: evaluated", report.checkpoint_digest, tags.get(TAG + "digest"), "its run")
     answers.same(f"{who}: suite", report.suite_digest, tags.get(TAG + "suite_digest"), "its run")
-    suite = evidence.tag("suite_digest")
+    suite = evidence.fact("suite_digest")
     if suite is not None:
         answers.same(f"{who}: suite", report.suite_digest, suite, "the version")
     parent = evidence.run.data.metrics if evidence.run else {}

@@ -1,5 +1,5 @@
-"""Checkpoints of one training run: found, tried in a greedy soup, announced while training.
+"""Checkpoints of one training run: found, and announced while training.
 
-Public: `trajectory.find_trajectory`, `greedy_soup`, `checkpoint_saved.CheckpointSaved`. It imports
+Public: `trajectory.find_trajectory`, `checkpoint_saved.CheckpointSaved`. It imports
 `sources` and `promotion`.
 """

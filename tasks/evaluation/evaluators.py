@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, Literal, Self
 
 from merge_core.records import SourceCheckpoint
-from tasks.evaluation.suite import Suite
+from tasks.evaluation.suite import Suite, suite_digest
 from tasks.evaluation.worker import (
     CannotForkError,
     Evaluated,
@@ -49,10 +49,16 @@ class Evaluators:
         self.close()
         self._starter.shutdown()
 
-    def close(self) -> None:
-        """End the processes that wait; what is evaluated after this starts others."""
+    def close(self, but: Suite | None = None) -> None:
+        """End the processes that wait; what is evaluated after this starts others.
+
+        Args:
+            but: a suite whose processes may wait on.
+        """
+        kept = but and suite_digest(but)
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle = [worker for worker in self._idle if worker.purpose.suite_digest != kept]
+            self._idle = [worker for worker in self._idle if worker not in idle]
         for worker in idle:
             worker.end()
 

@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook, TemplateLM
 
-from tasks.evaluation.answers import is_looping
+from tasks.evaluation.looping import is_looping
 
 Advance = Callable[[int], None]
 Document = tuple[str, int]

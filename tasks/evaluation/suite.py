@@ -25,7 +25,7 @@ from pydantic import (
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.files.digests import digest_of, sha256_file
 from merge_core.files.rule_words import rule_in_words
-from merge_core.files.strict_yaml import load_yaml
+from merge_core.files.strict_yaml import load_yaml, yaml_path
 from tasks.evaluation.lm_eval_catalogue import lm_eval_catalogue
 from tasks.evaluation.lm_eval_files import (
     data_files,
@@ -220,7 +220,7 @@ def suite_digest(suite: Suite) -> str:
 def suite_content(suite: Suite) -> dict[str, Any]:
     """What a suite's digest is computed from: its definition, and sha256 by name of its files."""
     directory = Path(suite.directory)
-    files = {os.path.relpath(path, directory): sha256_file(path) for path in _files(suite)}
+    files = {os.path.relpath(path, directory): sha256_file(path) for path in suite_files(suite)}
     settings = suite.model_dump(
         mode="json", exclude={"directory", "description", "timeout_minutes"}
     )
@@ -310,7 +310,8 @@ def _meant(name: str, known: Collection[str]) -> str:
     return f"did you mean {' or '.join(close)}? ({own})" if close else own
 
 
-def _files(suite: Suite) -> list[Path]:
+def suite_files(suite: Suite) -> list[Path]:
+    """The files that a suite's digest covers: tasks, code beside them, data on this disk."""
     directory = suite.include_directory
     files: set[Path] = set()
     if directory is not None:
@@ -329,7 +330,7 @@ def _explained(error: ValidationError, where: str) -> RecipeError:
     # A misspelt key is also a missing one; the misspelling says more.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = [part for part in first["loc"] if part != ""]
-    here = f"{where}: {_yaml_path(place)}" if place else where
+    here = f"{where}: {yaml_path(tuple(place))}" if place else where
     if first["type"] == "extra_forbidden":
         inner: dict[str, type[BaseModel]] = {"settings": SuiteSettings, "tasks": SuiteTask}
         model = Suite if len(place) == 1 else inner.get(str(place[0]), Suite)
@@ -345,10 +346,3 @@ def _explained(error: ValidationError, where: str) -> RecipeError:
             )
         return RecipeError(f"'{place[-1]}' is missing", where=here, mend=mend)
     return RecipeError(rule_in_words(first), where=here)
-
-
-def _yaml_path(place: list[int | str]) -> str:
-    path = ""
-    for part in place:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.removeprefix(".")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 _PAGE = 1000
+_PAGE_OF_MODELS = 500
+_ASKED_ONE_BY_ONE = 3
 
 
 class ContainingVersion(Record):
@@ -114,10 +116,15 @@ def _whole(wanted: str, known: set[str]) -> str:
 
 def _aliases(registry: Registry, names: set[str]) -> dict[tuple[str, str], list[str]]:
     """Aliases by name and version: a search for versions does not bring them along."""
+    client = registry.client
+    if len(names) <= _ASKED_ONE_BY_ONE:
+        models = [client.get_registered_model(name) for name in sorted(names)]
+    else:
+        models = list(every(client.search_registered_models, max_results=_PAGE_OF_MODELS))
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in sorted(names):
-        for alias, version in registry.client.get_registered_model(name).aliases.items():
-            found[name, str(version)].append(alias)
+    for model in models:
+        for alias, version in model.aliases.items():
+            found[model.name, str(version)].append(alias)
     return found
 
 

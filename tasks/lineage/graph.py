@@ -37,11 +37,17 @@ class LineageMerge(Record):
     """Whether the recipe said that its checkpoints need not have one origin."""
     pipeline: str | None = None
     prefect_flow_run_id: str | None = None
+    suite: str | None = None
+    """What it was evaluated on."""
+    suite_digest: str | None = None
+    """Of that suite with its data; None in records of before."""
     gain: float | None = None
     scores: tuple[LineageScore, ...] = ()
     started: str | None = None
     """When the run's record was begun, ISO 8601, UTC."""
     ended: str | None = None
+    signed_by: tuple[str, ...] = ()
+    """Ids of the keys that are said to have signed it. `mergeflow audit` checks that."""
     deleted: bool = False
     """Somebody deleted the run in MLflow: it is named, and what it said of its inputs is not
     followed."""

@@ -63,9 +63,13 @@ def _merge(merge: LineageMerge) -> list[tuple[str, str]]:
     facts = [
         ("recipe", f"<code>{_text(merge.recipe_digest)}</code>"),
         ("run", f"<code>{_text(merge.run_id)}</code>"),
+        ("signed by key", _text(", ".join(key[:12] for key in merge.signed_by))),
         ("recorded", _text(" to ".join(filter(None, (merge.started, merge.ended))))),
         ("verdict", _text(merge.verdict.replace("_", " ") + gain)),
     ]
+    if merge.suite:
+        digest = f" <code>{_text(merge.suite_digest)}</code>" if merge.suite_digest else ""
+        facts.append(("suite", _text(merge.suite) + digest))
     facts += [("unrelated", "weights of other origins were allowed")] * merge.allow_unrelated
     scores = [
         f"{score.task} {score.metric} {score.merged:.4f}"

@@ -87,10 +87,15 @@ def _merge_lines(merge: LineageMerge) -> list[str]:
     lines = [f"recipe {merge.recipe_digest}", run]
     if merge.started:
         lines.append(f"recorded {merge.started}" + (f" to {merge.ended}" if merge.ended else ""))
+    for key in merge.signed_by:
+        lines.append(f"signed by key {key[:12]}, as the run says")
     if merge.allow_unrelated:
         lines.append("unrelated weights were allowed (allow_unrelated)")
     gain = "" if merge.gain is None else f", gain {merge.gain:+.2%}"
     lines.append(f"verdict {merge.verdict.replace('_', ' ')}{gain}")
+    if merge.suite:
+        digest = f", digest {merge.suite_digest}" if merge.suite_digest else ""
+        lines.append(f"tested on the suite {merge.suite}{digest}")
     for score in merge.scores:
         base = "" if score.base is None else f" (baseline {score.base:.4f})"
         lines.append(f"{score.task} {score.metric} {score.merged:.4f}{base}")

@@ -61,10 +61,13 @@ def merge_of_run(run: Run) -> LineageMerge:
         allow_unrelated=tags.get(TAG + "allow_unrelated") == "true",
         pipeline=tags.get(TAG + "pipeline"),
         prefect_flow_run_id=tags.get(TAG + "prefect_flow_run_id"),
+        suite=tags.get(TAG + "suite"),
+        suite_digest=tags.get(TAG + "suite_digest"),
         gain=metrics.get("gain"),
         scores=tuple(scores),
         started=_moment(run.info.start_time),
         ended=_moment(run.info.end_time),
+        signed_by=tuple(tags.get(TAG + "signed_by", "").split()),
         deleted=is_deleted(run),
     )
 

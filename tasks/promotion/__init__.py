@@ -1,6 +1,7 @@
 """The rule that decides whether a merged checkpoint replaces the served one, with its reasons.
 
-Public: `rule.PromotionRule`, `decision.decide`, `approval`. There are two gates: the one in
-`decision` with its `reasons`, and the calibrated one in the files named so. Numbers in, a
-`Decision` out: it knows no registry. The alias is moved by `registry.versions`.
+Numbers in, a `Decision` out: the room knows no registry. `decision.decide` takes one of two gates,
+the calibrated one (`calibrated`, its keys `calibrated_keys`, its sentences `calibrated_reasons`) or
+the former one (`former`, `rule`, `former_reasons`). `registry.register` moves the alias.
+Public: `rule.PromotionRule`, `decision.decide`, `approval`.
 """

@@ -7,12 +7,12 @@ cancels. Percentile intervals (Efron 1979; Koehn 2004 for paired use on corpus s
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.promotion.comparable import matching_order
 from tasks.records import Scale, TaskScore
 
 Floats = NDArray[np.float64]
@@ -33,25 +33,12 @@ class PairedScores:
 
 
 def pair(candidate: TaskScore, baseline: TaskScore) -> PairedScores | None:
-    """Match documents by id; None when the two were not scored on the same documents.
-
-    Documents that are equal have equal ids and are matched in the order of their values.
-    """
+    """Pair documents by id; None when the two were not scored on the same documents."""
     ids, values = _sorted(candidate)
     other_ids, other_values = _sorted(baseline)
     if ids != other_ids or not ids or candidate.scale != baseline.scale:
         return None
     return PairedScores(ids, values, other_values, candidate.scale)
-
-
-def other_prompts(candidate: TaskScore, baseline: TaskScore) -> int:
-    """Documents that the two were asked with different prompts; 0 where prompts were not kept."""
-    asked, before = candidate.prompt_hashes, baseline.prompt_hashes
-    if asked is None or before is None:
-        return 0
-    others = Counter(zip(candidate.doc_ids, asked, strict=True))
-    others -= Counter(zip(baseline.doc_ids, before, strict=True))
-    return others.total()
 
 
 def improvement(paired: PairedScores, *, higher_is_better: bool) -> float:
@@ -91,10 +78,7 @@ def interval(values: Floats, confidence: float) -> tuple[float, float]:
 
 
 def _sorted(score: TaskScore) -> tuple[tuple[str, ...], Floats]:
-    order = sorted(
-        range(len(score.doc_ids)),
-        key=lambda i: (score.doc_ids[i], score.values[i], score.weights[i]),
-    )
+    order = matching_order(score)
     columns = [[score.values[i] for i in order], [score.weights[i] for i in order]]
     return tuple(score.doc_ids[i] for i in order), np.array(columns, dtype=np.float64).T
 

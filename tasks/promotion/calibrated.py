@@ -12,10 +12,9 @@ from merge_core.errors import StepError
 from tasks.promotion.answers import compare_answers, uncounted
 from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import MOVING, ComparedWith
-from tasks.promotion.bootstrap import other_prompts
 from tasks.promotion.calibrated_keys import NIGHTS
 from tasks.promotion.calibrated_reasons import Against, All, reasons
-from tasks.promotion.comparable import said_of_batches
+from tasks.promotion.comparable import other_prompts, said_of_batches
 from tasks.promotion.measured import measurements
 from tasks.promotion.parts import as_far, said_of_looks
 from tasks.promotion.rule import PromotionRule

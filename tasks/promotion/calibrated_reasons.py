@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.promotion.baselines import MOVING, ComparedWith
-from tasks.promotion.reasons import in_unit, number, other_prompts_words
+from tasks.promotion.wording import (
+    NOTHING_TO_PROMOTE,
+    cannot_tell,
+    in_unit,
+    number,
+    other_prompts_words,
+)
 from tasks.records import AnswersOfTask, CalibratedGate, KeptOfExpert, TaskComparison, Verdict
 from tasks.roles import the
 from tasks.statistics import GateResult, GateRule
@@ -61,7 +67,7 @@ def reasons(told: All) -> tuple[str, ...]:
             ends.append(prefix + _resolution(each.gate))
     first = told.found[0]
     lines = [
-        *(["the merged checkpoint is the baseline itself: nothing to promote"] * told.same),
+        *([NOTHING_TO_PROMOTE] * told.same),
         *parts["refused"],
         *parts["mean"],
         *parts["unclear"],
@@ -72,8 +78,7 @@ def reasons(told: All) -> tuple[str, ...]:
         _units(first.comparisons, first.gate),
     ]
     if told.verdict == "inconclusive" and not told.same:
-        action = "keeps the baseline" if told.on_inconclusive == "fall_back" else "promotes"
-        lines.append(f"the evaluation cannot tell; the rule {action} in that case")
+        lines.append(cannot_tell(told.on_inconclusive))
     return tuple(lines)
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from tasks.records import Decision
 
+OTHER_HALF = "the suite's other half, none of which decides here"
 
-def with_choice(decision: Decision, candidates: int, documents: int) -> Decision:
+
+def with_choice(
+    decision: Decision, candidates: int, documents: int, of: str = OTHER_HALF
+) -> Decision:
     """The decision with the number of candidates recorded and told.
 
-    The verdict stays: its documents are not those by which the candidate was chosen, so however
-    many there were, an equal one is promoted no more often.
+    The verdict stays: where its documents are not those by which the candidate was chosen, an equal
+    one is promoted no more often, however many there were.
 
     Args:
         documents: how many the candidates were compared on.
+        of: which documents these were.
     """
-    word = (
-        f"chosen among {candidates} candidates by {documents} documents of the suite's other half,"
-        " none of which decides here"
-    )
+    word = f"chosen among {candidates} candidates by {documents} documents of {of}"
     return decision.model_copy(
         update={"reasons": (*decision.reasons, word), "candidates": candidates}
     )

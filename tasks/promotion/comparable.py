@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from merge_core.errors import StepError
 from tasks.promotion.bar import Bar
-from tasks.records import EvaluationReport
+from tasks.records import EvaluationReport, TaskScore
 
 
 def check_comparable(candidate: EvaluationReport, other: EvaluationReport) -> None:
@@ -53,6 +54,27 @@ def check_looks(candidate: EvaluationReport, bar: Bar) -> None:
             mend="decide with the rule and the reports of the run that evaluated it; to decide by"
             " another rule, evaluate it with `mergeflow evaluate`",
         )
+
+
+def matching_order(score: TaskScore) -> list[int]:
+    """The places of a task's documents in the order in which two evaluations are paired.
+
+    By id; documents that are equal have equal ids, and are paired in the order of their values.
+    """
+    return sorted(
+        range(len(score.doc_ids)),
+        key=lambda i: (score.doc_ids[i], score.values[i], score.weights[i]),
+    )
+
+
+def other_prompts(candidate: TaskScore, baseline: TaskScore) -> int:
+    """Documents that the two were asked with different prompts; 0 where prompts were not kept."""
+    asked, before = candidate.prompt_hashes, baseline.prompt_hashes
+    if asked is None or before is None:
+        return 0
+    others = Counter(zip(candidate.doc_ids, asked, strict=True))
+    others -= Counter(zip(baseline.doc_ids, before, strict=True))
+    return others.total()
 
 
 def said_of_batches(

@@ -16,7 +16,7 @@ def headline(
 ) -> str:
     """How a decision ended and which checkpoint serves, in one line.
 
-    The reasons that follow it are in `reasons` and `calibrated_reasons`.
+    The reasons that follow it are in `calibrated_reasons` and `former_reasons`.
     """
     if decision.verdict == "promoted":
         return f"Promoted: {candidate} replaces {baseline}"

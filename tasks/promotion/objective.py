@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.promotion.former import SMALLEST_BASELINE
 from tasks.promotion.measured import measurements
 from tasks.records import EvaluationReport
 from tasks.statistics import judge
@@ -23,3 +24,16 @@ def best_of(reports: Sequence[EvaluationReport], reference: EvaluationReport) ->
     """The place of the best one; of equal ones the first."""
     changes = [mean_change(report, reference) for report in reports]
     return changes.index(max(changes))
+
+
+def overall(report: EvaluationReport, reference: EvaluationReport) -> float:
+    """The same by the former gate, higher being better.
+
+    The mean over tasks of the score relative to the reference's size, negative where lower scores
+    are better: what the promotion rule calls gain, but for a constant.
+    """
+    total = 0.0
+    for score in sorted(report.scores, key=lambda each: each.task):
+        size = max(abs(reference.score(score.task).score), SMALLEST_BASELINE)
+        total += score.score / size * (1 if score.higher_is_better else -1)
+    return total / len(report.scores)

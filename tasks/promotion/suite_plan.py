@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.promotion.calibrated_reasons import about_documents
 from tasks.promotion.measured import measurements
-from tasks.promotion.reasons import in_unit, number
+from tasks.promotion.wording import in_unit, number
 from tasks.records import EvaluationReport, PlannedTask, SuitePlan
 from tasks.roles import the
 from tasks.statistics import GateRule, plan

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.promotion.bootstrap import Floats
+from tasks.promotion.comparable import matching_order
 from tasks.records import LIKELIHOOD_METRICS, WORST_BITS, TaskScore
 from tasks.statistics import TaskMeasurement
-from tasks.statistics.rule import Kind
+from tasks.statistics.rule import Floats, Kind
 
 
 class UnlikeDocumentsError(ValueError):
@@ -20,7 +20,7 @@ class UnlikeDocumentsError(ValueError):
 
 @dataclass(frozen=True)
 class _Documents:
-    """One evaluation of one task, sorted by document as `bootstrap.pair` does."""
+    """One evaluation of one task, in the order that pairs documents."""
 
     ids: tuple[str, ...]
     values: Floats
@@ -31,10 +31,7 @@ class _Documents:
 
     @classmethod
     def of(cls, score: TaskScore) -> _Documents:
-        order = sorted(
-            range(len(score.doc_ids)),
-            key=lambda i: (score.doc_ids[i], score.values[i], score.weights[i]),
-        )
+        order = matching_order(score)
         totals = np.array([score.values[i] for i in order], dtype=np.float64)
         weights = np.array([score.weights[i] for i in order], dtype=np.float64)
         values = np.divide(totals, weights, out=np.zeros_like(totals), where=weights > 0)

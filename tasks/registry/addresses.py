@@ -120,6 +120,8 @@ def digest_of_version(version: ModelVersion) -> str:
         raise MergeflowError(
             "this version was not registered by mergeflow, so its ancestry is not known",
             where=f"models:/{version.name}/{version.version}",
+            mend="ask by its files instead: `mergeflow lineage --contains DIR`; it was made from"
+            f" {version.source}",
         )
     return str(digest)
 

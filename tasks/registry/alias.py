@@ -11,94 +11,22 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal, TypeVar
-
-from pydantic import ValidationError
+from typing import Final, Literal
 
 from merge_core.errors import StepError
 from merge_core.homes.home import Home
-from merge_core.records import Record
 from merge_core.text.plain import plain
 from tasks.registry.alias_lock import alias_lock
-from tasks.registry.client import TAG, Registry
+from tasks.registry.alias_state import NOTE_TAG, PIN_TAG, AliasState, Note, Pin, alias_state
+from tasks.registry.client import Registry
+from tasks.registry.database_lock import database_lock
 from tasks.registry.history import HEAD_TAG, Event, History, HistoryLine, history_to_write
 from tasks.registry.memory import canonical
+from tasks.registry.serving_link import check_link, follow_alias, is_served
 from tasks.registry.versions import CHAMPION
 
-PIN_TAG = TAG + "pin"
-NOTE_TAG = TAG + "champion"
 How = Literal["run", "promote", "rollback", "unpin"]
 _LONGEST = 1000
-R = TypeVar("R", bound=Record)
-
-
-class Pin(Record):
-    """A version that a person chose. Runs leave the alias with it until it is taken off."""
-
-    version: str
-    why: str
-    by: str | None = None
-    """The name that was typed; nobody has checked it."""
-    at: str
-    how: Literal["promote", "rollback"]
-
-    def sentence(self, name: str) -> str:
-        """Why a run leaves the alias alone."""
-        by = f"by {self.by}, as typed, " if self.by else ""
-        return (
-            f"version {self.version} was pinned {by}at {self.at} with `mergeflow {self.how}`:"
-            f" {self.why}; `mergeflow unpin {name}` lets runs move it again"
-        )
-
-
-class Note(Record):
-    """What our last move of the alias left."""
-
-    version: str | None
-    moving_to: str | None = None
-    """The version that a move was about to give it: this one or `version` has it."""
-    previous: str | None = None
-    at: str
-    how: str
-    chain: str | None = None
-    """The history that has the move, in the home that made it."""
-
-
-@dataclass(frozen=True)
-class AliasState:
-    """Who holds the alias of a model, and by whose doing."""
-
-    name: str
-    holder: str | None
-    pin: Pin | None
-    note: Note | None
-    tags: Mapping[str, str]
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether a person chose the holder with a command of ours."""
-        return self.pin is not None and self.holder == self.pin.version
-
-    @property
-    def moved_elsewhere(self) -> bool:
-        """Whether somebody else put the alias where it is: in MLflow's pages, or by its client.
-
-        A registry in which we never moved it tells nothing, and one without the alias is free.
-        """
-        if self.holder is None or self.note is None or self.is_pinned:
-            return False
-        return self.holder not in (self.note.version, self.note.moving_to)
-
-    def why_it_stays(self) -> str | None:
-        """Why no run may move the alias; None where one may."""
-        if self.pin is not None and self.is_pinned:
-            return self.pin.sentence(self.name)
-        if self.moved_elsewhere:
-            return (
-                f"somebody gave it to version {self.holder} outside of mergeflow, and that is"
-                f" respected; `mergeflow unpin {self.name}` lets runs move it again"
-            )
-        return None
 
 
 class _Anyone:
@@ -135,31 +63,19 @@ class Chosen:
         }
 
 
-def alias_state(registry: Registry, name: str) -> AliasState:
-    """Who holds the alias, as the registry says it now."""
-    model = registry.client.get_registered_model(name)
-    tags = dict(model.tags)
-    holder = model.aliases.get(CHAMPION)
-    return AliasState(
-        name=name,
-        holder=None if holder is None else str(holder),
-        pin=_parsed(Pin, tags.get(PIN_TAG)),
-        note=_parsed(Note, tags.get(NOTE_TAG)),
-        tags=tags,
-    )
-
-
 @dataclass
 class AliasKeeper:
     """Moves the alias of one model and writes down what it does, under the home's lock.
 
     Args:
         home: whose lock and history are used; without one the registry's own tags are all.
+        serve: make the link `serving/NAME`; one that is there is switched in any case.
     """
 
     registry: Registry
     name: str
     home: Home | None = None
+    serve: bool = False
     _history: History | None = field(default=None, init=False)
     _locked: bool = field(default=False, init=False)
     _heads: dict[str, str] = field(default_factory=dict, init=False)
@@ -197,6 +113,8 @@ class AliasKeeper:
                 return stays
             if not isinstance(seen, _Anyone) and state.holder not in (seen, to):
                 raise self._lost(seen, state.holder)
+            if self.home is not None and self._serves():
+                check_link(self.registry, self.home, self.name)
             history = self._begin(state)
             moves = state.holder != to
             facts = {**chosen.facts(), "version": to, "previous": state.holder}
@@ -219,6 +137,7 @@ class AliasKeeper:
             if history is not None:
                 self._write("moved" if moves else "pinned", completes=intended, **facts)
                 self._remember_head()
+            self._let_link_follow(to)
             return None
 
     def keep(self, chosen: Chosen) -> None:
@@ -230,11 +149,13 @@ class AliasKeeper:
             history = self._begin(state)
             assert history is not None
             facts = {**chosen.facts(), "version": state.holder}
-            last = history.lines[-1] if history.lines else None
-            if last is not None and last.event == "kept" and _says(last.model_dump(), facts):
-                return  # the same run, again
-            self._write("kept", **facts)
-            self._remember_head()
+            told = [line for line in history.lines if line.event != "signed"]
+            last = told[-1] if told else None
+            same = last is not None and _says(last.model_dump(), {**facts, "event": "kept"})
+            if not same:  # else it is the same run, again
+                self._write("kept", **facts)
+                self._remember_head()
+            self._let_link_follow(state.holder)
 
     def settle(self) -> AliasState:
         """Complete what a killed move left, and note who holds the alias where nothing did.
@@ -252,7 +173,10 @@ class AliasKeeper:
                 self._note(state.holder, note.how, note, previous=previous)
             if self._begin(state) is not None:
                 self._remember_head()
-            return self.state()
+            settled = self.state()
+            if not self.serve:  # else it follows at the end of the step
+                self._let_link_follow(settled.holder)
+            return settled
 
     def release(self, chosen: Chosen) -> AliasState:
         """Let runs move the alias again.
@@ -271,12 +195,32 @@ class AliasKeeper:
                 self._remember_head()
             return state
 
+    def sign(self, make: Callable[[History], str], **facts: str) -> None:
+        """Write down that a version was signed.
+
+        Args:
+            make: signs; is given how far the history goes, and gives the sha256 of the statement.
+            facts: `version`, `run_id`, `key` and `why` of the line.
+        """
+        with self._alone():
+            history = self._begin(self.state())
+            assert history is not None
+            self._write("signed", statement=make(history), **facts)
+            self._remember_head()
+
+    def _serves(self) -> bool:
+        return self.home is not None and (self.serve or is_served(self.home, self.name))
+
+    def _let_link_follow(self, holder: str | None) -> None:
+        if self.home is not None and self._serves():
+            follow_alias(self.registry, self.home, self.name, holder)
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.home is None or self._locked:
             yield
             return
-        with alias_lock(self.home):
+        with alias_lock(self.home), database_lock(self.registry.tracking_uri, self.name):
             self._locked, self._history = True, None
             try:
                 yield
@@ -366,13 +310,6 @@ class AliasKeeper:
 def moment() -> str:
     """Now, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _parsed(kind: type[R], text: str | None) -> R | None:
-    try:
-        return kind.model_validate_json(text) if text else None
-    except ValidationError:
-        return None
 
 
 def _says(line: Mapping[str, object], facts: Mapping[str, object]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from merge_core.errors import MergeflowError, StepError
 from tasks.records import EvaluationReport
 from tasks.registry.client import TAG, Registry, mergeflow_experiments, open_registry
-from tasks.registry.runs import metric_name
+from tasks.registry.evaluations import metric_name
 from tasks.registry.versions import champion_version
 from tasks.reports.serving import Serving
 

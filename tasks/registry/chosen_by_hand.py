@@ -15,7 +15,8 @@ from merge_core.progress import Progress
 from merge_core.records import Record
 from merge_core.text.plain import plain
 from tasks.registry.addresses import find_model, numbered_version
-from tasks.registry.alias import AliasKeeper, AliasState, Chosen, Pin, moment
+from tasks.registry.alias import AliasKeeper, Chosen, moment
+from tasks.registry.alias_state import AliasState, Pin
 from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.described import described_checkpoint
 from tasks.registry.history import find_histories

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 TAG = "mergeflow."
 """Prefix of every tag written here; `search` by it finds everything mergeflow recorded."""
 
+_OF_EXPERIMENTS = {
+    # MLflow opens the pages for chats where nothing says that these are models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Merges that mergeflow made. A run is one merge with its evidence and"
+    " its decision; its child runs are the evaluations, of what went in and of what came out."
+    " Among its files `scores.json` has all scores side by side, `documents.json` those of each"
+    " document. `mergeflow audit` tells whether all of it still agrees.",
+}
 _SQLITE = "sqlite:///"
 _DATABASE = "mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql", "databricks")
@@ -172,15 +180,17 @@ def ensure_experiment(registry: Registry, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         location = _artifact_root(registry.tracking_uri)
-        return str(client.create_experiment(name, location, tags={TAG + "experiment": "true"}))
+        made = {TAG + "experiment": "true", **_OF_EXPERIMENTS}
+        return str(client.create_experiment(name, location, tags=made))
     if experiment.lifecycle_stage != "active":
         raise MergeflowError(
             f"the MLflow experiment '{name}' was deleted",
             where=registry.address,
             mend="restore it (`mlflow experiments restore`), or register under another experiment",
         )
-    if TAG + "experiment" not in experiment.tags:
-        client.set_experiment_tag(experiment.experiment_id, TAG + "experiment", "true")
+    for key, value in {TAG + "experiment": "true", **_OF_EXPERIMENTS}.items():
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tasks.registry.client import TAG, Registry
+from tasks.registry.version_tags import approver_of, fact_of
 from tasks.registry.versions import champion_version
 from tasks.roles import MERGE, Roles
 
@@ -48,11 +49,12 @@ def holder_that_stays(
     if to == "base" or number is None:
         return None
     version = registry.client.get_model_version(name, number)
-    tags = version.tags
-    if tags.get(TAG + "approval") == "approved":
-        return Holder(version, f"{tags.get(TAG + 'approval_by', 'somebody')} approved it")
+    approver = approver_of(version)
+    if approver is not None:
+        return Holder(version, f"{approver} approved it")
     passed = (
-        tags.get(TAG + "verdict") == "promoted" and tags.get(TAG + "base_digest") == base_digest
+        version.tags.get(TAG + "verdict") == "promoted"
+        and fact_of(registry, version, "base_digest") == base_digest
     )
     if passed and suite_digest in _suites_of(registry, version):
         return Holder(version, f"it passed against this {roles.baseline} and this suite")
@@ -60,9 +62,9 @@ def holder_that_stays(
 
 
 def _suites_of(registry: Registry, version: ModelVersion) -> set[str]:
-    """Digests of the suites that a version's verdict rests on; of a version without the tag, those
-    of the evaluations that its run recorded."""
-    tagged = version.tags.get(TAG + "suite_digest")
+    """Digests of the suites that a version's verdict rests on; where neither it nor its run has
+    the tag, those of the evaluations that its run recorded."""
+    tagged = fact_of(registry, version, "suite_digest")
     if tagged:
         return {tagged}
     run_id = version.tags.get(TAG + "run_id")

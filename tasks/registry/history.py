@@ -32,7 +32,7 @@ from tasks.registry.client import TAG
 
 HEAD_TAG = TAG + "history."
 """Begins the name of the tag with the head of a chain; the chain's name follows."""
-Event = Literal["found", "intended", "moved", "not_moved", "kept", "pinned", "unpinned"]
+Event = Literal["found", "intended", "moved", "not_moved", "kept", "pinned", "unpinned", "signed"]
 _FIRST = "0" * 64
 _LONGEST_FILE = 256 << 20
 _NAME = re.compile(r"(?P<slug>.*)-(?P<chain>[0-9a-f]{16})\.jsonl")
@@ -48,7 +48,8 @@ class HistoryLine(Record):
     """ISO 8601, UTC."""
     event: Event
     """`found`: the alias is where no line of this history put it. `intended`, then `moved` or
-    `not_moved`: a move. `kept`: a decision after which the alias stayed. `pinned`, `unpinned`."""
+    `not_moved`: a move. `kept`: a decision after which the alias stayed. `pinned`, `unpinned`.
+    `signed`: a statement on `version` and its run, by `key`; the alias has no part in it."""
     registry: str
     """Address of the registry, without credentials; `embedded` and `stack` are the home's own."""
     model: str
@@ -69,6 +70,10 @@ class HistoryLine(Record):
     verdict: str | None = None
     completes: int | None = None
     """Number of the `intended` line that this one ends."""
+    key: str | None = None
+    """The id of the key that signed."""
+    statement: str | None = None
+    """sha256 of the statement's envelope."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ class History:
 
     def holder(self) -> str | None:
         """The version that has the alias according to this history."""
-        told = [line for line in self.lines if line.event not in ("intended", "pinned")]
+        told = [line for line in self.lines if line.event not in ("intended", "pinned", "signed")]
         return told[-1].version if told else None
 
     def holders(self) -> list[str]:

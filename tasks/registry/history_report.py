@@ -5,7 +5,7 @@ from __future__ import annotations
 from merge_core.homes.home import Home
 from merge_core.records import Record
 from tasks.registry.addresses import find_model
-from tasks.registry.alias import AliasState, alias_state
+from tasks.registry.alias_state import AliasState, alias_state
 from tasks.registry.client import open_registry
 from tasks.registry.history import History, HistoryLine, chains_elsewhere, find_histories
 from tasks.registry.memory import canonical

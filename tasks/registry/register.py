@@ -19,22 +19,20 @@ from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.records import CheckpointManifest, SourceCheckpoint
-from merge_core.text.plain import plain
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.registry.alias import ANYONE, AliasKeeper, Chosen, Seen
 from tasks.registry.client import TAG, Registry, ensure_experiment, open_registry
 from tasks.registry.described import where_recorded
+from tasks.registry.evaluations import record_evaluation
 from tasks.registry.facts import MergeFacts
 from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
 from tasks.registry.last_check import check_what_is_served, check_what_serves
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
 from tasks.registry.runs import (
-    approval_tags,
     ensure_merge_run,
     finish,
     is_recorded,
-    record_evaluation,
     record_merge,
 )
 from tasks.registry.versions import (
@@ -43,7 +41,6 @@ from tasks.registry.versions import (
     ensure_base_version,
     ensure_candidate_version,
     ensure_registered_model,
-    forget_approval,
 )
 from tasks.roles import MERGE, Roles
 
@@ -75,6 +72,7 @@ def register_merge(
     progress: Progress | None = None,
     home: Home | None = None,
     champion_seen: Seen = ANYONE,
+    serve: bool = False,
 ) -> Registration:
     """Record a merge with its evidence, register base and merged, and let `champion` follow.
 
@@ -97,6 +95,7 @@ def register_merge(
         home: where the history of the model is kept, and the lock for its alias.
         champion_seen: the version that held the alias when the decision was made; another one now
             was put there meanwhile, and keeps it.
+        serve: let the home's link `serving/NAME` lead to what has the alias.
 
     Raises:
         CheckpointError: the new target differs from the evaluated checkpoint. The alias stays.
@@ -148,7 +147,7 @@ def register_merge(
         if not is_recorded(run):
             _record(registry, run, facts, model_ids)
         versions = _versions(registry, facts, run, model_ids)
-        keeper = AliasKeeper(registry, model_name, home)
+        keeper = AliasKeeper(registry, model_name, home, serve)
         choice = _Choice(*versions, fall_back_to, champion_seen, places)
         stays = _promote(keeper, facts, run, choice, model_ids, memo, progress)
         return _registration(registry, facts, run, choice, model_ids, stays)
@@ -191,25 +190,12 @@ def _versions(
     candidate = ensure_candidate_version(
         registry,
         name,
-        manifest.as_source(),
+        manifest,
         model_ids[manifest.digest],
         run.info.run_id,
         decision,
-        {
-            "method": manifest.method,
-            "recipe_digest": facts.recipe_digest,
-            "plan_digest": manifest.plan_digest,
-            "object_id": manifest.object_id,
-            "base_digest": facts.base.digest,
-            "baseline": plain(", ".join(decision.baselines)),
-            "suite_digest": facts.suite_digest,
-            "pipeline": facts.pipeline_name or "",
-            **({"allow_unrelated": "true"} if manifest.allow_unrelated else {}),
-            **(approval_tags(decision.approval) if decision.approval else {}),
-        },
+        facts.pipeline_name or "",
     )
-    if decision.approval is None:
-        forget_approval(registry, candidate, decision)
     return base, candidate
 
 

@@ -1,4 +1,4 @@
-"""The MLflow run of a merge and its child runs of evaluations: settings, inputs, scores.
+"""The MLflow run of a merge: settings, inputs, scores, decision. `evaluations.py` has its children.
 
 A run is found again by the key of its content, and written to completion however often a
 writer was interrupted: every write here may be repeated.
@@ -7,28 +7,30 @@ writer was interrupted: every write here may be repeated.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel
 
 from merge_core.records import CheckpointManifest
+from merge_core.text.markdown import inline
 from merge_core.text.plain import plain
-from tasks.evaluation.odd_answers import counted
-from tasks.records import Approval, Decision, EvaluationReport, TaskScore
-from tasks.registry.client import TAG, Registry, strip_credentials
+from tasks.records import Approval, Decision
+from tasks.registry.client import TAG, Registry, is_server, strip_credentials
+from tasks.registry.datasets import datasets_of
 from tasks.registry.environment import code_commit, environment
 from tasks.registry.facts import MergeFacts, slug
 from tasks.registry.lock import LOCK, lock_digest
+from tasks.registry.run_files import log_files, log_tables
+from tasks.registry.tables import DOCUMENTS, SCORES, documents_table, scores_table
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
-_MAX_PARAMS, _MAX_PARAM_VALUE = 200, 500
-_MAX_TAG_VALUE = 5000
+_MAX_PARAMS, MAX_PARAM_VALUE = 200, 500
+MAX_TAG_VALUE = 5000
 _OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 
@@ -36,7 +38,9 @@ _OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at
 def ensure_merge_run(registry: Registry, experiment_id: str, facts: MergeFacts) -> Run:
     """The run that records this merge: found by its key, else created with its searchable tags."""
     same = f"tags.`{TAG}registration` = '{facts.key}'"
-    name = f"{facts.manifest.method}-{facts.manifest.digest[:8]}"
+    # The same name in MLflow as in Prefect.
+    name = str((facts.prefect_run or {}).get("flow_run_name") or "")
+    name = plain(name) or f"{facts.manifest.method}-{facts.manifest.digest[:8]}"
     run = ensure_run(registry, experiment_id, same, name, _run_tags(facts))
     flow_run = (facts.prefect_run or {}).get("flow_run_id")
     if flow_run and run.data.tags.get(TAG + "prefect_last_flow_run_id") != str(flow_run):
@@ -68,70 +72,18 @@ def record_merge(
         run_id,
         metrics=as_metrics(_metrics(facts), run.info.start_time),
         params=[Param(key, value) for key, value in params.items()],
-        tags=[RunTag(key, value[:_MAX_TAG_VALUE]) for key, value in tags.items()],
+        tags=[RunTag(key, value[:MAX_TAG_VALUE]) for key, value in tags.items()],
     )
-    _log_inputs(registry, run, [model_ids[item.digest] for item in facts.manifest.inputs])
+    inputs = [model_ids[item.digest] for item in facts.manifest.inputs]
+    log_inputs(registry, run, inputs, datasets_of(facts.reports))
     output = model_ids[facts.manifest.digest]
     made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
     if output not in made:
         client.log_outputs(run_id, [LoggedModelOutput(output, 0)])
     log_files(registry, run_id, _merge_files(facts))
-
-
-def metric_name(score: TaskScore) -> str:
-    """The name of a task's score among the metrics of an evaluation's run."""
-    return f"{slug(score.task)}/{slug(score.metric)}"
-
-
-def record_evaluation(
-    registry: Registry, parent: Run, facts: MergeFacts, report: EvaluationReport, model_id: str
-) -> str:
-    """The child run of one evaluation: scores on the model, per-document values as an artifact."""
-    from mlflow.entities import Param
-
-    client, experiment_id = registry.client, parent.info.experiment_id
-    tags = {
-        "mlflow.parentRunId": parent.info.run_id,
-        TAG + "kind": "evaluation",
-        TAG + "digest": report.checkpoint_digest,
-        TAG + "role": facts.role(report.checkpoint_digest),
-        TAG + "suite": report.suite,
-        TAG + "suite_digest": report.suite_digest,
-        **({TAG + "failure": report.failure[:_MAX_TAG_VALUE]} if report.failure else {}),
-    }
-    keys = ("mlflow.parentRunId", TAG + "digest", TAG + "suite_digest")
-    same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in keys)
-    called = {"base": facts.roles.baseline, "merged": facts.roles.candidate}
-    name = called.get(tags[TAG + "role"], tags[TAG + "role"])
-    run = ensure_run(registry, experiment_id, same, f"evaluate {name}", tags)
-    if not is_recorded(run):
-        params = {
-            "suite": report.suite,
-            "suite_digest": report.suite_digest,
-            "checkpoint": report.reference,
-            "lm_eval": report.lm_eval_version,
-            "transformers": report.transformers_version,
-            "device": report.device,
-        }
-        metrics: dict[str, float] = {"truncated_documents": report.truncated}
-        for score in report.scores:
-            metrics[metric_name(score)] = score.score
-            metrics[f"{slug(score.task)}/documents"] = len(score.doc_ids)
-            for kind, count in counted(score).items():
-                metrics[f"{slug(score.task)}/{kind}"] = count
-        client.log_batch(
-            run.info.run_id,
-            metrics=as_metrics(metrics, run.info.start_time, model_id),
-            params=[
-                Param(key, value[:_MAX_PARAM_VALUE])
-                for key, value in params.items()
-                if key not in run.data.params
-            ],
-        )
-        _log_inputs(registry, run, [model_id])
-        log_files(registry, run.info.run_id, {"evaluation.json": _json(report)})
-        finish(registry, run.info.run_id)
-    return str(run.info.run_id)
+    reports = {facts.role(each.checkpoint_digest): each for each in facts.reports}
+    scores = scores_table(reports, facts.decision)
+    log_tables(registry, run, {SCORES: scores, DOCUMENTS: documents_table(reports)})
 
 
 def approval_tags(approval: Approval) -> dict[str, str]:
@@ -192,17 +144,33 @@ def _run_tags(facts: MergeFacts) -> dict[str, str]:
         "allow_unrelated": "true" if manifest.allow_unrelated else "",
         "candidates": str(decision.candidates or ""),
         "suite": plain(", ".join(sorted({report.suite for report in facts.reports}))),
+        "suite_digest": facts.suite_digest,
     }
     if decision.approval is not None:
         tags |= approval_tags(decision.approval)
     for key, value in (facts.prefect_run or {}).items():
         if isinstance(value, str | int):
             tags[f"prefect_{key}"] = strip_credentials(str(value))
-    named = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
-    named["mlflow.note.content"] = facts.decision_page()[:_MAX_TAG_VALUE]
+    named = {TAG + key: value[:MAX_TAG_VALUE] for key, value in tags.items() if value}
+    named["mlflow.note.content"] = (link_to_prefect(facts.prefect_run) + facts.decision_page())[
+        :MAX_TAG_VALUE
+    ]
     if commit := code_commit():
         named["mlflow.source.git.commit"] = commit
     return named
+
+
+def link_to_prefect(run: Mapping[str, Any] | None) -> str:
+    """The page of a run in Prefect, to click on in MLflow; nothing without such a page.
+
+    Args:
+        run: `flow_run_name` and `url`, as `register_merge` takes them.
+    """
+    told = run or {}
+    name, address = told.get("flow_run_name"), strip_credentials(str(told.get("url") or ""))
+    if not is_server(address) or re.search(r"[\s()<>]", address):
+        return ""
+    return f"Run in Prefect: [{inline(name or 'open')}]({address})\n\n"
 
 
 def _input_tags(manifest: CheckpointManifest) -> dict[str, str]:
@@ -228,7 +196,7 @@ def _params(facts: MergeFacts) -> dict[str, str]:
         left = len(params) - _MAX_PARAMS
         params = dict(list(params.items())[:_MAX_PARAMS])
         params["recipe.more"] = f"{left} more values: see recipe.yaml"
-    return {key[:250]: value[:_MAX_PARAM_VALUE] for key, value in params.items()}
+    return {key[:250]: value[:MAX_PARAM_VALUE] for key, value in params.items()}
 
 
 def _rule(made: Decision) -> dict[str, str]:
@@ -295,32 +263,26 @@ def _merge_files(facts: MergeFacts) -> dict[str, str | bytes]:
     return files | dict(facts.artifacts)
 
 
-def _log_inputs(registry: Registry, run: Run, model_ids: Iterable[str]) -> None:
+def log_inputs(
+    registry: Registry, run: Run, model_ids: Iterable[str], datasets: Sequence[DatasetInput] = ()
+) -> None:
+    """Let a run show what it read: checkpoints, and the documents of a suite's tasks."""
     from mlflow.entities import LoggedModelInput
 
     known = {item.model_id for item in run.inputs.model_inputs} if run.inputs else set()
     missing = [LoggedModelInput(model) for model in dict.fromkeys(model_ids) if model not in known]
-    if missing:
-        registry.client.log_inputs(run.info.run_id, models=missing)
+    seen = run.inputs.dataset_inputs if run.inputs else []
+    there = {(item.dataset.name, item.dataset.digest) for item in seen}
+    fresh = [each for each in datasets if (each.dataset.name, each.dataset.digest) not in there]
+    if missing or fresh:
+        registry.client.log_inputs(run.info.run_id, models=missing or None, datasets=fresh or None)
 
 
-def log_files(registry: Registry, run_id: str, files: Mapping[str, str | bytes]) -> None:
-    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
-        root = Path(scratch)
-        for name, content in files.items():
-            path = root / name
-            if not path.resolve().is_relative_to(root.resolve()):
-                raise ValueError(f"artifact name leaves its directory: {name}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
-        registry.client.log_artifacts(run_id, str(root))
-
-
-def as_metrics(metrics: Mapping[str, float], when: int, model_id: str | None = None) -> list[Any]:
+def as_metrics(metrics: Mapping[str, float], when: int) -> list[Any]:
     """MLflow metrics at one fixed time, so that writing them again changes nothing."""
     from mlflow.entities import Metric
 
-    return [Metric(key, value, when, 0, model_id=model_id) for key, value in metrics.items()]
+    return [Metric(key, value, when, 0) for key, value in metrics.items()]
 
 
 def _json(record: BaseModel, exclude: Any = None) -> str:

@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from merge_core.records import SourceCheckpoint
+from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import LONGEST, plain
 from tasks.records import Decision, RegisteredVersion
 from tasks.registry.client import TAG, Registry, process_tracking_uri
+from tasks.registry.version_tags import fact_of, tags_of_merge, take_off_former_tags
 from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ CHAMPION = "champion"
 _APPROVAL = TAG + "approval"
 
 _MAX_TAG_VALUE = 5000
+_MAX_DESCRIPTION = 5000
 
 
 def ensure_registered_model(registry: Registry, name: str) -> None:
@@ -37,7 +39,9 @@ def ensure_registered_model(registry: Registry, name: str) -> None:
             name,
             tags={TAG + "model": "true"},
             description=f"Checkpoints merged by mergeflow. `models:/{name}@{CHAMPION}` is the one"
-            " to serve: the last merge that passed its evaluation, else what it was compared with.",
+            " to serve: the last merge that passed its evaluation, else what it was compared with."
+            f" `mergeflow history {name}` tells who served when, `mergeflow lineage"
+            f" models:/{name}@{CHAMPION}` what it was made of.",
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -68,33 +72,32 @@ def ensure_base_version(
 def ensure_candidate_version(
     registry: Registry,
     name: str,
-    merged: SourceCheckpoint,
+    manifest: CheckpointManifest,
     model_id: str,
     run_id: str,
     decision: Decision,
-    facts: Mapping[str, str],
+    pipeline: str,
 ) -> ModelVersion:
-    """The version of a merged checkpoint, tagged with its verdict and the reasons.
-
-    Args:
-        facts: more tags: method, recipe, plan and base digests.
-    """
-    reasons = "; ".join(decision.reasons)
-    verdict = decision.verdict.replace("_", " ")
-    tags = {
-        "digest": merged.digest,
-        "role": "merged",
-        "path": merged.path,
-        "verdict": decision.verdict,
-        "reasons": plain(reasons, _MAX_TAG_VALUE),
-        "run_id": run_id,
-        **facts,
-    }
-    made = f"{inline(facts.get('method', 'merge'))}, digest {merged.short}: **{verdict}**."
-    description = f"{made} {inline(reasons, LONGEST)}"
-    return _ensure_version(
-        registry, name, model_id, tags, description=description, rewrite=True, run_id=run_id
+    """The version of a merged checkpoint: tagged with its verdict, described with the reasons."""
+    verdict = decision.verdict.replace("_", " ").capitalize()
+    odd = ", of models that are not related" if manifest.allow_unrelated else ""
+    # The list of versions shows the beginning, and as plain text.
+    first = f"{verdict}: {inline(manifest.method)}{odd}, digest {manifest.as_source().short}"
+    reasons = "".join(f"\n* {inline(reason, LONGEST)}" for reason in decision.reasons)
+    version = _ensure_version(
+        registry,
+        name,
+        model_id,
+        tags_of_merge(manifest.digest, decision, run_id, pipeline),
+        description=f"{first}\n{reasons}"[:_MAX_DESCRIPTION],
+        rewrite=True,
+        run_id=run_id,
+        object_id=manifest.object_id,
     )
+    if decision.approval is None:
+        forget_approval(registry, version, decision)
+    take_off_former_tags(registry, version)
+    return registry.client.get_model_version(name, str(version.version))
 
 
 def forget_approval(registry: Registry, version: ModelVersion, decision: Decision) -> None:
@@ -135,7 +138,7 @@ def find_version(
     """The oldest version of a registered model that has this checkpoint digest.
 
     Args:
-        object_id: a version of another object does not count: its tags say how that was made, of
+        object_id: a version of another object does not count: its run says how that was made, of
             other sources or by another recipe.
     """
     found = registry.client.search_model_versions(
@@ -144,7 +147,7 @@ def find_version(
     mine = (
         each
         for each in found
-        if object_id is None or each.tags.get(TAG + "object_id") in (object_id, None)
+        if object_id is None or fact_of(registry, each, "object_id") in (object_id, None)
     )
     return min(mine, key=lambda version: int(version.version), default=None)
 
@@ -158,12 +161,13 @@ def _ensure_version(
     description: str,
     rewrite: bool,
     run_id: str | None = None,
+    object_id: str | None = None,
 ) -> ModelVersion:
     """Find a version by digest and object or create it; with `rewrite`, bring its description up
     to date."""
     client = registry.client
     wanted = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
-    version = find_version(registry, name, tags["digest"], tags.get("object_id"))
+    version = find_version(registry, name, tags["digest"], object_id)
     if version is None:
         with process_tracking_uri(registry):
             client.create_model_version(
@@ -174,7 +178,7 @@ def _ensure_version(
                 description=description,
                 model_id=model_id,
             )
-        version = find_version(registry, name, tags["digest"], tags.get("object_id"))
+        version = find_version(registry, name, tags["digest"], object_id)
         assert version is not None, "a version that was just created is found by its digest"
     _link(registry, model_id, name, str(version.version))
     for key, value in wanted.items():

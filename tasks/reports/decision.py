@@ -10,7 +10,7 @@ from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.promotion.headline import headline
-from tasks.promotion.reasons import number
+from tasks.promotion.wording import number
 from tasks.records import Decision, EvaluationReport, Registration
 from tasks.reports.names import distinct_names
 from tasks.reports.serving import Serving

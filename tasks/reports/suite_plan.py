@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from merge_core.text.markdown import inline, table
 from merge_core.text.plain import LONGEST
-from tasks.promotion.reasons import in_unit, number
+from tasks.promotion.wording import in_unit, number
 from tasks.records import PlannedTask, SuitePlan
 from tasks.roles import the
 

@@ -104,11 +104,13 @@ def _manifest(evidence: Evidence, problems: list[str], assumed: list[str]) -> Ch
         places.append(
             ("the manifest beside the checkpoint", lambda: read_manifest(beside.directory))
         )
-    wanted = (evidence.digest, evidence.tag("object_id"))
+    digest, object_id = evidence.digest, evidence.fact("object_id")
     return _first(
         evidence,
         places,
-        lambda manifest: (manifest.digest, manifest.object_id) == wanted,
+        lambda manifest: (
+            manifest.digest == digest and object_id in (manifest.object_id, None)  # None: run gone
+        ),
         problems,
         assumed,
     )

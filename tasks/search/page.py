@@ -67,7 +67,7 @@ def search_markdown(
             " search documents. The decision is made on other documents.",
             "",
         ]
-    lines += [inline(shares_said(trials)), ""]
+    lines += [f"Time: {inline(shares_said(trials))}.", ""]
     for said, picture in pictures.items():
         inside = base64.b64encode(picture).decode()
         lines += [f"![{inline(said)}](data:image/png;base64,{inside})", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from merge_core.text.plain import plain
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _DPI = 120
 _WHOLE, _LOST, _BEST = "#0072b2", "#b0b0b0", "#d55e00"
-_MOST_PANELS = 6
+_MOST_PANELS, _MOST_TICKS = 6, 12
 _AXIS = "change against the base, in units"
 
 
@@ -66,7 +67,7 @@ def _drawn(panels: Sequence[Any]) -> bytes:
 def _over(axes: Axes, trials: Sequence[Trial], knob: str | None) -> None:
     winner = best(trials)
     for trial in trials:
-        at = float(trial.number) if knob is None else _number(trial.values.get(knob))
+        at = _at(trial, knob)
         result = trial.result
         if at is None or result.objective is None:
             continue
@@ -79,8 +80,16 @@ def _over(axes: Axes, trials: Sequence[Trial], knob: str | None) -> None:
     axes.axhline(0.0, color=INK, lw=0.8, ls=(0, (4, 3)))
     axes.set_ylabel(_AXIS, fontsize=9, color=INK)
     _finish(axes, "by trial" if knob is None else plain(knob))
+    tried = sorted({at for trial in trials if (at := _at(trial, knob)) is not None})
+    apart = min((b - a for a, b in pairwise(tried)), default=0.0)
+    if tried and apart * _MOST_TICKS >= tried[-1] - tried[0]:  # a sweep's values, none between them
+        axes.set_xticks(tried, [f"{at:g}" for at in tried])
     if knob is None:
         axes.set_xlabel("trial; grey: lost before its last document", fontsize=9, color=INK)
+
+
+def _at(trial: Trial, knob: str | None) -> float | None:
+    return float(trial.number) if knob is None else _number(trial.values.get(knob))
 
 
 def _bars(axes: Axes, importances: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ and what it says of a difference is not biased.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from merge_core.files.digests import digest_of
 from tasks.promotion.measured import measurements
 from tasks.records import EvaluationReport, TaskScore
+from tasks.search.trial import Result, Trial
 from tasks.statistics import GateResult, judge
 from tasks.statistics.measurements import FEW_NON_FINITE
 from tasks.statistics.results import PrimaryResult
@@ -32,13 +33,59 @@ def judged(report: EvaluationReport, base: EvaluationReport) -> GateResult:
     return judge(measurements(report, base, [], nan_as_worst=True))
 
 
+def units_of(base: EvaluationReport) -> dict[str, float]:
+    """How far the base's own documents lie apart, by task."""
+    return {task.name: task.unit for task in judged(base, base).tasks}
+
+
 def change_against(
-    candidate: EvaluationReport, incumbent: EvaluationReport, base: EvaluationReport
+    candidate: EvaluationReport,
+    incumbent: EvaluationReport,
+    base: EvaluationReport,
+    units: Mapping[str, float] | None = None,
 ) -> PrimaryResult:
-    """The paired change from the incumbent to a candidate, in units of the base."""
-    units = {task.name: task.unit for task in judged(base, base).tasks}
+    """The paired change from the incumbent to a candidate, in units of the base.
+
+    Args:
+        units: of the base, by task, where they are known.
+    """
+    units = units or units_of(base)
     tasks = measurements(candidate, incumbent, [], nan_as_worst=True)
     return judge([replace(task, unit=units[task.name]) for task in tasks]).primary
+
+
+def result_of(
+    report: EvaluationReport,
+    base: EvaluationReport,
+    beside: tuple[Trial, EvaluationReport] | None,
+) -> Result:
+    """What came of a candidate, without its recipe and what it took.
+
+    Args:
+        report: part of an evaluation, if the candidate lost.
+        beside: the best trial so far, for one that lost: its number is that of the best, and the
+            paired difference on the documents that both have seen.
+    """
+    whole, found = not report.looks, judged(report, base)
+    objective = found.primary.change
+    if not whole and beside:
+        first, incumbent = beside
+        difference = change_against(report, incumbent, base).change
+        objective = (first.result.objective or 0.0) + difference
+    return Result(
+        outcome="whole" if whole else "lost",
+        recipe="",
+        objective=objective,
+        low=found.primary.low if whole else None,
+        high=found.primary.high if whole else None,
+        tasks={task.name: task.change_units for task in found.tasks if task.share > 0},
+        documents=_documents(report),
+        of_documents=_documents(base),
+    )
+
+
+def _documents(report: EvaluationReport) -> int:
+    return sum(len(score.doc_ids) for score in report.scores)
 
 
 def can_be_raced(report: EvaluationReport) -> bool:
@@ -74,7 +121,11 @@ class Race:
 
     def goes_on(self, report: EvaluationReport) -> bool:
         """Whether the candidate may still be better than the incumbent."""
-        return change_against(report, self.incumbent, self.base).high >= 0.0
+        return change_against(report, self.incumbent, self.base, self._units).high >= 0.0
+
+    @cached_property
+    def _units(self) -> Mapping[str, float]:
+        return units_of(self.base)
 
 
 def rungs_of(

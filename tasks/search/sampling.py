@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from merge_core.files.locks import held, lock_file
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from tasks.search.first import Start
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import RDBStorage
 
-Sampler = Literal["grid", "random", "tpe", "cma-es", "nsga-ii"]
+Sampler = Literal["grid", "random", "tpe", "cma-es", "nsga-ii", "greedy-soup"]
 
 _TRIAL, _LABEL, _ABOUT, _NAME = "trial", "label", "about", "name"
 
@@ -164,7 +165,9 @@ class Study:
         if self._kind == "tpe":
             return samplers.TPESampler(seed=seed)
         if self._kind == "cma-es":
-            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            from tasks.search.replayed_cma_es import ReplayedCmaEsSampler
+
+            return ReplayedCmaEsSampler(seed=seed, warn_independent_sampling=False)
         if self._kind == "nsga-ii":
             return samplers.NSGAIISampler(seed=seed, population_size=16)
         return samplers.RandomSampler(seed=seed)
@@ -232,6 +235,9 @@ def _storage(home: Home) -> RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with private_umask():
         database(home).parent.mkdir(parents=True, exist_ok=True)
+        # Of two processes that find no table, each would make them all.
+        lock = lock_file(database(home).with_name("search.db.lock"), 0o600)
+    with held(lock), private_umask():
         return optuna.storages.RDBStorage(
             f"sqlite:///{database(home)}", engine_kwargs={"connect_args": {"timeout": 60}}
         )

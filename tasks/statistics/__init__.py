@@ -8,8 +8,7 @@ Public: the names below.
 from tasks.statistics.judge import judge
 from tasks.statistics.measurements import TaskMeasurement
 from tasks.statistics.plan import plan
-from tasks.statistics.recurring import against_all
 from tasks.statistics.results import GateResult
 from tasks.statistics.rule import GateRule
 
-__all__ = ["GateResult", "GateRule", "TaskMeasurement", "against_all", "judge", "plan"]
+__all__ = ["GateResult", "GateRule", "TaskMeasurement", "judge", "plan"]

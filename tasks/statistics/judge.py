@@ -13,7 +13,6 @@ from tasks.statistics.guards import limits
 from tasks.statistics.measurements import CheckedTask, TaskMeasurement, checked
 from tasks.statistics.plan import margin_of, planned_task, zip_shares
 from tasks.statistics.results import (
-    Because,
     GateResult,
     Kept,
     Outcome,
@@ -24,7 +23,6 @@ from tasks.statistics.results import (
     WorstDocument,
 )
 from tasks.statistics.rule import GateRule
-from tasks.statistics.tango import mcnemar_p
 
 WORST = 10
 """Documents of a task that are named because they cost the candidate most."""
@@ -62,8 +60,6 @@ def judge(
             _task_result(task, each, judged, index)
             for index, (task, each) in enumerate(zip(looked_at, arrays, strict=True))
         )
-    kept = _retention_results(looked_at, judged)
-    primary = _primary_result(judged, rule)
     verdict: Verdict = "promoted" if judged.promoted[0] else "inconclusive"
     invalid = any(result.outcome == "invalid" for result in results)
     lost = any(result.outcome == "regressed" for result in results)
@@ -72,10 +68,9 @@ def judge(
     chance = float(judged.chance[0])
     return GateResult(
         verdict=verdict,
-        because=() if verdict == "promoted" else _because(results, kept, primary, chance, rule),
-        primary=primary,
+        primary=_primary_result(judged, rule),
         tasks=results,
-        retention=kept,
+        retention=_retention_results(looked_at, judged),
         level=judged.level,
         look=look,
         looks=rule.looks,
@@ -127,10 +122,8 @@ def _task_result(task: CheckedTask, arrays: TaskArrays, judged: Judged, index: i
         documents=sampling.documents,
         groups=sampling.group_count,
         effective_groups=sampling.effective_groups,
-        design_effect=float(arrays.effect[0]),
         gained=gained if is_binary else None,
         lost=lost if is_binary else None,
-        mcnemar_p=mcnemar_p(gained, lost) if is_binary else None,
         blame_p=blame,
         non_finite=non_finite,
         left_out=task.left_out,
@@ -188,26 +181,4 @@ def _primary_result(judged: Judged, rule: GateRule) -> PrimaryResult:
     below = bool(judged.certainly_below[0])
     return PrimaryResult(
         float(overall.estimate[0]), low, high, rule.exceed, "below" if below else "unclear"
-    )
-
-
-def _because(
-    tasks: Sequence[TaskResult],
-    kept: Sequence[RetentionResult],
-    primary: PrimaryResult,
-    chance: float,
-    rule: GateRule,
-) -> tuple[Because, ...]:
-    return (
-        *(Because("invalid", each.name) for each in tasks if each.outcome == "invalid"),
-        *(Because("regressed", each.name) for each in tasks if each.outcome == "regressed"),
-        *((Because("no_gain"),) if primary.outcome == "below" else ()),
-        *(
-            Because("kept_too_little", each.task, each.expert)
-            for each in kept
-            if each.outcome == "below" and rule.retention_blocks
-        ),
-        *((Because("futile"),) if chance < rule.futility else ()),
-        *(Because("unclear", each.name) for each in tasks if each.outcome == "unclear"),
-        *((Because("unclear"),) if primary.outcome == "unclear" else ()),
     )

@@ -15,13 +15,8 @@ from tasks.statistics.rule import Floats, GateRule
 from tasks.statistics.units import unit_of
 
 
-def plan(
-    tasks: Sequence[TaskMeasurement], rule: GateRule | None = None, *, wanted: float | None = None
-) -> PlanResult:
+def plan(tasks: Sequence[TaskMeasurement], rule: GateRule | None = None) -> PlanResult:
     """What tasks can show, from their baseline's and experts' values alone.
-
-    Args:
-        wanted: a weighted mean change in units; how many documents would be needed to see it.
 
     Raises ValueError for measurements that cannot be compared.
     """
@@ -29,18 +24,12 @@ def plan(
     looked_at = [checked(task) for task in tasks]
     plans = [planned_task(task, share, rule) for task, share in zip_shares(looked_at)]
     known = [each for _, each in plans if each is not None]
-    visible = times = None
-    if len(known) == len(plans):
-        visible = float(visible_change(known)[0])
-        if wanted is not None:
-            times = times_as_many(lambda scale: float(visible_change(known, scale)[0]), wanted)
     return PlanResult(
         tuple(
             _plain(task, arrays, each)
             for task, (arrays, each) in zip(looked_at, plans, strict=True)
         ),
-        visible,
-        times,
+        float(visible_change(known)[0]) if len(known) == len(plans) else None,
     )
 
 

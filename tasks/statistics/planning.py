@@ -94,15 +94,15 @@ def planned(task: TaskArrays) -> Planned | None:
     return Planned(task, flips, variance / count, effect, quantile_of(task, level))
 
 
-def visible_change(plans: Sequence[Planned], scale: float = 1.0) -> Floats:
+def visible_change(plans: Sequence[Planned]) -> Floats:
     """The smallest weighted mean change, in units, that is promoted with `visible_power`: [...]."""
     rule = plans[0].task.rule
     errors, limits = [], []
     for each in plans:
         task = each.task
-        error = task.share * np.sqrt(each.variance / scale) / task.unit
+        error = task.share * np.sqrt(each.variance) / task.unit
         errors.append(error**2)
-        limits.append((task.share * each.below(scale)) ** 2)
+        limits.append((task.share * each.below()) ** 2)
     more = normal_quantile(1.0 - rule.visible_power)
     return np.asarray(rule.exceed + np.sqrt(sum_of(limits)) + more * np.sqrt(sum_of(errors)))
 

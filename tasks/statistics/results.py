@@ -1,25 +1,13 @@
-"""What the gate says: plain frozen values that become JSON as they are."""
+"""What the gate says, as plain frozen values."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Verdict = Literal["promoted", "fell_back", "inconclusive"]
 Outcome = Literal["held", "regressed", "unclear", "invalid"]
 Kept = Literal["kept", "below", "unclear", "no_certain_gain"]
-Cause = Literal["invalid", "regressed", "no_gain", "kept_too_little", "futile", "unclear"]
-
-
-@dataclass(frozen=True)
-class Because:
-    """One thing that stood in the way of a promotion."""
-
-    cause: Cause
-    task: str | None = None
-    """None: the primary endpoint."""
-    expert: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +62,9 @@ class TaskResult:
     groups: int
     effective_groups: float
     """Smaller than `groups` where they are unequal."""
-    design_effect: float
-    """Documents that count as one, since those of a group move together."""
     gained: int | None
     """Documents that became right; None for metrics other than 0/1, like what follows."""
     lost: int | None
-    mcnemar_p: float | None
-    """Two-sided, for information."""
     blame_p: float
     """p of having lost more than the margin, corrected by Holm over the tasks."""
     non_finite: int
@@ -111,8 +95,6 @@ class GateResult:
     """The verdict, and all that it rests on."""
 
     verdict: Verdict
-    because: tuple[Because, ...]
-    """Empty exactly if promoted; the gravest first."""
     primary: PrimaryResult
     tasks: tuple[TaskResult, ...]
     retention: tuple[RetentionResult, ...]
@@ -122,17 +104,6 @@ class GateResult:
     looks: int
     chance: float | None
     """Of being promoted in the end, if what comes is a standard error better; None at the last."""
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the next look is worth its documents."""
-        return self.verdict == "inconclusive" and self.look < self.looks
-
-    def as_json(self) -> dict[str, Any]:
-        """The result for JSON; what is not finite is null."""
-        values = json_of(asdict(self))
-        assert isinstance(values, dict)
-        return values
 
 
 @dataclass(frozen=True)
@@ -162,22 +133,3 @@ class PlanResult:
     visible_change: float | None
     """In units: the smallest weighted mean change that is promoted with `visible_power`; None: a
     task could not be planned."""
-    times_as_many: float | None
-    """Times the documents of now that are needed to see the change that was asked about."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The plan for JSON."""
-        values = json_of(asdict(self))
-        assert isinstance(values, dict)
-        return values
-
-
-def json_of(value: object) -> object:
-    """Dictionaries, lists, texts and finite numbers only."""
-    if isinstance(value, dict):
-        return {key: json_of(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_of(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

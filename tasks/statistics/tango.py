@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr
 
 from tasks.statistics.ratios import ratio
 from tasks.statistics.rule import Floats
@@ -58,9 +57,3 @@ def score_limits(
             low, high = np.where(above, middle, low), np.where(above, high, middle)
         limits.append((low + high) / 2.0)
     return limits[0], limits[1]
-
-
-def mcnemar_p(gained: int, lost: int) -> float:
-    """McNemar's exact two-sided p: how odd these flips are if neither direction is likelier."""
-    flips = gained + lost
-    return min(1.0, 2.0 * float(bdtr(min(gained, lost), flips, 0.5))) if flips else 1.0

@@ -31,6 +31,7 @@ from tasks.registry.memory import (
     stack_server,
 )
 from tasks.registry.past_averages import AverageRecord, averages_of
+from tasks.registry.serving_link import served_links
 from tasks.registry.versions import find_version
 from tasks.store.served import Files, in_workspace, served_by, workspaces
 from tasks.store.served_files import UnreadableFilesError, local_path, texts_in
@@ -140,6 +141,14 @@ def averages_to_keep(home: Home, keep: int) -> Needs:
         needs.ids.setdefault(
             record.average.object_id, f"one of the last {keep} averages of {record.name}"
         )
+    return needs
+
+
+def links_that_serve(home: Home) -> Needs:
+    """What the links in `serving/` lead to: a server may be reading it."""
+    needs = Needs()
+    for link in served_links(home):
+        needs.add(f"{link.parent.name}/{link.name} leads to it", os.path.realpath(link))
     return needs
 
 

@@ -29,8 +29,15 @@ from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.models import find_logged_model
 from tasks.registry.pages import every
 from tasks.registry.past_averages import averages_of, forget_averages
+from tasks.registry.version_tags import fact_of
 from tasks.store.contents import StoredItem, labels_of_quarantined, labels_of_stored, look_at_store
-from tasks.store.needs import Needs, NotAskedError, ask_registries, averages_to_keep
+from tasks.store.needs import (
+    Needs,
+    NotAskedError,
+    ask_registries,
+    averages_to_keep,
+    links_that_serve,
+)
 
 KEPT_FOR = 7 * 86_400.0
 """Seconds that a thing waits in the quarantine, unless somebody says otherwise."""
@@ -159,7 +166,7 @@ def retire_versions(
     aliased = {str(version) for version in client.get_registered_model(model).aliases.values()}
     found = every(
         client.search_model_versions,
-        f"name = '{model}' and tags.`{TAG}role` = 'merged' and tags.`{TAG}pipeline` = '{pipeline}'",
+        f"name = '{model}' and tags.`{TAG}pipeline` = '{pipeline}'",  # bases have none
         max_results=10_000,
     )
     plain = sorted(
@@ -170,9 +177,9 @@ def retire_versions(
     removed = []
     for version in plain[keep:]:
         number, tags = str(version.version), version.tags
+        object_id = fact_of(registry, version, "object_id") or ""
         _note_removal(registry, tags.get(TAG + "digest", ""), model, number)
         client.delete_model_version(model, number)
-        object_id = tags.get(TAG + "object_id", "")
         removed.append(RemovedVersion(model=model, version=number, object_id=object_id))
     return removed
 
@@ -184,19 +191,17 @@ def retain(
     name: str,
     model: str | None,
     keep: int,
-    discarded: Collection[str] = (),
 ) -> list[StoredItem]:
     """Keep the latest averages of a configuration; return the items removed from the store.
 
-    An average that was only tried is deleted now. An older average waits in the quarantine until
-    the next average is made, so that the disk holds one more than are kept.
+    An older average waits in the quarantine until the next average is made, so that the disk holds
+    one more than are kept.
 
     Args:
         model: the registered model, if there is one.
         keep: how many averages without an alias are kept.
-        discarded: object ids that the run made on its way, and that nothing needs.
     """
-    doomed = set(discarded)
+    doomed: set[str] = set()
     if model is not None:
         with open_registry(tracking_uri, writing=True) as registry:
             doomed |= {each.object_id for each in retire_versions(registry, model, name, keep)}
@@ -209,7 +214,7 @@ def retain(
     try:
         items = survey(home, known, keep=keep, older_than_seconds=0.0)
         gone = [item for item in items if item.name in doomed and item.kept is None]
-        done = tidy(home, known, gone, keep=keep, keep_for=0.0, at_once=discarded)
+        done = tidy(home, known, gone, keep=keep, keep_for=0.0)
     except NotAskedError as error:
         _log.warning("older averages stay in the store for now: %s", error.what)
         return []
@@ -254,6 +259,7 @@ def _needs(home: Home, tracking_uri: str | None, keep: int, foreign: Collection[
     things = [*labels_of_stored(home), *waiting]
     needs = ask_registries(home, tracking_uri, things, foreign=foreign)
     needs.take(averages_to_keep(home, keep))
+    needs.take(links_that_serve(home))
     return needs
 
 

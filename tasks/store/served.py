@@ -125,7 +125,8 @@ class _Reader:
         self._say(who, place)
         ids = {version.model_id} if version.model_id else set()
         ids |= set(_MODEL_ID.findall(f"{source} {place}"))
-        runs = {version.run_id} if version.run_id else set()
+        named = (version.run_id, version.tags.get(TAG + "run_id"))
+        runs = {run_id for run_id in named if run_id}
         for run_id in sorted(runs | set(_RUN_SOURCE.findall(source))):
             run = self._run(run_id)
             if run is not None:

@@ -9,7 +9,7 @@ import torch
 
 from merge_core.methods import METHODS
 from merge_core.records import SourceCheckpoint
-from tests.conformance.test_method_invariants import SYMMETRIC
+from tests.conformance.method_cases import CASES, Case
 from tests.support.checkpoints import write_checkpoint
 
 SHAPES = {
@@ -23,33 +23,23 @@ SHAPES = {
 }
 """Longer than a step of a reduction and shorter, odd, a single number, nothing at all."""
 
-_PAIRS: dict[str, dict[str, Any]] = {
-    "slerp": {"t": 0.3},
-    "nuslerp": {},
-    "nearswap": {"t": 1e-2},
-    "arcee_fusion": {},
-    "passthrough": {"scale": 0.7},
-}
-_WITHOUT_BASE = ("linear", "multislerp", "karcher", "nuslerp")
-_OF_ONE = ("slerp", "nearswap", "arcee_fusion", "passthrough")
 
-
-def _recipe(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    names = "a" if method in _OF_ONE else "ab" if method in _PAIRS else "abc"
-    weighted = any(each.name == "weight" for each in METHODS[method].per_model())
+def _recipe(name: str, case: Case) -> dict[str, Any]:
+    method = METHODS[name]
+    weighted = any(each.name == "weight" for each in method.per_model())
     recipe = {
-        "merge_method": method,
+        "merge_method": name,
         "models": [
-            {"model": name, "parameters": {"weight": 0.3 + 0.2 * place} if weighted else {}}
-            for place, name in enumerate(names)
+            {"model": model, "parameters": {"weight": 0.3 + 0.2 * place} if weighted else {}}
+            for place, model in enumerate("abc"[: method.most_models])
         ],
-        "parameters": parameters,
+        "parameters": case.pinned[0] if case.in_any_order is None else case.in_any_order,
     }
-    return recipe if method in _WITHOUT_BASE else recipe | {"base_model": "base"}
+    return recipe | ({"base_model": "base"} if method.base == "required" else {})
 
 
 RECIPES = {
-    method: _recipe(method, dict(parameters)) for method, parameters in (SYMMETRIC | _PAIRS).items()
+    name: _recipe(name, case) for name, case in CASES.items() if not METHODS[name].calibration
 }
 SPECTRAL = {"iso_c", "iso_cts", "tsv_m", "star", "knots", "wudi"}
 """Decompositions differ in their last digits from library to library."""

@@ -96,6 +96,18 @@ def every_tensor(zoo: Zoo, oracle: Oracle) -> dict[str, Array]:
     return {key: oracle({name: loaded[name][key] for name in NAMES}) for key in loaded["base"]}
 
 
+def end_to_end(zoo: Zoo, merge: Oracle, only: str = "") -> Mapping[str, Array]:
+    """An oracle's result for one long tensor of all whose name contains `only`, cut up again."""
+    loaded = {name: values(zoo, name) for name in NAMES}
+    names = sorted(key for key in loaded["base"] if only in key)
+    long = {name: np.concatenate([loaded[name][key].ravel() for key in names]) for name in NAMES}
+    merged = merge(long)
+    sizes = [loaded["base"][key].size for key in names]
+    pieces = np.split(merged, np.cumsum(sizes)[:-1])
+    shaped = zip(names, pieces, strict=True)
+    return {key: piece.reshape(loaded["base"][key].shape) for key, piece in shaped}
+
+
 def assert_equals_oracle(
     out: Path,
     expected: Mapping[str, Array],

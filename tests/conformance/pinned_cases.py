@@ -25,12 +25,14 @@ from safetensors.torch import save_file
 from merge_core.checkpoints.sources import describe_adapter, describe_source, with_adapter
 from merge_core.files.digests import DigestMemo
 from merge_core.homes.home import Home
+from merge_core.methods import METHODS
 from merge_core.methods.calibrated import pack_gram
 from merge_core.operations.execute import execute
 from merge_core.planning.plan import make_plan
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.runtime.compute import Compute
+from tests.conformance.method_cases import CASES
 from tests.support.adapters import write_adapter
 
 TABLE = Path(__file__).with_name("pinned_digests.json")
@@ -54,67 +56,13 @@ SHAPES = {
 """Rows of several lengths, more than a block and less, a single number, nothing at all."""
 
 _WEIGHTED = [{"weight": 0.5}, {"weight": 0.3}, {"weight": 0.7}]
-_OF_TWO = {"slerp", "nearswap", "arcee_fusion"}
-_WITHOUT_BASE = {"linear", "multislerp", "karcher", "nuslerp", "passthrough"}
-_CALIBRATED = {"fisher", "regmean", "lm_cocktail"}
-_UNWEIGHTED = {
-    *("karcher", "model_stock", "sce", "ram", "ramplus_tl", "magmax", "emr", "consensus_ta"),
-    *("metagpt", "pcb", "iso_c", "iso_cts", "knots", "star", "tsv_m", "wudi", "lm_cocktail"),
-    *("slerp", "nearswap", "arcee_fusion", "passthrough"),
-}
-_SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "linear": [{}, {"normalize": False}],
-    "passthrough": [{}, {"scale": 0.7}],
-    "slerp": [{"t": 0.3}],
-    "nuslerp": [{}, {"nuslerp_flatten": False}, {"nuslerp_row_wise": True}],
-    "multislerp": [{}, {"eps": 1e-60}],
-    "karcher": [{}],
-    "task_arithmetic": [{"lambda": 0.7}, {"normalize": True}],
-    "ties": [
-        {"density": 0.3},
-        {"density": 0.2, "elect": "count", "normalize": False},
-        {"density": 0.6, "average": "count"},
-        {"density": 0.3, "rescale": True},
-        {"density": 0.3, "scope": "global"},
-    ],
-    "dare_linear": [{"density": 0.4}, {"density": 0.4, "rescale": "inverse_density"}],
-    "dare_ties": [{"density": 0.6, "rescale": "l2", "normalize": True}],
-    "breadcrumbs": [{"density": 0.4, "gamma": 0.05}],
-    "breadcrumbs_ties": [{"density": 0.8, "gamma": 0.1}],
-    "della_linear": [
-        {"density": 0.4, "epsilon": 0.2, "rescale": "l2"},
-        {"density": 0.5, "epsilon": 0.1, "rescale": "inverse_density"},
-    ],
-    "della": [{"density": 0.5, "epsilon": 0.3}, {"density": 0.7, "epsilon": 0.0}],
-    "model_stock": [{}, {"filter_wise": True}],
-    "sce": [{}, {"select_topk": 0.3}],
-    "nearswap": [{"t": 1e-2}],
-    "ram": [{"epsilon": 0.02}],
-    "ramplus_tl": [{"epsilon": 0.02}],
-    "arcee_fusion": [{}],
-    "magmax": [{}],
-    "emr": [{}],
-    "consensus_ta": [{}],
-    "metagpt": [{}, {"scope": "global"}],
-    "normalized_task_arithmetic": [{}, {"scope": "global"}],
-    "pcb": [{}],
-    "iso_c": [{}],
-    "iso_cts": [{}],
-    "knots": [{"density": 0.4}],
-    "star": [{}],
-    "tsv_m": [{}],
-    "wudi": [{}],
-    "fisher": [{}],
-    "regmean": [{}],
-    "lm_cocktail": [{}],
-}
 
 
 def recipes() -> dict[str, dict[str, Any]]:
     """Recipes by name: `METHOD` or `METHOD/what else`."""
     found: dict[str, dict[str, Any]] = {}
-    for method, variants in _SETTINGS.items():
-        for settings in variants:
+    for method, case in CASES.items():
+        for settings in case.pinned:
             words = ",".join(f"{name}={value}" for name, value in settings.items())
             found[f"{method}/{words}" if words else method] = _recipe(method, settings)
     two = [{"model": "a"}, {"model": "b"}]
@@ -147,21 +95,20 @@ def recipes() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _recipe(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    names = "a" if method in _OF_TWO else "ab" if method == "nuslerp" else "abc"
-    names = "a" if method == "passthrough" else names
-    plain = method in _UNWEIGHTED
+def _recipe(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    method = METHODS[name]
+    weighted = any(parameter.name == "weight" for parameter in method.per_model())
     recipe: dict[str, Any] = {
-        "merge_method": method,
+        "merge_method": name,
         "models": [
-            {"model": name} | ({} if plain else {"parameters": dict(_WEIGHTED[place])})
-            for place, name in enumerate(names)
+            {"model": model} | ({"parameters": dict(_WEIGHTED[place])} if weighted else {})
+            for place, model in enumerate("abc"[: method.most_models])
         ],
         "parameters": dict(settings),
     }
-    if method in _CALIBRATED:
+    if method.calibration:
         recipe["calibration"] = {"data": "data.jsonl"}
-    elif method not in _WITHOUT_BASE:
+    elif method.base == "required":
         recipe["base_model"] = "base"
     return recipe
 

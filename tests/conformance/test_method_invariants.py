@@ -11,96 +11,22 @@ from safetensors.torch import load_file
 from merge_core.errors import MergeflowError, RecipeError
 from merge_core.methods import METHODS
 from merge_core.records import SourceCheckpoint
+from tests.conformance.method_cases import CASES
 from tests.conformance.nasty import entry
 from tests.support.checkpoints import run_recipe, write_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
-ALONE: dict[str, dict[str, object]] = {
-    "linear": {},
-    "passthrough": {},
-    "slerp": {"t": 1},
-    "multislerp": {"weight": 0.3},
-    "task_arithmetic": {"weight": 1},
-    "normalized_task_arithmetic": {"weight": 1},
-    "metagpt": {},
-    "ties": {"weight": 0.3},
-    "dare_linear": {"weight": 1},
-    "dare_ties": {"weight": 1},
-    "breadcrumbs": {"weight": 1},
-    "breadcrumbs_ties": {"weight": 1},
-    "della_linear": {"weight": 1},
-    "della": {"weight": 0.3},
-    "sce": {},
-    "nearswap": {"t": 1e6},
-    "ram": {"epsilon": 0},
-    "ramplus_tl": {"epsilon": 0},
-    "magmax": {"lambda": 1},
-    "emr": {},
-    "consensus_ta": {"k": 1, "lambda": 1},
-    "tsv_m": {},
-    "star": {"eta": 1},
-    "knots": {},
-    "wudi": {},
+ALONE = {name: case.alone for name, case in CASES.items() if case.alone is not None}
+CHANGED_ALONE = [
+    name
+    for name, method in METHODS.items()
+    if name not in ALONE and method.fewest_models == 1 and not method.calibration
+]
+TWINS = {name: case.twins for name, case in CASES.items() if case.twins is not None}
+SYMMETRIC = {
+    name: case.in_any_order for name, case in CASES.items() if case.in_any_order is not None
 }
-"""Settings under which one expert comes back as it is."""
-
-CHANGED_ALONE = {"arcee_fusion", "pcb", "iso_c", "iso_cts"}
-"""Methods that leave out, or flatten, what even a single expert has. The others take two or more,
-or data."""
-
-TWINS: dict[str, dict[str, object]] = {
-    "linear": {},
-    "nuslerp": {"weight": 0.5},
-    "multislerp": {"weight": 0.5},
-    "karcher": {},
-    "normalized_task_arithmetic": {"weight": 0.5},
-    "metagpt": {},
-    "ties": {"weight": 0.4, "density": 1},
-    "della": {"weight": 0.4},
-    "model_stock": {},
-    "sce": {},
-    "ram": {"epsilon": 0},
-    "ramplus_tl": {"epsilon": 0},
-    "magmax": {"lambda": 1},
-    "emr": {},
-    "consensus_ta": {"lambda": 0.5},
-    "star": {"eta": 1},
-    "knots": {},
-    "wudi": {},
-}
-"""Settings under which two equal experts give that expert."""
-
-SYMMETRIC: dict[str, dict[str, object]] = {
-    "linear": {},
-    "multislerp": {},
-    "karcher": {},
-    "task_arithmetic": {},
-    "normalized_task_arithmetic": {},
-    "metagpt": {},
-    "ties": {"density": 0.4},
-    "dare_linear": {"density": 0.4},
-    "dare_ties": {"density": 0.4},
-    "breadcrumbs": {"density": 0.4, "gamma": 0.1},
-    "breadcrumbs_ties": {"density": 0.4, "gamma": 0.1},
-    "della_linear": {"density": 0.4},
-    "della": {"density": 0.4},
-    "model_stock": {"filter_wise": True},
-    "sce": {"select_topk": 0.4},
-    "ram": {},
-    "ramplus_tl": {},
-    "magmax": {},
-    "emr": {},
-    "consensus_ta": {},
-    "pcb": {},
-    "iso_c": {},
-    "iso_cts": {},
-    "tsv_m": {},
-    "star": {},
-    "knots": {"density": 0.4},
-    "wudi": {},
-}
-"""Methods in which the order of the models means nothing."""
 
 
 def random_tensors(seed: int, size: float = 1.0) -> Tensors:
@@ -147,12 +73,10 @@ def assert_same(found: Tensors, expected: Tensors, tolerance: float = 1e-7) -> N
         assert float((found[name] - tensor).abs().max()) <= limit, name
 
 
-def test_the_tables_leave_no_method_out() -> None:
-    two_or_more = {name for name, method in METHODS.items() if method.fewest_models > 1}
-    on_data = {name for name, method in METHODS.items() if method.calibration}
-    assert set(ALONE) | CHANGED_ALONE | two_or_more | on_data == set(METHODS)
-    one = {name for name, method in METHODS.items() if method.most_models == 1}
-    assert set(SYMMETRIC) | one | {"nuslerp"} | on_data == set(METHODS)
+def test_every_method_has_its_case() -> None:
+    assert CASES.keys() == METHODS.keys()
+    few = {name for name, method in METHODS.items() if method.most_models or method.calibration}
+    assert METHODS.keys() - SYMMETRIC.keys() == few
 
 
 @pytest.mark.parametrize("method", sorted(ALONE))
@@ -161,6 +85,14 @@ def test_one_expert_comes_back(
 ) -> None:
     found = merged(method, [entry("a")], experts, tmp_path / "out", **ALONE[method])
     assert_same(found, tuned(1), tolerance=0)
+
+
+@pytest.mark.parametrize("method", CHANGED_ALONE)
+def test_a_method_without_such_settings_changes_even_one_expert(
+    method: str, experts: dict[str, SourceCheckpoint], tmp_path: Path
+) -> None:
+    found = merged(method, [entry("a")], experts, tmp_path / "out")
+    assert any(not torch.equal(found[name], tensor) for name, tensor in tuned(1).items())
 
 
 @pytest.mark.parametrize("method", sorted(TWINS))

@@ -32,6 +32,7 @@ from tests.conformance.test_methods_against_oracle import CASES as FIRST_CASES
 from tests.conformance.test_spectral_against_oracle import NASTY_CASES as SPECTRAL_CASES
 
 SLACK = 1e-10
+HERE = Path(__file__).parent
 Recipe = dict[str, object]
 
 
@@ -268,7 +269,9 @@ def test_every_method_meets_the_nasty_tensors() -> None:
     }  # fmt: skip
     drawn = {"dare_linear", "dare_ties", "della_linear", "della"}
     on_data = {name for name, method in METHODS.items() if method.calibration}
-    assert {method_of(case) for case in cases} | drawn | on_data == set(METHODS)
+    in_a_file_of_its_own = {name for name in METHODS if (HERE / f"test_{name}.py").is_file()}
+    found = {method_of(case) for case in cases} | drawn | on_data | in_a_file_of_its_own
+    assert found == set(METHODS)
 
 
 @pytest.mark.parametrize("case", sorted(TASK_VECTOR_CASES))

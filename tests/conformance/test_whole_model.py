@@ -26,6 +26,7 @@ from tests.conformance.nasty import (
     Models,
     Zoo,
     assert_equals_oracle,
+    end_to_end,
     entry,
     merge_nasty,
     values,
@@ -58,18 +59,6 @@ class SlowReader(BlockReader):
 
 def based(*models: dict[str, object], **parameters: object) -> dict[str, object]:
     return {"base_model": "base", "models": list(models), "parameters": parameters}
-
-
-def end_to_end(zoo: Zoo, merge: Callable[[Models], Array], only: str = "") -> Mapping[str, Array]:
-    """An oracle's result for one long tensor of all whose name contains `only`, cut up again."""
-    loaded = {name: values(zoo, name) for name in NAMES}
-    names = sorted(key for key in loaded["base"] if only in key)
-    long = {name: np.concatenate([loaded[name][key].ravel() for key in names]) for name in NAMES}
-    merged = merge(long)
-    sizes = [loaded["base"][key].size for key in names]
-    pieces = np.split(merged, np.cumsum(sizes)[:-1])
-    shaped = zip(names, pieces, strict=True)
-    return {key: piece.reshape(loaded["base"][key].shape) for key, piece in shaped}
 
 
 def ties(m: Models, densities: list[float], weights: list[float], **options: object) -> Array:

@@ -236,11 +236,12 @@ def test_who_decided_is_in_mlflow_on_run_and_version_and_each_word_has_its_run(
         version = opened.client.get_model_version("zoo", found.candidate.version)
         run = opened.client.get_run(found.run_id)
         untagged = opened.client.get_run(without.run_id)
-    for tags in (run.data.tags, version.tags):
-        assert tags["mergeflow.approval"] == "approved"
-        assert tags["mergeflow.approval_by"] == "Ada"
-        assert tags["mergeflow.approval_comment"] == "read it all"
-        assert tags["mergeflow.approval_at"].startswith("20")
+    assert version.tags["mergeflow.approval"] == "approved by Ada, as typed"
+    tags = run.data.tags
+    assert tags["mergeflow.approval"] == "approved"
+    assert tags["mergeflow.approval_by"] == "Ada"
+    assert tags["mergeflow.approval_comment"] == "read it all"
+    assert tags["mergeflow.approval_at"].startswith("20")
     assert "mergeflow.approval" not in untagged.data.tags
     assert register_merge(**plain).run_id == without.run_id
 

@@ -21,12 +21,18 @@ from flows.average import average_checkpoints
 from flows.cli import program
 from flows.model_zoo import Zoo
 from flows.settings.averaging import Averaging
+from flows.settings.search import halves_of
 from flows.stack.prefect_session import PrefectSession
 from flows.steps.endings import Ending, ending_of
 from merge_core.homes.home import Home
+from tasks.audit.audit import audit_version
+from tasks.evaluate import stored_evaluation
+from tasks.evaluation.suite import load_suite
 from tasks.lineage.trace import lineage
 from tasks.records import MergeOutcome
 from tasks.registry.client import default_tracking_uri
+from tasks.search.sampling import kept_searches
+from tasks.signing.keys import make_key_pair
 from tests.support.edited_objects import flip, loosen, reseal
 from tests.support.recorded_steps import RecordedSteps, recorded_steps
 
@@ -114,6 +120,15 @@ def test_an_average_is_a_linear_merge_of_the_run_with_its_lineage(
     assert {node.digest for node in ancestry.top.inputs} == {
         each.digest for each in averaged.merged.inputs
     }
+
+
+def test_an_average_is_signed_where_it_names_a_key(bench: Bench) -> None:
+    make_key_pair(bench.home, "nightly")
+    outcome = bench.average("wma", register={"model": "wma", "sign": "nightly"}).result()
+    version = outcome.registration.candidate.version
+    report = audit_version(bench.home, f"models:/wma/{version}", default_tracking_uri(bench.home))
+    assert report.of("fails") == []
+    assert any(answer.what.startswith("signed by nightly") for answer in report.of("holds"))
 
 
 def test_without_a_new_checkpoint_a_run_ends_at_once_and_registers_nothing(
@@ -230,7 +245,20 @@ def test_a_greedy_soup_is_never_worse_than_the_best_single(
     assert [each["step"] for each in record["seen"]] == [6, 12]
     stored = {path.name for path in bench.home.objects.iterdir()}
     assert outcome.merged.object_id in stored
-    assert len(stored) <= 2, "what was only tried is removed"
+    assert len(stored) <= 2, "what is only tried is never in the store"
+    assert outcome.decision.candidates == 3
+    assert "documents of the suite's other half" in outcome.decision.reasons[-1]
+    [search] = kept_searches(bench.home)
+    [tried] = {trial.result.of_documents for trial in search.trials}
+    searching, deciding = halves_of(load_suite(str(bench.directory / "suite")))
+    by = stored_evaluation(bench.home.cache, outcome.base, searching, "auto")
+    on = stored_evaluation(bench.home.cache, outcome.merged.as_source(), deciding, "auto")
+    assert by is not None
+    assert on is not None
+    [chosen_by], [decided_on] = by.scores, on.scores
+    assert tried == len(chosen_by.doc_ids) > 0
+    assert not set(chosen_by.doc_ids) & set(decided_on.doc_ids)
+    assert stored_evaluation(bench.home.cache, outcome.base, deciding, "auto") is not None
 
 
 def test_the_command_line_tells_that_there_is_nothing_new(

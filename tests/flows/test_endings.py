@@ -15,6 +15,7 @@ from prefect.server.events.filters import ResourceSpecification
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.states import Completed, Failed, Running
 
+from flows.audit import audit_versions
 from flows.average import average_checkpoints
 from flows.merge import merge_pipeline
 from flows.merge_from_form import merge_from_form
@@ -31,6 +32,7 @@ ENDINGS = {
     Ending.FELL_BACK: "Fell back: it is better",
     Ending.NOTHING_NEW: "Nothing new: it is better",
     Ending.DRY_RUN: "Dry run: it is better",
+    Ending.HOLDS: "Holds: it is better",
 }
 
 MISTAKES = {
@@ -184,7 +186,9 @@ def test_what_is_not_an_ending_of_ours_is_none(state: State[Any]) -> None:
     assert ending_of(state) is None
 
 
-@pytest.mark.parametrize("each", [merge_pipeline, merge_from_form, average_checkpoints])
+@pytest.mark.parametrize(
+    "each", [merge_pipeline, merge_from_form, average_checkpoints, audit_versions]
+)
 def test_every_flow_that_ends_so_sends_the_event(each: Any) -> None:
     hooks: list[Callable[..., Any]] = each.on_completion_hooks
     assert hooks == [send_event]

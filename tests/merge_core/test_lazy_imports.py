@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-SLOW = ("torch", "transformers", "prefect", "mlflow", "lm_eval", "huggingface_hub", "pandas")
+SLOW = (
+    *("torch", "transformers", "prefect", "mlflow", "lm_eval", "huggingface_hub", "pandas"),
+    *("cryptography", "model_signing"),
+)
 
 
 def loaded_by(code: str) -> set[str]:

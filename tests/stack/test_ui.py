@@ -58,7 +58,7 @@ def test_the_first_page_of_either_server_leads_to_the_forms(
     page.get_by_role("link", name="TIES", exact=True).wait_for()
     assert forms.all_inner_texts() == [
         *("Average", "Task arithmetic", "TIES", "DARE", "SLERP", "Stack layers", "A recipe"),
-        *("Search", "Any method"),
+        *("Search", "Audit", "Any method"),
     ]
     page.screenshot(path=images / "ui-start.png")
     printed = re.findall(r"^form \S+ +(http\S+/run)$", stack.output, re.MULTILINE)
@@ -188,7 +188,10 @@ def test_the_links_of_a_run_lead_to_its_record_and_its_version_in_mlflow(
     page: Page, stack: RunningStack
 ) -> None:
     found = artifacts_of(stack, newest_run(stack)["id"])
-    for key, shown in (("zoo-mlflow-run", "task_arithmetic-"), ("zoo-mlflow-version", "zoo")):
+    for key, shown in (
+        ("zoo-mlflow-run", newest_run(stack)["name"]),
+        ("zoo-mlflow-version", "zoo"),
+    ):
         page.goto(artifact_page(stack, found[key]))
         link = page.get_by_role("link", name=re.compile("in MLflow"))
         address = link.get_attribute("href")
@@ -197,6 +200,22 @@ def test_the_links_of_a_run_lead_to_its_record_and_its_version_in_mlflow(
         page.goto(address)
         page.get_by_text(shown).first.wait_for()
         assert page.get_by_text("Page Not Found").count() == 0
+        assert "workflowType=machine_learning" in page.url, "not the pages for chats"
+
+
+def test_the_form_of_an_audit_ends_in_a_page_that_says_all_holds(
+    page: Page, stack: RunningStack, images: Path
+) -> None:
+    page.goto(f"http://127.0.0.1:{stack.prefect_port}/")
+    page.get_by_role("link", name="Audit", exact=True).click()
+    page.get_by_label(re.compile("^Version")).fill("models:/zoo@champion")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_function("() => !location.pathname.endsWith('/run')")
+    run = stack.finish(newest_run(stack, "audit")["id"])
+    assert ending(run) == "Holds", run["state"]["message"]
+    page.goto(artifact_page(stack, artifacts_of(stack, run["id"])["zoo-champion-audit"]))
+    page.get_by_text("decision").first.wait_for()
+    page.screenshot(path=images / "ui-audit.png")
 
 
 def test_the_run_list_reads_well(page: Page, stack: RunningStack, images: Path) -> None:

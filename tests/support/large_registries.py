@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from typing import Any
 
 from merge_core.files.digests import digest_of
@@ -23,20 +25,38 @@ def deep_chain(tracking_uri: str, depth: int, name: str = "deep") -> None:
         for index in range(1, depth + 1):
             before = digest_at(index - 1)
             _merge(api, experiment, digest_at(index), [("base", base), ("model", before)], index)
+        api.create_registered_model(name)
         _version(api, experiment, name, digest_at(depth))
 
 
-def wide_model(tracking_uri: str, versions: int, name: str = "wide") -> None:
-    """Register many versions of one model, each a merge of one base with an expert of its own."""
+def wide_registry(
+    tracking_uri: str, versions: int, models: int = 1, name: str = "wide", seconds: float = math.inf
+) -> int:
+    """Register many versions, each a merge of one base with an expert of its own.
+
+    Args:
+        models: how many registered models share them, `NAME-0` and so on; one is called NAME.
+            MLflow reads all versions of a model to number the next one.
+        seconds: after so long no further one is made.
+
+    Returns:
+        How many were made.
+    """
     with open_registry(tracking_uri, writing=True) as registry, process_tracking_uri(registry):
         api = registry.client
         experiment = api.create_experiment(name, tags={TAG + "experiment": "true"})
-        base = digest_at(0, "base")
+        base, until = digest_at(0, "base"), time.monotonic() + seconds
+        names = [name] if models == 1 else [f"{name}-{number}" for number in range(models)]
+        for each in names:
+            api.create_registered_model(each)
         for index in range(1, versions + 1):
+            if time.monotonic() > until:
+                return index - 1
             digest = digest_at(index, "wide")
             inputs = [("base", base), ("model", digest_at(index, "expert"))]
             run = _merge(api, experiment, digest, inputs, index)
-            _version(api, experiment, name, digest, run)
+            _version(api, experiment, names[index % models], digest, run)
+        return versions
 
 
 def _merge(
@@ -59,16 +79,9 @@ def _merge(
 
 
 def _version(api: Any, experiment: str, name: str, digest: str, run_id: str | None = None) -> None:
-    from mlflow.exceptions import MlflowException
-
     model = api.create_logged_model(
         experiment, name=f"model-{digest[:12]}", tags={TAG + "digest": digest}
     )
-    try:
-        api.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     tags = {TAG + "digest": digest, **({TAG + "run_id": run_id} if run_id else {})}
     api.create_model_version(
         name, source=f"models:/{model.model_id}", tags=tags, model_id=model.model_id

@@ -170,6 +170,10 @@ def appended(path: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
 
+def edited_table(at: Tamperer) -> None:
+    at.edit(at.artifact("scores.json"), lambda value: value["data"][0].__setitem__(2, 0.1))
+
+
 KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
     "a bit of the weights": (lambda at: flip(at.weights), "files", "model.safetensors"),
     "an object edited with its sums": (consistently_edited, "files", "its name"),
@@ -276,6 +280,7 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         "approval",
         "word of a person",
     ),
+    "a table that MLflow shows": (edited_table, "scores", "scores.json, which MLflow shows"),
     "the verdict on the version": (
         lambda at: at.api.set_model_version_tag("model", "2", "mergeflow.verdict", "fell_back"),
         "run",

@@ -3,6 +3,8 @@
 "use strict";
 
 const PASSWORD = "prefect-password";
+// Without it MLflow opens the pages for chats.
+const FOR_MODELS = "?workflowType=machine_learning";
 const PAGES = {
   prefect: [
     ["Runs", "/v2/runs", ": what was started, and how it ended"],
@@ -11,8 +13,8 @@ const PAGES = {
     ["Dashboard in the old look", "/dashboard", ": Prefect's V1 UI"],
   ],
   mlflow: [
-    ["Models", "/#/models", ", in MLflow: registered models, their versions, which one to serve"],
-    ["Experiments", "/#/experiments", ", in MLflow: every merge with its scores"],
+    ["Models", "/#/models" + FOR_MODELS, ", in MLflow: registered models, their versions, which one to serve"],
+    ["Experiments", "/#/experiments" + FOR_MODELS, ", in MLflow: every merge with its scores"],
   ],
 };
 
@@ -72,7 +74,7 @@ async function start() {
   const answer = await fetch("/sign-in/servers");
   if (!answer.ok) return signIn();
   const servers = await answer.json();
-  if (servers.here === "mlflow" && !servers.prefect) return location.replace("/#/experiments");
+  if (servers.here === "mlflow" && !servers.prefect) return location.replace("/#/experiments" + FOR_MODELS);
   if (!(await showForms(servers))) return signIn();
   for (const server of ["prefect", "mlflow"]) {
     const before = servers.here === server ? "" : servers[server];

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.settings.averaging import Averaging, load_averaging
+from flows.settings.averaging import Averaging, load_averaging, load_suites
+from flows.settings.search import halves_of
 from merge_core.errors import RecipeError
-from tasks.evaluation.suite import load_suite
+from merge_core.homes.home import Home
+from tasks.evaluation.suite import Split, Suite, load_suite, suite_digest
 
 GOOD: dict[str, Any] = {
     "name": "nightly",
@@ -107,6 +109,25 @@ def test_settings_that_change_the_result_change_its_digest_and_others_do_not() -
         ("promote.approve_within", "8h"),
     ):
         assert digest(changed(path, value)) == known, path
+
+
+def test_a_greedy_soup_is_chosen_by_one_half_of_the_suite_and_decided_on_the_other(
+    home: Home,
+) -> None:
+    def parts(**average: Any) -> tuple[Suite, Suite]:
+        return load_suites(Averaging.model_validate(changed("average", average)), home)
+
+    deciding, searching = parts(schedule="greedy_soup")
+    assert (deciding.part, searching.part) == ("decide", "search")
+    assert deciding.split == searching.split == load_suite("starter").split
+    unsplit = halves_of(load_suite("starter").model_copy(update={"split": None}))
+    assert [(each.part, each.split) for each in unsplit] == [
+        ("search", Split(search=0.5)),
+        ("decide", Split(search=0.5)),
+    ]
+    written, chosen_by = parts(schedule="greedy_soup", held_out="starter")
+    assert suite_digest(written) == suite_digest(chosen_by) == suite_digest(load_suite("starter"))
+    assert suite_digest(parts(schedule="uniform")[0]) == suite_digest(load_suite("starter"))
 
 
 def test_an_average_is_judged_by_the_gate_that_its_rule_names() -> None:

@@ -121,6 +121,95 @@ def test_a_grid_of_too_many_points_takes_larger_steps(tmp_path: Path) -> None:
     load_search(written(tmp_path, of(0.1)))
 
 
+def a_soup(values: dict[str, Any]) -> None:
+    values["search"] = {"sampler": "greedy-soup"}
+    values["recipe"] = {
+        "merge_method": "linear",
+        "base_model": "./base",
+        "models": [{"model": "./code"}, {"model": "./prose"}, {"model": "./law"}],
+    }
+
+
+def test_a_greedy_soup_tries_each_model_alone_and_then_with_others(tmp_path: Path) -> None:
+    search = loaded(tmp_path, a_soup)
+    assert [start.label for start in search.starts] == ["law alone", "prose alone", "code alone"]
+    assert search.trials == 5
+
+    def cut_short(values: dict[str, Any]) -> None:
+        a_soup(values)
+        values["search"]["budget"] = {"trials": 4}
+
+    assert loaded(tmp_path, cut_short).trials == 4
+
+
+def test_a_greedy_soup_has_no_space(tmp_path: Path) -> None:
+    def with_a_space(values: dict[str, Any]) -> None:
+        a_soup(values)
+        values["search"]["space"] = {"weight": [0.3, 0.5]}
+
+    with pytest.raises(RecipeError, match="chooses models, not parameters; take the space out"):
+        loaded(tmp_path, with_a_space)
+
+
+SOUPS: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
+    "method": (
+        {"merge_method": "task_arithmetic", "parameters": {"weight": 1}},
+        "recipe.merge_method",
+        "write linear",
+        {"merge_method": "linear", "parameters": {}},
+    ),
+    "no_base": (
+        {"base_model": None},
+        "recipe.base_model",
+        "name the checkpoint that the models were fine-tuned from",
+        {"base_model": "./base"},
+    ),
+    "parameters": (
+        {"parameters": {"normalize": True}},
+        "recipe.parameters",
+        "take this out",
+        {"parameters": {}},
+    ),
+    "weights": (
+        {"models": [{"model": "./code", "parameters": {"weight": 2}}, {"model": "./prose"}]},
+        "recipe.models[0]",
+        "list the fine-tunes alone, without `parameters`",
+        {"models": [{"model": "./code"}, {"model": "./prose"}]},
+    ),
+    "base_as_model": (
+        {"models": [{"model": "./code"}, {"model": "./base"}]},
+        "recipe.models[1]",
+        "list the fine-tunes alone",
+        {"models": [{"model": "./code"}, {"model": "./prose"}]},
+    ),
+    "one_model": (
+        {"models": [{"model": "./code"}]},
+        "recipe.models",
+        "list another fine-tune of this base",
+        {"models": [{"model": "./code"}, {"model": "./prose"}]},
+    ),
+}
+"""What is written, the place that is named, the mend, and what it makes of the recipe."""
+
+
+@pytest.mark.parametrize("case", SOUPS)
+def test_a_soup_that_is_refused_is_mended_as_it_says(case: str, tmp_path: Path) -> None:
+    changes, where, mend, mended = SOUPS[case]
+
+    def with_changes(made: dict[str, Any]) -> Change:
+        def change(values: dict[str, Any]) -> None:
+            a_soup(values)
+            values["recipe"].update(made)
+
+        return change
+
+    with pytest.raises(RecipeError) as error:
+        loaded(tmp_path, with_changes(changes))
+    assert str(error.value.where).endswith(f": {where}")
+    assert mend in str(error.value.mend)
+    loaded(tmp_path, with_changes(changes | mended))
+
+
 def test_a_pipeline_with_a_search_is_run_with_search(tmp_path: Path) -> None:
     path = written(tmp_path)
     with pytest.raises(RecipeError, match="a search, not a pipeline") as error:

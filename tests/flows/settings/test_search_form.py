@@ -29,6 +29,16 @@ def test_the_least_that_is_filled_in_is_a_sweep_of_nine_weights(home: Home) -> N
     assert found.recipe.merge_method == "task_arithmetic"
 
 
+def test_the_page_shows_two_rows_for_models_and_an_empty_one_counts_for_nothing(home: Home) -> None:
+    rows = SCHEMA["properties"]["models"]["default"]
+    assert rows == [{"model": ""}, {"model": ""}]
+    filled = {"models": [{"model": "./code"}, *rows]}
+    assert validate(FILLED | filled, SCHEMA) == []
+    assert [each.model for each in form(**filled).read(home).recipe.models] == ["./code"]
+    with_a_recipe = form(models=rows, base="", recipe="merge_method: linear\nmodels: [./a, ./b]")
+    assert len(with_a_recipe.read(home).recipe.models) == 2
+
+
 def test_without_a_base_the_models_are_averaged(home: Home) -> None:
     assert form(base="").read(home).recipe.merge_method == "linear"
 
@@ -54,6 +64,13 @@ def test_a_whole_space_takes_the_place_of_the_weights(home: Home) -> None:
     assert pipeline.trials == 7
     with pytest.raises(RecipeError, match="'spaces' is no part of a space"):
         form(space="spaces: {weight: [0.3]}").pipeline(found.read(home))
+
+
+def test_a_greedy_soup_needs_models_and_a_base_and_no_weight(home: Home) -> None:
+    found = form(sampler="greedy-soup")
+    pipeline = found.pipeline(found.read(home))
+    pipeline.check_space()
+    assert (pipeline.recipe.merge_method, pipeline.trials) == ("linear", 3)
 
 
 def test_a_range_that_makes_no_grid_names_what_is_missing(home: Home) -> None:

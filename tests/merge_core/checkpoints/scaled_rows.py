@@ -1,6 +1,9 @@
 """An input format as an example: float8 matrices in `model.safetensors`, beside it their scales.
 
-`scales.safetensors` has a float32 for each row, under the name of the matrix. A reader to copy.
+`scales.safetensors` has a float32 for each row, under the name of the matrix. A reader to copy for
+tensors that are made from stored ones; for files of another kind see `flat_file`. Outside of this
+file the format takes its place in `READERS`, `merge_core/checkpoints/checkpoint.py`, and no more:
+its files end in `.safetensors`, which digests cover.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from merge_core.records import SourceCheckpoint
 from tasks.evaluation import worker
 from tasks.evaluation.evaluate import evaluate_checkpoint
 from tasks.evaluation.evaluators import Evaluators
-from tasks.evaluation.suite import Suite, load_suite
+from tasks.evaluation.suite import Split, Suite, load_suite
 from tasks.records import EvaluationReport
 from tests.support.processes import is_alive, wait_until
 from tests.support.small_suite import write_suite
@@ -298,3 +298,18 @@ def test_processes_started_ahead_are_used_and_survive_the_thread_that_asked(
     assert [each.evaluated for each in evaluators._idle] == [2], "one evaluates nothing else"
     os.kill(evaluators._idle[0]._child._process.pid, signal.SIGTERM)
     assert evaluate(checkpoint, suite).warm is None, "a process that is gone is not asked"
+
+
+def test_what_waits_for_the_next_suite_stays_when_the_others_end(
+    make_checkpoint, evaluate, evaluators, tmp_path
+):
+    first, then = (write_suite(tmp_path / name, settings={"limit": 4}) for name in ("a", "b"))
+    then = then.model_copy(update={"split": Split(search=0.5), "part": "decide"})
+    for suite in (first, then):
+        evaluators.begin(suite, "cpu", None)
+    [ended, kept] = evaluators._idle
+    evaluators.close(but=then)
+    assert evaluators._idle == [kept]
+    assert ended.has_ended()
+    assert evaluate(make_checkpoint(82), then, isolation="alone").warm is None
+    assert (kept.evaluated, evaluators._idle) == (1, []), "it was the one that had got ready"

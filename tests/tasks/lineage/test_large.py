@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -17,9 +19,13 @@ from tasks.lineage.mermaid import lineage_mermaid
 from tasks.lineage.text import render_lineage
 from tasks.lineage.trace import lineage
 from tasks.registry.client import open_registry
-from tests.support.large_registries import deep_chain, digest_at, wide_model
+from tasks.registry.pages import every
+from tests.support.large_registries import deep_chain, digest_at, wide_registry
 
-_DEEP = 1000
+_DEEP, _WIDE = 1000, 5000
+_MAKING = 110.0
+"""Seconds for making the versions; a machine that has much else to do makes fewer."""
+T = TypeVar("T")
 
 
 def chain(depth: int) -> Lineage:
@@ -89,16 +95,37 @@ def test_a_thousand_merges_in_a_row_are_found_within_ten_seconds(registry: str) 
 
 
 @pytest.mark.slow
-def test_a_thousand_versions_cost_little_more_than_their_list(registry: str) -> None:
-    wide_model(registry, 1000)
-    started = time.monotonic()
-    with open_registry(registry) as opened:
-        listed = opened.client.search_model_versions("name = 'wide'", max_results=1000)
-    listing = time.monotonic() - started
-    started = time.monotonic()
-    found = versions_that_contain(digest_at(0, "base"), registry)
-    assert time.monotonic() - started < listing + 5
-    assert len(found.versions) == len(listed) == 1000
-    started = time.monotonic()
-    assert len(lineage("models:/wide/500", registry).nodes) == 3
-    assert time.monotonic() - started < listing + 5
+@pytest.mark.timeout(600)
+def test_five_thousand_versions_cost_little_more_than_their_list(
+    registry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = wide_registry(registry, _WIDE, models=25, seconds=_MAKING)
+    with open_registry(registry, writing=True) as opened:
+        opened.client.set_registered_model_alias("wide-1", "champion", "2")
+
+    def listed() -> int:
+        with open_registry(registry) as opened:
+            return len(list(every(opened.client.search_model_versions, max_results=1000)))
+
+    count, listing, _ = timed(listed)
+    contained = timed(lambda: versions_that_contain(digest_at(0, "base"), registry))
+    traced = timed(lambda: lineage("models:/wide-1/2", registry))
+    with capsys.disabled():
+        print(
+            f"\n{made:,} versions; seconds of the processor, and of the clock: MLflow's own list"
+            f" {listing:.1f}, `lineage --contains` {contained[1]:.1f} ({contained[2]:.1f}),"
+            f" `lineage` {traced[1]:.1f} ({traced[2]:.1f})"
+        )
+    assert count == len(contained[0].versions) == made > 100
+    held = [each.model_uri for each in contained[0].versions if each.aliases == ("champion",)]
+    assert held == ["models:/wide-1/2"]
+    assert len(traced[0].nodes) == 3
+    assert max(contained[1], traced[1]) < listing + 5
+
+
+def timed(act: Callable[[], T]) -> tuple[T, float, float]:
+    """What comes of it, with the seconds of the processor and of the clock: on a machine with much
+    else to do, those of the clock say little."""
+    busy, started = time.process_time(), time.monotonic()
+    result = act()
+    return result, time.process_time() - busy, time.monotonic() - started

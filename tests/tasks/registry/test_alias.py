@@ -15,8 +15,9 @@ import pytest
 from flows.terminal.outside_faults import outside_fault
 from merge_core.errors import OutputError, StepError
 from merge_core.homes.home import Home
-from tasks.registry.alias import NOTE_TAG, PIN_TAG, AliasKeeper, AliasState, Chosen, alias_state
+from tasks.registry.alias import AliasKeeper, Chosen
 from tasks.registry.alias_lock import alias_lock
+from tasks.registry.alias_state import NOTE_TAG, PIN_TAG, AliasState, alias_state
 from tasks.registry.chosen_by_hand import promote, roll_back, unpin
 from tasks.registry.client import RegistryUnreachableError, open_registry
 from tasks.registry.history import find_histories

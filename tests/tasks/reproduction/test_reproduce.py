@@ -53,6 +53,7 @@ def test_a_merge_comes_out_the_same_and_nothing_is_left_behind(audited: Audited)
     assert set(audited.home.path.rglob("*")) <= before
 
 
+@pytest.mark.slow
 def test_sources_are_found_by_digest_and_what_is_nowhere_is_named(
     home: Home,
     tmp_path: Path,
@@ -104,6 +105,7 @@ def test_sources_are_found_by_digest_and_what_is_nowhere_is_named(
     assert told["rebuilt"] is None
 
 
+@pytest.mark.slow
 def test_without_a_lock_it_says_what_it_assumes(
     copy: Audited, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +125,7 @@ def test_without_a_lock_it_says_what_it_assumes(
     assert "every file is the same but its manifest" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_edited_lock_is_told_and_not_used(
     copy: Audited, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +141,7 @@ def test_an_edited_lock_is_told_and_not_used(
     assert "another plan" in report.problems[0]
 
 
+@pytest.mark.slow
 def test_a_record_that_is_gone_is_made_up_for_by_the_one_beside_the_checkpoint(
     copy: Audited, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ SPACE = Space.model_validate(
 )
 STARTS = [Start("first", {"method": "linear", "a": 0.5, "b": 0.5}), Start("beside")]
 MOST = 14
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("random", "cma-es", "nsga-ii")]
 
 
 class Killed(BaseException):
@@ -59,7 +59,8 @@ def searched(
     return each.trials()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cma-es", "nsga-ii"])
 def test_a_search_that_was_killed_ends_in_the_same_trials(
     sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +123,16 @@ def test_candidates_beside_the_space_teach_the_sampler_nothing(tmp_path: Path) -
     explained = importances(home, kept_searches(home)[0].id)
     assert set(explained) <= {"method", "a", "b", "ties.density"}
     assert sum(explained.values()) == pytest.approx(1.0)
+
+
+def test_a_search_may_be_looked_at_while_it_begins(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    study(home, "random")  # optuna is imported
+    for place in range(2):
+        other = Home(tmp_path / str(place))
+        with ThreadPoolExecutor(4) as pool:
+            begun = [pool.submit(study, other, "random") for _ in range(4)]
+            assert len({each.result().id for each in begun}) == 1
 
 
 def test_a_search_is_kept_for_its_owner_alone(tmp_path: Path) -> None:

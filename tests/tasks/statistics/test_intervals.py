@@ -14,7 +14,7 @@ from tasks.statistics.holm import holm
 from tasks.statistics.linearised import design_effect, spread_of
 from tasks.statistics.rule import GateRule
 from tasks.statistics.sampling import Groups, Sampling
-from tasks.statistics.tango import mcnemar_p, score_limits, score_statistic
+from tasks.statistics.tango import score_limits, score_statistic
 
 COUNTS = [(0, 0, 20), (3, 0, 20), (0, 3, 20), (7, 5, 50), (1, 12, 50), (40, 2, 400), (25, 25, 60)]
 
@@ -79,12 +79,6 @@ def test_the_exact_size_at_the_margin_is_at_most_2_7_percent(
     held = score_statistic(gained, lost, n, -margin) >= 1.959964
     assert chance.sum() == pytest.approx(1)
     assert chance[held].sum() <= 0.027
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 1), (3, 9), (20, 21)])
-def test_mcnemar_is_the_binomial_test(gained: int, lost: int) -> None:
-    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert mcnemar_p(gained, lost) == pytest.approx(expected)
 
 
 def test_hall_takes_skewness_away_and_can_be_turned_around() -> None:

@@ -1,10 +1,9 @@
-"""The front of the gate: what is promoted, what is not and why, and that the values are plain."""
+"""The front of the gate: what is promoted, what is not, and why."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.statistics import GateRule, TaskMeasurement, against_all, judge
+from tasks.statistics import GateRule, TaskMeasurement, judge
 from tasks.statistics.changes import TaskArrays
 from tasks.statistics.guards import guard, limits
 from tasks.statistics.recurring import nightly_rules
@@ -45,7 +44,7 @@ def texts(n: int, seed: int, change: float, noise: float = 0.05) -> TaskMeasurem
 def test_better_everywhere_is_promoted() -> None:
     tasks = [answers(400, 1, gained=40, lost=5), texts(100, 2, -0.1)]
     result = judge(tasks)
-    assert (result.verdict, result.because) == ("promoted", ())
+    assert result.verdict == "promoted"
     assert result.primary.outcome == "gained"
     assert [each.outcome for each in result.tasks] == ["held", "held"]
     assert result.tasks[0].change == 35 / 400
@@ -58,20 +57,19 @@ def test_one_task_that_lost_its_margin_refuses_all_others() -> None:
     tasks = [answers(400, s, gained=60, lost=2) for s in range(3)]
     result = judge([*tasks, answers(400, 9, gained=2, lost=60)])
     assert result.verdict == "fell_back"
-    assert [(each.cause, each.task) for each in result.because] == [("regressed", "task 9")]
+    assert [each.name for each in result.tasks if each.outcome == "regressed"] == ["task 9"]
 
 
 def test_nothing_changed_is_inconclusive() -> None:
     result = judge([answers(400, 1, gained=0, lost=0)])
     assert result.verdict == "inconclusive"
-    assert [(each.cause, each.task) for each in result.because] == [("unclear", None)]
-    assert result.tasks[0].outcome == "held"
+    assert (result.primary.outcome, result.tasks[0].outcome) == ("unclear", "held")
 
 
 def test_certainly_not_better_falls_back() -> None:
     result = judge([answers(1000, s, gained=20, lost=60) for s in range(3)])
     assert result.verdict == "fell_back"
-    assert "no_gain" in {each.cause for each in result.because}
+    assert result.primary.outcome == "below"
 
 
 @pytest.mark.parametrize("where", [0, 17, 399])
@@ -81,10 +79,8 @@ def test_one_nan_is_never_held(where: int) -> None:
     values[where] = np.nan
     result = judge([replace(task, candidate=values), answers(400, 2, gained=80, lost=0)])
     assert result.verdict == "fell_back"
-    assert (result.because[0].cause, result.because[0].task) == ("invalid", "task 1")
     assert (result.tasks[0].outcome, result.tasks[0].non_finite) == ("invalid", 1)
     assert result.tasks[0].worst[0].index == where
-    json.dumps(result.as_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", ["binary", "fraction", "score"])
@@ -138,7 +134,7 @@ def test_lower_is_better_is_higher_turned_around() -> None:
         baseline=-np.asarray(task.baseline),
         candidate=-np.asarray(task.candidate),
     )
-    one, other = judge([task]).as_json(), judge([turned]).as_json()
+    one, other = asdict(judge([task])), asdict(judge([turned]))
     for key in ("baseline", "candidate"):
         assert one["tasks"][0].pop(key) == -other["tasks"][0].pop(key)
     assert one == other
@@ -272,11 +268,10 @@ def test_an_expert_without_a_certain_gain_blocks_nothing() -> None:
     assert result.verdict == "promoted"
 
 
-def test_the_result_is_plain_json_and_the_same_each_time() -> None:
+def test_the_result_is_the_same_each_time() -> None:
     tasks = [expert_task(0.8), replace(texts(60, 2, -0.1), clusters=np.arange(60) // 3)]
     once, again = judge(tasks), judge(tasks)
     assert once == again
-    assert json.loads(json.dumps(once.as_json(), allow_nan=False)) == once.as_json()
 
 
 @pytest.mark.parametrize(
@@ -330,19 +325,12 @@ def test_a_rule_with_a_number_out_of_range_names_it(numbers: dict[str, Any]) -> 
         GateRule(**numbers)
 
 
-def test_several_baselines_have_to_agree() -> None:
-    good = [answers(400, s, gained=60, lost=5) for s in range(4)]
-    fair = [answers(400, s, gained=22, lost=13) for s in range(4)]
+def test_nights_share_alpha_against_the_anchor_alone() -> None:
     rules = nightly_rules(GateRule(), 60)
-    assert rules["anchor"].alpha == 0.025 / 60
-    assert against_all({"champion": good, "anchor": good}, rules)[0] == "promoted"
-    verdict, results = against_all({"champion": fair, "anchor": fair}, rules)
-    assert verdict == "inconclusive"
-    assert [results[name].verdict for name in rules] == ["promoted", "inconclusive"]
-    bad = [answers(400, s, gained=1, lost=70) for s in range(4)]
-    assert against_all({"champion": good, "anchor": bad}, rules)[0] == "fell_back"
-    with pytest.raises(ValueError, match="needs measurements and a rule"):
-        against_all({"champion": good}, rules)
+    assert (rules["champion"].alpha, rules["anchor"].alpha) == (0.025, 0.025 / 60)
+    fair = [answers(400, s, gained=22, lost=13) for s in range(4)]
+    verdicts = [judge(fair, rules[name]).verdict for name in ("champion", "anchor")]
+    assert verdicts == ["promoted", "inconclusive"]
     with pytest.raises(ValueError, match="nights: 0"):
         nightly_rules(GateRule(), 0)
 
@@ -354,7 +342,7 @@ def test_a_task_that_must_hold_is_refused_for_any_loss_that_was_measured() -> No
         assert judge([*better, safety]).verdict == "promoted"
         result = judge([*better, replace(safety, must_hold=True)])
         assert result.verdict == verdict, (gained, lost)
-        blamed = [each.task for each in result.because if each.cause == "regressed"]
+        blamed = [each.name for each in result.tasks if each.outcome == "regressed"]
         assert blamed == (["safety"] if verdict == "fell_back" else [])
 
 

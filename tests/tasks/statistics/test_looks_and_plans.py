@@ -172,10 +172,8 @@ def test_four_times_the_documents_reach_about_half_as_far() -> None:
 
 def test_the_visible_change_is_promoted_as_often_as_promised() -> None:
     tasks = [task(4000, seed) for seed in range(4)]
-    found = plan(tasks, wanted=0.01)
+    found = plan(tasks)
     assert found.visible_change is not None
-    assert found.times_as_many is not None
-    assert found.times_as_many == pytest.approx((found.visible_change / 0.01) ** 2, rel=0.15)
     four = (World(4000, found.visible_change),) * 4
     rule = GateRule(margin=4, widest_margin=4)
     outcome = run_cell(Cell("", "", four, rule, simulations=200), 1)
@@ -199,8 +197,8 @@ def test_a_bad_candidate_stops_early_and_a_good_one_is_promoted_early() -> None:
     ]
     result = judge(seen_at(bad, 1, 5), rule, look=1)
     assert result.verdict == "fell_back"
-    assert "futile" in {each.cause for each in result.because}
-    assert not result.goes_on
+    assert result.chance is not None
+    assert result.chance < rule.futility
     good = [task(1000, s, gain=0.3) for s in range(4)]
     result = judge(seen_at(good, 2, 5), rule, look=2)
     assert result.verdict == "promoted"
@@ -215,7 +213,7 @@ def test_an_equal_candidate_mostly_goes_on() -> None:
         equal = [replace(task(1000, seed * 4 + s), experts={}) for s in range(4)]
         result = judge(seen_at(equal, 1, 5), GateRule(looks=5), look=1)
         assert result.chance is not None
-        assert result.goes_on == (result.verdict == "inconclusive") == (result.chance >= 0.02)
-        goes_on += result.goes_on
+        assert (result.verdict == "inconclusive") == (result.chance >= 0.02)
+        goes_on += result.verdict == "inconclusive"
     assert 6 <= goes_on <= 9
     assert judge(equal, GateRule(looks=5)).chance is None

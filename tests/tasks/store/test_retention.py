@@ -151,14 +151,6 @@ def test_weights_that_another_version_has_too_stay(store: Store) -> None:
     assert store.objects() == {shared.object_id, newer.object_id}
 
 
-def test_averages_that_were_only_tried_go_at_once_unless_they_are_registered(store: Store) -> None:
-    tried, taken = store.merged(1, age=0), store.merged(2, age=0)
-    store.register(taken)
-    ids = [tried.object_id, taken.object_id]
-    retain(store.home, store.registry, name=PIPELINE, model="model", keep=1, discarded=ids)
-    assert store.objects() == {taken.object_id}
-
-
 def test_a_record_counts_only_while_what_it_says_holds(store: Store) -> None:
     manifest = store.merged(1)
     version = store.register(manifest)

@@ -1,4 +1,4 @@
-"""What is noticed of a model's answers besides whether they are right: do they go in circles?"""
+"""Whether an answer repeats itself to its end, as that of a model that cannot stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SHORTEST = 40
 
 
 def is_looping(answer: str) -> bool:
-    """Whether an answer ends in repetitions of one piece, as of a model that cannot stop.
+    """Whether an answer ends in repetitions of one piece.
 
     Example:
         >>> is_looping("The answer is 12. " + "So it is 12. " * 9)

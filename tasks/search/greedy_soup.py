@@ -1,7 +1,8 @@
 """Greedy soup: an average of those checkpoints that make it better, found by trying.
 
 Wortsman et al. 2022, Model soups (arXiv:2203.05482), recipe 1: sort by score on held-out data, take
-the best, and add each next one if the average is not worse for it.
+the best, and add each next one if the average is better for it. (The paper adds at a tie, too. Here
+a checkpoint that changes nothing is left, so the soup is the best of all that was tried.)
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from merge_core.records import Record
-from tasks.promotion.decision import SMALLEST_BASELINE
-from tasks.records import EvaluationReport
 
 
 class Trial(Record):
@@ -36,19 +35,6 @@ class Soup(Record):
     """Of the soup; never below that of the best single checkpoint."""
 
 
-def overall(report: EvaluationReport, reference: EvaluationReport) -> float:
-    """One number for a whole suite, higher being better.
-
-    The mean over tasks of the score relative to the reference's size, negative where lower scores
-    are better: what the promotion rule calls gain, but for a constant.
-    """
-    total = 0.0
-    for score in sorted(report.scores, key=lambda each: each.task):
-        size = max(abs(reference.score(score.task).score), SMALLEST_BASELINE)
-        total += score.score / size * (1 if score.higher_is_better else -1)
-    return total / len(report.scores)
-
-
 def ranking(singles: Sequence[float]) -> tuple[int, ...]:
     """Positions of the scores, the best first; of equal ones the later checkpoint."""
     return tuple(sorted(range(len(singles)), key=lambda each: (-singles[each], -each)))
@@ -69,7 +55,7 @@ def greedy_soup(
     for candidate in order[1:]:
         tried = tuple(sorted((*ingredients, candidate)))
         score = score_of_average(tried)
-        taken = score >= best
+        taken = score > best
         trials.append(Trial(candidate=candidate, score=score, taken=taken))
         if taken:
             ingredients, best = tried, score

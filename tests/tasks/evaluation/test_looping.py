@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.evaluation.answers import is_looping
+from tasks.evaluation.looping import is_looping
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,9 @@
-"""Why a checkpoint was promoted or not, in words with numbers, for someone tired at 3 a.m."""
+"""Why the former gate promoted a checkpoint or not, in words with numbers."""
 
 from __future__ import annotations
 
+from tasks.promotion.wording import in_unit, number, other_prompts_words
 from tasks.records import TaskComparison
-
-_UNITS = {
-    "bits_per_byte": "bits per byte",
-    "acc": "in accuracy",
-    "acc_norm": "in length-normalised accuracy",
-    "exact_match": "in exact match",
-    "word_perplexity": "in word perplexity",
-    "byte_perplexity": "in byte perplexity",
-}
 
 
 def task_reason(comparison: TaskComparison, confidence: float, min_documents: int) -> str:
@@ -59,28 +51,6 @@ def gain_reason(
     if high < min_gain:
         return f"{change}; {need} is required and it is certainly less"
     return f"{change}; {need} is required and this may be less"
-
-
-def in_unit(metric: str) -> str:
-    """A metric as the unit of a number: "bits per byte", "in accuracy"."""
-    return _UNITS.get(metric, f"in {metric}")
-
-
-def other_prompts_words(c: TaskComparison) -> str:
-    """What follows when documents were asked with other prompts; nothing when none were."""
-    if not c.other_prompts:
-        return ""
-    return (
-        f"; {c.other_prompts} of its {c.documents} documents were asked with other prompts than"
-        " the baseline's (another chat template?), so not the weights alone are compared"
-    )
-
-
-def number(value: float) -> str:
-    """Three digits that matter, without exponents where people do not expect them."""
-    if value and 1000 <= abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value + 0.0:.3g}"
 
 
 def _span(low: float, high: float, confidence: float, unit: str = "") -> str:

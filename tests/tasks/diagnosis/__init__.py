@@ -1,0 +1,1 @@
+"""A diagnosis: its curves, its advice, the search that it begins, its page and playground."""
