@@ -11,7 +11,7 @@ from benchmarks.science.laboratory import Candidate, Laboratory
 from benchmarks.science.results import measured, of_seeds
 from benchmarks.science.sizes import Size
 from benchmarks.science.texts import Skill
-from tasks.averaging.greedy_soup import greedy_soup, ranking
+from tasks.search.greedy_soup import greedy_soup, ranking
 
 PAPER = "Wortsman et al. 2022, arXiv:2203.05482"
 SKILL = Skill("prose")
