@@ -21,9 +21,8 @@ def test_what_a_killed_diagnosis_left_is_removed_when_it_is_made_again(
         killed, other = how._workshop(["a", "b"]), how._workshop(["a", "c"])
         left = []
         for workshop in (killed, other):
-            with workshop._place() as place:
-                left.append(place.parent)
-            left[-1].mkdir()
+            left.append(home.scratch / f"{workshop._prefix}left")
+            left[-1].mkdir(parents=True)
         with how._alone(how._workshop(["a", "b"])):
             assert [path.exists() for path in left] == [False, True]
         other.clear()
