@@ -43,6 +43,10 @@ def search(
     from flows.terminal.console import Terminal
 
     terminal = Terminal(machine=as_json)
+    if file == _SHOW and name is None and not Path(file).exists():
+        raise typer.BadParameter(
+            "say which search: `mergeflow search show NAME`", param_hint="NAME"
+        )
     if file == _SHOW and name is not None:
         _show(name, terminal)
         return

@@ -6,6 +6,7 @@ and into the model's history, in this order; a signing that was interrupted is c
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -82,19 +83,28 @@ def sign_version(
     """
     model_signature.require_signing()
     key = private_key(home, key_named)
-    with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
-        with open_registry(tracking_uri) as registry:
-            version = find_version(registry, model_uri)
-            trust = Trust((key.public,), named=True)
-            evidence = Evidence(registry, home, version, Path(scratch), progress, trust)
-            signing = _Signing(evidence, key)
-            signing.prepare()
-        if signing.lacks_something:
+    while True:
+        with tempfile.TemporaryDirectory(prefix="mergeflow-") as scratch:
+            with open_registry(tracking_uri) as registry:
+                version = find_version(registry, model_uri)
+                trust = Trust((key.public,), named=True)
+                evidence = Evidence(registry, home, version, Path(scratch), progress, trust)
+                signing = _Signing(evidence, key)
+                signing.prepare()
+            if not signing.lacks_something:
+                return signing.done()
             # Others wait meanwhile: all that takes long is done.
-            with open_registry(tracking_uri, writing=True) as registry:
+            with (
+                contextlib.suppress(_OvertakenError),
+                open_registry(tracking_uri, writing=True) as registry,
+            ):
                 evidence.registry = registry
                 signing.write()
-        return signing.done()
+                return signing.done()
+
+
+class _OvertakenError(Exception):
+    """Another process signed this version with this key meanwhile: its signature stays."""
 
 
 class _Signing:
@@ -110,7 +120,11 @@ class _Signing:
         self._whole = False
         self._statement: bytes | None = None
         self._over_files = b""
+        self._found = self._written()
         self.lacks_something = True
+
+    def _written(self) -> list[bool]:
+        return [self._place(name).exists() for name in FILES]
 
     def prepare(self) -> None:
         """See what this key has signed before, and sign the files."""
@@ -166,6 +180,8 @@ class _Signing:
         registry, run_id = self._evidence.registry, self._run.info.run_id
 
         def make(history: History) -> str:
+            if not self._whole and self._written() != self._found:
+                raise _OvertakenError
             envelope = self._statement or self._sealed(history)
             contents = dict(zip(FILES, (self._over_files, envelope), strict=True))
             for name, content in contents.items():

@@ -65,6 +65,8 @@ def test_a_search_is_shown_with_its_best_and_what_its_time_went_into(
 def test_a_search_that_is_not_there_is_started_or_called_by_its_name(
     home: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    assert program.run(["search", "show"]) == 2
+    assert "say which search: `mergeflow search show NAME`" in capfd.readouterr().err
     assert program.run(["search", "show", "sweep"]) == 2
     assert "start one: `mergeflow search FILE`" in capfd.readouterr().err
     kept(home)

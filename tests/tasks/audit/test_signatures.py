@@ -13,7 +13,7 @@ from merge_core.errors import CheckpointError, MergeflowError
 from merge_core.homes.home import Home
 from tasks.audit.audit import audit_all, audit_version
 from tasks.audit.report import AuditReport
-from tasks.audit.signing import sign_version
+from tasks.audit.signing import _Signing, sign_version
 from tasks.registry.alias import AliasKeeper
 from tasks.registry.client import open_registry
 from tasks.signing.envelope import UnsoundError
@@ -226,6 +226,29 @@ def test_a_signing_that_was_interrupted_is_completed(
     assert report.of("fails") + report.of("unknown") == []
     assert sign_version(unsigned.home, URI, unsigned.registry, "release").already
     assert Path(done.statement).stat().st_mode & 0o777 == 0o600
+
+
+def test_of_two_who_sign_at_once_one_signs(
+    unsigned: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other signs after the first has looked, and before it writes."""
+    key(unsigned.home)
+    prepare = _Signing.prepare
+    done = []
+
+    def overtaken(signing: _Signing) -> None:
+        prepare(signing)
+        monkeypatch.setattr(_Signing, "prepare", prepare)
+        if not done:
+            done.append(sign_version(unsigned.home, URI, unsigned.registry, "release"))
+
+    monkeypatch.setattr(_Signing, "prepare", overtaken)
+    second = sign_version(unsigned.home, URI, unsigned.registry, "release")
+    assert [done[0].already, second.already] == [False, True]
+    written = [each.read_text() for each in unsigned.home.history.glob("*.jsonl")]
+    assert sum(text.count('"signed"') for text in written) == 1
+    report = audit_version(unsigned.home, URI, unsigned.registry)
+    assert report.of("fails") + report.of("unknown") == []
 
 
 def test_what_does_not_hold_is_not_signed(unsigned: Audited) -> None:
