@@ -13,4 +13,4 @@ def mcnemar_p(gained: int, lost: int) -> float:
     """
     flips = gained + lost
     tail = sum(comb(flips, fewer) for fewer in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**flips)
+    return min(1.0, float(2 * tail / 2**flips))
