@@ -147,6 +147,7 @@ def test_equal_configs_and_headers_need_no_question(tmp_path: Path) -> None:
     assert not (tmp_path / "scratch").exists()
 
 
+@pytest.mark.slow
 def test_the_command_asks_in_a_process_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_run_waits_for_a_person_and_their_word_is_a_reason(
     assert wait_until(lambda: any(address in line for line in log_of(parent_of(run))), 20)
 
 
+@pytest.mark.slow
 def test_a_question_about_an_average_names_no_base(prefect: PrefectSession, home: Home) -> None:
     latest = dataclasses.replace(SCORES, roles=Roles("latest checkpoint", is_average=True))
 
@@ -178,6 +179,7 @@ def test_a_run_whose_question_was_ended_decides_nothing(
     assert waiting() == []
 
 
+@pytest.mark.slow
 def test_the_champion_is_not_asked_about_again(
     prefect: PrefectSession, tiny_zoo: Any, merged: Path, registry: str, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_an_answer_that_comes_after_another_promotion_moves_nothing(
     assert again.approval.approved
 
 
+@pytest.mark.slow
 def test_who_decided_is_in_mlflow_on_run_and_version_and_each_word_has_its_run(
     tiny_zoo: Any, merged: Path, registry: str, prefect: PrefectSession, home: Home
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_second_run_finds_everything_in_its_caches(
     assert again == promoted
 
 
+@pytest.mark.slow
 def test_one_changed_weight_redoes_the_merge_and_its_evaluation_only(
     bench: Bench, promoted: MergeOutcome, steps: RecordedSteps
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_collapsed_merge_falls_back_and_takes_the_alias_from_nobody_who_passed
     assert "keeps the alias: it passed against this base and this suite" in reports["zoo-serving"]
 
 
+@pytest.mark.slow
 def test_a_pipeline_may_ask_that_the_base_gets_the_alias(
     bench: Bench, promoted: MergeOutcome
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_flipped_bit_in_the_merged_weights_is_found_and_mended(
     assert weights.read_bytes() == sound
 
 
+@pytest.mark.slow
 def test_an_object_that_was_edited_with_its_sums_name_and_pointer_is_merged_again(
     bench: Bench,
     promoted: MergeOutcome,
@@ -257,6 +260,7 @@ def test_an_object_that_was_edited_with_its_sums_name_and_pointer_is_merged_agai
     remove_readonly(place.with_name(forged))
 
 
+@pytest.mark.slow
 def test_a_swapped_pointer_is_noticed_although_the_step_is_in_the_cache(
     bench: Bench, promoted: MergeOutcome, steps: RecordedSteps, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -357,6 +361,7 @@ def test_a_silent_mlflow_server_is_told_at_once_and_ends_nothing_yet(
     assert not caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_line_ends_with_the_outcome_as_exit_code(
     bench: Bench, promoted: MergeOutcome, capsys: pytest.CaptureFixture[str]
 ) -> None:

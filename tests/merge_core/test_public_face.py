@@ -98,6 +98,7 @@ def test_the_former_keywords_of_a_merge_are_fields_of_compute_and_warn(
         merge(recipe, sources, out=tmp_path / "wrong", thread=3, **whole)
 
 
+@pytest.mark.slow
 def test_a_former_program_runs() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "flows.prefect_server"], capture_output=True, text=True

@@ -172,6 +172,7 @@ def _first_field(suite: str) -> str:
     return str(next(iter(json.loads(data.read_text().splitlines()[0]))))
 
 
+@pytest.mark.slow
 def test_an_anchor_has_to_be_beaten_too_and_the_picture_is_drawn(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

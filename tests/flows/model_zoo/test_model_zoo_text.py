@@ -79,6 +79,7 @@ def test_line_pairs_ignore_indentation_and_blank_lines_but_not_words() -> None:
     assert digests("a = 1\nb = 2") == set()
 
 
+@pytest.mark.slow
 def test_the_demos_suite_has_many_source_files_of_two_documents_each() -> None:
     for domain in read_domains(DEMO.code_bytes, DEMO.prose_bytes, DEMO.held_out_documents, WINDOW):
         sources = Counter(each.source for each in choose_documents(domain, DEMO.held_out_documents))

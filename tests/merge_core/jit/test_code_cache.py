@@ -48,6 +48,7 @@ def test_what_one_process_compiled_the_next_one_loads_without_numba(tmp_path: Pa
     assert in_new_process(tmp_path) == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -73,6 +74,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | int) -> No
     assert in_new_process(tmp_path) == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions as POSIX knows them")
 @pytest.mark.parametrize(
     "place", ["mergeflow", pytest.param("mergeflow/kernels-*", marks=pytest.mark.slow)]

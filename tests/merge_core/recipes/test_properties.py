@@ -58,6 +58,7 @@ def settings_of(plan: Plan) -> dict[str, tuple[object, ...]]:
     }
 
 
+@pytest.mark.slow
 @settings(quickly, max_examples=80)
 @given(recipe=recipes() | chains())
 def test_a_right_recipe_is_read_and_planned(
@@ -91,6 +92,7 @@ def values(resolved: Settings) -> dict[str, Scalar]:
     return {name: each.value for name, each in resolved.items()}
 
 
+@pytest.mark.slow
 @quickly
 @given(recipe=recipes() | chains(), random=st.randoms(use_true_random=False))
 def test_the_order_of_keys_means_nothing(
@@ -121,6 +123,7 @@ def test_a_recipe_that_is_written_down_is_the_same_when_read(recipe: dict[str, A
     assert parse_recipe(parsed.model_dump(mode="json")).digest == parsed.digest
 
 
+@pytest.mark.slow
 @quickly
 @example(names=["1e5", ".5e-3", "null", "yes", "\x85", "---", "a: b", "2026-02-01"])
 @given(names=st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=3, unique=True))
@@ -191,6 +194,7 @@ def spoilt(draw: st.DrawFn) -> Any:
     return recipe
 
 
+@pytest.mark.slow
 @settings(quickly, max_examples=120)
 @given(recipe=spoilt())
 def test_a_wrong_recipe_says_where_and_why(

@@ -137,6 +137,7 @@ def test_merged_models_are_better_on_the_data_than_the_base(
         assert loss(Path(manifest.path)) < base
 
 
+@pytest.mark.slow
 def test_mergeflow_merge_measures_once_and_finds_it_again(
     tiny_zoo: Zoo,
     data: Path,

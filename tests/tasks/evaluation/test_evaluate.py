@@ -132,6 +132,7 @@ def test_a_collapsed_model_gets_its_own_scores_the_worst_finite_ones(
     json.loads(broken.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
 
 
+@pytest.mark.slow
 def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     directory = tmp_path / "suite"
     tasks = {"bits": "word_perplexity", "both": "acc_norm", "echo": "exact_match"}
@@ -175,6 +176,7 @@ def test_groups_generation_perplexity_and_cut_documents(base, tmp_path):
     assert echo.cut_off == 3, "a random model does not come to an end within four tokens"
 
 
+@pytest.mark.slow
 def test_empty_cut_off_and_looping_answers_are_counted_apart(make_checkpoint, tokenizer, tmp_path):
     """A model that always says one token: a full stop, a blank, the end of text, or a word."""
 
@@ -304,6 +306,7 @@ def test_the_evaluation_does_not_outlive_a_parent_that_is_killed(base, tmp_path)
         parent.wait()
 
 
+@pytest.mark.slow
 def test_what_is_scored_is_what_the_digest_stands_for(make_checkpoint, suite, tmp_path):
     checkpoint = make_checkpoint(7)
     weights = checkpoint.directory / "model.safetensors"
