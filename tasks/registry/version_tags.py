@@ -68,13 +68,25 @@ def run_of(registry: Registry, version: ModelVersion) -> Run | None:
         return None
 
 
-def take_off_former_tags(registry: Registry, version: ModelVersion) -> None:
-    """Leave a merge's version the tags of today. Of an approval that stays, the name goes on."""
-    former = [
+def keep_on_run(registry: Registry, version: ModelVersion, run_id: str) -> None:
+    """Let a run of before say what only its version's tags said, before they are taken off."""
+    said = registry.client.get_run(run_id).data.tags
+    for key in _former(version):
+        if key not in said:
+            registry.client.set_tag(run_id, key, version.tags[key])
+
+
+def _former(version: ModelVersion) -> list[str]:
+    return [
         key
         for key in sorted(version.tags)
         if key.startswith(TAG) and key.removeprefix(TAG) not in OF_MERGES
     ]
+
+
+def take_off_former_tags(registry: Registry, version: ModelVersion) -> None:
+    """Leave a merge's version the tags of today. Of an approval that stays, the name goes on."""
+    former = _former(version)
     if not former:
         return
     name, number, approver = version.name, str(version.version), approver_of(version)

@@ -15,7 +15,12 @@ from merge_core.text.markdown import code, inline
 from merge_core.text.plain import LONGEST, plain
 from tasks.records import Decision, RegisteredVersion
 from tasks.registry.client import TAG, Registry, process_tracking_uri
-from tasks.registry.version_tags import fact_of, tags_of_merge, take_off_former_tags
+from tasks.registry.version_tags import (
+    fact_of,
+    keep_on_run,
+    tags_of_merge,
+    take_off_former_tags,
+)
 from tasks.roles import MERGE, Roles
 
 if TYPE_CHECKING:
@@ -84,6 +89,9 @@ def ensure_candidate_version(
     # The list of versions shows the beginning, and as plain text.
     first = f"{verdict}: {inline(manifest.method)}{odd}, digest {manifest.as_source().short}"
     reasons = "".join(f"\n* {inline(reason, LONGEST)}" for reason in decision.reasons)
+    before = find_version(registry, name, manifest.digest, manifest.object_id)
+    if before is not None and before.tags.get(TAG + "run_id") == run_id:
+        keep_on_run(registry, before, run_id)
     version = _ensure_version(
         registry,
         name,
