@@ -146,7 +146,7 @@ def too_few_open_files(here: Path) -> Iterator[Step]:
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.open("/dev/null", os.O_RDONLY))
-        for _ in range(3):  # enough to read the suite, too few for a process and its pipes
+        for _ in range(5):  # enough to read the suite, too few for a process and its pipes
             os.close(held.pop())
         try:
             return evaluated(here)
