@@ -47,7 +47,7 @@ def test_every_method_has_a_recipe() -> None:
     assert set(RECIPES) | on_data == set(METHODS)
 
 
-@pytest.mark.parametrize("method", first_few(sorted(RECIPES), 12))
+@pytest.mark.parametrize("method", first_few(sorted(RECIPES), 7))
 def test_a_gpu_gives_the_bytes_of_the_cpu(
     method: str, models: Zoo, tmp_path: Path, pretend_gpu: type[Visits]
 ) -> None:
