@@ -228,6 +228,10 @@ def import_libraries() -> None:
     tqdm.tqdm.monitor_interval = 0
     import numpy  # noqa: F401
     import torch  # noqa: F401
+
+    # Every architecture of transformers imports these two, which takes a third of all the time.
+    import transformers.modeling_layers
+    import transformers.modeling_utils  # noqa: F401
     from lm_eval import evaluator  # noqa: F401
 
     import tasks.evaluation.lm_eval_model  # noqa: F401
