@@ -77,7 +77,7 @@ class Worker:
                 environment=_environment(suite, self._directory, purpose.threads),
                 umask=PRIVATE_UMASK if is_self_contained(suite) else child_umask(hub_cache()),
             )
-            self._child.give(_job(suite))
+            self._child.give(job_of(suite))
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
@@ -188,7 +188,8 @@ def tokenizer_of(checkpoint: SourceCheckpoint) -> str:
     return digest_of([files, config.get("model_type"), config.get("tokenizer_class")])
 
 
-def _job(suite: Suite) -> dict[str, Any]:
+def job_of(suite: Suite) -> dict[str, Any]:
+    """What a process needs to make a suite ready: the first job of `tasks.evaluation.process`."""
     directories = task_directories(suite)
     own = suite.include_directory
     return {
