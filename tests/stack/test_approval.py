@@ -52,9 +52,7 @@ def test_a_person_approves_in_the_browser(
     serves = champion(stack)
     assert serves is not None
     tags = {each["key"]: each["value"] for each in serves["tags"]}
-    assert tags["mergeflow.approval"] == "approved"
-    assert tags["mergeflow.approval_by"] == "Ada"
-    assert tags["mergeflow.role"] == "merged"
+    assert tags["mergeflow.approval"] == "approved by Ada, as typed"
     decision = artifacts_of(stack, run)["zoo-decision"]["data"]
     assert "approved by Ada on " in decision
 
@@ -144,7 +142,7 @@ def test_a_run_outlives_a_long_wait_and_what_a_person_approved_serves_on_when_no
     assert version(serves) == version(before)
     assert serves is not None
     tags = {each["key"]: each["value"] for each in serves["tags"]}
-    assert tags["mergeflow.approval_by"] == "Ada"
+    assert tags["mergeflow.approval"] == "approved by Ada, as typed"
 
 
 def start(stack: RunningStack, zoo: Zoo, within: str, weight: float = 0.5) -> str:
