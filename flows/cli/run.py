@@ -9,10 +9,11 @@ from flows.merge import merge_pipeline
 from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
 from flows.terminal.console import Terminal, add_row, cell, shown_path
-from flows.terminal.reports import OUTCOME_STYLES, say_decision
+from flows.terminal.reports import HOW_TO_READ, OUTCOME_STYLES, say_decision
 from merge_core.text.plain import plain
 from tasks.progress import listening
 from tasks.records import MergeOutcome
+from tasks.reports.next_steps import next_steps
 from tasks.roles import MERGE, Roles
 
 
@@ -39,12 +40,15 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
     terminal.say()
     if outcome.decision.comparisons:
         terminal.notes.print(_scores(outcome))
+        terminal.say(f" {HOW_TO_READ}")
     for name, lines in outcome.odd_answers.items():
         for line in lines:
             terminal.warn(f"{name}: {line}")
     terminal.say()
     roles = Roles(outcome.baseline, outcome.is_average)
     say_decision(terminal, outcome.decision, roles.the_candidate, roles.the_baseline)
+    for step in next_steps(outcome.decision, is_average=outcome.is_average):
+        terminal.say(f"  next      {step}")
     terminal.say(f"  serve     {shown_path(outcome.serve)}")
     registration = outcome.registration
     if registration is not None:

@@ -23,6 +23,7 @@ from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from merge_core.operations.profile import TaskVectorProfile
 from merge_core.output.model_files import RECIPE_NAME
+from merge_core.recipes.warnings import warnings_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.verification.verify import CompatibilityReport
 from tasks.decide import decide_task
@@ -103,7 +104,14 @@ def champion_now(pipeline: Pipeline, home: Home) -> Seen:
 def publish_decision(pipeline: Pipeline, scores: Scores, decision: Decision) -> None:
     """The decision on the run's page, with the picture of its intervals."""
     picture = _picture(decision)
-    page = decision_markdown(decision, *scores.reports, scores.roles, picture)
+    page = decision_markdown(
+        decision,
+        *scores.reports,
+        scores.roles,
+        picture,
+        name=pipeline.name,
+        warnings=warnings_of(pipeline.recipe),
+    )
     publish_report(pipeline.name, "decision", page)
 
 
@@ -174,6 +182,7 @@ def register(
             home=home,
             champion_seen=champion,
             serve=pipeline.register_as.serve,
+            warnings=warnings_of(pipeline.recipe),
         )
     sign(pipeline, home, registration)
     publish_lineage(pipeline.name, registration, uri)

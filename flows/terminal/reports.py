@@ -11,13 +11,18 @@ from flows.terminal.console import Terminal, add_row, cell
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.odd_answers import odd_answers
-from tasks.promotion.headline import BASELINE, CANDIDATE, headline
+from tasks.promotion.headline import CANDIDATE, headline
 from tasks.records import Decision, EvaluationReport
 from tasks.reports.decision import column_names, comparison_rows
 from tasks.reports.names import distinct_names
+from tasks.roles import the
 
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 OUTCOME_STYLES = {"held": "green", "regressed": "red", "unclear": "yellow"}
+
+
+HOW_TO_READ = "change: positive is better; ↑ a higher score is better, ↓ a lower one"
+"""Below a table of scores with their changes."""
 
 
 def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
@@ -96,7 +101,8 @@ def show_decision(
         )
     if decision.comparisons:
         terminal.results.print(table)
-    say_decision(terminal, decision, CANDIDATE, BASELINE)
+        terminal.say(HOW_TO_READ)
+    say_decision(terminal, decision, CANDIDATE, the(decision.baselines[0]))
 
 
 def say_decision(terminal: Terminal, decision: Decision, candidate: str, baseline: str) -> None:

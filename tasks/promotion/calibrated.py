@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from merge_core.errors import StepError
+from tasks.promotion.against import Against, in_metric
 from tasks.promotion.answers import compare_answers, uncounted
 from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import MOVING, ComparedWith
 from tasks.promotion.calibrated_keys import NIGHTS
-from tasks.promotion.calibrated_reasons import Against, All, reasons
+from tasks.promotion.calibrated_reasons import All, reasons
 from tasks.promotion.comparable import other_prompts, said_of_batches
 from tasks.promotion.measured import measurements
 from tasks.promotion.parts import as_far, said_of_looks
@@ -219,13 +220,6 @@ def _comparison(
         non_finite=non_finite if any(non_finite) else None,
         other_prompts=other_prompts(score, before) or None,
     )
-
-
-def in_metric(before: TaskScore, change: float) -> float:
-    """A change of the documents' mean as a change of the score: a perplexity is a power of bits."""
-    if before.scale == "power_of_two":
-        return float(before.score * (1.0 - 2.0**-change))
-    return change
 
 
 def _gate(

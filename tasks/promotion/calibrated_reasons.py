@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tasks.promotion.baselines import MOVING, ComparedWith
-from tasks.promotion.wording import (
-    NOTHING_TO_PROMOTE,
-    cannot_tell,
-    in_unit,
-    number,
-    other_prompts_words,
-)
-from tasks.records import AnswersOfTask, CalibratedGate, KeptOfExpert, TaskComparison, Verdict
-from tasks.roles import the
-from tasks.statistics import GateResult, GateRule
-from tasks.statistics.results import PlanResult, TaskPlan, TaskResult
+from tasks.promotion.against import Against
+from tasks.promotion.baselines import MOVING
+from tasks.promotion.mean_reasons import mean_reason, only_guarded, units_line
+from tasks.promotion.task_reasons import outside_words, task_reason
+from tasks.promotion.wording import NOTHING_TO_PROMOTE, cannot_tell, number
+from tasks.records import AnswersOfTask, CalibratedGate, KeptOfExpert, Verdict
+from tasks.statistics import GateRule
 
-_NAMED = 3
-"""Of more tasks, the mean is said to be over their number."""
-
-
-@dataclass(frozen=True)
-class Against:
-    """What was found against one baseline."""
-
-    baseline: ComparedWith
-    rule: GateRule
-    result: GateResult
-    planned: PlanResult
-    comparisons: tuple[TaskComparison, ...]
-    gate: CalibratedGate
-    verdict: Verdict
-    must_hold: Mapping[str, float]
-    """Tasks that must hold, each with its margin in units; 0: no loss at all."""
-    uncounted: tuple[str, ...] = ()
-    """Tasks whose answers were counted for one of the two alone."""
-
-    def without_experts(self) -> Against:
-        """The same without what was kept of the experts: the first baseline's reasons tell it."""
-        return replace(self, gate=self.gate.model_copy(update={"kept": ()}))
+_SURELY = "surely"
 
 
 @dataclass(frozen=True)
@@ -58,11 +31,11 @@ class All:
 
 
 def reasons(told: All) -> tuple[str, ...]:
-    """One sentence for each thing that was found: what refuses first, then what is unclear."""
+    """One entry for each thing that was found: what refuses first, then what is unclear."""
     parts: dict[str, list[str]] = {name: [] for name in ("refused", "mean", "unclear", "held")}
     ends: list[str] = []
     for each in told.found:
-        prefix = f"against {the(each.baseline.name)}: " if len(told.found) > 1 else ""
+        prefix = f"against {each.called}: " if len(told.found) > 1 else ""
         for name, lines in _sections(each).items():
             parts[name] += [prefix + line for line in lines]
         is_open = each.result.primary.outcome == "unclear" or "unclear" in {
@@ -71,20 +44,26 @@ def reasons(told: All) -> tuple[str, ...]:
         if each.verdict == "inconclusive" and is_open and not told.same:
             ends.append(prefix + _resolution(each.gate))
     first = told.found[0]
+    units = [units_line(first)]
+    in_mean, in_ends = (any(" units" in line for line in each) for each in (parts["mean"], ends))
     lines = [
         *([NOTHING_TO_PROMOTE] * told.same),
         *([] if told.same else _in_short(first)),
         *parts["refused"],
         *parts["mean"],
+        *(units if in_mean else []),
+        *only_guarded(first),
         *parts["unclear"],
         *parts["held"],
         *ends,
+        *(units if in_ends and not in_mean else []),
         *([_compared_with(told)] if len(told.found) > 1 else []),
         *(_uncounted(each) for each in told.found if each.uncounted),
-        _units(first.comparisons, first.gate),
     ]
+    if any(_SURELY in line for line in lines):
+        lines.append(_how_sure(told.found))
     if told.verdict == "inconclusive" and not told.same:
-        lines.append(cannot_tell(told.on_inconclusive))
+        lines.append(cannot_tell(told.on_inconclusive, first.called))
     return tuple(lines)
 
 
@@ -95,20 +74,24 @@ def _in_short(each: Against) -> list[str]:
         (sum(c.outcome == "regressed" for c in worse), "by more than is allowed"),
         (sum(c.outcome == "unclear" for c in worse), "by perhaps more than is allowed"),
     ]
-    said = f"worse than {the(each.baseline.name)} on {len(worse)} of {len(each.comparisons)} tasks"
+    said = f"worse than {each.called} on {len(worse)} of {len(each.comparisons)} tasks"
     parts = [f"{count} {what}" for count, what in counts if count]
     return [f"{said}: {', '.join(parts)}"] if parts else []
 
 
 def _sections(each: Against) -> dict[str, list[str]]:
     told: dict[str, list[str]] = {"regressed": [], "unclear": [], "held": []}
-    for comparison, task, plan in zip(
-        each.comparisons, each.result.tasks, each.planned.tasks, strict=True
-    ):
-        told[comparison.outcome].append(_task(comparison, task, plan, each))
+    found = [*zip(each.comparisons, each.result.tasks, each.planned.tasks, strict=True)]
+    says_most = True
+    for outcome, lines in told.items():
+        for comparison, task, plan in found:
+            if comparison.outcome == outcome:
+                lines.append(task_reason(comparison, task, plan, each, says_most=says_most))
+                outside = outside_words(comparison, task, each, says_most=False)
+                says_most = says_most and not outside
     for answers in each.gate.answers or ():
         if answers.outcome != "held":
-            told[answers.outcome].append(_answers(answers))
+            told[answers.outcome].append(_answers(answers, each.called))
     kept = {
         outcome: [_kept(one, each.rule) for one in each.gate.kept if one.outcome == outcome]
         for outcome in ("below", "unclear", "kept")
@@ -116,7 +99,7 @@ def _sections(each: Against) -> dict[str, list[str]]:
     blocks = each.rule.retention_blocks
     return {
         "refused": [*told["regressed"], *(kept["below"] if blocks else [])],
-        "mean": [_mean(each)],
+        "mean": [mean_reason(each)],
         "unclear": told["unclear"],
         "held": [
             *told["held"],
@@ -129,9 +112,9 @@ def _sections(each: Against) -> dict[str, list[str]]:
 
 def _compared_with(told: All) -> str:
     """Whom it had to beat, and how sure that has to be."""
-    names = [the(each.baseline.name) for each in told.found]
+    names = [each.called for each in told.found]
     said = f"it has to beat {', '.join(names[:-1])} and {names[-1]}, each of them"
-    stays = [the(e.baseline.name) for e in told.found if e.baseline.name not in MOVING]
+    stays = [each.called for each in told.found if each.baseline.name not in MOVING]
     if told.nights > 1 and stays:
         alpha = max(each.rule.alpha for each in told.found)
         said += (
@@ -144,11 +127,11 @@ def _compared_with(told: All) -> str:
 def _uncounted(each: Against) -> str:
     return (
         f"repetitions and lengths of answers to {', '.join(each.uncounted)} are not compared with"
-        f" {the(each.baseline.name)}'s, as an older mergeflow evaluated one of the two"
+        f" {each.called}'s, as an older mergeflow evaluated one of the two"
     )
 
 
-def _answers(each: AnswersOfTask) -> str:
+def _answers(each: AnswersOfTask, baseline: str) -> str:
     if each.what == "length":
         way, times = (
             ("longer", each.now / each.before)
@@ -158,7 +141,7 @@ def _answers(each: AnswersOfTask) -> str:
         size = f"{number(times)} times {way}" if each.now else "empty"
         return (
             f"answers to {each.task} became {size}: {number(each.now)} characters on average,"
-            f" {number(each.before)} of the baseline's"
+            f" {number(each.before)} of {baseline}'s"
         )
     kinds = {
         "empty": "empty",
@@ -167,174 +150,58 @@ def _answers(each: AnswersOfTask) -> str:
     }
     said = (
         f"of {each.documents} answers to {each.task} {each.now:g} are {kinds[each.what]}, and"
-        f" {each.before:g} of the baseline's"
+        f" {each.before:g} of {baseline}'s"
     )
     if each.outcome == "unclear":
         return f"{said}: more than is allowed, and perhaps by chance"
     return f"{said}: more than is allowed"
 
 
-def _mean(each: Against) -> str:
-    """The first question: is it better on the whole?"""
-    result, gate = each.result, each.gate
-    paired = zip(each.comparisons, result.tasks, strict=True)
-    counted = [comparison.task for comparison, task in paired if task.share > 0]
-    over = ""
-    if 1 < len(counted) <= _NAMED:
-        over = f" on average over {', '.join(counted[:-1])} and {counted[-1]}"
-    elif len(counted) > _NAMED:
-        over = f" on average over {len(counted)} tasks"
-    way = "better" if gate.change > 0 else "worse"
-    said = f"the merged checkpoint is {way} than the baseline by {number(abs(gate.change))} units"
-    if gate.change == 0:
-        said = "the merged checkpoint is as good as the baseline"
-    said += over
-    if any(_is_cut_off(c) for c in each.comparisons):
-        said += ", with large changes of single documents cut off"
-    said += f", surely {_span(gate.low, gate.high)}"
-    if gate.change == gate.low == gate.high == 0:
-        said = f"the merged checkpoint equals the baseline{over}"
-    outcome = result.primary.outcome
-    if any(task.outcome == "invalid" for task in result.tasks):
-        return f"{said}, where an answer that is no number counts as the worst there is"
-    if gate.exceed == 0:
-        ends = {
-            "gained": "that is more than chance",
-            "below": "so it is not better",
-            "unclear": "that may be chance",
-        }
-        return f"{said}; {ends[outcome]}"
-    asked = f"more than {_signed(gate.exceed)} is asked for"
-    ends = {
-        "gained": "and surely reached",
-        "below": "and surely not reached",
-        "unclear": "and it may be less",
-    }
-    return f"{said}; {asked} {ends[outcome]}"
-
-
-def _task(c: TaskComparison, task: TaskResult, plan: TaskPlan, each: Against) -> str:
-    """What happened on one task, and whether it may have lost too much."""
-    rule = each.rule
-    unit = in_unit(c.metric)
-    allowed = number(c.max_regression)
-    if c.low == c.high == 0 or (task.gained == 0 and task.lost == 0):
-        said = f"{c.task} scored alike on each of {c.documents} documents"
-    elif c.improvement == 0:
-        said = f"{c.task} did not change, surely {_span(c.low, c.high)}"
-    else:
-        way = "better" if c.improvement > 0 else "worse"
-        said = f"{c.task} got {way} by {number(abs(c.improvement))} {unit}"
-        if _is_cut_off(c):
-            most = number(rule.clip * task.unit)
-            said += (
-                f"; with each document's change cut off at {most}, so that a few odd ones cannot"
-                f" decide, it is surely {_span(c.low, c.high)}"
-            )
-        else:
-            said += f", surely {_span(c.low, c.high)}"
-    if task.gained or task.lost:
-        said += f" (of {c.documents} documents {task.gained} became right and {task.lost} wrong)"
-    said += other_prompts_words(c)
-    if task.outcome == "invalid":
-        before, now = c.non_finite or (0, 0)
-        return (
-            f"{said}; {now} of {c.documents} answers are not finite numbers, and {before} of the"
-            " baseline's: that is never promoted"
-        )
-    if c.outcome == "regressed" and each.must_hold.get(c.task) == 0:
-        return f"{said}; it is a task that must hold, where any loss is refused"
-    if c.outcome == "regressed":
-        return f"{said}; a loss of {allowed} is allowed, and it surely lost more"
-    if c.outcome == "unclear":
-        return f"{said}; {_unclear(c, task, plan, rule)}"
-    wider = ""
-    if task.margin > rule.margin and not each.must_hold.get(c.task):
-        asked = number(c.max_regression * rule.margin / task.margin)
-        wider = f" ({asked} is asked for, and {c.documents} documents cannot show so little)"
-    return f"{said}; a loss of {allowed} is ruled out{wider}"
-
-
-def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan, rule: GateRule) -> str:
-    if task.documents < rule.min_documents:
-        return f"{task.documents} documents are too few to judge, {rule.min_documents} are needed"
-    if task.effective_groups < rule.min_groups:
-        return (
-            f"its documents come in {task.groups} groups, which count as"
-            f" {number(task.effective_groups)}: too few to judge, {number(rule.min_groups)} are"
-            " needed"
-        )
-    said = (
-        f"a loss of {number(c.max_regression)} is allowed, and {task.documents} documents cannot"
-        " tell whether it lost more; that counts against it"
-    )
-    about = about_documents(plan.documents_needed, task.documents)
-    if about and -c.improvement > c.max_regression:
-        said += f" (more of them are unlikely to help it; a merge that loses nothing needs {about})"
-    elif about:
-        said += f" (about {about} would show it of a merge that loses nothing)"
-    return said
-
-
-def _is_cut_off(c: TaskComparison) -> bool:
-    """Whether single documents changed so much that their changes were clipped."""
-    return not c.low <= c.improvement <= c.high
-
-
-def about_documents(needed: int | None, now: int) -> str | None:
-    """How many documents would do, to two digits. None: today's do, or no number would."""
-    if needed is None or needed <= 1.05 * now:
-        return None
-    return number(float(f"{needed:.2g}"))
-
-
 def _kept(each: KeptOfExpert, rule: GateRule) -> str:
-    asked = f"{100 * rule.share:g} %"
+    """What was kept of an expert's gain, and whether that is asked for."""
+    share = f"{100 * rule.share:g} %"
+    said = f"on {each.task} {100 * each.kept:.0f} % of the gain of {each.expert} was kept"
     if each.kept < 0:
-        said = f"on {each.task} the gain of {each.expert} was lost, and more"
-    else:
-        said = f"on {each.task} {100 * each.kept:.0f} % of the gain of {each.expert} was kept"
+        said = f"on {each.task} nothing is left of the gain of {each.expert}"
+    elif each.kept > 1:
+        said += f" (more than {each.expert} gained itself)"
+    if not rule.retention_blocks:
+        return said
+    if each.outcome == "unclear" and each.kept < 0:
+        return f"{said}; that may be chance, and does not count against it"
+    if each.outcome == "below" and each.kept < 0:
+        return f"{said}; the rule asks for {share} (keep_of_experts)"
+    asked = f"the {share} that the rule asks for (keep_of_experts)"
     ends = {
-        "below": f"surely less than the {asked} asked for",
-        "kept": f"surely the {asked} asked for",
-        "unclear": f"whether it is the {asked} asked for cannot be told",
+        "below": f", surely less than {asked}",
+        "kept": f", surely at least {asked}",
+        "unclear": f"; whether that is truly {asked} cannot be told, which does not count against"
+        " it",
     }
-    return f"{said}; {ends[each.outcome]}"
+    return said + ends[each.outcome]
 
 
 def _resolution(gate: CalibratedGate) -> str:
     """What the suite could have shown at all."""
     if gate.visible is not None:
         return (
-            f"this suite cannot tell less: a merge has to be better by about"
-            f" {number(gate.visible)} units to be promoted four times of five"
+            f"a gain of about {number(gate.visible)} units on average is seen in these documents"
+            " four times of five, a smaller one less often"
         )
     return (
-        f"this suite cannot tell less: a mean change is uncertain by about"
+        f"these documents cannot tell less: a mean change is uncertain by about"
         f" {number(gate.change - gate.low)} units"
     )
 
 
-def _units(comparisons: Sequence[TaskComparison], gate: CalibratedGate) -> str:
-    apart = ", ".join(
-        f"{number(task.unit)} {in_unit(c.metric) if 'perplexity' not in c.metric else 'bits'}"
-        f" for {task.task}"
-        for task, c in zip(gate.tasks, comparisons, strict=True)
-    )
+def _how_sure(found: Sequence[Against]) -> str:
+    """How far the word reaches: of one line, and of the verdict."""
+    beyond = 100 * max(each.result.level for each in found)
+    wrongly = 100 * max(each.rule.alpha for each in found)
     return (
-        f"a unit makes tasks comparable: it is how much the baseline's own score differs from one"
-        f" document to the next, {apart}; 'surely' is wrong in at most {100 * gate.alpha:g} of 100"
-        " evaluations because the truth is worse, and in as many because it is better"
+        f"'{_SURELY}' is not absolute: where a line says it, the truth is worse than that in at"
+        f" most {number(beyond)} of 100 evaluations, and better in as many"
+        f" ({number(100 - 2 * beyond)} % intervals). All lines together: a merge that is no better"
+        " on average, or lost more than is allowed, is promoted in at most"
+        f" {number(wrongly)} of 100"
     )
-
-
-def _span(low: float, high: float) -> str:
-    if low >= 0:
-        return f"between {number(low)} and {number(high)} better"
-    if high <= 0:
-        return f"between {number(-high)} and {number(-low)} worse"
-    return f"between {number(-low)} worse and {number(high)} better"
-
-
-def _signed(value: float) -> str:
-    return f"a loss of {number(-value)} units" if value < 0 else f"{number(value)} units"

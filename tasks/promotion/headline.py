@@ -5,8 +5,8 @@ from __future__ import annotations
 from tasks.records import Decision
 from tasks.roles import MERGE
 
-CANDIDATE, BASELINE = "the candidate", "the baseline"
-"""What the two checkpoints are called where nothing is known of them but their reports."""
+CANDIDATE = "the candidate"
+"""What it is called where nothing is known of it but its report."""
 
 
 def headline(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tasks.promotion.calibrated_reasons import about_documents
 from tasks.promotion.measured import measurements
-from tasks.promotion.wording import in_unit, number
+from tasks.promotion.task_reasons import about_documents
+from tasks.promotion.wording import in_unit, number, unit_of_documents
 from tasks.records import EvaluationReport, PlannedTask, SuitePlan
 from tasks.roles import the
 from tasks.statistics import GateRule, plan
@@ -66,14 +66,16 @@ def plan_problems(planned: SuitePlan) -> list[str]:
 
 def plan_sentence(planned: SuitePlan) -> str:
     """The smallest gain that this suite can see, in one sentence."""
+    called = the(planned.against)
     if planned.visible is None:
         return (
-            f"no expert was evaluated, so how small a gain over {the(planned.against)} these"
-            " documents can show is not known before the merge"
+            f"no expert was evaluated, so how small a gain over {called} these documents can show"
+            " is not known before the merge"
         )
     return (
-        f"a merge has to be better than {the(planned.against)} by about {number(planned.visible)}"
-        " units on average to be promoted four times of five"
+        f"a gain of about {number(planned.visible)} units on average over {called} is seen in these"
+        " documents four times of five, a smaller one less often; that is what the suite can see,"
+        f" and no pass mark (a unit is {unit_of_documents(called)})"
     )
 
 
@@ -87,13 +89,14 @@ def _problem(task: PlannedTask) -> str:
     documents = f"{task.documents} documents"
     if task.groups < task.documents:
         documents += f" in {number(task.groups)} groups"
-    said = f"{task.task}: {documents} cannot rule out a loss of {asked}"
+    said = f"{task.task}: {documents} are too few"
     if task.reach is None:
-        return f"{said}: they are too few to judge"
+        return f"{said} to judge"
+    said += f" to show that a loss is no more than {asked}"
     if task.is_met:
-        said += f", so one of {margin} is what is ruled out"
+        said += f", so {margin} is allowed"
     else:
         reach = number(task.reach * task.unit)
-        said += f", and not even one of {margin}: what they can rule out is {reach}"
+        said += f", nor than the {margin} that is allowed at most: they can show {reach}"
     about = about_documents(task.documents_needed, task.documents)
     return f"{said}; about {about} documents would do" if about else said

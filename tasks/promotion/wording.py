@@ -17,9 +17,9 @@ _UNITS = {
 NOTHING_TO_PROMOTE = "the merged checkpoint is the baseline itself: nothing to promote"
 
 
-def cannot_tell(on_inconclusive: str) -> str:
+def cannot_tell(on_inconclusive: str, baseline: str = "the baseline") -> str:
     """The last reason of an inconclusive decision: what the rule says to do then."""
-    action = "keeps the baseline" if on_inconclusive == "fall_back" else "promotes"
+    action = f"keeps {baseline}" if on_inconclusive == "fall_back" else "promotes"
     return f"the evaluation cannot tell; the rule {action} in that case"
 
 
@@ -28,13 +28,18 @@ def in_unit(metric: str) -> str:
     return _UNITS.get(metric, f"in {metric}")
 
 
-def other_prompts_words(c: TaskComparison) -> str:
+def unit_of_documents(baseline: str) -> str:
+    """What a unit of the calibrated gate is, in a sentence."""
+    return f"how far the scores of {baseline}'s own documents lie apart"
+
+
+def other_prompts_words(c: TaskComparison, baseline: str = "the baseline") -> str:
     """What follows when documents were asked with other prompts; nothing when none were."""
     if not c.other_prompts:
         return ""
     return (
         f"; {c.other_prompts} of its {c.documents} documents were asked with other prompts than"
-        " the baseline's (another chat template?), so not the weights alone are compared"
+        f" {baseline}'s (another chat template?), so not the weights alone are compared"
     )
 
 

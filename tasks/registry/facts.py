@@ -34,6 +34,8 @@ class MergeFacts:
     prefect_run: Mapping[str, Any] | None = None
     artifacts: Mapping[str, str | bytes] = field(default_factory=dict)
     roles: Roles = MERGE
+    warnings: Sequence[str] = ()
+    """What the recipe was warned of before the merge."""
 
     @property
     def key(self) -> str:
@@ -66,7 +68,15 @@ class MergeFacts:
         reports = {report.checkpoint_digest: report for report in self.reports}
         merged = reports.pop(self.manifest.digest)
         base = reports.pop(self.base.digest, merged)
-        return decision_markdown(self.decision, base, list(reports.values()), merged, self.roles)
+        return decision_markdown(
+            self.decision,
+            base,
+            list(reports.values()),
+            merged,
+            self.roles,
+            name=self.pipeline_name,
+            warnings=self.warnings,
+        )
 
     def role(self, digest: str) -> str:
         """`merged`, `base`, or `expert/NAME` with as short a name as tells the experts apart."""

@@ -73,6 +73,7 @@ def register_merge(
     home: Home | None = None,
     champion_seen: Seen = ANYONE,
     serve: bool = False,
+    warnings: Sequence[str] = (),
 ) -> Registration:
     """Record a merge with its evidence, register base and merged, and let `champion` follow.
 
@@ -96,6 +97,7 @@ def register_merge(
         champion_seen: the version that held the alias when the decision was made; another one now
             was put there meanwhile, and keeps it.
         serve: let the home's link `serving/NAME` lead to what has the alias.
+        warnings: what the recipe was warned of before the merge.
 
     Raises:
         CheckpointError: the new target differs from the evaluated checkpoint. The alias stays.
@@ -117,6 +119,7 @@ def register_merge(
         prefect_run=prefect_run,
         artifacts=artifacts or {},
         roles=roles,
+        warnings=warnings,
     )
     experts = _checked_experts(facts)
     with open_registry(tracking_uri, writing=True) as registry:

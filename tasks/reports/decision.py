@@ -10,10 +10,11 @@ from merge_core.text.markdown import Markdown, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.evaluation.odd_answers import odd_answers
 from tasks.promotion.headline import headline
-from tasks.promotion.wording import number
-from tasks.records import Decision, EvaluationReport, Registration
+from tasks.promotion.wording import number, unit_of_documents
+from tasks.records import Decision, EvaluationReport, Registration, TaskComparison
 from tasks.reports.lost_most import lost_most_lines
 from tasks.reports.names import distinct_names
+from tasks.reports.next_steps import next_steps
 from tasks.reports.serving import Serving
 from tasks.roles import MERGE, Roles
 from tasks.statistics.mcnemar import mcnemar_p
@@ -22,7 +23,7 @@ TYPED_NAME = "An approval is by the name that somebody typed who had the servers
 
 OUTCOMES = {"held": "held", "unclear": "cannot tell", "regressed": "lost too much"}
 """An outcome as pages say it."""
-_CUT_OFF = " (cut off)"
+_CUT_OFF = "cut off"
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,8 @@ class ComparisonRow:
     best_expert_gain_kept: float | None
     """Merged's improvement over base as a share of the best expert's; None if none improves."""
 
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the interval is of changes that were clipped, and so need not hold the change."""
-        return not self.low <= self.improvement <= self.high
+    mark: str = ""
+    """Why the interval need not hold the change: documents in it were cut off, or left out."""
 
 
 def comparison_rows(
@@ -75,9 +74,18 @@ def comparison_rows(
                 high=comparison.high,
                 outcome=comparison.outcome,
                 best_expert_gain_kept=comparison.improvement / best if best > 0 else None,
+                mark=_interval_mark(comparison) if decision.gate else "",
             )
         )
     return rows
+
+
+def _interval_mark(comparison: TaskComparison) -> str:
+    """Why an interval of the calibrated gate does not hold the change; nothing where it does."""
+    if comparison.low <= comparison.improvement <= comparison.high:
+        return ""
+    left_out = (comparison.non_finite or (0, 0))[0]
+    return f"without {left_out} of them" if left_out else _CUT_OFF
 
 
 def column_names(experts: Sequence[EvaluationReport]) -> list[str]:
@@ -92,21 +100,29 @@ def decision_markdown(
     candidate: EvaluationReport,
     roles: Roles = MERGE,
     picture: bytes | None = None,
+    *,
+    name: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
-    """The decision with its reasons, then the scores side by side.
+    """The decision with its reasons, what to do next, then the scores side by side.
 
     Args:
         picture: a PNG of the intervals, which travels inside the page.
+        name: of the pipeline, as the page's title.
+        warnings: what the recipe was warned of before the merge.
     """
     rows = comparison_rows(decision, base, experts, candidate)
     gate = decision.gate
     lines = [
+        *([f"# {inline(name)}", ""] if name else []),
         f"## {headline(decision, roles.the_candidate, roles.the_baseline)}",
         "",
         *(f"* {inline(reason, LONGEST)}" for reason in decision.reasons),
     ]
     if not rows:
         return "\n".join(lines) + "\n"
+    if steps := next_steps(decision, warnings, is_average=roles.is_average):
+        lines += ["", "What to try next:", "", *(f"* {inline(step, LONGEST)}" for step in steps)]
     if picture is not None:
         inside = base64.b64encode(picture).decode()
         lines += ["", f"![each interval against its limit](data:image/png;base64,{inside})"]
@@ -114,14 +130,16 @@ def decision_markdown(
         "",
         *_scores(rows, column_names(experts), roles),
         "",
-        *_changes(rows, with_experts=bool(experts), may_lose=_may_lose(decision) if gate else None),
+        *_changes(
+            rows, roles, with_experts=bool(experts), may_lose=_may_lose(decision) if gate else None
+        ),
     ]
-    confidence = f"{100 * decision.confidence:g}"
+    confidence = number(100 * decision.confidence)
     how = "paired bootstrap over" if gate is None else "the calibrated gate on"
     lines += [
         "",
         f"Change: positive is better. Interval: where the change surely is ({confidence} %, {how}"
-        f" {decision.documents} documents){_cut_off_words(rows)}.",
+        f" {decision.documents} documents){_marks_words(rows, roles)}.{_kept_words(rows, experts)}",
         "",
         f"Suite {code(candidate.suite)}, lm-eval {inline(candidate.lm_eval_version)} on"
         f" {inline(candidate.device)}."
@@ -148,15 +166,21 @@ def _for_information(
     lines = []
     worst = lost_most_lines(decision, base, candidate)
     if worst:
-        lines += ["", "Lost most (place in the suite, hash, change):", ""]
-        lines += [f"* {inline(line, LONGEST)}" for line in worst]
+        lines += ["", "Examples to look at, at most three of a task: the documents that lost most"]
+        lines[-1] += " (place in the suite, hash, change):"
+        lines += ["", *(f"* {inline(line, LONGEST)}" for line in worst)]
     known = [
         f"{inline(task.task)} {number(mcnemar_p(task.gained, task.lost))}"
         for task in (decision.gate.tasks if decision.gate else ())
         if task.gained is not None and task.lost is not None
     ]
     if known:
-        lines += ["", f"For information, McNemar's exact p: {', '.join(known)}."]
+        lines += [
+            "",
+            "For information only, McNemar's exact p: how often two equally good models would"
+            " differ at least as much in the numbers of documents that became right and wrong."
+            f" {', '.join(known)}.",
+        ]
     return lines
 
 
@@ -176,7 +200,11 @@ def _may_lose(decision: Decision) -> list[str]:
 
 
 def _changes(
-    rows: Sequence[ComparisonRow], *, with_experts: bool, may_lose: Sequence[str] | None = None
+    rows: Sequence[ComparisonRow],
+    roles: Roles,
+    *,
+    with_experts: bool,
+    may_lose: Sequence[str] | None = None,
 ) -> list[str]:
     """The change, interval and outcome of each task.
 
@@ -186,33 +214,50 @@ def _changes(
     kept = ["kept of the best expert's gain"] if with_experts else []
     lines = []
     for index, row in enumerate(rows):
-        share = row.best_expert_gain_kept
+        mark = f" ({row.mark})" if row.mark else ""
         cells = [
             row.task,
             _signed(row.improvement),
-            f"{_signed(row.low)} to {_signed(row.high)}{_CUT_OFF * row.is_cut_off}",
+            f"{_signed(row.low)} to {_signed(row.high)}{mark}",
             *([may_lose[index]] if may_lose else []),
             OUTCOMES.get(row.outcome, row.outcome),
         ]
         if with_experts:
-            cells.append(_share(share))
+            cells.append(_share(row.best_expert_gain_kept, roles))
         lines.append(cells)
     allowed = ["allowed loss"] if may_lose else []
     head = ["task", "change", "interval", *allowed, "outcome", *kept]
     return table(head, lines, ("task", "outcome"))
 
 
-def _share(kept: float | None) -> str:
+def _share(kept: float | None, roles: Roles) -> str:
     if kept is None:
         return "no expert gained"
-    return f"{100 * kept:.0f} %" if kept >= 0 else "none: worse than the base"
+    return f"{100 * kept:.0f} %" if kept >= 0 else f"none: worse than {roles.the_baseline}"
 
 
-def _cut_off_words(rows: Sequence[ComparisonRow]) -> str:
-    """What the mark at an interval means, where there is one."""
-    if not any(row.is_cut_off for row in rows):
-        return ""
-    return "; `cut off`: with the changes of single documents cut off, so that a few cannot decide"
+def _marks_words(rows: Sequence[ComparisonRow], roles: Roles) -> str:
+    """What the marks at an interval mean, where there is one."""
+    said = ""
+    marks = {row.mark for row in rows if row.mark}
+    if _CUT_OFF in marks:
+        said += (
+            f"; `{_CUT_OFF}`: no document counts in it for more than half of"
+            f" {unit_of_documents(roles.the_baseline)}, so that a few cannot decide, and the"
+            " change, where each counts in full, lies outside"
+        )
+    if marks - {_CUT_OFF}:
+        said += (
+            "; `without ... of them`: those documents are left out that"
+            f" {inline(roles.the_baseline, LONGEST)} has no number for"
+        )
+    return said
+
+
+def _kept_words(rows: Sequence[ComparisonRow], experts: Sequence[EvaluationReport]) -> str:
+    shares = [row.best_expert_gain_kept or 0.0 for row in rows]
+    is_more = bool(experts) and any(share > 1 for share in shares)
+    return " More than 100 % of a gain: measured better than that expert." if is_more else ""
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from merge_core.text.markdown import inline, table
 from merge_core.text.plain import LONGEST
-from tasks.promotion.wording import in_unit, number
+from tasks.promotion.wording import in_unit, number, unit_of_documents
 from tasks.records import PlannedTask, SuitePlan
 from tasks.roles import the
 
@@ -18,9 +18,11 @@ def plan_markdown(plans: Sequence[SuitePlan]) -> str:
         lines += [*_part(plan), ""]
     lines += [
         "Made before the merge, from the evaluations of the baseline and the experts alone. A unit"
-        " is how far the baseline's own documents lie apart. *Can rule out*: the smallest loss that"
-        " a merge which loses nothing is shown to be free of nine times of ten. *Needed*: about how"
-        " many documents would do for what is asked for.",
+        f" is {unit_of_documents('the baseline')}. *Allowed as a rule*: the loss that the rule"
+        " allows. *Can show*: the smallest loss that a merge which loses nothing is shown to be"
+        " free of nine times of ten. *Allowed here*: more than as a rule, where the documents are"
+        " too few to show so little. *Needed*: about how many documents would do for what is"
+        " allowed as a rule.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -31,10 +33,11 @@ def _part(plan: SuitePlan) -> list[str]:
         said = f"Against {name}: no expert was evaluated, so nothing is known before the merge."
     else:
         said = (
-            f"Against {name}: a merge that is better by {number(plan.visible)} units on average is"
-            " promoted four times of five; of a smaller gain this suite cannot be sure."
+            f"Against {name}: of merges that are truly better by {number(plan.visible)} units on"
+            " average four of five are promoted. It is what the suite can see, and no pass mark: a"
+            " smaller gain is seen less often."
         )
-    head = ["task", "asked for", "can rule out", "guarded at", "documents", "needed"]
+    head = ["task", "allowed as a rule", "can show", "allowed here", "documents", "needed"]
     rows = [_row(task) for task in plan.tasks]
     return [said, "", *table(head, rows, ("task",))]
 

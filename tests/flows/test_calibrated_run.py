@@ -32,7 +32,7 @@ def test_a_run_decides_by_the_gate_that_its_rule_names_on_what_is_cached(
     assert decision.gate.visible is not None, "planned from the experts"
     page = markdown_of(state)["zoo-decision"]
     assert decision.reasons[0] in page
-    assert "| may lose |" in page
+    assert "| allowed loss |" in page
     registration = outcome.registration
     assert registration is not None
     with open_registry(default_tracking_uri(bench.home)) as registry:

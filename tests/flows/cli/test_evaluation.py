@@ -55,7 +55,7 @@ def test_a_person_reads_the_scores_the_verdict_and_why(
 ) -> None:
     assert program.run(["decide", "merged.json", "base.json", "--rule", "rule.yaml"]) == 3
     said = capsys.readouterr().out
-    assert said.count("Fell back: the baseline stays\n") == 1
+    assert said.count("Fell back: the base stays\n") == 1
     assert "quiz got worse by 0.0875 in accuracy" in said
     (here / "pipeline.yaml").write_text(
         "name: x\npromote: {gate: calibrated, guard_margin: 0.3, exceed: -0.3}\n"
@@ -179,7 +179,7 @@ def test_an_anchor_has_to_be_beaten_too_and_the_picture_is_drawn(
     command = ["decide", "base.json", "merged.json", "--anchor", "coder.json"]
     assert program.run([*command, "--picture", "p.png"]) == 3
     said = " ".join(capsys.readouterr().out.split())
-    assert "against the champion: the merged checkpoint is better than the baseline" in said
+    assert "against the champion: the merged checkpoint is better than the champion" in said
     assert "code-expert is the same in every run, so it has to be beaten more surely" in said
     assert (here / "p.png").read_bytes().startswith(b"\x89PNG")
     assert program.run([*command, "--picture", "p.png"]) == 2

@@ -30,9 +30,9 @@ def test_a_better_merge_whose_answers_have_the_same_form_is_promoted() -> None:
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        ({"empty": 60}, "of 400 answers to quiz 60 are empty, and 2 of the baseline's"),
-        ({"cut_off": 60}, "60 are cut off at the token limit, and 0 of the baseline's"),
-        ({"looping": 60}, "60 are repetitions of themselves, and 0 of the baseline's"),
+        ({"empty": 60}, "of 400 answers to quiz 60 are empty, and 2 of the base's"),
+        ({"cut_off": 60}, "60 are cut off at the token limit, and 0 of the base's"),
+        ({"looping": 60}, "60 are repetitions of themselves, and 0 of the base's"),
         ({"answer_characters": 100_000}, "became 2.5 times longer: 250 characters on average, 100"),
         ({"answer_characters": 10_000}, "became 4 times shorter: 25 characters on average, 100"),
         ({"answer_characters": 0}, "became empty: 0 characters on average"),

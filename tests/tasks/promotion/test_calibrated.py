@@ -36,13 +36,12 @@ def test_better_on_the_whole_and_nowhere_worse_is_promoted_in_plain_words() -> N
     decision = decide(merged, BEFORE, CALIBRATED, [CODER])
     assert (decision.verdict, decision.promote) == ("promoted", True)
     first = decision.reasons[0]
-    assert first.startswith("the merged checkpoint is better than the baseline by 0.1")
+    assert first.startswith("the merged checkpoint is better than the base by 0.1")
     assert first.endswith("that is more than chance")
     text = "\n".join(decision.reasons)
     assert "of 400 documents 35 became right and 0 wrong" in text
-    assert "a loss of 0.144 is ruled out" in text
-    assert "it is how much the baseline's own score differs from one document to the next" in text
-    assert "interval" not in text
+    assert "a loss of" not in text, "no task may have lost anything, so nothing has to be allowed"
+    assert "a unit makes tasks comparable" in decision.reasons[1], "where it is first used"
     assert decision.gate is not None
     assert decision.gain == decision.gate.change > decision.gate.low > 0
     assert Decision.model_validate_json(decision.model_dump_json()) == decision
@@ -70,13 +69,14 @@ def test_a_loss_beyond_the_margin_falls_back_and_a_possible_one_is_inconclusive(
     assert decision.verdict == "fell_back"
     assert decision.reasons[0] == "worse than the base on 1 of 2 tasks: 1 by more than is allowed"
     assert decision.reasons[1].startswith("quiz got worse by 0.2 in accuracy, surely between 0.1")
-    assert decision.reasons[1].endswith("a loss of 0.05 is allowed, and it surely lost more")
+    assert decision.reasons[1].endswith("wrong); a loss of 0.05 is allowed")
     assert [c.outcome for c in decision.comparisons] == ["held", "regressed"]
     perhaps = report("merged", bits_task("code", -0.19), accuracy_task("quiz", 185))
     decision = decide(perhaps, BEFORE, CALIBRATED)
     assert (decision.verdict, decision.promote) == ("inconclusive", False)
-    assert "documents cannot tell whether it lost more" in "\n".join(decision.reasons)
-    assert decision.reasons[-1].endswith("the rule keeps the baseline in that case")
+    text = "\n".join(decision.reasons)
+    assert "it has to be shown that no more is lost than is allowed, and it is not" in text
+    assert decision.reasons[-1].endswith("the rule keeps the base in that case")
     bolder = PromotionRule(gate="calibrated", on_inconclusive="promote")
     assert decide(perhaps, BEFORE, bolder).promote
     wider = PromotionRule(gate="calibrated", guard_margin=0.2)
@@ -99,7 +99,9 @@ def test_too_little_of_an_expert_is_refused_unless_the_rule_does_not_ask() -> No
     decision = decide(half, BEFORE, CALIBRATED, [CODER])
     assert decision.verdict == "fell_back"
     assert decision.reasons[0].startswith("on code 5")
-    assert decision.reasons[0].endswith("surely less than the 80 % asked for")
+    assert decision.reasons[0].endswith(
+        "surely less than the 80 % that the rule asks for (keep_of_experts)"
+    )
     assert decide(half, BEFORE, CALIBRATED).verdict == "promoted", "no expert was evaluated"
     for share in (0.0, 0.3):
         easier = PromotionRule(gate="calibrated", keep_of_experts=share)
@@ -121,7 +123,7 @@ def test_an_answer_that_is_no_number_is_never_promoted(places: tuple[int, ...] |
     broken = answers("quiz", right, non_finite=2, not_finite_at=places)
     decision = decide(report("merged", bits_task("code", -0.2), broken), BEFORE, CALIBRATED)
     assert decision.verdict == "fell_back"
-    assert "2 of 400 answers are not finite numbers, and 0 of the baseline's" in decision.reasons[0]
+    assert "2 of 400 answers are not finite numbers, and 0 of the base's" in decision.reasons[0]
     assert decision.comparisons[1].non_finite == (0, 2)
     values = np.asarray(measurement(broken, BEFORE.score("quiz"), {}).candidate)
     assert np.isnan(values).sum() == 2
@@ -277,15 +279,3 @@ def test_a_rule_of_the_former_gate_does_not_load_scipy() -> None:
 def test_a_report_on_two_tasks_of_text_is_judged_too() -> None:
     merged = report("merged", bits_task("code", -0.2), bits_task("prose", -0.1))
     assert decide(merged, BASE, CALIBRATED).verdict == "promoted"
-
-
-def test_a_change_that_single_documents_make_is_said_with_and_without_them() -> None:
-    """Read as it stood, 0.85 was said to lie surely between 0.40 and 0.41."""
-    worse = report("merged", bits_task("code", 5), accuracy_task("quiz", 200))
-    decision = decide(worse, BEFORE, CALIBRATED)
-    (said,) = [reason for reason in decision.reasons if reason.startswith("code got worse")]
-    change, cut_off = said.split("; with each document's change cut off at ")
-    assert "surely" not in change
-    assert "it is surely between" in cut_off
-    (mean,) = [reason for reason in decision.reasons if "than the baseline by" in reason]
-    assert "with large changes of single documents cut off" in mean

@@ -6,7 +6,7 @@ import pytest
 
 from flows.terminal.console import Terminal
 from flows.terminal.reports import say_decision, show_decision
-from tasks.promotion.headline import BASELINE, CANDIDATE, headline
+from tasks.promotion.headline import CANDIDATE, headline
 from tasks.promotion.rule import PromotionRule
 from tasks.reports.decision import decision_markdown
 from tests.support.decisions import decide
@@ -32,9 +32,13 @@ def test_page_run_and_command_say_the_same_once(candidate, rule, said, capsys):
     assert headline(decision) == of_a_merge
     page = decision_markdown(decision, BASE, [], candidate)
     assert page.startswith(f"## {of_a_merge}\n")
+    titled = decision_markdown(decision, BASE, [], candidate, name="zoo|night")
+    assert titled.startswith(f"# zoo\\|night\n\n## {of_a_merge}\n")
     say_decision(Terminal(), decision, "the merged checkpoint", "the base")
     first, *reasons = capsys.readouterr().out.splitlines()
     assert first == of_a_merge
     assert reasons == [f"  - {reason}" for reason in decision.reasons]
     show_decision(Terminal(), decision, BASE, [], candidate)
-    assert capsys.readouterr().out.count(said.format(CANDIDATE, BASELINE)) == 1
+    shown = capsys.readouterr().out
+    assert shown.count(said.format(CANDIDATE, "the base")) == 1
+    assert "change: positive is better" in shown

@@ -46,6 +46,8 @@ def test_a_promoted_merge_is_recorded_with_inputs_output_and_evaluations(
     assert outputs[0].source_run_id == result.run_id
     artifacts = {item.path for item in api.list_artifacts(result.run_id)}
     assert artifacts >= {"recipe.yaml", "manifest.json", "decision.md", "environment.json"}
+    page = Path(api.download_artifacts(result.run_id, "decision.md")).read_text()
+    assert page.startswith(f"# {promoted.arguments['pipeline_name']}\n\n## Promoted: ")
 
 
 def test_each_evaluation_is_a_child_run_with_scores_on_its_model_and_values_of_documents(

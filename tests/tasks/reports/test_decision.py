@@ -7,12 +7,14 @@ import re
 import pytest
 
 from tasks.promotion.rule import PromotionRule
+from tasks.records import Approval
 from tasks.reports.decision import (
     column_names,
     comparison_rows,
     decision_markdown,
     question_markdown,
 )
+from tasks.reports.next_steps import next_steps
 from tasks.reports.serving import Serving
 from tasks.roles import Roles
 from tests.support.decisions import decide
@@ -153,3 +155,60 @@ def test_the_calibrated_gate_shows_what_each_task_may_lose():
     assert len({line.count("|") for line in changes}) == 1
     assert "(95 %, the calibrated gate on 800 documents)" in text
     assert "bootstrap" not in text
+
+
+COLLAPSED = report("merged", bits_task("code", 5), accuracy_task("quiz", 120))
+WARNING = "models[0].parameters.weight is 2.5: a scale above 1 often leaves the loss basin"
+
+
+def test_an_interval_that_does_not_hold_the_change_is_explained():
+    """Its legend said that the change surely is in it."""
+    decision = decide(COLLAPSED, BASE, PromotionRule())
+    text = decision_markdown(decision, BASE, [], COLLAPSED)
+    [row] = [line for line in text.splitlines() if line.startswith("| code | -")]
+    assert "(cut off) |" in row
+    assert "`cut off`: no document counts in it for more than half of how far" in text
+    assert "where each counts in full, lies outside" in text
+    of_others = decision_markdown(decide(MERGED, BASE, PromotionRule()), BASE, [], MERGED)
+    assert "cut off" not in of_others
+    values = list(BASE.score("code").values)
+    values[0] = 256 * 200.0
+    odd = {"values": tuple(values), "score": sum(values) / (200 * len(values))}
+    score = BASE.score("code").model_copy(update=odd | {"non_finite": 1, "not_finite_at": (0,)})
+    base = report("base", score, accuracy_task("quiz", 200))
+    text = decision_markdown(decide(MERGED, base, PromotionRule()), base, [], MERGED)
+    assert "(without 1 of them) |" in text
+    assert "those documents are left out that the base has no number for" in text
+
+
+def test_a_refused_merge_has_what_to_try_next_from_the_facts_of_its_run():
+    decision = decide(COLLAPSED, BASE, PromotionRule())
+    text = decision_markdown(decision, BASE, [], COLLAPSED, warnings=[WARNING] * 5)
+    said = text.split("What to try next:")[1].split("| task |")[0]
+    assert said.count("a scale above 1") == 3
+    assert "; and 2 more" in said
+    assert "'diagnose: true' in the pipeline" in said
+    assert "'mergeflow search'" in said
+    assert next_steps(decision)[0].startswith("'diagnose: true'"), "nothing was warned of"
+    chosen = decision.model_copy(update={"candidates": 9})
+    assert "search" not in " ".join(next_steps(chosen)), "a search has chosen it already"
+    declined = Approval(approved=False, at="2026-11-30T12:00:00+00:00", flow_run_id="r")
+    for nothing in (
+        decide(MERGED, BASE, PromotionRule()),
+        decide(BASE, BASE, PromotionRule()),
+        decide(report("merged", failure="it was killed"), BASE, PromotionRule()),
+        decision.model_copy(update={"approval": declined}),
+    ):
+        assert next_steps(nothing, [WARNING]) == []
+    assert next_steps(decision, is_average=True) == []
+
+
+def test_what_was_kept_is_said_against_the_baseline_by_its_name():
+    decision = decide(COLLAPSED, BASE, PromotionRule(), [CODER], called="champion")
+    text = decision_markdown(decision, BASE, [CODER], COLLAPSED, roles=Roles("champion"))
+    assert "| none: worse than the champion |" in text
+    better = report("merged", bits_task("code", -0.9), accuracy_task("quiz", 200))
+    decision = decide(better, BASE, PromotionRule(), [CODER])
+    text = decision_markdown(decision, BASE, [CODER], better)
+    assert "More than 100 % of a gain: measured better than that expert." in text
+    assert "than code-expert gained itself" in text
