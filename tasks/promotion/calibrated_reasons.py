@@ -168,15 +168,15 @@ def _kept(each: KeptOfExpert, rule: GateRule) -> str:
     if not rule.retention_blocks:
         return said
     if each.outcome == "unclear" and each.kept < 0:
-        return f"{said}; that may be chance, and does not count against it"
+        return f"{said}; that may be chance, and only what is surely less counts against it"
     if each.outcome == "below" and each.kept < 0:
         return f"{said}; the rule asks for {share} (keep_of_experts)"
     asked = f"the {share} that the rule asks for (keep_of_experts)"
     ends = {
         "below": f", surely less than {asked}",
         "kept": f", surely at least {asked}",
-        "unclear": f"; whether that is truly {asked} cannot be told, which does not count against"
-        " it",
+        "unclear": f"; whether that is truly {asked} cannot be told, and only what is surely less"
+        " counts against it",
     }
     return said + ends[each.outcome]
 
@@ -199,9 +199,8 @@ def _how_sure(found: Sequence[Against]) -> str:
     beyond = 100 * max(each.result.level for each in found)
     wrongly = 100 * max(each.rule.alpha for each in found)
     return (
-        f"'{_SURELY}' is not absolute: where a line says it, the truth is worse than that in at"
-        f" most {number(beyond)} of 100 evaluations, and better in as many"
-        f" ({number(100 - 2 * beyond)} % intervals). All lines together: a merge that is no better"
-        " on average, or lost more than is allowed, is promoted in at most"
-        f" {number(wrongly)} of 100"
+        f"'{_SURELY}' is not absolute: 'between' is wrong in at most {number(2 * beyond)} of 100"
+        f" evaluations, 'at least' in {number(beyond)} ({number(100 - 2 * beyond)} % intervals)."
+        " The verdict: of 100 merges that are no better on average, or lose more than is allowed,"
+        f" at most {number(wrongly)} are promoted"
     )

@@ -143,9 +143,10 @@ def _widened(c: TaskComparison, task: TaskResult, each: Against) -> str:
         return ""
     before = each.baseline.report.score(c.task)
     usual = -in_metric(before, -each.rule.margin * task.unit)
+    few = " here, as the documents are few"
     if c.low >= -usual:
-        return f" here, and it keeps within the usual {number(usual)} too"
-    return f" here ({number(usual)} where there are documents enough to show so little)"
+        return f"{few}; it keeps the usual limit of {number(usual)} too"
+    return f"{few}; the usual limit of {number(usual)} takes more of them to show"
 
 
 def _too_few(task: TaskResult, each: Against) -> str:
@@ -175,9 +176,12 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan) -> str:
             f"{said}: probably too large, but one of several tasks may look so by chance. It has"
             " to be shown to be no larger than is allowed"
         )
-    said += ": it has to be shown that no more is lost than is allowed, and it is not"
+    said += ", so it may be more than is allowed; in doubt the merge is refused"
     if -c.improvement > c.max_regression:
-        return f"{said}. More documents would probably not show it either"
+        return (
+            f"{said}. More documents would probably not help: what was measured is more than is"
+            " allowed"
+        )
     about = about_documents(plan.documents_needed, task.documents)
     if about:
         said += f". Of a merge that loses nothing about {about} documents would show it"

@@ -242,9 +242,9 @@ def _marks_words(rows: Sequence[ComparisonRow], roles: Roles) -> str:
     marks = {row.mark for row in rows if row.mark}
     if _CUT_OFF in marks:
         said += (
-            f"; `{_CUT_OFF}`: no document counts in it for more than half of"
-            f" {unit_of_documents(roles.the_baseline)}, so that a few cannot decide, and the"
-            " change, where each counts in full, lies outside"
+            f"; `{_CUT_OFF}`: the interval of another change, to which no document adds more than"
+            f" half of {unit_of_documents(roles.the_baseline)}, so that a few cannot decide; it is"
+            " not to be compared with the change beside it"
         )
     if marks - {_CUT_OFF}:
         said += (
