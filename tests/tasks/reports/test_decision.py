@@ -168,7 +168,7 @@ def test_an_interval_that_does_not_hold_the_change_is_explained():
     [row] = [line for line in text.splitlines() if line.startswith("| code | -")]
     assert "(cut off) |" in row
     assert "`cut off`: the interval of another change, to which no document adds more" in text
-    assert "where each counts in full, lies outside" in text
+    assert "not to be compared with the change beside it" in text
     of_others = decision_markdown(decide(MERGED, BASE, PromotionRule()), BASE, [], MERGED)
     assert "cut off" not in of_others
     values = list(BASE.score("code").values)
