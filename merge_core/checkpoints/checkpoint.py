@@ -42,6 +42,8 @@ class Checkpoint:
     """Weight files of the same name beside it that its index does not name: left alone."""
     wrapper: str = ""
     """Words of a training wrapper that its files have in the tensors' names, as `_orig_mod.`."""
+    parted: bool = False
+    """An adapter made two tensors of head and embeddings, which the config may call one."""
 
     @property
     def parameters(self) -> int:

@@ -20,9 +20,19 @@ SENTENCEPIECE_FILES = (
     "target.spm",
 )
 """Vocabularies in sentencepiece's binary form."""
+OPAQUE_VOCABULARIES = (
+    *SENTENCEPIECE_FILES,
+    "tekken.json",
+    "tokenizer.model.v3",
+    "qwen.tiktoken",
+    "cl100k_base.tiktoken",
+    "tiktoken.model",
+    "ice_text.model",
+)
+"""Vocabularies in forms whose tokens are not read here, only compared as a whole."""
 TOKENIZER_FILES = (
     "tokenizer.json",
-    *SENTENCEPIECE_FILES,
+    *OPAQUE_VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -32,8 +42,6 @@ TOKENIZER_FILES = (
     "bpe.codes",
     "target_vocab.json",
     "normalizer.json",
-    "tekken.json",
-    "tokenizer.model.v3",
     "chat_template.jinja",
     "chat_template.json",
 )

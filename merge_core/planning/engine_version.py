@@ -1,7 +1,7 @@
 """The version of the engine that a plan's bytes belong to.
 
 It is part of a plan's digest, so results of before are found again as long as they would be the
-same. Versions 5 and 6 changed bytes in rare cases only, which names, methods, headers and configs
+same. Versions 5 to 7 changed bytes in rare cases only, which names, methods, headers and configs
 tell apart: all other plans keep the version, the digest and the results that they had.
 """
 
@@ -11,16 +11,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from merge_core.checkpoints.checkpoint import Checkpoint
+from merge_core.files.bounded_json import read_json
+from merge_core.files.names import GENERATION_NAME
 from merge_core.methods.base import Method
 from merge_core.recipes.recipe import Recipe
 from merge_core.tensors.dtypes import MERGEABLE
 from merge_core.tensors.kinds import is_computed_buffer
 from merge_core.tensors.names import kinds_of
 from merge_core.tensors.wrapper_names import names_a_wrapper
+from merge_core.tokenizers.merged import ID_LISTS
 from merge_core.verification.tied_copies import could_hold_copies
 
-ENGINE = "6"
+ENGINE = "7"
 """Raised when some plan would give other bytes."""
+_WITHOUT_DEEP_CONFIGS = "6"
 _WITHOUT_WRAPPERS = "5"
 _BEFORE = "4"
 _FEW = 2
@@ -29,7 +33,7 @@ _FEW = 2
 
 @dataclass(frozen=True)
 class Peculiarities:
-    """What headers and configs say of checkpoints that versions 5 and 6 treat otherwise."""
+    """What headers and configs say of checkpoints that versions 5 to 7 treat otherwise."""
 
     buffers: bool = False
     """Some are stored in floating point, which are taken over and were averaged."""
@@ -38,6 +42,12 @@ class Peculiarities:
     slices of its own."""
     wrappers: bool = False
     """Words of training wrappers are in tensors' names or in a class's, and are taken out."""
+    parted: bool = False
+    """An adapter made two tensors of head and embeddings, which the config called one."""
+    deep: bool = False
+    """Configs have parts with parts of their own, whose dtype and ids stayed what they were."""
+    id_lists: bool = False
+    """Their generation_config.json lists ids of tokens, which stayed what they were."""
 
     @classmethod
     def of(cls, checkpoints: Iterable[Checkpoint]) -> Peculiarities:
@@ -47,13 +57,23 @@ class Peculiarities:
             buffers=any(map(_has_buffers, everyone)),
             copies=any(map(could_hold_copies, everyone)),
             wrappers=any(each.wrapper or names_a_wrapper(each.config) for each in everyone),
+            parted=any(each.parted for each in everyone),
+            deep=any(map(_is_deep, everyone)),
+            id_lists=any(map(_lists_ids, everyone)),
         )
 
 
 def engine_of(recipe: Recipe, peculiar: Peculiarities) -> str:
     """The version whose bytes a recipe gives."""
-    if peculiar.wrappers:
+    asks = recipe.vocabulary is not None
+    if (
+        peculiar.parted
+        or (peculiar.deep and (asks or recipe.stored_dtype))
+        or (peculiar.id_lists and asks)
+    ):
         return ENGINE
+    if peculiar.wrappers:
+        return _WITHOUT_DEEP_CONFIGS
     everyone = (*recipe.recipes, recipe)
     changed = (
         peculiar.buffers
@@ -85,6 +105,20 @@ def _goes_by_names(recipe: Recipe) -> bool:
 
 def _has_filters(value: object) -> bool:
     return isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+
+
+def _is_deep(checkpoint: Checkpoint) -> bool:
+    return any(
+        isinstance(inner, dict)
+        for part in checkpoint.config.values()
+        if isinstance(part, dict)
+        for inner in part.values()
+    )
+
+
+def _lists_ids(checkpoint: Checkpoint) -> bool:
+    path = checkpoint.directory / GENERATION_NAME
+    return path.is_file() and any(key in read_json(path) for key in ID_LISTS)
 
 
 def _has_buffers(checkpoint: Checkpoint) -> bool:

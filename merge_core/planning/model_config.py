@@ -16,6 +16,7 @@ from merge_core.verification.class_comparison import with_class_of
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _QUANTISATION_KEYS = ("quantization_config", "compression_config")
+_TIES = "tie_word_embeddings"
 DIFFUSERS_KEY = "_class_name"
 """In the config of every model of diffusers, and of no other."""
 
@@ -38,6 +39,8 @@ def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict
         if section.stacked and config:
             config = stacked_config(config, stack_in(section, references[0], checkpoints), configs)
             _leave_out_extra_blocks(config, donor)
+    if config and any(checkpoints[reference].parted for reference in references):
+        _untie(config)
     return with_class_of(config, configs) if config else config
 
 
@@ -56,10 +59,28 @@ def merged_config(config: Mapping[str, Any], dtype: str, *, stored: bool = False
     named = [key for key in _DTYPE_KEYS if key in result]
     result |= dict.fromkeys(named or ([] if DIFFUSERS_KEY in result else ["dtype"]), dtype)
     if stored:
-        for section in result.values():
-            if isinstance(section, dict):
-                section |= dict.fromkeys([key for key in _DTYPE_KEYS if key in section], dtype)
+        _state_dtype(result, dtype)
     return result
+
+
+def _state_dtype(section: dict[str, Any], dtype: str) -> None:
+    """Write a dtype wherever a config states one, in parts of its parts too."""
+    section |= dict.fromkeys([key for key in _DTYPE_KEYS if key in section], dtype)
+    for part in section.values():
+        if isinstance(part, dict):
+            _state_dtype(part, dtype)
+
+
+def _untie(config: dict[str, Any]) -> None:
+    """Say that head and embeddings are two tensors, where the config says that they are one.
+
+    Libraries that go by the config alone would take the embeddings for both, and drop the head.
+    """
+    text = config.get("text_config")
+    sections = [config, text] if isinstance(text, dict) else [config]
+    if any(section.get(_TIES) is True for section in sections):
+        for section in sections:
+            section[_TIES] = False
 
 
 def _unquantise(config: dict[str, Any]) -> None:

@@ -49,12 +49,14 @@ _OF_A_COMMAND = frozenset(
     {
         *("cuda", "gpu", "multi_gpu", "lazy_unpickle", "low_cpu_memory", "allow_crimes", "quiet"),
         *("out_shard_size", "copy_tokenizer", "clone_tensors", "read_to_gpu", "write_model_card"),
+        *("parallel", "multigpu", "num_threads", "verbose", "write_report", "device"),
         *("trust_remote_code", "lora_merge_cache", "transformers_cache", "safe_serialization"),
     }
 )
 """Options of mergekit's commands, which people put into recipes."""
 _ADAPTERS = ("lora", "adapter", "adapter_path", "peft")
 _MIXTURE = ("experts", "gate_mode", "experts_per_token", "shared_experts")
+_OF_EACH_MODEL = ("weights", "ratios", "coefficients", "densities")
 _MOST_NESTED = 64
 
 
@@ -179,6 +181,16 @@ def _hint(key: str, holder: Mapping[str, Any], where: str) -> str | None:
     if key == "revision" and isinstance(holder.get("model"), str):
         name = f"{holder['model']}@{holder['revision']}"
         return f"write the revision after the name: `model: {printable(name)}`"
+    if key in _OF_EACH_MODEL:
+        return (
+            "write each model's own beside it: `models: [{model: ..., parameters: {weight: ...,"
+            " density: ...}}]`"
+        )
+    if key == "residual_weight":
+        return (
+            "this has no effect in mergekit and is not known here; to scale layers, write"
+            " `parameters: {scale: ...}` at the source"
+        )
     if key in _ADAPTERS and where:
         return "write the adapter after its base: `model: BASE+ADAPTER`"
     if key == "layer_range":

@@ -39,7 +39,22 @@ def _own_warnings(recipe: Recipe) -> list[str]:
         for level in recipe.levels(part, member)
     ):
         found.append("density has no effect in task_arithmetic; use ties or dare_linear")
-    return found
+    return found + _lists_for_all(recipe)
+
+
+def _lists_for_all(recipe: Recipe) -> list[str]:
+    """Gradients that look like a weight for each model: with as many numbers as there are models,
+    where they hold for all of them."""
+    models = sum(reference != recipe.base_model for reference in recipe.input_references())
+    return [
+        f"parameters.{name} is a gradient over the layers, the same for every model; for a {name}"
+        f" of each model, write `parameters: {{{name}: ...}}` beside it"
+        for name in ("weight", "density")
+        if models > 1
+        and isinstance(value := recipe.parameters.get(name), list | tuple)
+        and len(value) == models
+        and not any(isinstance(item, Mapping) for item in value)
+    ]
 
 
 def _largest_number(value: Any) -> Sequence[float]:

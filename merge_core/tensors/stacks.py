@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from merge_core.errors import RecipeError
+from merge_core.findings import some
 from merge_core.tensors.names import group_of, layer_counts, stack_of
 
 _STACK = re.compile(r"(^|\.)(layers?|h|(res)?blocks?)$")
@@ -20,7 +21,7 @@ def main_stack(names: Iterable[str], where: str) -> tuple[str, int]:
 
     Raises:
         RecipeError: there are no numbered layers, or several stacks of them (encoder and decoder,
-            vision and language).
+            vision and language), or lists of parts of them.
     """
     names = list(names)
     tensors = Counter(stack[0] for name in names if (stack := stack_of(name)))
@@ -34,8 +35,30 @@ def main_stack(names: Iterable[str], where: str) -> tuple[str, int]:
             where=where,
             mend="write `modules`: slices for the module to stack, models for 'default'",
         )
-    prefix = called_so[0] if called_so else tensors.most_common(1)[0][0]
-    return prefix, layer_counts(names)[prefix]
+    counts = layer_counts(names)
+    if called_so:
+        return called_so[0], counts[called_so[0]]
+    prefix = tensors.most_common(1)[0][0]
+    _refuse_layers_in_parts(prefix, counts, where)
+    return prefix, counts[prefix]
+
+
+def _refuse_layers_in_parts(prefix: str, counts: Mapping[str, int], where: str) -> None:
+    """Refuse a model that keeps the parts of its layers in lists of one length, as XLM does: to
+    move the items of one list alone would leave the others behind."""
+    parent = prefix.rpartition(".")[0]
+    lists = sorted(
+        each
+        for each, count in counts.items()
+        if count == counts[prefix] and each.rpartition(".")[0] == parent
+    )
+    if len(lists) > 1 and counts[prefix] > 1:
+        raise RecipeError(
+            f"the parts of this model's layers lie in several lists, {some(lists)}, which slices"
+            " cannot move together",
+            where=where,
+            mend="merge whole models: write `models` in place of `slices`",
+        )
 
 
 def layers_of(names: Iterable[str], prefix: str) -> dict[int, list[str]]:

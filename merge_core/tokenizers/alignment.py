@@ -14,6 +14,7 @@ import numpy as np
 
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
+from merge_core.findings import some
 from merge_core.recipes.recipe import Recipe
 from merge_core.recipes.tokenizer import UNION, TokenizerSettings
 from merge_core.records import SourceCheckpoint
@@ -22,7 +23,7 @@ from merge_core.tensors.inputs import TensorInput
 from merge_core.tokenizers.comparison import MEND
 from merge_core.tokenizers.embeddings import Tables, vocabulary_tables
 from merge_core.tokenizers.files import tokenizer_files
-from merge_core.tokenizers.merged import MergedTokenizer
+from merge_core.tokenizers.merged import MergedTokenizer, lost_tokens
 from merge_core.tokenizers.row_sources import RowSources
 from merge_core.tokenizers.rows import ABSENT, GatheredRows, Rows, row_map
 from merge_core.tokenizers.tokenizer import Tokenizer, read_tokenizer, tokenizer_contents
@@ -119,6 +120,7 @@ def _aligned(
         moved = {
             number: merged.ids[token] for token, number in donor.items() if token in merged.ids
         }
+        _refuse_lost(recipe, checkpoints, donor, moved)
     tokenizer = MergedTokenizer(
         files=tokenizer_files(checkpoints[leader].directory, leading, merged),
         vocab_size=named + padding,
@@ -126,6 +128,27 @@ def _aligned(
         leading_config=checkpoints[leader].config,
     )
     return MappingProxyType({**checkpoints, **views}), tokenizer
+
+
+def _refuse_lost(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    donor: Mapping[str, int],
+    moved: Mapping[int, int],
+) -> None:
+    """Refuse a vocabulary without a token that the donor's config needs: that of an image, say."""
+    leader = recipe.tokenizer_donor
+    called = {number: token for token, number in donor.items()}
+    named = lost_tokens(checkpoints[recipe.donor].config, checkpoints[leader].config, moved)
+    lost = {key: number for key, number in named.items() if number in called}
+    if not lost:
+        return
+    shown = some(f"{key} {number} ({called[number]!r})" for key, number in lost.items())
+    raise CompatibilityError(
+        f"its config.json names tokens that the vocabulary of {leader} lacks: {shown}",
+        where=recipe.donor,
+        mend="keep them: `tokenizer_source: union`, or `tokenizer_source: base`",
+    )
 
 
 def _view(

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.files.bounded_json import read_json
-from merge_core.files.names import SENTENCEPIECE_FILES, TOKENIZER_FILES
+from merge_core.files.names import OPAQUE_VOCABULARIES, TOKENIZER_FILES
 from merge_core.files.untrusted import read_plain
 from merge_core.tokenizers.union import Flags, MergedVocabulary, Vocabulary
 
-_OTHER_FORMS = (*SENTENCEPIECE_FILES, "tekken.json", "tokenizer.model.v3")
 _MAX_BYTES = 256 << 20
 _FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -56,7 +55,7 @@ def tokenizer_files(
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
         files["merges.txt"] = "".join(f"{line}\n" for line in lines).encode()
     if pieces or leading.rowless:
-        for name in _OTHER_FORMS:
+        for name in OPAQUE_VOCABULARIES:
             files.pop(name, None)
     return files
 

@@ -13,7 +13,7 @@ from typing import Any
 from merge_core.errors import CheckpointError
 from merge_core.files.bounded_json import read_json
 from merge_core.files.digests import digest_of, sha256_file
-from merge_core.files.names import SENTENCEPIECE_FILES
+from merge_core.files.names import OPAQUE_VOCABULARIES
 from merge_core.files.untrusted import check_plain, read_plain
 from merge_core.records import FileDigest
 
@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    *SENTENCEPIECE_FILES,
+    *OPAQUE_VOCABULARIES,
     "added_tokens.json",
     "tokenizer_config.json",
 )
@@ -55,7 +55,7 @@ class Tokenizer:
     framing: Mapping[str, Any]
     """What is put around and taken out: post_processor, decoder."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of each binary tokenizer file that is there."""
+    """Digest of each vocabulary that is there in a form which is not read."""
     beside: Mapping[str, int] = field(default_factory=dict)
     """Ids of added tokens that a file of their own lists, and `ids` does not hold."""
 
@@ -85,7 +85,9 @@ def read_tokenizer(directory: Path) -> Tokenizer | None:
         CheckpointError: a tokenizer file that is damaged or of an unknown form.
     """
     binaries = {
-        name: _digest(directory, name) for name in SENTENCEPIECE_FILES if _has(directory, name)
+        name: _vocabulary_digest(directory, name)
+        for name in OPAQUE_VOCABULARIES
+        if _has(directory, name)
     }
     if _has(directory, "tokenizer.json"):
         return _from_tokenizer_json(directory / "tokenizer.json", binaries)
@@ -251,6 +253,19 @@ def _merges_txt(path: Path) -> tuple[tuple[str, str], ...]:
 
 def _text(path: Path) -> str:
     return read_plain(path, _MAX_TEXT_BYTES).decode("utf-8", "replace")
+
+
+def _vocabulary_digest(directory: Path, name: str) -> str:
+    """Of a vocabulary's file; of tekken.json without what it says beside its tokens, which newer
+    versions of the same file have more of."""
+    if name != "tekken.json":
+        return _digest(directory, name)
+    content = read_json(directory / name)
+    settings = content.get("config")
+    sizes = settings if isinstance(settings, dict) else {}
+    return digest_of(
+        [content.get("vocab"), sizes.get("pattern"), sizes.get("default_num_special_tokens")]
+    )
 
 
 def _digest(directory: Path, name: str) -> str:

@@ -22,6 +22,7 @@ from merge_core.tensors.wrapper_names import unwrapped_names
 from merge_core.verification.class_comparison import class_findings, wrapper_findings
 from merge_core.verification.header_comparison import compare_headers, exclude_to_fit, fit_together
 from merge_core.verification.labels import label_findings
+from merge_core.verification.other_settings import MEND, other_settings
 from merge_core.verification.tolerance import STRICT, Tolerance
 from merge_core.verification.ungathered import ungathered_findings
 from merge_core.verification.unmerged import unmerged_findings
@@ -224,6 +225,9 @@ def compare_configs(
     return [
         *classes,
         *_setting_findings(base, model),
+        *other_settings(
+            base.name, base.config, model.name, model.config, _compared_keys(base, model)
+        ),
         *_position_findings(base, model),
         *label_findings(
             (base.name, base.config, base.headers), (model.name, model.config), tolerance
@@ -260,12 +264,18 @@ def _setting_findings(base: CheckpointFacts, model: CheckpointFacts) -> list[Fin
                     subject=model.name,
                     message=f"it computes otherwise than {base.name} with the same weights:"
                     f" {values}",
-                    mend="the merged model takes the base's settings; if config.json of one of the"
-                    " two was edited, put the original back, else leave the model out",
+                    mend=MEND,
                     where=f"config.json: {changed[0]}",
                 )
             )
     return findings
+
+
+def _compared_keys(base: CheckpointFacts, model: CheckpointFacts) -> set[str]:
+    """Settings of which something else than `other_settings` speaks."""
+    own = {key for each in (base, model) for key in (*each.config, *_text_config(each.config))}
+    nearly = {key for key in own if _NEARLY.search(key) and not _NOT_NEARLY.search(key)}
+    return {*_COMPUTING, *_CONTEXT, *nearly}
 
 
 def _position_findings(base: CheckpointFacts, model: CheckpointFacts) -> list[Finding]:

@@ -35,11 +35,12 @@ from merge_core.verification.kinship import (
     twin_findings,
 )
 from merge_core.verification.non_finite import find_non_finite, scanned_bytes
+from merge_core.verification.own_tokenizer import own_tokenizer, own_tokenizer_digest
 from merge_core.verification.tied_copies import tied_copies
 from merge_core.verification.told_base import other_base
 from merge_core.verification.tolerance import STRICT, Tolerance
 
-VERSION = 6
+VERSION = 7
 """Raised when the same checkpoints would give another report; part of `verify_key`."""
 
 
@@ -139,6 +140,7 @@ def verify(
             for subject in opened:
                 findings += beside_weights(subject.name, subject.checkpoint.directory)
                 findings += other_base(subject)
+                findings += own_tokenizer(subject, tokenizers.get(subject.name))
             for other in others:
                 measured = _measure(first, other, reader)
                 if measured:
@@ -195,7 +197,12 @@ def verify_key(
 ) -> str:
     """Digest of everything a report depends on: contents, names, model cards' claims, options."""
     described = [
-        [source.reference, source.digest, declared_bases(source.directory)]
+        [
+            source.reference,
+            source.digest,
+            declared_bases(source.directory),
+            *own_tokenizer_digest(source),
+        ]
         for source in _distinct([*([base] if base else []), *models])
     ]
     return digest_of(

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models
 from merge_core.configs.rotary import rope_of
 from merge_core.tokenizers.tokenizer import read_tokenizer
 from merge_core.verification.verify import verify
+from tests.support.checkpoints import run_recipe
 from tests.support.tiny_llama import base_weights, described, fine_tuned, write_llama
 
 ODD = ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e")
@@ -92,6 +93,40 @@ def test_tokens_in_a_file_of_their_own_belong_to_the_vocabulary(
     for name, (base, one, codes) in cases.items():
         found = pair(tmp_path / name, {"base": base, "one": one})
         assert [each.code for each in found] == codes, name
+
+
+def tekken(*tokens: str, **more: Any) -> str:
+    """A vocabulary as Mistral publishes it."""
+    listed = [{"rank": i, "token_bytes": token} for i, token in enumerate(tokens)]
+    return json.dumps({"config": {"pattern": "x"}, "vocab": listed, **more})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "other"),
+    [
+        ("qwen.tiktoken", "YQ== 0\nYg== 1\n", "Yg== 0\nYQ== 1\n"),
+        ("tiktoken.model", "YQ== 0\nYg== 1\n", "Yg== 0\nYQ== 1\n"),
+        ("tekken.json", tekken("YQ==", "Yg=="), tekken("Yg==", "YQ==")),
+    ],
+)
+def test_a_vocabulary_in_a_form_that_is_not_read_is_compared_and_copied(
+    name: str, content: str, other: str, tmp_path: Path
+) -> None:
+    same = pair(tmp_path / "same", {"base": {name: content}, "one": {name: content}})
+    assert not same
+    (found,) = pair(tmp_path / "other", {"base": {name: content}, "one": {name: other}})
+    assert (found.code, found.severity) == ("vocabulary-differs", "error")
+    assert name in {file.name for file in described(tmp_path / "same/base").files}
+    recipe = {"merge_method": "linear", "models": [{"model": "base"}, {"model": "one"}]}
+    sources = {each: described(tmp_path / "same" / each) for each in ("base", "one")}
+    run_recipe(recipe, sources, tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == content
+
+
+def test_what_newer_files_say_beside_the_tokens_is_no_difference(tmp_path: Path) -> None:
+    newer = tekken("YQ==", "Yg==", image={"size": 8})
+    files = {"base": {"tekken.json": tekken("YQ==", "Yg==")}, "one": {"tekken.json": newer}}
+    assert not pair(tmp_path, files)
 
 
 def test_added_tokens_by_number_are_those_by_name(tmp_path: Path) -> None:

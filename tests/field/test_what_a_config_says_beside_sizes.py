@@ -168,6 +168,67 @@ def test_settings_that_compute_otherwise_are_told(
     assert (code, f"{key} {other} instead of" in said) == (0, True), said
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"alibi": True}, {"alibi": False}, "alibi False instead of True"),
+        ({"clip_qkv": None}, {"clip_qkv": 8.0}, "clip_qkv 8.0 instead of None"),
+        ({"feed_forward_proj": "gelu"}, {"feed_forward_proj": "silu"}, "feed_forward_proj silu"),
+        ({}, {"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
+        ({"use_rope": True}, {"use_rope": False}, "use_rope False instead of True"),
+        (
+            {"vision_config": {"hidden_act": "gelu"}},
+            {"vision_config": {"hidden_act": "quick_gelu"}},
+            "vision_config.hidden_act quick_gelu instead of gelu",
+        ),
+        (
+            {"text_config": {"vocab_size": 32}, "projector_hidden_act": "gelu"},
+            {"text_config": {"vocab_size": 32}, "projector_hidden_act": "relu"},
+            "projector_hidden_act relu instead of gelu",
+        ),
+        ({"select_layer": -2}, {"select_layer": -1}, "select_layer -1 instead of -2"),
+    ],
+)
+def test_a_setting_that_nobody_listed_is_told_in_any_part(
+    one: Config, other: Config, told: str, user: User
+) -> None:
+    saved(user, one, other)
+    code, said = plan(user)
+    assert (code, told in said) == (0, True), said
+
+
+def test_a_tower_of_other_heads_is_refused(user: User) -> None:
+    """The same weights are cut otherwise, and no shape shows it."""
+    towers = [{"vision_config": {"num_attention_heads": heads}} for heads in (16, 8)]
+    saved(user, *towers)
+    code, said = plan(user)
+    assert code == 2
+    assert "vision_config.num_attention_heads 8 instead of 16" in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"clip_qkv": 8.0}),
+        ({"is_decoder": False}, {}),
+        ({"transformers_version": "4.1"}, {"transformers_version": "5.1"}),
+        ({"pretraining_tp": 1}, {"pretraining_tp": 2}),
+        ({"sliding_window": None}, {"sliding_window": 4096}),
+        (
+            {"vision_config": {"attention_dropout": 0.0}},
+            {"vision_config": {"attention_dropout": 1}},
+        ),
+        ({"router_aux_loss_coef": 0.1}, {"router_aux_loss_coef": 0.2}),
+    ],
+)
+def test_what_says_nothing_of_the_weights_is_not_told(
+    one: Config, other: Config, user: User
+) -> None:
+    saved(user, one, other)
+    code, said = plan(user)
+    assert (code, "says otherwise" in said) == (0, False), said
+
+
 @pytest.mark.parametrize("key", ["use_cache", "initializer_range", "attention_dropout", "_name"])
 def test_settings_of_training_are_no_matter(key: str, user: User) -> None:
     saved(user, {key: 1}, {key: 2})

@@ -42,6 +42,7 @@ _LATENT = {
     "v_head_dim": 4,
     "num_key_value_heads": 4,
 }
+_INDEXED = {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
 _MAMBA = {
     "mamba_n_heads": 4,
     "mamba_d_head": 8,
@@ -216,6 +217,24 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "layer_types": _MIXED,
         "per_layer_config": {layer: {"head_dim": 8} for layer in (0, 3)},
     },
+    **{
+        name: {**_ROUTED, **_LATENT, "q_lora_rank": 4, **_INDEXED}
+        for name in ("DeepseekV32", "GlmMoeDsa")
+    },
+    "Dots1": {**_ROUTED, "head_dim": 4},
+    "HYV3": {**_ROUTED, **_EXPERTS, "head_dim": 4},
+    "ExaoneMoe": {**_EXPERTS, **_WINDOW, "first_k_dense_replace": 1, "n_group": 1},
+    "MiniMaxM2": {**_LOCAL_EXPERTS, "head_dim": 4},
+    "Qwen3_5": {
+        "config": "Qwen3_5TextConfig",
+        "head_dim": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 4,
+    },
+    "BigBird": {"attention_type": "original_full"},
+    "Rwkv": {"context_length": 64, "attention_hidden_size": 16},
     "Gemma4": {
         "config": "Gemma4TextConfig",
         **_WINDOW,

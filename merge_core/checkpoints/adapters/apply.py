@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 
 from merge_core.checkpoints.adapters.files import Adapter
-from merge_core.checkpoints.adapters.fitting import Fit, fit
+from merge_core.checkpoints.adapters.fitting import Fit, fit, is_vocabulary
 from merge_core.checkpoints.adapters.residual import ResidualTensor
 from merge_core.checkpoints.adapters.tensors import AdaptedTensor, ReplacedTensor
 from merge_core.checkpoints.adapters.variants import Start
@@ -14,6 +15,7 @@ from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.inputs import TensorInput
+from merge_core.tensors.names import group_of
 
 _TAKEN_OUT_OF = ("F32", "F16", "BF16")
 
@@ -41,7 +43,19 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
         if adapter.config.start and not each.pair.embedding and name not in place.replaced:
             tensors[name] = _residual(adapter, adapter.config.start, base, each)
         tensors[name] = AdaptedTensor(name, base.tensors[name].dtype, tensors[name], each)
-    return replace(base, tensors=MappingProxyType(tensors))
+    changed = (*place.replaced, *place.fits)
+    parted = not adapter.config.tie_weights and _parts_head(base, changed)
+    return replace(base, tensors=MappingProxyType(tensors), parted=parted)
+
+
+def _parts_head(base: Checkpoint, changed: Collection[str]) -> bool:
+    """Whether a head that is stored beside the embeddings, and may be a copy, is one no longer."""
+    if not any(group_of(name) == "head" for name in base.tensors):
+        return False
+    return any(
+        group_of(name) == "head" or (group_of(name) == "embeddings" and is_vocabulary(base, name))
+        for name in changed
+    )
 
 
 def _residual(adapter: Adapter, start: Start, base: Checkpoint, fit: Fit) -> ResidualTensor:

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_core.checkpoints.adapters.variants import Start, refuse_variants, start_of
+from merge_core.checkpoints.adapters.variants import (
+    Start,
+    refuse_other_kinds,
+    refuse_variants,
+    start_of,
+)
 from merge_core.errors import CheckpointError
 from merge_core.files.bounded_json import read_json
 from merge_core.findings import printable, some
@@ -95,12 +100,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
             mend="merge the adapter into its base with the library that trained it, save the result"
             " as safetensors of transformers, and use that",
         )
-    if kind != "LORA":
-        raise CheckpointError(
-            f"its peft_type is {str(kind)[:40]!r}; only LORA adapters are read",
-            where=str(path),
-            mend="merge the adapter into its base with PEFT (merge_and_unload), and use the result",
-        )
+    refuse_other_kinds(path, kind)
     refuse_variants(path, values)
     return AdapterConfig(
         r=_rank(path, "r", values.get("r", 8)),

@@ -14,6 +14,7 @@ from merge_core.checkpoints.adapters.files import Adapter, LoraPair
 from merge_core.checkpoints.adapters.misfits import (
     error_not_in_base,
     error_not_saved,
+    error_of_places,
     error_of_shape,
 )
 from merge_core.checkpoints.checkpoint import Checkpoint
@@ -77,7 +78,10 @@ def fit(adapter: Adapter, base: Checkpoint) -> Fitted:
 
 
 def _named(adapter: Adapter, base: Checkpoint, wanted: list[str]) -> dict[str, str]:
-    """The base's name of each wanted tensor, by the first renaming under which all are there.
+    """The base's name of each wanted tensor, by the only renaming under which all are there.
+
+    Names that are the base's own are taken as they are. Two towers of one base may both have what
+    an adapter of an inner model names; their shapes tell them apart, or nothing does.
 
     A head that shares the embeddings' weights is not stored; where the adapter says that it follows
     them, what it holds for the head says nothing new and is left out.
@@ -85,18 +89,42 @@ def _named(adapter: Adapter, base: Checkpoint, wanted: list[str]) -> dict[str, s
     if adapter.config.tie_weights and ties_head(base):
         wanted = [name for name in wanted if group_of(name) != "head"]
     fewest: tuple[int, list[str]] | None = None
+    found: list[dict[str, str]] = []
     for renaming in _renamings(wanted, base):
         names = {name: renamed(name, renaming) for name in wanted}
         missing = [name for name, tensor in names.items() if tensor not in base.tensors]
         if not missing and len(set(names.values())) == len(names):
-            return names
+            if not renaming:
+                return names
+            if names not in found:
+                found.append(names)
         if missing and (fewest is None or len(missing) < fewest[0]):
             fewest = len(missing), missing
+    places = [names for names in found if _has_shapes(adapter, base, names)] or found
+    if len(places) > 1:
+        raise error_of_places(adapter, base, [names[wanted[0]] for names in places], wanted[0])
+    if places:
+        return places[0]
     assert fewest is not None
     lost = fewest[1]
     if all(group_of(name) == "head" for name in lost) and ties_head(base):
         raise _tied(adapter, base, lost[0])
     raise error_not_in_base(adapter, base, lost, len(wanted))
+
+
+def _has_shapes(adapter: Adapter, base: Checkpoint, names: Mapping[str, str]) -> bool:
+    """Whether every tensor that the adapter changes has there the shape that it makes."""
+    for pair in adapter.pairs:
+        tensor = names.get(f"{pair.module}.weight")
+        if tensor is not None:
+            made = (pair.b.shape[0], pair.a.shape[1])
+            if base.tensors[tensor].shape not in (made, made[::-1]):
+                return False
+    return all(
+        base.tensors[names[name]].shape == entry.shape
+        for name, entry in adapter.replaced.items()
+        if name in names
+    )
 
 
 def _renamings(wanted: list[str], base: Checkpoint) -> Iterator[Renaming]:

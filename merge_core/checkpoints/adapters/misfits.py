@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merge_core.checkpoints.adapters.files import Adapter
+from merge_core.checkpoints.adapters.config import WEIGHTS_NAME
+from merge_core.checkpoints.adapters.files import PREFIX, Adapter
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.errors import CompatibilityError
 from merge_core.findings import some
@@ -43,11 +44,41 @@ def error_not_in_base(
             mend=f"give the base that head first: {called}.from_pretrained(BASE{labels})"
             ".save_pretrained(DIR), and apply the adapter to DIR",
         )
-    return CompatibilityError(
+    what = (
         f"{len(lost)} of the {wanted} tensors that this adapter changes are not in"
-        f" {base.directory}: {some(lost)}",
+        f" {base.directory}: {some(lost)}"
+    )
+    if len(lost) < wanted:
+        # A router of Mixtral's, say, which transformers calls otherwise than the file does.
+        return CompatibilityError(
+            what,
+            where=str(adapter.directory),
+            mend=f"apply it to the base that it was trained on{_declared(adapter)}; if it is this"
+            " one, transformers gives these tensors other names as it loads them: merge the"
+            " adapter into its base with PEFT (merge_and_unload), and use the result",
+        )
+    return CompatibilityError(
+        what,
         where=str(adapter.directory),
         mend=f"apply it to the base that it was trained on{_declared(adapter)}",
+    )
+
+
+def error_of_places(
+    adapter: Adapter, base: Checkpoint, places: Sequence[str], tensor: str
+) -> CompatibilityError:
+    """The error for an adapter of an inner model that several parts of the base could be.
+
+    Args:
+        places: the base's tensors, any of which `tensor` of the adapter may mean.
+    """
+    parts = [place.removesuffix(tensor) for place in places]
+    return CompatibilityError(
+        f"{tensor} may be {' or '.join(places)} of {base.directory}: the adapter was trained on a"
+        " part of it and does not say on which",
+        where=str(adapter.directory),
+        mend=f"name the part in {WEIGHTS_NAME}: put {' or '.join(parts)} after"
+        f" {PREFIX} in the name of every tensor",
     )
 
 

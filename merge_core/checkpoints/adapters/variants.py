@@ -59,6 +59,24 @@ SAVED_AGAIN = (
 )
 """The way out for a start that was taken out of the base and cannot be repeated."""
 _MERGED = "merge the adapter into its base with PEFT (merge_and_unload), and use the result"
+_NOT_MERGED = frozenset({"alora_invocation_tokens", "use_qalora", "arrow_config"})
+"""Settings under which PEFT refuses to merge, too."""
+_ONLY_SERVED = (
+    "leave it out: no weights can hold what it does, and PEFT cannot merge it either; it only works"
+    " as an adapter on its base"
+)
+_STACK_FIRST = (
+    "stack the layers of its base by a recipe first (merge_method: passthrough, with a slice for"
+    " each entry of layer_replication, whose two numbers are its layer_range), delete"
+    " layer_replication from adapter_config.json, and apply the adapter to the stack"
+)
+_PROMPTS = frozenset(
+    {
+        *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT"),
+        *("CARTRIDGE", "ADAPTION_PROMPT", "XLORA", "POLY"),
+    }
+)
+"""PEFT's kinds without `merge_and_unload`: they add to the prompt, or choose as they run."""
 Start = Literal["pissa", "olora"]
 """Starts that are taken out of the base again (`residual`), as PEFT does on loading."""
 _OF_ITS_DATA = ("corda", "lora_ga")
@@ -77,7 +95,11 @@ def refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
     """
     for key, what in _REFUSED.items():
         if values.get(key):
-            raise _refused(path, f"{key} is set: this adapter {what}, which is not supported")
+            raise _refused(
+                path,
+                f"{key} is set: this adapter {what}, which is not supported",
+                _way_out(key),
+            )
     bias = values.get("bias")
     if bias not in (None, "none"):
         raise _refused(
@@ -95,6 +117,27 @@ def refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
                 " not known here",
                 f"{_MERGED}; or, if it does nothing to the weights, delete it from {path.name}",
             )
+
+
+def refuse_other_kinds(path: Path, kind: Any) -> None:
+    """Refuse an adapter of another kind than LoRA.
+
+    Raises:
+        CheckpointError: with what to do, if PEFT can merge that kind.
+    """
+    if kind == "LORA":
+        return
+    raise _refused(
+        path,
+        f"its peft_type is {str(kind)[:40]!r}; only LORA adapters are read",
+        _ONLY_SERVED if kind in _PROMPTS else _MERGED,
+    )
+
+
+def _way_out(key: str) -> str:
+    if key in _NOT_MERGED:
+        return _ONLY_SERVED
+    return _STACK_FIRST if key == "layer_replication" else _MERGED
 
 
 def start_of(setting: Any) -> Start | None:

@@ -52,7 +52,7 @@ _HARMLESS = re.compile(
     r"|per_layer_input|feature_layer|mtp|nextn|_pred_|ignore_index|multiplier|rescale_every"
     r"|use_weighted_layer_sum|depth_mult|num_hidden_groups|block_type$"
     r"|moe_block$|inner_group_num|temperature|token|position|rope_scaling|attention_chunk"
-    r"|adapter"
+    r"|adapter|random_blocks|^index_(local|topk|init)_blocks|^(mask|unk)_index$"
 )
 _WINDOWS = (
     *("sliding_window", "attention_window", "attention_window_size", "window_size"),
