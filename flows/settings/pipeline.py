@@ -88,8 +88,8 @@ class Evaluate(Section):
     keep_documents: bool | None = Field(
         default=None,
         title="Keep the documents",
-        description="Keep the text of the suite's documents in MLflow, and not only digests."
-        " Empty: if they all lie in the suite's own directory.",
+        description="Keep the text of the suite's documents in MLflow, wherever they are from, and"
+        " not only digests. Empty: if they all lie in the suite's own directory.",
         json_schema_extra={"position": 4},
     )
 

@@ -219,6 +219,13 @@ class Evidence:
         found = self.registry.client.list_artifacts(self.run.info.run_id)
         return any(item.path == name for item in found)
 
+    def names_in(self, directory: str) -> list[str]:
+        """Names of what lies in a directory among the files of the merge run."""
+        if self.run is None:
+            return []
+        found = self.registry.client.list_artifacts(self.run.info.run_id, directory)
+        return [str(item.path) for item in found]
+
     def _evaluated(self, run: Run) -> Evaluated:
         content = self.file("evaluation.json", run)
         try:

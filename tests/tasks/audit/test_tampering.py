@@ -16,9 +16,12 @@ from tasks.registry.client import open_registry
 from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
-from tests.support.tampering import KINDS, Tamperer
+from tests.support.tampering import KINDS as OF_THE_RECORD
+from tests.support.tampering import Tamperer
+from tests.support.tampering_texts import KINDS as OF_TEXTS
 
 URI = "models:/model/2"
+KINDS = OF_THE_RECORD | OF_TEXTS
 
 
 @pytest.fixture
