@@ -12,7 +12,7 @@ from typing import Any
 from merge_core.errors import RecipeError
 from merge_core.files.digests import sha256_file
 from merge_core.files.named_file import open_named
-from merge_core.files.written_path import written_path
+from merge_core.homes.variables import place_of
 from merge_core.recipes.parts import Calibration
 
 _WHERE = "calibration.data"
@@ -37,9 +37,9 @@ def data_file(calibration: Calibration, beside: Path | None) -> Path:
 
     Raises:
         RecipeError: there is no such file.
+        CheckpointError: a variable in its path is not known.
     """
-    named = written_path(calibration.data)
-    path = (beside or Path.cwd()) / named
+    path = (beside or Path.cwd()) / place_of(calibration.data)
     if not path.is_file():
         raise RecipeError(
             f"there is no file {path}",
