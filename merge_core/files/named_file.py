@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = (
     (stat.S_ISFIFO, "it is a FIFO, not a file"),
@@ -21,7 +21,7 @@ _OF_THIS_PROCESS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 """What a shell opened for it: `<(COMMAND)`, or a pipe. Somebody writes there already."""
 
 
-def open_named(path: Path) -> BinaryIO:
+def open_named(path: Path) -> BufferedReader:
     """A file to read from its beginning.
 
     Raises:

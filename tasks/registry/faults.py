@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from merge_core.errors import StepError
+
+if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
 
 _LOGIN = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; at the server of `mergeflow up`,"
@@ -25,7 +29,7 @@ class RegistryUnreachableError(StepError):
 
 
 def in_words(
-    error: Exception, said: str, address: str, database: Path | None, *, writing: bool
+    error: MlflowException, said: str, address: str, database: Path | None, *, writing: bool
 ) -> StepError:
     """What MLflow's own error means for a person.
 
