@@ -59,5 +59,5 @@ def names_checkpoint(declared: str, reference: str, directory: Path) -> bool:
 def is_hub_id(reference: str) -> bool:
     """Whether a reference is written like a Hub repository: `name` or `org/name`, no path."""
     plain = reference.split("@")[0]
-    is_path = written_path(plain).exists() or plain.startswith((".", "/", "~", "$"))
+    is_path = written_path(plain).exists() or plain.startswith((".", "/", "~"))
     return not is_path and plain.count("/") <= 1 and not plain.startswith("models:")

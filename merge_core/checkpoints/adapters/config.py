@@ -168,11 +168,12 @@ def _whole(pattern: str) -> str:
 
 
 def _matched(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first pattern that matches, in the order of the file."""
+    """The value of the first pattern that matches, in the order of the file; else of the name
+    itself, which as a pattern may match something else. So does PEFT."""
     for pattern, value in patterns.items():
-        if pattern == module or matches(pattern, module):
+        if matches(pattern, module):
             return value
-    return default
+    return patterns.get(module, default)
 
 
 def _rank(path: Path, key: str, value: Any) -> int:
