@@ -36,7 +36,7 @@ from merge_core.errors import MergeflowError, StepError
 from tasks.processes.own_python import guard_this_process
 from tasks.processes.shipped_files import example
 
-_WITHOUT_REGISTRY = {"decide", "home", "keys", "methods"}
+_WITHOUT_REGISTRY = {"check", "decide", "home", "keys", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
     *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
 }
