@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from merge_core.checkpoints.adapters import open_adapter
 from tests.field.mends.situations import VERIFY, Situation, again, recipe, rewrite, situations
+from tests.support.adapters import random_factors, write_adapter
 from tests.support.followed_mends import Advice, Shell, Step
 
 pytestmark = pytest.mark.slow  # `make field`
@@ -72,6 +74,15 @@ def a_table_of_complex_numbers(here: Path) -> Iterator[Step]:
     yield VERIFY
     rewrite(here / "a", lambda it: it.pop("freqs_cis"))
     yield VERIFY
+
+
+def a_module_that_is_meant_two_ways(here: Path) -> Iterator[Step]:
+    name = "model.experts.w+.q_proj"
+    factors = random_factors({name: (12, 8)}, 3)
+    write_adapter(here / "lora", factors, alpha_pattern={name: 9, "q_proj": 6})
+    yield (open_adapter, here / "lora")
+    write_adapter(here / "again", factors, alpha_pattern={"q_proj": 6})
+    yield (open_adapter, here / "again")
 
 
 @pytest.mark.parametrize("situation", situations(globals()), ids=lambda each: each.__name__)
