@@ -41,7 +41,7 @@ science: $(VENV)/.installed  ## published claims about merging, tried on models 
 		--numbers benchmarks/science/measured.json
 
 security: $(VENV)/.installed-dev  ## every attack of docs/security.md that needs no browser (ten minutes; `make stack` has the others)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit tests/flows/test_signed_run.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/security tests/tasks/audit tests/flows/test_signed_run.py tests/flows/test_kept_documents.py
 
 crash: $(VENV)/.installed-dev  ## merges killed at 200 moments, starved, raced; secrets searched for (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults/test_kill_anywhere.py \

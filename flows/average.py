@@ -159,5 +159,5 @@ def _average(
     )
     lock = lock_of(pipeline, resolved.locked, {}, suite, None, started)
     evaluated = (manifest, baseline, singles, scores, compatibility, lock)
-    kept = suite_to_keep(pipeline, suite)
+    kept = suite_to_keep(pipeline, suite, scores.base, evaluators)
     return Candidate(pipeline, *evaluated, artifacts=kept | dict(files), chosen=chosen)

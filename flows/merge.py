@@ -126,9 +126,9 @@ def run_from_sources(
     inputs, scores = evaluating.evaluate_candidate(
         pipeline, suite, manifest, home, evaluators, inputs, evaluate
     )
-    evaluators.close()
     baseline = inputs.baseline.source
-    files = suite_to_keep(pipeline, suite)
+    files = suite_to_keep(pipeline, suite, scores.base, evaluators)
+    evaluators.close()
     if base and profile:
         files["task-vectors.png"] = step.profile_picture(profile, home, base, models)
     models = [source for source in (donor, *experts) if source.digest != baseline.digest]

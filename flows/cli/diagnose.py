@@ -133,8 +133,8 @@ def _check_enough(recipe: Recipe, file: Path) -> None:
 
 def _half(suite: str, home: Home) -> Suite:
     from flows.steps.loss_curves import search_half
+    from merge_core.homes.variables import expand_variables
     from tasks.evaluation.suite import load_suite
-    from tasks.sources.references import expand_variables
 
     return search_half(load_suite(expand_variables(suite, home)))
 

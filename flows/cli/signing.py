@@ -164,13 +164,14 @@ def _ask_for_passphrase(terminal: Terminal, named: str, keys: Path) -> None:
     import os
     import sys
 
+    from merge_core.files.named_file import read_named
     from tasks.signing.keys import PASSPHRASE, PRIVATE
 
     path = Path(named) if "/" in named else keys / f"{named}{PRIVATE}"
     if PASSPHRASE in os.environ or terminal.machine or not sys.stdin.isatty():
         return
     try:
-        encrypted = b"ENCRYPTED" in path.read_bytes()[:4096]
+        encrypted = b"ENCRYPTED" in read_named(path, 4096)
     except OSError:
         return
     if encrypted:

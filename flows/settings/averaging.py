@@ -24,6 +24,7 @@ from flows.settings.search import Search, SearchPipeline, halves_of
 from merge_core.files.digests import digest_of
 from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.homes.home import Home
+from merge_core.homes.variables import expand_variables
 from merge_core.operations.trajectory.schedules import Decay, Schedule, schedule_weights
 from merge_core.operations.trajectory.select import Choice
 from merge_core.recipes.loading import parse_recipe
@@ -34,7 +35,7 @@ from tasks.promotion.baselines import OF_AN_AVERAGE
 from tasks.promotion.rule import AFTERWARDS, PromotionRule
 from tasks.search.soup import METHOD as SOUP_METHOD
 from tasks.search.soup import SOUP
-from tasks.sources.references import expand_variables, parse_plain
+from tasks.sources.references import parse_plain
 
 SOUP_SCHEDULE = "greedy_soup"
 

@@ -25,13 +25,12 @@ from flows.settings.pipeline import Evaluate, Execution, Pipeline, Register
 from flows.settings.sentences import expect, in_range, only
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import validated
-from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
+from merge_core.homes.variables import place_of
 from merge_core.methods import METHODS
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.promotion.rule import PromotionRule
-from tasks.sources.references import expand_variables
 
 METHOD_NAMES = tuple(name for name, method in METHODS.items() if method.calibration is None)
 """Methods that the form offers: all but those that measure the models on data."""
@@ -244,7 +243,7 @@ def recipe_of(text: str, home: Home, where: str) -> FilledIn:
     """
     if "\n" in text.strip() or ": " in text:
         return FilledIn(parse_recipe(text, where=where), None)
-    path = written_path(expand_variables(text.strip(), home)).absolute()
+    path = place_of(text.strip(), home).absolute()
     if not path.is_file():
         raise RecipeError(
             f"there is no file {path}",

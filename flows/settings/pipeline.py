@@ -15,13 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from merge_core.errors import RecipeError
 from merge_core.files.strict_yaml import SaidInLines, load_yaml, validated
 from merge_core.homes.home import Home
+from merge_core.homes.variables import expand_variables, place_of
 from merge_core.recipes.loading import load_recipe, parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
 from tasks.promotion.rule import PromotionRule
 from tasks.registry.client import strip_credentials
-from tasks.sources.references import expand_variables, parse_reference
+from tasks.sources.references import parse_reference
 from tasks.units import read_size
 
 _DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
@@ -88,8 +89,8 @@ class Evaluate(Section):
     keep_documents: bool | None = Field(
         default=None,
         title="Keep the documents",
-        description="Keep the text of the suite's documents in MLflow, and not only digests."
-        " Empty: if they all lie in the suite's own directory.",
+        description="Keep the text of the suite's documents in MLflow, wherever they are from, and"
+        " not only digests. Empty: if they all lie in the suite's own directory.",
         json_schema_extra={"position": 4},
     )
 
@@ -343,7 +344,7 @@ def load_pipeline(path: Path, kind: type[Pipeline] = Pipeline) -> LoadedPipeline
     beside = path.absolute().parent
     recipe = values.get("recipe")
     if isinstance(recipe, str):
-        recipe_path = beside / Path(recipe).expanduser()
+        recipe_path = beside / place_of(recipe)
         if not os.path.isfile(recipe_path):  # noqa: PTH113 - no, too, of a name that is too long
             raise RecipeError(
                 f"there is no recipe file {recipe_path}",
@@ -364,7 +365,7 @@ def load_pipeline(path: Path, kind: type[Pipeline] = Pipeline) -> LoadedPipeline
 
 def with_suite_beside(evaluate: Evaluate, beside: Path) -> Evaluate:
     """The section of a file with its suite's path made absolute, if it starts from the file."""
-    suite = beside / Path(expand_variables(evaluate.suite, Home.discover())).expanduser()
+    suite = beside / place_of(evaluate.suite, Home.discover())
     is_there = os.path.exists(suite)  # noqa: PTH110 - says no of a name that no file can have
     return evaluate.model_copy(update={"suite": str(suite)}) if is_there else evaluate
 

@@ -9,13 +9,13 @@ from flows.steps.baselines import check_baselines
 from flows.steps.signing import check_key
 from merge_core.errors import RecipeError
 from merge_core.homes.home import Home
+from merge_core.homes.variables import expand_variables
 from merge_core.text.plain import plain_log
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import Suite, load_suite
 from tasks.promotion.decision import check_tasks
 from tasks.promotion.rule import FORMER_GATE, PromotionRule
 from tasks.registry.client import RegistryUnreachableError, check_address, default_tracking_uri
-from tasks.sources.references import expand_variables
 
 _log = plain_log("mergeflow")
 

@@ -27,6 +27,7 @@ from merge_core.recipes.warnings import warnings_of
 from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.verification.verify import CompatibilityReport
 from tasks.decide import decide_task
+from tasks.evaluation.document_texts import DIRECTORY as DOCUMENTS
 from tasks.progress import prefect_progress
 from tasks.promotion.choice import OTHER_HALF, with_choice
 from tasks.records import Decision, MergeOutcome, Registration
@@ -34,7 +35,7 @@ from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
 from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
-from tasks.registry.lock import LOCK, Lock, moment
+from tasks.registry.lock import LOCK, Lock, lock_digest, moment
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
 
 PICTURE = "intervals.png"
@@ -143,7 +144,14 @@ def register(
             where=manifest.path,
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
-    ended = candidate.lock.model_copy(update={"ended": moment(datetime.now(UTC))})
+    texts = {
+        name: lock_digest(content)
+        for name, content in candidate.artifacts.items()
+        if name.startswith(f"{DOCUMENTS}/")
+    }
+    ended = candidate.lock.model_copy(
+        update={"ended": moment(datetime.now(UTC)), "documents": texts}
+    )
     files: dict[str, str | bytes] = {
         **candidate.artifacts,
         "rule.json": pipeline.promote.model_dump_json(indent=1),

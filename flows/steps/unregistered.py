@@ -27,7 +27,8 @@ def telling_what_is_done(
     said = headline(decision, roles.the_candidate, roles.the_baseline)
     done = (
         f"decided before that: {said}",
-        f"the merged checkpoint is in {manifest.path}; nothing is merged or evaluated again",
+        f"the merged checkpoint is in {manifest.path}; the same run again registers it where this"
+        " one stopped, and merges and evaluates nothing again",
     )
     try:
         yield

@@ -106,6 +106,13 @@ def _stem(directory: Path) -> str:
 def _indexed_shards(directory: Path, index: str, weight_map: Mapping[str, str]) -> tuple[str, ...]:
     shards = sorted(set(weight_map.values()))
     for shard in shards:
+        if shard.endswith(SUFFIX) and _is_below(shard):
+            raise CheckpointError(
+                f"{index} names the shard {shard[:120]!r} in a directory below, which is not read",
+                where=str(directory),
+                mend=f"move the shards beside {index}, and take the directory off their names in"
+                " it",
+            )
         if not is_file_name(shard) or not shard.endswith(SUFFIX):
             raise CheckpointError(
                 f"{index} points to {shard[:120]!r}, which is not a file of this directory",
@@ -117,6 +124,12 @@ def _indexed_shards(directory: Path, index: str, weight_map: Mapping[str, str]) 
                 f"shard {shard} is missing", where=str(directory), mend="fetch it again"
             )
     return tuple(shards)
+
+
+def _is_below(shard: str) -> bool:
+    """Whether a shard's name is that of a file in a directory below: transformers would read it."""
+    parts = shard.split("/")
+    return len(parts) > 1 and all(map(is_file_name, parts))
 
 
 def _only_file(directory: Path) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_core.errors import unreadable
+from merge_core.files.named_file import open_named
 from merge_core.files.names import is_model_file, is_named_file
 from merge_core.files.private import open_private
 from merge_core.records import FileDigest
@@ -56,7 +57,7 @@ def sha256_file(path: Path, listener: Callable[[int], None] | None = None) -> st
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_named(path) as file:
             while count := file.readinto(buffer):
                 digest.update(view[:count])
                 if listener:

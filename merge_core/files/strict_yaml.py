@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from merge_core.errors import RecipeError, did_you_mean
+from merge_core.files.named_file import read_named
 from merge_core.files.rule_words import rule_in_words
 from merge_core.findings import printable
 
@@ -98,11 +99,13 @@ def read_text(path: Path) -> str:
     """A text file that a person wrote; of an endless one only as much as shows that it is.
 
     Raises:
-        RecipeError: unreadable, or not UTF-8.
+        RecipeError: unreadable, no file, far too large, or not UTF-8.
     """
     try:
-        with path.open("rb") as file:
-            return file.read(4 * MAX_YAML_BYTES + 1).decode("utf-8")
+        content = read_named(path, 4 * MAX_YAML_BYTES + 1)
+        if len(content) > 4 * MAX_YAML_BYTES:
+            raise RecipeError("the file is larger than 1 MiB", where=str(path))
+        return content.decode("utf-8")
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except UnicodeDecodeError:

@@ -269,10 +269,17 @@ def _entry(path: Path, name: str, value: Any, start: int) -> TensorEntry:
 
 
 def _unusable_dtype(path: Path, name: str, dtype: Any) -> CheckpointError:
+    if dtype == "C64":
+        return CheckpointError(
+            f"tensor {name[:80]!r} has complex numbers, which are not merged",
+            where=str(path),
+            mend="most such tensors are tables that the model's code computes anew: save the"
+            " checkpoint without it, and see that the model loads",
+        )
     if isinstance(dtype, str) and dtype in _NOT_READ:
         return CheckpointError(
-            f"tensor {name[:80]!r} is {dtype}, a format of quantised or complex values, which"
-            " cannot be merged",
+            f"tensor {name[:80]!r} is {dtype}, a format of quantised values, which cannot be"
+            " merged",
             where=str(path),
             mend="use the unquantised checkpoint it was made from (its model card names it)",
         )

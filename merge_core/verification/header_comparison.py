@@ -35,6 +35,9 @@ def compare_headers(
         [tensor for tensor in tensors if not is_derived_buffer(tensor, own[tensor][1])]
         for tensors, own in ((missing, base), (extra, model))
     )
+    if _are_names_of_one_tied_tensor(missing, extra, base, model):
+        findings.append(_two_names(base_name, name, missing[0], extra[0]))
+        missing, extra = [], []
     exclude = _exclude(missing, extra, base, model, tolerance)
     for tensors, verb, what in (
         (missing, "lacks", f"that {base_name} has"),
@@ -117,6 +120,29 @@ def _exclude(
     if not missing and not extra:
         return None
     return exclude_line([*missing, *extra], both, already=bool(tolerance.exclude))
+
+
+def _are_names_of_one_tied_tensor(
+    missing: list[str], extra: list[str], base: Headers, model: Headers
+) -> bool:
+    """Whether one of the two stores a head and no embeddings, and the other the embeddings alone:
+    transformers loads both, and takes the one for the other."""
+    if len(missing) != 1 or len(extra) != 1 or base[missing[0]][1] != model[extra[0]][1]:
+        return False
+    return {group_of(missing[0]), group_of(extra[0])} == {"head", "embeddings"}
+
+
+def _two_names(base_name: str, name: str, missing: str, extra: str) -> Finding:
+    return Finding(
+        severity="error",
+        code="tensors-missing",
+        subject=name,
+        message=f"it has {extra} and {base_name} has {missing}: where head and embeddings are tied,"
+        " these are two names of one tensor",
+        mend="if both models are tied, load each with transformers, save it again, and name the"
+        " copies: then the names are the same",
+        where=missing,
+    )
 
 
 def _buffer_findings(

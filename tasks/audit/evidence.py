@@ -26,6 +26,7 @@ from tasks.promotion.baselines import Compared
 from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
 from tasks.registry.client import TAG, Registry
+from tasks.registry.faults import is_network_failure, unreachable
 from tasks.registry.last_check import download_description
 from tasks.registry.lock import LOCK, Lock
 from tasks.registry.models import RECORD
@@ -107,7 +108,8 @@ class Evidence:
             return None
         try:
             return download_description(self.registry, self.model, self.scratch / "held")
-        except OSError:
+        except OSError as error:
+            self._raise_if_away(error)
             return None
 
     @cached_property
@@ -209,8 +211,18 @@ class Evidence:
         place.mkdir(exist_ok=True)
         try:
             return Path(self.registry.client.download_artifacts(of.info.run_id, name, str(place)))
-        except (OSError, MlflowException):
+        except (OSError, MlflowException) as error:
+            self._raise_if_away(error)
             return None
+
+    def _raise_if_away(self, error: Exception) -> None:
+        """What a server that is away does not give is not gone for that.
+
+        Raises:
+            RegistryUnreachableError: nobody answered.
+        """
+        if is_network_failure(error):
+            raise unreachable(self.registry.address, type(error).__name__) from None
 
     def has(self, name: str) -> bool:
         """Whether there is such a file, or directory, among those of the merge run."""
@@ -218,6 +230,13 @@ class Evidence:
             return False
         found = self.registry.client.list_artifacts(self.run.info.run_id)
         return any(item.path == name for item in found)
+
+    def names_in(self, directory: str) -> list[str]:
+        """Names of what lies in a directory among the files of the merge run."""
+        if self.run is None:
+            return []
+        found = self.registry.client.list_artifacts(self.run.info.run_id, directory)
+        return [str(item.path) for item in found]
 
     def _evaluated(self, run: Run) -> Evaluated:
         content = self.file("evaluation.json", run)

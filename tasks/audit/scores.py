@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tasks.audit import tables
+from tasks.audit import tables, texts
 from tasks.audit.evidence import Evaluated, Evidence
 from tasks.audit.report import Answers
 from tasks.records import EvaluationReport, TaskScore
@@ -30,6 +30,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
             continue
         _one(evidence, each, each.report, answers)
     tables.check(evidence, answers)
+    texts.check(evidence, answers)
     if not answers.failed:
         documents = sum(
             len(score.doc_ids)

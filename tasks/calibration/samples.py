@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from merge_core.errors import RecipeError
 from merge_core.files.digests import sha256_file
-from merge_core.files.written_path import written_path
+from merge_core.files.named_file import open_named
+from merge_core.homes.variables import place_of
 from merge_core.recipes.parts import Calibration
 
 _WHERE = "calibration.data"
@@ -35,9 +37,9 @@ def data_file(calibration: Calibration, beside: Path | None) -> Path:
 
     Raises:
         RecipeError: there is no such file.
+        CheckpointError: a variable in its path is not known.
     """
-    named = written_path(calibration.data)
-    path = (beside or Path.cwd()) / named
+    path = (beside or Path.cwd()) / place_of(calibration.data)
     if not path.is_file():
         raise RecipeError(
             f"there is no file {path}",
@@ -73,11 +75,14 @@ def draw_samples(calibration: Calibration, path: Path) -> list[Sample]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Every line that is not blank, with its number."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(
-                f"{path} is larger than 1 GiB", where=_WHERE, mend="a few hundred lines are enough"
-            )
-        text = path.read_text("utf-8")
+        with open_named(path) as file:
+            if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+                raise RecipeError(
+                    f"{path} is larger than 1 GiB",
+                    where=_WHERE,
+                    mend="a few hundred lines are enough",
+                )
+            text = file.read().decode("utf-8")
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}", where=_WHERE) from None
     except UnicodeDecodeError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -21,6 +21,7 @@ from tasks.evaluation.worker import (
     Message,
     Purpose,
     Worker,
+    WrittenTexts,
     purpose_of,
     tokenizer_of,
 )
@@ -110,6 +111,35 @@ class Evaluators:
             worker.end()
         else:
             self._put_back(worker)
+
+    def texts(
+        self,
+        suite: Suite,
+        device: str,
+        threads: int | None,
+        ids: Sequence[Sequence[str]],
+        most_bytes: int,
+    ) -> WrittenTexts:
+        """The text of documents, by a process that waits, or by one that is started for it.
+
+        The arguments are as `begin` and `Worker.texts` take them.
+        """
+        purpose = purpose_of(suite, device, threads)
+        with self._lock:
+            waiting = [each for each in self._idle if each.purpose == purpose]
+            worker = next((each for each in waiting if not each.has_ended()), None)
+            if worker:
+                self._idle.remove(worker)
+        try:
+            worker = worker or self._started(suite, purpose)
+        except OSError as error:
+            return WrittenTexts(f"no process can be started for it ({error.strerror})")
+        try:
+            return worker.texts(ids, most_bytes, suite.timeout_minutes)
+        except OSError as error:
+            return WrittenTexts(error.strerror or str(error))
+        finally:
+            worker.end()
 
     def _ask(
         self,

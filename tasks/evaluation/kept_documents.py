@@ -1,8 +1,8 @@
-"""The files of a suite for the record: its tasks, and the text of its documents.
+"""The files of a suite for the record: its tasks, and the data that they read from this disk.
 
 The record has the digest of each document in any case. Their text may be somebody else's, so it is
 kept where the suite ships it, which is a copy of what lies beside the suite's definition, or where
-the pipeline asks for it.
+the pipeline asks for it. Then `document_texts` gives the documents themselves, wherever from.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tasks.evaluation.lm_eval_files import read_own_tasks, unreachable_data
-from tasks.evaluation.suite import Suite, suite_files
+from tasks.evaluation.suite import Suite, is_self_contained, suite_files
 
 DIRECTORY = "suite"
 """Among the files of a merge's run in MLflow."""
-_MOST_BYTES = 256 << 20
+MOST_BYTES = 256 << 20
+"""Of a suite's files and the text of its documents, together."""
 
 
 class Kept(NamedTuple):
@@ -28,6 +28,11 @@ class Kept(NamedTuple):
     left_out: tuple[str, ...] = ()
     """Why something that was asked for is not among them."""
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(map(len, self.files.values()))
+
 
 def kept_documents(suite: Suite, asked: bool | None) -> Kept:
     """The files of a suite that belong into the record.
@@ -36,22 +41,15 @@ def kept_documents(suite: Suite, asked: bool | None) -> Kept:
         asked: whether they are to be kept; None: if the suite ships all of them.
     """
     inside, outside = _places(suite)
-    if asked is False or (asked is None and (outside or _elsewhere(suite))):
+    if asked is False or (asked is None and (outside or not is_self_contained(suite))):
         return Kept({})
     files = inside + (outside if asked else [])
     size = sum(path.stat().st_size for path in files)
-    if size > _MOST_BYTES:
-        said = f"its files have {size:,} bytes, and {_MOST_BYTES:,} are the most that is kept"
+    if size > MOST_BYTES:
+        said = f"its files have {size:,} bytes, and {MOST_BYTES:,} are the most that is kept"
         return Kept({}, (said,) if asked else ())
-    elsewhere = _elsewhere(suite) if asked else []
     directory = Path(suite.directory)
-    return Kept(
-        {kept_name(os.path.relpath(path, directory)): path.read_bytes() for path in files},
-        tuple(
-            f"the documents of {task} are no files of the suite: only their digests are kept"
-            for task in elsewhere
-        ),
-    )
+    return Kept({kept_name(os.path.relpath(path, directory)): path.read_bytes() for path in files})
 
 
 def kept_name(name: str) -> str:
@@ -74,16 +72,3 @@ def _places(suite: Suite) -> tuple[list[Path], list[Path]]:
             continue
         (inside if path.resolve().is_relative_to(directory) else outside).append(path)
     return inside, outside
-
-
-def _elsewhere(suite: Suite) -> list[str]:
-    """Tasks whose documents are no files on this disk: lm-eval's own, data sets of the Hub."""
-    own = read_own_tasks(suite.include_directory)
-    return [
-        task.task
-        for task in suite.tasks
-        if task.task not in own
-        or any(
-            unreachable_data(file.config, Path(suite.directory)).remote for file in own[task.task]
-        )
-    ]

@@ -10,6 +10,7 @@ import gc
 import os
 import random
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tasks.evaluation.backends import loaded
@@ -24,6 +25,7 @@ from tasks.evaluation.lm_eval_tasks import (
     set_generation,
 )
 from tasks.evaluation.task_score import mean_of_repeats, task_score
+from tasks.evaluation.writing_texts import write_texts
 from tasks.processes.child import Send
 from tasks.processes.model import Problem, torch_device
 
@@ -88,6 +90,11 @@ class Measuring:
         for task in self._tasks.values():
             with contextlib.suppress(Exception):  # a mistake of the suite's is told later
                 next(iter(task.eval_docs))
+
+    def write_texts(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Write the text of documents; `tasks.evaluation.writing_texts` says how."""
+        directory = Path(asked["directory"])
+        return {"found": write_texts(self._entries, asked["ids"], directory, asked["most_bytes"])}
 
     def measure(
         self, asked: dict[str, Any], send: Send, next_job: NextJob | None = None

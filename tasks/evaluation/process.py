@@ -4,6 +4,7 @@ Its first job is a suite, which it makes ready: {"ready"} or {"problem"}. Each j
 checkpoint. Most are evaluated in a fork: it has the libraries and documents that were made ready,
 and nothing of a checkpoint that was evaluated before. Processes that the fork leaves behind are
 ended before {"ended"} is sent. A job with "here" is evaluated in this process, which ends then.
+So it does after a job with "texts", which asks for the text of documents and needs no checkpoint.
 
 Messages: {"unprepared"}, {"forked"}, {"alive"}, {"done", "total"}, {"halved"}, {"look"}, then
 {"result"} or {"problem"}. A {"look"} is answered on standard input, and this process hands the
@@ -40,6 +41,9 @@ def main() -> None:
     measuring = made[0]
     while True:
         asked = next_job()
+        if "texts" in asked:
+            answer(partial(measuring.write_texts, asked["texts"]), send, "result")
+            end_here()
         if asked["here"]:
             answer(partial(measuring.measure, asked, send, next_job), send, "result")
             end_here()

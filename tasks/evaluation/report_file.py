@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from merge_core.errors import RecipeError
 from merge_core.files.bounded_json import parse_json
+from merge_core.files.named_file import open_named
 from merge_core.files.new_file import write_new
 from merge_core.files.rule_words import rule_in_words
 from merge_core.files.strict_yaml import yaml_path
@@ -53,11 +55,12 @@ def read_report(path: Path) -> EvaluationReport:
     """
     where = str(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        with open_named(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=where, mend=_MEND) from None
-    if len(content) > MAX_BYTES:
+    if max(size, len(content)) > MAX_BYTES:
         raise RecipeError(f"is larger than {MAX_BYTES >> 20} MiB", where=where)
     try:
         value = parse_json(content, unique_keys=True, finite=True)

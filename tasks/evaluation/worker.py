@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,17 @@ class Evaluated:
     end: ChildEnd
     messages: Message
     log: Path
+
+
+class WrittenTexts(NamedTuple):
+    """What became of the wish for the text of documents."""
+
+    problem: str | None
+    """Why there is none."""
+    found: Sequence[Message] = ()
+    """For each task of the suite what `write_texts` says of it."""
+    files: Sequence[bytes | None] = ()
+    """For each task of the suite its documents; None where they are not all there."""
 
 
 class Worker:
@@ -144,6 +155,29 @@ class Worker:
         if not log.exists() or log.stat().st_size == 0:
             log = self._log
         return Evaluated(end, said.messages, log)
+
+    def texts(self, ids: Sequence[Sequence[str]], most_bytes: int, minutes: float) -> WrittenTexts:
+        """Have the text of documents written, as the last thing that the process does.
+
+        Args:
+            ids: of the documents, for each task of the suite.
+            most_bytes: of all texts together.
+            minutes: after this time the process is to be ended.
+        """
+        directory = self._directory / "texts"
+        asked = {"ids": ids, "most_bytes": most_bytes, "directory": str(directory)}
+        said = _Said(lambda message: None)
+        self._child.give({"texts": asked})
+        in_time = self._child.listen(time.monotonic() + minutes * 60, said.take)
+        self._child.end()
+        if "result" not in said.messages:
+            problem = said.messages.get("problem", {}).get("what")
+            late = f"that took longer than {minutes:g} minutes"
+            return WrittenTexts(problem or ("its process died" if in_time else late))
+        found = said.messages["result"]["found"]
+        paths = [directory / f"{place}.jsonl" for place in range(len(found))]
+        files = [path.read_bytes() if path.exists() else None for path in paths]
+        return WrittenTexts(None, found, files)
 
     def end(self) -> None:
         """End it, and all that it has started."""

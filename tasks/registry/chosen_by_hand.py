@@ -6,6 +6,8 @@ off. Directly before the alias moves, every byte of what it will lead to is read
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from merge_core.errors import MergeflowError
@@ -17,7 +19,7 @@ from merge_core.text.plain import plain
 from tasks.registry.addresses import find_model, numbered_version
 from tasks.registry.alias import AliasKeeper, Chosen, moment
 from tasks.registry.alias_state import AliasState, Pin
-from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.client import TAG, Registry, check_address, open_registry
 from tasks.registry.described import described_checkpoint
 from tasks.registry.history import find_histories
 from tasks.registry.last_check import check_what_is_served
@@ -70,7 +72,7 @@ def promote(
         StepError: somebody else moved the alias meanwhile, or MLflow refused.
     """
     reason, typed = _said(why, by)
-    with open_registry(tracking_uri, writing=True) as registry:
+    with _opened(tracking_uri) as registry:
         find_model(registry, name)
         held = numbered_version(registry, name, version)
         return _choose(registry, home, held, "promote", reason, typed, progress)
@@ -98,7 +100,7 @@ def roll_back(
         StepError: somebody else moved the alias meanwhile, or MLflow refused.
     """
     reason, typed = _said(why, by)
-    with open_registry(tracking_uri, writing=True) as registry:
+    with _opened(tracking_uri) as registry:
         find_model(registry, name)
         wanted = to if to is not None else _champion_before(registry, home, name)
         held = numbered_version(registry, name, wanted)
@@ -114,7 +116,7 @@ def unpin(
         MergeflowError: no run is kept from moving it.
         StepError: MLflow refused.
     """
-    with open_registry(tracking_uri, writing=True) as registry:
+    with _opened(tracking_uri) as registry:
         find_model(registry, name)
         keeper = AliasKeeper(registry, name, home)
         state = keeper.state()
@@ -128,6 +130,14 @@ def unpin(
         said = plain(why, _LONGEST_WHY) if why else None
         before = keeper.release(Chosen(how="unpin", why=said, by=typed))
         return Released(name=name, version=before.holder, pin=before.pin)
+
+
+@contextlib.contextmanager
+def _opened(tracking_uri: str) -> Iterator[Registry]:
+    """A registry that is there: none is made where an address is misspelt."""
+    check_address(tracking_uri)
+    with open_registry(tracking_uri, writing=True) as registry:
+        yield registry
 
 
 def _choose(

@@ -22,6 +22,8 @@ from merge_core.files.locks import held
 from merge_core.files.private import open_private, private_umask
 from merge_core.homes.home import Home
 from tasks.registry.database import create_database
+from tasks.registry.faults import RegistryUnreachableError as RegistryUnreachableError
+from tasks.registry.faults import in_words, locked, unreachable
 from tasks.registry.pages import every
 from tasks.registry.places import artifacts_beside, follow_home
 
@@ -43,17 +45,9 @@ _SQLITE = "sqlite:///"
 _DATABASE = "mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql", "databricks")
 _ANSWER_SECONDS = 5.0
-_LOGIN = (
-    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; at the server of `mergeflow up`,"
-    " write its address as `mergeflow status` says it"
-)
 _PROCESS_LOCK = threading.RLock()
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SECRET_PARAMETER = re.compile(rf"([?&])[^=&#]*(?:{SECRET_WORDS})[^=&#]*=[^&#]*&?", re.IGNORECASE)
-
-
-class RegistryUnreachableError(StepError):
-    """The MLflow server did not answer: worth another try, unlike every other failure here."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +138,6 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     if database is not None:
         follow_home(database)
     mlflow = quiet_mlflow()
-    from tasks.registry.login import was_refused
-
     address = strip_credentials(tracking_uri)
     try:
         with contextlib.ExitStack() as stack:
@@ -161,17 +153,7 @@ def open_registry(tracking_uri: str, *, writing: bool = False) -> Iterator[Regis
     except mlflow.exceptions.MlflowException as error:
         said = str(error).replace(tracking_uri, address)
         cause = error if address == tracking_uri else None  # never show credentials in a traceback
-        if is_server(tracking_uri) and was_refused(error):
-            raise StepError(
-                f"the MLflow server wants another login: {said}", where=address, mend=_LOGIN
-            ) from cause
-        if is_server(tracking_uri) and _is_network_failure(error):
-            raise _unreachable(address, said) from cause
-        raise StepError(
-            f"MLflow refused: {said}",
-            where=address,
-            mend="what was recorded so far is kept: mend the cause and run again to complete it",
-        ) from cause
+        raise in_words(error, said, address, database, writing=writing) from cause
 
 
 def ensure_experiment(registry: Registry, name: str) -> str:
@@ -299,11 +281,7 @@ def _require_database(database: Path, writing: bool) -> None:
             file.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname.startswith("SQLITE_BUSY"):
-            raise RegistryUnreachableError(
-                "the MLflow database is locked by another program",
-                where=str(database),
-                mend="wait until it is done; a registration resumes where it stopped",
-            ) from error
+            raise locked(database) from error
         raise StepError(
             f"the MLflow database cannot be opened: {one_line(error)}", where=str(database)
         ) from error
@@ -339,27 +317,7 @@ def _require_answer(tracking_uri: str) -> None:
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
         return  # somebody is there; MLflow's own client has the settings to get through
     except requests.exceptions.RequestException as error:
-        raise _unreachable(strip_credentials(tracking_uri), type(error).__name__) from None
-
-
-def _unreachable(address: str, said: str) -> RegistryUnreachableError:
-    return RegistryUnreachableError(
-        f"the MLflow server does not answer ({said})",
-        where=address,
-        mend="start it, or check the address; a registration resumes where it stopped",
-    )
-
-
-def _is_network_failure(error: BaseException) -> bool:
-    import requests
-
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    status = getattr(error, "get_http_status_code", lambda: 0)()
-    return "API request to" in str(error) or status in (502, 503, 504)
+        raise unreachable(strip_credentials(tracking_uri), type(error).__name__) from None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import hashlib
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
 from merge_core.files.digests import digest_of, model_digest
 from merge_core.planning.plan import plan_key
 from merge_core.recipes.recipe import Recipe
@@ -106,6 +108,18 @@ class Lock(Record):
     """When it had decided, and began to register."""
     by: str | None = None
     """USER@HOST of the run, where the pipeline asks for it."""
+    documents: dict[str, str] = Field(default_factory=dict)
+    """sha256 of each file with documents' text that the run keeps, by name."""
+
+    @model_serializer(mode="wrap")
+    def _documents_where_there_are_any(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Runs that keep none have the lock that they had before any did."""
+        values: dict[str, Any] = handler(self)
+        if not self.documents:
+            values.pop("documents", None)
+        return values
 
     def plan_digest(self, recipe: Recipe, engine: str) -> str:
         """The digest of the plan that this lock gives a recipe, all of whose sources it has."""

@@ -34,6 +34,7 @@ from tasks.registry.runs import (
     finish,
     is_recorded,
     record_merge,
+    say_what_is_not_added,
 )
 from tasks.registry.versions import (
     as_record,
@@ -147,7 +148,9 @@ def register_merge(
             run_id=run.info.run_id,
             registered=True,
         )
-        if not is_recorded(run):
+        if is_recorded(run):
+            say_what_is_not_added(registry, run, facts)
+        else:
             _record(registry, run, facts, model_ids)
         versions = _versions(registry, facts, run, model_ids)
         keeper = AliasKeeper(registry, model_name, home, serve)

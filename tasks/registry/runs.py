@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from merge_core.records import CheckpointManifest
 from merge_core.text.markdown import inline
-from merge_core.text.plain import plain
+from merge_core.text.plain import plain, plain_log
+from tasks.evaluation.document_texts import DIRECTORY as TEXTS
 from tasks.records import Approval, Decision
 from tasks.registry.client import TAG, Registry, is_server, strip_credentials
 from tasks.registry.datasets import datasets_of
@@ -28,6 +29,8 @@ from tasks.registry.tables import DOCUMENTS, SCORES, documents_table, scores_tab
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
+
+_log = plain_log("mergeflow")
 
 _MAX_PARAMS, MAX_PARAM_VALUE = 200, 500
 MAX_TAG_VALUE = 5000
@@ -51,6 +54,20 @@ def ensure_merge_run(registry: Registry, experiment_id: str, facts: MergeFacts) 
 def is_recorded(run: Run) -> bool:
     """Whether a run's record was finished, so that nothing is left to write."""
     return str(run.data.tags.get(TAG + "recorded")) == "true"
+
+
+def say_what_is_not_added(registry: Registry, run: Run, facts: MergeFacts) -> None:
+    """Warn of documents' text that a finished record does not get: it is never written again."""
+    wanted = {name for name in facts.artifacts if name.startswith(f"{TEXTS}/")}
+    if not wanted:
+        return
+    there = {item.path for item in registry.client.list_artifacts(run.info.run_id, TEXTS)}
+    if missing := sorted(wanted - there):
+        _log.warning(
+            "warning: this merge is registered already, with a record that is not written again:"
+            " the text of its documents (%s) is not kept",
+            ", ".join(missing),
+        )
 
 
 def record_merge(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from merge_core.errors import MergeflowError, OutputError, did_you_mean
 from merge_core.files.private import PRIVATE_FILE, make_private_directory, write_private
-from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
+from merge_core.homes.variables import place_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -167,7 +167,7 @@ def key_file(home: Home, named: str) -> Path:
         MergeflowError: there is none.
     """
     if "/" in named:
-        path = written_path(named)
+        path = place_of(named, home)
         if not path.is_absolute():
             raise MergeflowError(
                 "a relative path depends on where a run is started",

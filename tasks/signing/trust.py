@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core.errors import MergeflowError
+from merge_core.files.named_file import read_named
 from merge_core.files.own_files import NotOursError, read_own
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
@@ -80,8 +81,7 @@ def public_key_of_file(path: Path) -> PublicKey:
         MergeflowError: it holds none.
     """
     try:
-        with path.open("rb") as file:
-            return read_public_key(file.read(LONGEST_KEY), path.stem)
+        return read_public_key(read_named(path, LONGEST_KEY), path.stem)
     except OSError as error:
         said = f"the public key cannot be read: {error.strerror}"
     except ValueError as error:

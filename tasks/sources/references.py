@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge_core.errors import CheckpointError
-from merge_core.files.written_path import written_path
 from merge_core.homes.home import Home
+from merge_core.homes.variables import place_of
 from tasks.sources.near_paths import nearest_directory, neighbours
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -27,7 +27,6 @@ _HUB_PAGE = re.compile(
     rf"({_NAME}/{_NAME})(?:/(?:tree|blob|resolve)/([\w.-]+)(?:/.*)?)?/?$"
 )
 _REGISTERED = re.compile(r"models:/[^/@]+(@[^/@]+|/[^/@]+)")
-_VARIABLES = re.compile(r"\$(?:\{(?P<braced>\w+)\}|(?P<bare>\w+))")
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,7 @@ def parse_reference(text: str, beside: Path | None = None, home: Home | None = N
 def parse_plain(text: str, beside: Path | None = None, home: Home | None = None) -> PlainReference:
     """The place that a reference without adapter, or one half of one with it, refers to.
 
-    `$MERGEFLOW_HOME` (the data directory) and `$MERGEFLOW_ZOO` (the example models in it) may be
-    used in paths.
+    Paths may have the variables that `merge_core.homes.variables` names.
 
     Raises:
         CheckpointError: neither an existing directory, a Hub repository nor a registered model.
@@ -117,7 +115,7 @@ def parse_plain(text: str, beside: Path | None = None, home: Home | None = None)
             where=text,
             mend="write models:/NAME@ALIAS or models:/NAME/VERSION",
         )
-    path = written_path(expand_variables(text, home or Home.if_believed()))
+    path = place_of(text, home)
     tried = _places(path, beside)
     for place in tried:
         if place.is_dir():
@@ -130,27 +128,6 @@ def parse_plain(text: str, beside: Path | None = None, home: Home | None = None)
     raise _nowhere(text, tried, hub is not None)
 
 
-def expand_variables(text: str, home: Home) -> str:
-    """A path with `$MERGEFLOW_HOME` and `$MERGEFLOW_ZOO` replaced.
-
-    Raises:
-        CheckpointError: any other variable; an environment may hold secrets.
-        HomeError: the home is asked for, and is not believed.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name = match["braced"] or match["bare"]
-        if name == "MERGEFLOW_HOME":
-            return str(home.path)
-        if name == "MERGEFLOW_ZOO":
-            return os.environ.get("MERGEFLOW_ZOO") or str(home.path / "zoo")
-        raise CheckpointError(
-            f"${name} is not known here", where=text, mend="known: MERGEFLOW_HOME, MERGEFLOW_ZOO"
-        )
-
-    return _VARIABLES.sub(value, text)
-
-
 def _adapted(base: str, adapter: str, beside: Path | None, home: Home) -> AdaptedReference:
     meaning = parse_plain(adapter, beside, home)
     if isinstance(meaning, RegisteredReference):
@@ -161,7 +138,7 @@ def _adapted(base: str, adapter: str, beside: Path | None, home: Home) -> Adapte
 
 
 def _is_directory(text: str, beside: Path | None, home: Home) -> bool:
-    path = written_path(expand_variables(text, home))
+    path = place_of(text, home)
     return any(place.is_dir() for place in _places(path, beside))
 
 

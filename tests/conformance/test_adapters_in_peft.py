@@ -98,6 +98,20 @@ LLAMA_CASES: dict[str, dict[str, Any]] = {
         "rank_pattern": {"layers.1.self_attn.q_proj": 6, r".*\.up_proj": 3},
         "alpha_pattern": {"k_proj": 11, r"^model\.layers\.0\..*up_proj": 5},
     },
+    "patterns that overlap, the narrow one first": {
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj", "k_proj"],
+        "rank_pattern": {"1.self_attn.q_proj": 6, "q_proj": 3},
+        "alpha_pattern": {"1.self_attn.q_proj": 5, "q_proj": 11, r"self_attn\.._proj": 7},
+    },
+    "patterns that overlap, the wide one first": {
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj", "k_proj"],
+        "rank_pattern": {".*q_proj": 3, "1.self_attn.q_proj": 3},
+        "alpha_pattern": {".*_proj": 7, "1.self_attn.q_proj": 5, "q_proj": 11},
+    },
     "patterns and rslora": {
         "r": 2,
         "lora_alpha": 4,

@@ -25,7 +25,7 @@ INDICES: dict[str, tuple[Any, str]] = {
     "a way up": ({"weight_map": {"a": f"../{FIRST}", "b": SECOND}}, "not a file of this directory"),
     "an absolute path": ({"weight_map": {"a": "/etc/passwd"}}, "not a file of this directory"),
     "an absolute weight file": ({"weight_map": {"a": "/x.safetensors"}}, "not a file of this dir"),
-    "a directory below": ({"weight_map": {"a": f"sub/{FIRST}"}}, "not a file of this directory"),
+    "a directory below": ({"weight_map": {"a": f"sub/{FIRST}"}}, "a directory below, which is not"),
     "the directory itself": ({"weight_map": {"a": "."}}, "not a file of this directory"),
     "no name": ({"weight_map": {"a": ""}}, "not a file of this directory"),
     "a NUL byte": ({"weight_map": {"a": "x\0.safetensors"}}, "not a file of this directory"),

@@ -58,7 +58,8 @@ def test_an_error_says_what_was_decided_and_where_the_merge_is(
         "there: it broke",
         "a detail",
         "decided before that: Promoted: the merged checkpoint replaces the base",
-        f"the merged checkpoint is in {decided[0].path}; nothing is merged or evaluated again",
+        f"the merged checkpoint is in {decided[0].path}; the same run again registers it where this"
+        " one stopped, and merges and evaluates nothing again",
         "  what to do: mend it",
     ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from merge_core.files.digests import digest_of
@@ -12,11 +14,12 @@ from merge_core.output.model_files import RECIPE_NAME
 from merge_core.planning.layout import DEFAULT_SHARD_BYTES
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import SourceCheckpoint
+from tasks.evaluation.document_texts import file_of_task
 from tasks.promotion.baselines import Compared
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lock import LOCK, Lock, LockedSource
+from tasks.registry.lock import LOCK, Lock, LockedSource, lock_digest
 from tasks.registry.register import register_merge
 from tests.support.decisions import decide
 from tests.support.edited_objects import loosen
@@ -24,6 +27,14 @@ from tests.support.merge_store import Store, merge_store
 from tests.support.registrations import empty_registry, report
 
 SUITE = {"suite": {"name": "zoo"}, "files": {}}
+DOCUMENTS = [
+    {"doc_id": sha256(json.dumps(doc, indent=2).encode()).hexdigest(), "doc": doc}
+    for doc in ({"text": f"document {index}", "level": index / 3} for index in range(40))
+]
+"""With the ids that lm-eval gives such documents."""
+TEXTS = "".join(json.dumps(each) + "\n" for each in DOCUMENTS)
+"""As a record keeps them."""
+KEPT = file_of_task("zoo_code_bpb")
 RULE = PromotionRule(max_regression=0.05, min_gain=0.0, resamples=200)
 
 
@@ -108,6 +119,7 @@ def audited_home(directory: Path, template: Path) -> Audited:
                 "rule.json": RULE.model_dump_json(),
                 "compared.json": compared.model_dump_json(exclude_none=True),
                 LOCK: locked(store, recipe_yaml).model_dump_json(),
+                KEPT: TEXTS,
             },
             home=home,
         )
@@ -129,6 +141,7 @@ def locked(store: Store, recipe_yaml: str) -> Lock:
         pipeline={"recipe": parse_recipe(recipe_yaml).model_dump(mode="json")},
         beside=None,
         suite=SUITE,
+        documents={KEPT: lock_digest(TEXTS)},
         started="2026-01-01T00:00:00+00:00",
         ended="2026-01-01T00:01:00+00:00",
     )
@@ -141,11 +154,10 @@ def evaluated(checkpoint: SourceCheckpoint, bits: float, accuracy: float) -> Eva
     for score in few.scores:
         spread = [0.02 * ((7 * index) % 5 - 2) for index in range(40)]
         values = tuple(score.score + each for each in spread)
-        ids = tuple(f"doc-{index}" for index in range(40))
         scores.append(
             score.model_copy(
                 update={
-                    "doc_ids": ids,
+                    "doc_ids": tuple(each["doc_id"] for each in DOCUMENTS),
                     "values": values,
                     "weights": (1.0,) * 40,
                     "score": sum(values) / 40,

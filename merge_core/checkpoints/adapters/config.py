@@ -138,6 +138,13 @@ def check_patterns(config: AdapterConfig, modules: Collection[str], directory: P
         )
         if steps > _MAX_STEPS:
             raise _wrong(directory / CONFIG_NAME, key, "that", "patterns that are quick to match")
+        for module in modules:
+            if _is_meant_two_ways(getattr(config, key), module):
+                raise CheckpointError(
+                    f"{key} has {module[:120]!r} and a pattern that matches this module, too",
+                    where=str(directory / CONFIG_NAME),
+                    mend="leave one of the two in it; PEFT takes the pattern",
+                )
     for module in modules:
         if _excludes(config.values.get("exclude_modules"), module):
             raise _wrong(
@@ -168,11 +175,19 @@ def _whole(pattern: str) -> str:
 
 
 def _matched(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first pattern that matches, in the order of the file."""
+    """The value of the first pattern that matches, in the order of the file, as in PEFT; else of
+    the name itself, which as a pattern may match something else."""
     for pattern, value in patterns.items():
-        if pattern == module or matches(pattern, module):
+        if matches(pattern, module):
             return value
-    return default
+    return patterns.get(module, default)
+
+
+def _is_meant_two_ways(patterns: Mapping[str, float], module: str) -> bool:
+    """Whether patterns name a module that is no pattern of itself (`w+`), and match it, too."""
+    if module not in patterns or matches(module, module):
+        return False
+    return any(matches(pattern, module) for pattern in patterns)
 
 
 def _rank(path: Path, key: str, value: Any) -> int:

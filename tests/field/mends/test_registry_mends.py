@@ -209,13 +209,19 @@ def an_experiment_that_was_deleted(at: At) -> Iterator[Step]:
     yield (at.register,)
 
 
-def something_that_mlflow_refuses(at: At) -> Iterator[Step]:
-    def asked(name: str) -> str:
-        with open_registry(at.registry) as opened:
-            return str(opened.client.get_registered_model(name).name)
+def asked(at: At, name: str, *, writing: bool) -> str:
+    with open_registry(at.registry, writing=writing) as opened:
+        return str(opened.client.get_registered_model(name).name)
 
-    yield (asked, "nobody")
-    yield (asked, "zoo")
+
+def something_that_mlflow_refuses(at: At) -> Iterator[Step]:
+    yield (partial(asked, writing=True), at, "nobody")
+    yield (partial(asked, writing=True), at, "zoo")
+
+
+def something_that_mlflow_refuses_to_tell(at: At) -> Iterator[Step]:
+    yield (partial(asked, writing=False), at, "nobody")
+    yield (partial(asked, writing=False), at, "zoo")
 
 
 def a_file_more_beside_the_weights(at: At) -> Iterator[Step]:

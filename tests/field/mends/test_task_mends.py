@@ -182,7 +182,7 @@ def a_registered_name_that_is_none(here: Path) -> Iterator[Step]:
 
 
 def a_variable_that_is_not_known(here: Path) -> Iterator[Step]:
-    yield (parse_reference, "$HOME/models")
+    yield (parse_reference, "$DATA/models")
     (here / "home/models").mkdir(parents=True)
     yield (parse_reference, "$MERGEFLOW_HOME/models", None, Home(here / "home"))
 

@@ -73,6 +73,17 @@ def test_the_first_pattern_that_matches_counts(tmp_path: Path) -> None:
     assert pair_of(read, K).scaling == 2.0
 
 
+def test_a_name_that_is_no_pattern_of_itself_is_refused_beside_a_pattern(tmp_path: Path) -> None:
+    """PEFT looks through the patterns first, and then for the name; we took what came first."""
+    name = "model.experts.w+.q_proj"
+    patterns = {name: 9, "q_proj": 6}
+    factors = random_factors({name: (12, 8)}, 3)
+    with pytest.raises(CheckpointError, match="a pattern that matches this module, too"):
+        open_adapter(write_adapter(tmp_path / "a", factors, alpha_pattern=patterns))
+    read = open_adapter(write_adapter(tmp_path / "b", factors, alpha_pattern={name: 9}))
+    assert pair_of(read, name).scaling == 3.0
+
+
 def test_names_with_the_adapters_name_in_them_are_read(tmp_path: Path) -> None:
     a, b = random_factors({Q: (12, 8)}, 3)[Q]
     tensors = {

@@ -186,12 +186,24 @@ def test_a_tensor_in_another_shard_than_the_index_says_is_refused(tmp_path: Path
     refused(tmp_path, f"'c' is in {A}")
 
 
-@pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/hostname", "sub/x.safetensors"])
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/hostname", "sub//x.safetensors"])
 def test_an_index_that_points_out_of_the_directory_is_refused(shard: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", A, a=torch.ones(2))
     write(tmp_path, "outside.safetensors", a=torch.ones(2))
     index(tmp_path / "checkpoint", a=shard)
     refused(tmp_path / "checkpoint", "not a file of this directory")
+
+
+def test_shards_in_a_directory_below_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    write(tmp_path / "checkpoint" / "weights", A, a=torch.ones(2))
+    index(tmp_path / "checkpoint", a=f"weights/{A}")
+    refused(tmp_path / "checkpoint", f"names the shard 'weights/{A}' in a directory below")
+
+
+def test_complex_numbers_are_called_so(tmp_path: Path) -> None:
+    write(tmp_path, "model.safetensors", freqs_cis=torch.ones(2, dtype=torch.complex64))
+    refused(tmp_path, "'freqs_cis' has complex numbers")
 
 
 def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from merge_core.verification.tolerance import Tolerance
 from merge_core.verification.verify import (
     verify,
 )
-from tests.support.fine_tunes import CARD, UP, expert, only
+from tests.support.fine_tunes import CARD, UP, codes, expert, only
 from tests.support.tiny_llama import (
     CONFIG,
     base_weights,
@@ -109,6 +109,17 @@ def test_a_missing_head_is_explained_by_tied_embeddings(base: SourceCheckpoint) 
         verify(base, [expert(base, "tied", without=["lm_head.weight"])]), "tensors-missing"
     )
     assert "tie_word_embeddings" in (finding.mend or "")
+
+
+def test_a_head_and_embeddings_that_are_two_names_of_one_tensor(base: SourceCheckpoint) -> None:
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    one = expert(base, "by-head", without=[table])
+    other = expert(base, "by-table", without=[head])
+    for first, second in ((one, other), (other, one)):
+        finding = only(verify(first, [second]), "tensors-missing")
+        assert "two names of one tensor" in finding.message
+        assert "save it again" in (finding.mend or "")
+        assert "tensors-extra" not in codes(verify(first, [second]))
 
 
 def test_a_different_shape_is_an_error_with_both_shapes(base: SourceCheckpoint) -> None:

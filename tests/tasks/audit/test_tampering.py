@@ -13,12 +13,16 @@ from tasks.audit.audit import audit_all, audit_version
 from tasks.audit.report import AuditReport
 from tasks.registry.chosen_by_hand import promote
 from tasks.registry.client import open_registry
+from tasks.registry.faults import RegistryUnreachableError
 from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
-from tests.support.tampering import KINDS, Tamperer
+from tests.support.tampering import KINDS as OF_THE_RECORD
+from tests.support.tampering import Tamperer
+from tests.support.tampering_texts import KINDS as OF_TEXTS
 
 URI = "models:/model/2"
+KINDS = OF_THE_RECORD | OF_TEXTS
 
 
 @pytest.fixture
@@ -105,3 +109,16 @@ def test_a_run_of_before_rules_were_kept_is_decided_again_by_its_parameters(home
     assert report.holds
     said = [answer for answer in report.answers if answer.check == "decision"]
     assert "rebuilt" in said[-1].what
+
+
+@pytest.mark.slow
+def test_files_on_a_server_that_is_away_are_not_called_missing(
+    home: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    follow(home)
+    at = Tamperer(home)
+    away = "http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts"
+    at.sql("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", away, at.run_id)
+    with pytest.raises(RegistryUnreachableError, match="does not answer"):
+        audit_version(home.home, URI, home.registry)
