@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from merge_core.homes.home import Home
 from tasks.search.first import Start
+from tasks.search.postgresql import in_words
 from tasks.search.space import METHOD, Knob, Space, Value
-from tasks.search.storage import quiet, to_read, to_write
+from tasks.search.storage import holder, quiet, to_read, to_write
 from tasks.search.trial import Result, Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
+    from optuna.storages import RDBStorage
 
 Sampler = Literal["grid", "random", "tpe", "cma-es", "nsga-ii", "greedy-soup"]
 
@@ -54,6 +57,7 @@ class Study:
         sampler: Sampler,
         seed: int,
         objectives: int = 1,
+        address: str | None = None,
     ) -> None:
         """Open a search, or begin it.
 
@@ -61,17 +65,23 @@ class Study:
             identity: digest of all that decides what its trials are.
             about: kept with it, for whoever looks at it later.
             objectives: how many numbers a trial is told as; all are to be large.
+            address: of a PostgreSQL for new searches, in place of the home's `search.db`.
+
+        Raises:
+            StepError: PostgreSQL does not answer, or refuses something.
         """
-        storage = to_write(home)
+        own = f"{name}/{identity[:16]}"
+        self._address = holder(home, address, own)
+        storage = to_write(home, self._address)
         import optuna
 
         self._optuna = optuna
         self._space, self._kind, self._seed = space, sampler, seed
         self._lock = threading.Lock()
-        with quiet():
+        with self._at_work():
             self._study = optuna.create_study(
                 storage=storage,
-                study_name=f"{name}/{identity[:16]}",
+                study_name=own,
                 directions=["maximize"] * objectives,
                 load_if_exists=True,
             )
@@ -92,14 +102,14 @@ class Study:
 
     def begin(self, starts: Sequence[Start]) -> None:
         """Queue the candidates to begin with, as far as an attempt before did not."""
-        with self._lock, quiet():
+        with self._lock, self._at_work():
             for start in starts[len(self._study.get_trials(False)) :]:
                 self._study.enqueue_trial(start.values, user_attrs={_LABEL: start.label})
 
     def next(self, most: int | None) -> Asked | None:
         """The next candidate; None when there are as many trials as there may be."""
         state = self._optuna.trial.TrialState
-        with self._lock, quiet():
+        with self._lock, self._at_work():
             left = self._left.pop(0) if self._left else None
             known = self._study.get_trials(False)
             waiting = [each.number for each in known if each.state == state.WAITING]
@@ -128,7 +138,7 @@ class Study:
         numbers = list(result.tasks.values())
         if self._is_single and result.objective is not None:
             numbers = [result.objective]
-        with self._lock, quiet():
+        with self._lock, self._at_work():
             asked.token.set_user_attr(_TRIAL, trial.model_dump(mode="json"))
             self._study.sampler = self._sampler(asked.number, "told")
             if values and numbers:
@@ -139,8 +149,13 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All that are finished, in their order."""
-        with quiet():
+        with self._at_work():
             return _trials(self._study)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with quiet(), in_words(self._address):
+            yield
 
     @property
     def _is_single(self) -> bool:
@@ -186,31 +201,28 @@ class KeptSearch:
     trials: list[Trial]
 
 
-def kept_searches(home: Home) -> list[KeptSearch]:
-    """All searches of a home, the latest last."""
-    storage = to_read(home)
-    if storage is None:
-        return []
-    import optuna
+def kept_searches(home: Home, address: str | None = None) -> list[KeptSearch]:
+    """All searches of a home, the latest of each database last.
 
-    found = []
-    with quiet():
-        for name in optuna.get_all_study_names(storage):
-            study = optuna.load_study(study_name=name, storage=storage)
-            attributes = study.user_attrs
-            if _NAME in attributes:
-                about = attributes[_ABOUT]
-                found.append(KeptSearch(name, attributes[_NAME], about, _trials(study)))
-    return found
+    Args:
+        address: of a PostgreSQL that has searches, too.
+
+    Raises:
+        StepError: PostgreSQL does not answer.
+    """
+    own = to_read(home)
+    found = [] if own is None else _kept(own, None)
+    return found if address is None else found + _kept(to_write(home, address), address)
 
 
-def importances(home: Home, study: str) -> dict[str, float]:
+def importances(home: Home, study: str, address: str | None = None) -> dict[str, float]:
     """How much of the differences between trials each knob explains, from 0 to 1; nothing where
     there are too few trials to tell."""
     import optuna
 
-    storage = to_write(home)
-    with quiet():
+    place = holder(home, address, study)
+    storage = to_write(home, place)
+    with quiet(), in_words(place):
         known = optuna.load_study(study_name=study, storage=storage)
         if len(known.directions) > 1:
             return {}
@@ -219,6 +231,20 @@ def importances(home: Home, study: str) -> dict[str, float]:
             return optuna.importance.get_param_importances(known, evaluator=evaluator)
         except (ValueError, RuntimeError):  # fewer than two trials, or all values alike
             return {}
+
+
+def _kept(storage: RDBStorage, address: str | None) -> list[KeptSearch]:
+    import optuna
+
+    found = []
+    with quiet(), in_words(address):
+        for name in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=name, storage=storage)
+            attributes = study.user_attrs
+            if _NAME in attributes:
+                about = attributes[_ABOUT]
+                found.append(KeptSearch(name, attributes[_NAME], about, _trials(study)))
+    return found
 
 
 def _trials(study: Any) -> list[Trial]:
