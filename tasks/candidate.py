@@ -98,7 +98,7 @@ class Workshop:
                 threads=self.threads,
                 scratch=self.home.scratch,
                 logs=self.home.logs,
-                memo=DigestMemo(self.home.digest_memo),
+                memo=DigestMemo(None),  # every byte is read; what is removed need not be noted
                 progress=clock,
                 evaluators=self.evaluators,
                 isolation="shared",
