@@ -53,22 +53,22 @@ def merge_pipeline(pipeline: Pipeline, beside: str | None = None) -> State[Merge
     Args:
         beside: directory that relative checkpoint paths start from; by default the current one.
     """
-    return final_state(pipeline, Path(beside) if beside else None)
+    return run_pipeline(pipeline, Path(beside) if beside else None)
 
 
 in_our_words(merge_pipeline, Pipeline, "pipeline")
 
 
-def final_state(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
+def run_pipeline(pipeline: Pipeline, beside: Path | None) -> State[MergeOutcome]:
     """Run every step inside the current flow run; the state that the run has to end in."""
-    return ended(lambda home: _run(pipeline, home, beside), lambda outcome: outcome)
+    return run_and_end(lambda home: _run(pipeline, home, beside), lambda outcome: outcome)
 
 
-def ended(work: Callable[[Home], R], outcome_of: Callable[[R], MergeOutcome]) -> State[R]:
+def run_and_end(work: Callable[[Home], R], outcome_of: Callable[[R], MergeOutcome]) -> State[R]:
     """Do the work of the current flow run; the state that the run has to end in.
 
     Args:
-        outcome_of: what became of the merge, of all that the work comes to.
+        outcome_of: takes the work's result, gives the `MergeOutcome` in it.
     """
     log_to_prefect()
     try:
@@ -91,10 +91,10 @@ def _run(pipeline: Pipeline, home: Home, beside: Path | None) -> MergeOutcome:
     check_needs(suite, donor.directory)
     with Evaluators(home.scratch) as evaluators:
         evaluating.begin(pipeline, suite, donor, home, evaluators)
-        return merged(pipeline, suite, resolved, started, home, beside, evaluators)
+        return run_from_sources(pipeline, suite, resolved, started, home, beside, evaluators)
 
 
-def merged(
+def run_from_sources(
     pipeline: Pipeline,
     suite: Suite,
     resolved: step.Resolved,

@@ -16,10 +16,10 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from flows.environment.starting_directory import enter
-from flows.merge import final_state
+from flows.merge import run_pipeline
 from flows.run_log import log_to_prefect
 from flows.run_step import UNSTORED
-from flows.search import final_state as final_state_of_search
+from flows.search import run_search
 from flows.settings.form_fields import Judged
 from flows.settings.merge_form import AnyMethod, pipeline_of
 from flows.settings.method_forms import FORMS, Form
@@ -74,8 +74,8 @@ def _run(form: AnyForm) -> State:
     except Exception as error:
         return failed(error)
     if isinstance(pipeline, SearchPipeline):
-        return final_state_of_search(pipeline, filled.beside)
-    return final_state(pipeline, filled.beside)
+        return run_search(pipeline, filled.beside)
+    return run_pipeline(pipeline, filled.beside)
 
 
 def _run_name(form: type[AnyForm]) -> Any:

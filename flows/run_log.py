@@ -14,8 +14,8 @@ _LOGIN = re.compile(r"(?<=://)[^/?#\s@]*(?::[^/?#\s]*)?@")
 def log_to_prefect() -> None:
     """Send what mergeflow logs from INFO on to the log of the run at work.
 
-    To be called in the process of a run. Prefect's setting for further loggers names the handler,
-    where it is set at all, and no level: what is below WARNING would stay behind.
+    To be called in the process of a run. Prefect's setting `logging.extra_loggers` gives a
+    logger a handler and no level, so lines of INFO would be lost.
     """
     logger = logging.getLogger("mergeflow")
     if not logger.isEnabledFor(logging.INFO):

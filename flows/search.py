@@ -9,7 +9,7 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 
 from flows.environment.starting_directory import enter
-from flows.merge import ended, merged
+from flows.merge import run_and_end, run_from_sources
 from flows.run_step import UNSTORED
 from flows.settings.parameter_words import in_our_words
 from flows.settings.search import SearchPipeline
@@ -64,15 +64,15 @@ def search_merges(search: SearchPipeline, beside: str | None = None) -> State[Se
         enter()
     except Exception as error:
         return failed(error)
-    return final_state(search, Path(beside) if beside else None)
+    return run_search(search, Path(beside) if beside else None)
 
 
 in_our_words(search_merges, SearchPipeline, "search")
 
 
-def final_state(search: SearchPipeline, beside: Path | None) -> State[SearchOutcome]:
+def run_search(search: SearchPipeline, beside: Path | None) -> State[SearchOutcome]:
     """Search inside the current flow run; the state that the run has to end in."""
-    return ended(lambda home: _run(search, home, beside), lambda found: found.outcome)
+    return run_and_end(lambda home: _run(search, home, beside), lambda found: found.outcome)
 
 
 def _run(search: SearchPipeline, home: Home, beside: Path | None) -> SearchOutcome:
@@ -104,7 +104,7 @@ def _decided(
     write_private(place, found.recipe.to_yaml())
     said = shares_said(found.trials)
     _log.info("time: %s", said)
-    outcome = merged(
+    outcome = run_from_sources(
         search.model_copy(update={"recipe": found.recipe}),
         suite,
         resolved,

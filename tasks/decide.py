@@ -1,4 +1,4 @@
-"""The decision step: `tasks.promotion.rule.decide`, as a cached Prefect task."""
+"""The decision step: `tasks.promotion.decision.decide`, as a cached Prefect task."""
 
 from __future__ import annotations
 

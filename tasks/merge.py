@@ -21,7 +21,10 @@ from tasks.progress import prefect_progress
 
 
 def _fits(manifest: CheckpointManifest, /, wanted: Wanted, **_others: object) -> bool:
-    """Where the object lies depends on where the home was then."""
+    """Whether a record is of this recipe, method and inputs, and of the object that it names.
+
+    Only the last part of its path is compared: the home may have moved since.
+    """
     return (
         not wanted.differences(manifest)
         and manifest.digest == model_digest(manifest.files)

@@ -38,7 +38,7 @@ from merge_core.errors import MergeflowError, NoSuchFileError, StepError
 from tasks.processes.own_python import guard_this_process
 from tasks.processes.shipped_files import example, namesakes
 
-_WITHOUT_REGISTRY = {"decide", "home", "keys", "methods"}
+_WITHOUT_REGISTRY = {"check", "decide", "home", "keys", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
     *("adapter", "env", "explain", "merge", "plan", "profile", "task-vector", "verify"),
 }

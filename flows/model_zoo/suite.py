@@ -29,7 +29,7 @@ no normalisation by length."""
 CHOICES = 3
 
 NEIGHBOURS = 4
-"""How many of the continuations closest in usualness the wrong ones are drawn from."""
+"""Wrong continuations are drawn from this many that are closest to the true one in usualness."""
 
 PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 

@@ -161,7 +161,7 @@ PromotionForm = create_model(
     "PromotionForm",
     __base__=_Filled,
     __doc__="The rule that the merged checkpoint has to pass; else the base is kept.",
-    **{name: _fields[name] for name in _ORDER},
+    **{name: _fields[name] for name in sorted(_fields, key=_ORDER.index)},
 )
 """The promotion rule as a form asks for it."""
 PromotionForm.model_config = ConfigDict(

@@ -87,8 +87,8 @@ def listener_of(port: int) -> str | None:
 
 
 def _leading(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """A service and its children, the flow runs. What those started ends with them: told first, it
-    would look to a run like a step that failed."""
+    """The service and its children, the flow runs: only these are told to end, and end their own
+    children. If an evaluation were told first, its run would report a failed step."""
     numbers = {process.pid for process in processes}
     parents = {process.pid: _parent(process) for process in processes}
     return [p for p in processes if parents.get(parents[p.pid] or 0) not in numbers]

@@ -153,7 +153,7 @@ def model_statistics_of(
     with BlockReader() as reader, OneThreadEach() as torch_threads:
 
         def context() -> Computing:
-            torch_threads.enter()
+            torch_threads.use_one()
             return Computing(reader, target, block, found, threading.Event())
 
         workers = compute.threads or _default_workers(target.type == "cpu")

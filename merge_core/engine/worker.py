@@ -85,7 +85,7 @@ class Work:
 
     def general(self, most_kept: int) -> Computing:
         """A context for the methods' own kernels. Loads torch."""
-        self.torch_threads.enter()
+        self.torch_threads.use_one()
         device = compute_device(self.device)
         return Computing(
             self.reader, device, self.block, self.model_statistics, self.stop, most_kept

@@ -8,7 +8,10 @@ from merge_core.runtime.lazy_torch import torch
 
 
 class OneThreadEach:
-    """While it lasts, workers that call `enter` compute with one thread. torch loads only then."""
+    """While it lasts, workers that call `use_one` compute with one thread.
+
+    torch is imported at the first such call, if nothing has imported it before.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,7 +24,7 @@ class OneThreadEach:
         if self._before is not None:
             torch.set_num_threads(self._before)
 
-    def enter(self) -> None:
+    def use_one(self) -> None:
         """To be called in the worker's own thread, before it uses torch."""
         with self._lock:
             if self._before is None:

@@ -214,8 +214,8 @@ def verify_key(
 
 
 def _measure(first: Subject, other: Subject, reader: BlockReader) -> Ancestry | None:
-    """The measured ancestry; None also where NaN goes into weights that are made as they are read,
-    which the search for NaN reports."""
+    """The measured ancestry; None also where weights that are made as they are read,
+    an adapter's say, come out as NaN. The search for NaN reports those, if it is asked for."""
     try:
         return measure_ancestry(first.checkpoint, other.checkpoint, reader)
     except NonFiniteError:

@@ -66,8 +66,9 @@ class CalibratedKeys(BaseModel):
         gt=0.0,
         le=10.0,
         title="Widest margin",
-        description="How far the guard margin is widened for a task whose documents cannot tell"
-        " less, as the base and the experts show. Empty: twice the guard margin.",
+        description="The widest that a task's margin may become where its documents are too few to"
+        " show the guard margin. How many are needed is estimated from the base and the"
+        " experts. Empty: twice the guard margin.",
         json_schema_extra={"position": 14},
     )
     alpha: float | None = Field(
@@ -83,9 +84,9 @@ class CalibratedKeys(BaseModel):
         ge=0.0,
         lt=1.0,
         title="Kept of the experts",
-        description="Share of each expert's certain gain on a task that the merge may not certainly"
-        " miss. Empty: 0.8 for merges, 0 for averages. 0: what was kept is told, and decides"
-        " nothing.",
+        description="Where an expert is surely better on a task, the merge must keep this share of"
+        " its gain; it is refused if it surely keeps less. Empty: 0.8 for merges, 0 for"
+        " averages. 0: what was kept is told, and decides nothing.",
         json_schema_extra={"position": 16},
     )
     must_hold: dict[str, Annotated[float, Field(ge=0.0, le=10.0)]] | None = Field(

@@ -33,7 +33,7 @@ def drawn() -> str:
     words, stops = words_of(page), stops_of(page)
     parts, top = [], _BAND
     for package in reversed(PACKAGES):
-        layers = list(_layers(package))
+        layers = list(layers_of(package))
         height = len(layers) * _ROW + _GAP
         parts.append(_band(package, top, height))
         for row, rooms in enumerate(layers):
@@ -74,7 +74,7 @@ def stops_of(page: str) -> dict[str, list[str]]:
     return found
 
 
-def _layers(package: str) -> Iterator[list[str]]:
+def layers_of(package: str) -> Iterator[list[str]]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     for contract in contracts["contracts"]:
         if contract.get("containers") == [package]:

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from tests.architecture.measure import ROOT
-from tests.architecture.picture import PAGE, PICTURE, drawn, stops_of, words_of
+from tests.architecture.picture import PAGE, PICTURE, drawn, layers_of, stops_of, words_of
 
-_QUOTED = re.compile(r"^\| [^|]+ \| `([\w/]+\.py)`, `(\w+)` \| `([^`]+)` \|", re.M)
+_QUOTED = re.compile(r"^\| [^|]+ \| `([\w/]+\.py)`, `([\w.]+)` \| `([^`]+)` \|", re.M)
 QUOTES = _QUOTED.findall(PAGE.read_text())
 
 
@@ -40,10 +40,26 @@ def test_rooms_stops_and_words_are_in_the_picture() -> None:
     assert stops_of(page)["merge_core/kernels"] == ["6", "7", "8", "9", "10"]
 
 
-def _source(file: str, function: str) -> str:
+def test_every_room_is_in_the_words_in_the_order_of_the_ladder() -> None:
+    said = list(words_of(PAGE.read_text()))
+    for package in ("flows", "tasks", "merge_core"):
+        layers = [{f"{package}/{room}" for room in layer} for layer in layers_of(package)]
+        of_package = [room for room in said if room.startswith(f"{package}/")]
+        assert set(of_package) == set().union(*layers)
+        height = {room: number for number, layer in enumerate(layers) for room in layer}
+        assert of_package == sorted(of_package, key=lambda room: height[room])
+
+
+def _source(file: str, named: str) -> str:
     text = (ROOT / file).read_text()
+    owner, _, function = named.rpartition(".")
+    tree = ast.parse(text)
+    if owner:
+        tree.body = [
+            node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == owner
+        ]
     return "\n".join(
         ast.get_source_segment(text, node) or ""
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.name == function
     )

@@ -11,7 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from merge_core.checkpoints.adapters.files import Adapter, LoraPair
-from merge_core.checkpoints.adapters.misfits import not_in_base, not_saved, of_other_shape
+from merge_core.checkpoints.adapters.misfits import (
+    error_not_in_base,
+    error_not_saved,
+    error_of_shape,
+)
 from merge_core.checkpoints.checkpoint import Checkpoint
 from merge_core.checkpoints.tensor_names import MULTIMODAL, Renaming, prefixes_of, renamed
 from merge_core.errors import CompatibilityError
@@ -66,7 +70,7 @@ def fit(adapter: Adapter, base: Checkpoint) -> Fitted:
             fits[tensor] = Fit(tensor, pair, transposed)
     for tensor, entry in replaced.items():
         if entry.shape != base.tensors[tensor].shape:
-            raise of_other_shape(adapter, base, tensor, "it is", entry.shape)
+            raise error_of_shape(adapter, base, tensor, "it is", entry.shape)
     _check_saved(adapter, base, replaced)
     _check_tied(adapter, base, [*fits, *replaced])
     return Fitted(fits, replaced)
@@ -92,7 +96,7 @@ def _named(adapter: Adapter, base: Checkpoint, wanted: list[str]) -> dict[str, s
     lost = fewest[1]
     if all(group_of(name) == "head" for name in lost) and ties_head(base):
         raise _tied(adapter, base, lost[0])
-    raise not_in_base(adapter, base, lost, len(wanted))
+    raise error_not_in_base(adapter, base, lost, len(wanted))
 
 
 def _renamings(wanted: list[str], base: Checkpoint) -> Iterator[Renaming]:
@@ -122,7 +126,7 @@ def _transposed(
     made = (pair.b.shape[0], pair.a.shape[1])
     made = made[::-1] if pair.embedding else made
     if shape not in (made, made[::-1]) or (pair.embedding and shape != made):
-        raise of_other_shape(adapter, base, tensor, "its factors make", made)
+        raise error_of_shape(adapter, base, tensor, "its factors make", made)
     if pair.embedding or made != made[::-1]:
         return shape != made
     named = pair.module.rpartition(".")[2] in TRANSPOSED_MODULES
@@ -144,7 +148,7 @@ def _check_saved(adapter: Adapter, base: Checkpoint, replaced: Mapping[str, Tens
         if any(part in f".{name}" for name in base.tensors) and not any(
             part in f".{name}" for name in replaced
         ):
-            raise not_saved(adapter, str(module)[:80])
+            raise error_not_saved(adapter, str(module)[:80])
 
 
 def _check_tied(adapter: Adapter, base: Checkpoint, changed: list[str]) -> None:

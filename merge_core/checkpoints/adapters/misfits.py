@@ -1,7 +1,7 @@
 """Why an adapter does not fit a checkpoint, and what to do: heads and rows that the base lacks.
 
-Trainers add a head to a base, or resize its vocabulary, and save that beside the factors. Their
-adapter names the plain base all the same, so "use the base it names" would be no help.
+Trainers add a head to a base, or resize its vocabulary, and save that beside the LoRA matrices.
+Their adapter names the plain base all the same, so "use the base it names" would be no help.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLASSES = {
 _GENERATING = "AutoModelForCausalLM"
 
 
-def not_in_base(
+def error_not_in_base(
     adapter: Adapter, base: Checkpoint, lost: Sequence[str], wanted: int
 ) -> CompatibilityError:
     """The error for tensors that an adapter changes and its base does not have.
@@ -51,7 +51,7 @@ def not_in_base(
     )
 
 
-def of_other_shape(
+def error_of_shape(
     adapter: Adapter, base: Checkpoint, tensor: str, what: str, shape: tuple[int, ...]
 ) -> CompatibilityError:
     """The error for a tensor whose shape in the base is not what the adapter makes of it.
@@ -78,7 +78,7 @@ def of_other_shape(
     )
 
 
-def not_saved(adapter: Adapter, module: str) -> CompatibilityError:
+def error_not_saved(adapter: Adapter, module: str) -> CompatibilityError:
     """The error for a module that was trained in full and is not in the adapter's file."""
     return CompatibilityError(
         f"modules_to_save names {module}, which was trained in full, but the adapter holds no"

@@ -108,7 +108,7 @@ class _Memory:
             if not found:
                 find = _largest if tensor.start == "pissa" else _first_columns
                 with OneThreadEach() as one_thread:
-                    one_thread.enter()  # sums in one order, whoever asks
+                    one_thread.use_one()  # sums in one order, whoever asks
                     found.append(find(tensor, context))
             return found[0]
 

@@ -150,21 +150,21 @@ class WholeModelSums(ModelStatistics):
     """For each model a sum over all entries of its whole task vector.
 
     Args:
-        measure: from a block of a task vector (flat, float64) to as many values to add up.
-        counts: which tensors are part of the sum; all by default.
+        measure: takes a block of a task vector (flat, float64), returns one value for each entry.
+        included: whether a tensor is part of the sum; all are by default.
     """
 
     def __init__(
         self,
         measure: Callable[[torch.Tensor], torch.Tensor],
-        counts: Callable[[TensorJob], bool] | None = None,
+        included: Callable[[TensorJob], bool] | None = None,
     ) -> None:
         self._measure = measure
-        self._counts = counts
+        self._included = included
         self._parts: dict[int, dict[str, float]] = {}
 
     def observer(self, index: int, job: TensorJob) -> Observer | None:
-        if self._counts is not None and not self._counts(job):
+        if self._included is not None and not self._included(job):
             return None
         return _TensorSums(self._measure, len(job.models))
 
