@@ -100,14 +100,15 @@ def former(each: Knob) -> FloatDistribution:
 LOST_ITS_LAST, LOST_NONE = (-0.45, 0.05, 0.1), (0.15, 0.95, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "most", "ends"),
     [
         ("random", 4, LOST_ITS_LAST),
-        pytest.param("grid", 22, LOST_ITS_LAST, marks=pytest.mark.slow),
-        pytest.param("tpe", 22, LOST_ITS_LAST, marks=pytest.mark.slow),
-        pytest.param("cma-es", 22, LOST_ITS_LAST, marks=pytest.mark.slow),
-        pytest.param("cma-es", 22, LOST_NONE, marks=pytest.mark.slow),
+        ("grid", 22, LOST_ITS_LAST),
+        ("tpe", 22, LOST_ITS_LAST),
+        ("cma-es", 22, LOST_ITS_LAST),
+        ("cma-es", 22, LOST_NONE),
     ],
 )
 def test_a_search_of_before_goes_on_in_the_trials_that_it_would_have_had(
