@@ -36,7 +36,7 @@ class SearchOutcome(Record):
     """What a search found, and what the gate said of it."""
 
     search: str
-    """Its name in the home's `search.db`."""
+    """Its name in the database of searches."""
     best: Trial
     candidates: int
     recipe: str

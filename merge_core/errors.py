@@ -96,6 +96,10 @@ class RecipeError(MergeflowError):
     """A recipe or pipeline file that does not say something meaningful."""
 
 
+class NoSuchFileError(RecipeError):
+    """A file that a person named, and that is not there."""
+
+
 class HomeError(MergeflowError):
     """A data directory that is not believed, or cannot be made or kept as it should be."""
 

@@ -98,7 +98,7 @@ class Workshop:
                 threads=self.threads,
                 scratch=self.home.scratch,
                 logs=self.home.logs,
-                memo=DigestMemo(self.home.digest_memo),
+                memo=DigestMemo(None),  # every byte is read; files that go need no second note
                 progress=clock,
                 evaluators=self.evaluators,
                 isolation="shared",

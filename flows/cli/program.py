@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,9 +34,9 @@ from flows.cli import (
     stack,
 )
 from flows.cli import home as cli_home
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import MergeflowError, NoSuchFileError, StepError
 from tasks.processes.own_python import guard_this_process
-from tasks.processes.shipped_files import example
+from tasks.processes.shipped_files import example, namesakes
 
 _WITHOUT_REGISTRY = {"check", "decide", "home", "keys", "methods"}
 _WITHOUT_PREFECT = _WITHOUT_REGISTRY | {
@@ -118,7 +120,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MergeflowError as error:
         from flows.terminal.console import explain
 
-        explain(error)
+        explain(_with_shipped(error) if isinstance(error, NoSuchFileError) else error)
         return FAILED if isinstance(error, StepError) else BAD_INPUT
     except BrokenPipeError:
         sys.stderr.close()
@@ -134,6 +136,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         explain(fault)
         return FAILED if isinstance(fault, StepError) else BAD_INPUT
     return PROMOTED
+
+
+def _with_shipped(error: NoSuchFileError) -> NoSuchFileError:
+    """The error, with the path of a shipped file that has the name which was given."""
+    found = namesakes(Path(error.where or "").name)
+    if not found:
+        return error
+    paths = " or ".join(shlex.quote(str(path)) for path in found)
+    return NoSuchFileError(
+        error.what,
+        where=error.where,
+        mend=f"mergeflow ships one of this name: give its path, or that of a copy: {paths}",
+    )
 
 
 class _Words(logging.Handler):

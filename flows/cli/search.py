@@ -102,9 +102,11 @@ def _say_best(terminal: Terminal, found: SearchOutcome) -> None:
 def _show(name: str, terminal: Terminal) -> None:
     from merge_core.errors import RecipeError, did_you_mean
     from merge_core.homes.home import Home
+    from tasks.search.postgresql import read_search_database
     from tasks.search.sampling import kept_searches
 
-    known = kept_searches(Home.discover(make=False))
+    home = Home.discover(make=False)
+    known = kept_searches(home, read_search_database(home))
     found = [each for each in known if name in (each.name, each.id)]
     if not found:
         names = list(dict.fromkeys(each.name for each in known))

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -20,11 +17,15 @@ from flows.servers.request_origin import read_authority
 from merge_core.errors import MergeflowError
 from merge_core.files.strict_yaml import load_yaml, validated
 from merge_core.homes.home import Home
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-_NOT_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_OPTIONS = {"sslmode", "host", "port", "user", "password"}
-"""Of a database's address, after the question mark: those that psycopg2 and asyncpg both take."""
+from tasks.search.postgresql import refuse_variables_of_searches
+from tasks.servers.database_addresses import (
+    VARIABLE,
+    check_address,
+    check_postgresql,
+    refuse_open_passwords,
+    shown_place,
+    with_scheme,
+)
 
 
 class StoreConfig(BaseModel):
@@ -45,6 +46,8 @@ class StackConfig(BaseModel):
     """`postgresql://user@host:port/name`, as libpq and psql write it."""
     mlflow_database: str | None = Field(default=None, repr=False)
     """Another database, or the same server's; each program makes its tables itself."""
+    search_database: str | None = Field(default=None, repr=False)
+    """A third one, for searches; without it they are in the home's `search.db`."""
     redis: str | None = Field(default=None, repr=False)
     """`redis://host:port/number`. With it Prefect's API and its services are two processes."""
     workers: int = Field(default=1, ge=1, le=32)
@@ -63,24 +66,18 @@ class StackConfig(BaseModel):
                 raise ValueError(f"write a host as NAME or NAME:PORT, without `*`, not '{name}'")
         return value
 
-    @field_validator("prefect_database", "mlflow_database")
+    @field_validator("prefect_database", "mlflow_database", "search_database")
     @classmethod
     def _is_postgresql(cls, value: str | None) -> str | None:
         if value:
-            _check_address(value, ("postgresql", "postgres"), "postgresql://host:5432/name")
-            strange = {key for key, _ in parse_qsl(urlsplit(value).query)} - _OPTIONS
-            if strange:
-                raise ValueError(
-                    f"the option {min(strange)} is not one of both programs' drivers; they know"
-                    f" {', '.join(sorted(_OPTIONS))}"
-                )
+            check_postgresql(value)
         return value
 
     @field_validator("redis")
     @classmethod
     def _is_redis(cls, value: str | None) -> str | None:
         if value:
-            _check_address(value, ("redis", "rediss", "unix"), "redis://host:6379/0")
+            check_address(value, ("redis", "rediss", "unix"), "redis://host:6379/0")
         return value
 
     @model_validator(mode="after")
@@ -92,12 +89,26 @@ class StackConfig(BaseModel):
                 "redis and several workers need PostgreSQL, since SQLite admits one writer at a"
                 " time: give prefect_database and mlflow_database too"
             )
-        if self.prefect_database and self.prefect_database == self.mlflow_database:
+        if self.search_database and not self.prefect_database:
             raise ValueError(
-                "prefect_database and mlflow_database are the same database, and both programs"
-                " call their table of versions alembic_version: give each its own"
+                "search_database is for searches beside a stack on PostgreSQL: give"
+                " prefect_database and mlflow_database too"
             )
+        named: dict[str, str] = {}
+        for key, address in self.databases.items():
+            if address in named:
+                raise ValueError(
+                    f"{named[address]} and {key} are the same database, and both programs"
+                    " call their table of versions alembic_version: give each its own"
+                )
+            named[address] = key
         return self
+
+    @property
+    def databases(self) -> dict[str, str]:
+        """The PostgreSQL databases that are named, by the key that names each."""
+        keys = ("prefect_database", "mlflow_database", "search_database")
+        return {key: address for key in keys if (address := getattr(self, key))}
 
     @property
     def prefect(self) -> dict[str, str]:
@@ -111,7 +122,7 @@ class StackConfig(BaseModel):
     def mlflow(self) -> str | None:
         """The database as MLflow takes it, with the password; None: SQLite in the home."""
         # Whatever driver a version of SQLAlchemy prefers: MLflow is tested with psycopg2.
-        return self.mlflow_database and _with_scheme(self.mlflow_database, "postgresql+psycopg2")
+        return self.mlflow_database and with_scheme(self.mlflow_database, "postgresql+psycopg2")
 
     @property
     def shown(self) -> str:
@@ -119,9 +130,9 @@ class StackConfig(BaseModel):
         if not (self.prefect_database and self.mlflow_database):
             return "SQLite"
         names = [shown_place(self.prefect_database), shown_place(self.mlflow_database)]
-        return f"PostgreSQL {' and '.join(names)}" + (
-            f", Redis {shown_place(self.redis)}" if self.redis else ""
-        )
+        searches = self.search_database and f", searches in {shown_place(self.search_database)}"
+        redis = self.redis and f", Redis {shown_place(self.redis)}"
+        return f"PostgreSQL {' and '.join(names)}{searches or ''}{redis or ''}"
 
 
 def read_stack_config(home: Home) -> StackConfig:
@@ -135,61 +146,13 @@ def read_stack_config(home: Home) -> StackConfig:
     if not path.exists():
         return StackConfig()
     values = load_yaml(path)
-    _refuse_open_passwords(path, values)
+    refuse_open_passwords(path, values)
+    refuse_variables_of_searches(path, values)
     filled = {
         key: _filled(value, f"{path}: {key}") if isinstance(value, str) else value
         for key, value in values.items()
     }
     return validated(StackConfig, filled, str(path))
-
-
-def _refuse_open_passwords(path: Path, values: dict[str, Any]) -> None:
-    """Like ssh and libpq: a file that others can read must not hold a password."""
-    open_to_others = stat.S_IMODE(path.stat().st_mode) & 0o077
-    for key, value in values.items():
-        passwords = _passwords(value) if isinstance(value, str) else []
-        if open_to_others and not all(map(_VARIABLE.fullmatch, passwords)):
-            raise MergeflowError(
-                f"{key} holds a password, and other users of this machine can read the file",
-                where=str(path),
-                mend=f"chmod 600 {path}, or write ${{NAME}} and set the variable NAME",
-            )
-
-
-def _check_address(address: str, schemes: tuple[str, ...], pattern: str) -> None:
-    """Refuse an address that programs would read differently, without repeating any of it.
-
-    Raises:
-        ValueError: another scheme, or signs in a password that would have to be escaped.
-    """
-    filled = _VARIABLE.sub("x", address)
-    if urlsplit(filled).scheme not in schemes:
-        raise ValueError(f"write it as {pattern}")
-    if _is_torn(filled):
-        raise ValueError(
-            f"write it as {pattern}, and signs in a user or password that mean something else there"
-            " (/ @ : % ? #) as %2F and so on; or write ${NAME}, which is escaped for you"
-        )
-
-
-def _is_torn(address: str) -> bool:
-    """Whether a sign that was not escaped ends the user, the password or the host too early."""
-    parts = urlsplit(address)
-    try:
-        parts.port  # noqa: B018 - raises for a text that is no number
-    except ValueError:
-        return True
-    rest = f"{parts.path}?{parts.query}#{parts.fragment}"
-    return "@" in rest or bool(parts.fragment) or bool(_NOT_ESCAPED.search(address))
-
-
-def _passwords(address: str) -> list[str]:
-    """The part of an address that may be a password; the whole address where that is unclear."""
-    if _is_torn(_VARIABLE.sub("x", address)):
-        return [address]
-    parts = urlsplit(address)
-    given = [value for key, value in parse_qsl(parts.query) if key == "password"]
-    return [parts.password, *given] if parts.password else given
 
 
 def _filled(text: str, where: str) -> str:
@@ -205,18 +168,14 @@ def _filled(text: str, where: str) -> str:
             )
         return quote(found, safe="")
 
-    return _VARIABLE.sub(value, text)
+    return VARIABLE.sub(value, text)
 
 
 def _for_asyncpg(address: str) -> str:
     """A libpq address as Prefect takes it: asyncpg calls `sslmode` `ssl`."""
-    place, _, given = _with_scheme(address, "postgresql+asyncpg").partition("?")
+    place, _, given = with_scheme(address, "postgresql+asyncpg").partition("?")
     query = [("ssl" if key == "sslmode" else key, value) for key, value in parse_qsl(given)]
     return f"{place}?{urlencode(query)}" if query else place
-
-
-def _with_scheme(address: str, scheme: str) -> str:
-    return f"{scheme}://{address.partition('://')[2]}"
 
 
 def _redis_settings(address: str) -> dict[str, str]:
@@ -234,12 +193,3 @@ def _redis_settings(address: str) -> dict[str, str]:
         "PREFECT_REDIS_MESSAGING_URL": address,
         "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": address,
     }
-
-
-def shown_place(address: str) -> str:
-    """`host:port/name` of a database's address, without user and password."""
-    parts = urlsplit(address)
-    query = dict(parse_qsl(parts.query))
-    host = parts.hostname or query.get("host", "")
-    port = parts.port or query.get("port")
-    return f"{host}{f':{port}' if port else ''}{unquote(parts.path)}"

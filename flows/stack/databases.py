@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from flows.stack.config import StackConfig, shown_place
+from flows.stack.config import StackConfig
 from merge_core.errors import MergeflowError, StepError, one_line
+from tasks.servers.database_addresses import shown_place
 
 _OLDEST_POSTGRESQL = 14_00_09
 """14.9, as PostgreSQL counts; Prefect needs it."""
 _STACK_LOCK = 0x6D65726765
 """Advisory lock that a stack holds in Prefect's database, for as long as `mergeflow up` lives."""
+_MLFLOW_LOCK = 0x6D65726768
+"""Advisory lock of whoever has to be told from other databases; any number may hold it."""
 _HOLDS_LOCK = """
     SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE datname = current_database() AND locktype = 'advisory'
@@ -66,7 +69,34 @@ def only_one_on(config: StackConfig) -> Iterator[None]:
                     where=shown_place(config.mlflow_database),
                     mend="give each its own in stack.yaml",
                 )
+        if config.search_database:
+            _look_at_searches(config.search_database, prefect, mlflow)
         yield
+
+
+def _look_at_searches(address: str, prefect: Any, mlflow: Any) -> None:
+    """See that searches have a database of their own; `mlflow` holds a lock from then on.
+
+    Raises:
+        MergeflowError: it is one of the others.
+        StepError: it does not answer, or refuses the user.
+    """
+    with mlflow.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock_shared(%s)", [_MLFLOW_LOCK])
+    others = {
+        "prefect_database": (prefect, _STACK_LOCK),
+        "mlflow_database": (mlflow, _MLFLOW_LOCK),
+    }
+    with _connected(address) as searches, searches.cursor() as cursor:
+        for key, (other, lock) in others.items():
+            cursor.execute(_HOLDS_LOCK, [other.info.backend_pid, *divmod(lock, 1 << 32)])
+            if cursor.fetchone():
+                raise MergeflowError(
+                    f"{key} and search_database are the same database, and both programs call"
+                    " their table of versions alembic_version",
+                    where=shown_place(address),
+                    mend="give each its own in stack.yaml",
+                )
 
 
 def _require_packages() -> None:

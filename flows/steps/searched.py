@@ -26,6 +26,7 @@ from tasks.evaluation.suite import Suite
 from tasks.registry.client import default_tracking_uri
 from tasks.reports.names import distinct_names
 from tasks.search.page import search_markdown
+from tasks.search.postgresql import alone_in, read_search_database
 from tasks.search.record import SearchRun
 from tasks.search.sampling import Study, importances
 from tasks.search.selection import best, candidates
@@ -40,7 +41,7 @@ class Found:
     """What a search found."""
 
     id: str
-    """Its name in the home's `search.db`."""
+    """Its name in the database of searches."""
     trials: list[Trial]
     best: Trial
     recipe: Recipe
@@ -68,9 +69,9 @@ def searched(
     Raises:
         StepError: this search runs elsewhere, or no candidate could be evaluated.
     """
-    identity = search.identity(sources, suite)
-    with alone(home, identity):
-        trials = _trials(search, suite, sources, identity, home, beside, evaluators)
+    identity, address = search.identity(sources, suite), read_search_database(home)
+    with alone(home, identity), alone_in(address, identity):
+        trials = _trials(search, suite, sources, identity, home, beside, evaluators, address)
         with TrialsInMlflow(_in_mlflow(search, trials.study, home)) as in_mlflow:
             how = search.evaluate
             get_ready = partial(evaluators.begin, deciding, how.device, threads_of(how))
@@ -79,7 +80,10 @@ def searched(
             winner = best(known)
             assert winner is not None  # else `run` raises
             recipe = trials.recipe(winner)
-            files = _shown(search, trials.study, known, recipe, home)
+            explained = {}
+            if len({name for trial in known for name in trial.values}) > 1:  # slow to import
+                explained = importances(home, trials.study.id, address)
+            files = _shown(search, known, recipe, explained)
             in_mlflow.end(known, files)
     number = candidates(known)
     _log.info("the best of %d candidates is trial %d: %s", number, winner.number, winner.name)
@@ -95,6 +99,7 @@ def _trials(
     home: Home,
     beside: Path | None,
     evaluators: Evaluators,
+    address: str | None,
 ) -> Trials:
     """What went in is evaluated; candidates are compared with it."""
     donor = sources[search.recipe.donor]
@@ -118,6 +123,7 @@ def _trials(
         sampler=search.search.sampler,
         seed=search.search.seed,
         objectives=counted if several else 1,
+        address=address,
     )
     workshop = Workshop(
         home=home,
@@ -146,13 +152,11 @@ def _in_mlflow(search: SearchPipeline, study: Study, home: Home) -> SearchRun:
 
 
 def _shown(
-    search: SearchPipeline, study: Study, trials: list[Trial], recipe: Recipe, home: Home
+    search: SearchPipeline, trials: list[Trial], recipe: Recipe, explained: dict[str, float]
 ) -> dict[str, str | bytes]:
     """The search on the run's page; its files for MLflow."""
     from tasks.search.plots import importance_png, pareto_png, sweep_png  # slow to import
 
-    knobs = {name for trial in trials for name in trial.values}
-    explained = importances(home, study.id) if len(knobs) > 1 else {}  # slow to import, too
     pictures = {
         "sweep": sweep_png(trials),
         "importance": importance_png(explained),

@@ -142,6 +142,11 @@ def seconds(duration: float) -> str:
     return f"{int(duration) // 60} min {int(duration) % 60:02d} s"
 
 
+def pace(rate: float, unit: str = "") -> str:
+    """So many a second, for people; of what takes longer than a second, how long each takes."""
+    return f"{rate:,.0f}{unit}/s" if rate >= 1.0 else f"{seconds(1.0 / rate)} each"
+
+
 def size(count: float) -> str:
     """A number of bytes for people: `2.5 GB`."""
     for unit in ("bytes", "KB", "MB"):
@@ -198,7 +203,7 @@ class _PlainLines:
     waiting at once. A stage that is over, or has less done than before, begins anew."""
 
     def __init__(self) -> None:
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
         self._due: dict[str, float] = {}
         self._done: dict[str, int] = {}
 
@@ -216,26 +221,32 @@ class _PlainLines:
 
     def _show(self, event: ProgressEvent) -> None:
         now = time.monotonic()
-        started = self._started.setdefault(event.stage, now)
+        started, before = self._started.setdefault(event.stage, (now, event.done))
         first = started if event.unit == WAITS else started + _PLAIN_AFTER
         if now < self._due.setdefault(event.stage, first):
             return
         self._due[event.stage] = started + max(_PLAIN_AFTER, 2 * (now - started))
         stage = plain(event.stage, _LONGEST_CELL)
-        sys.stderr.write(f"    {stage}: {_how_far(event, now - started)}\n")
+        sys.stderr.write(f"    {stage}: {_how_far(event, before, now - started)}\n")
         sys.stderr.flush()
 
 
-def _how_far(event: ProgressEvent, elapsed: float) -> str:
+def _how_far(event: ProgressEvent, before: int, elapsed: float) -> str:
+    """What is done, how fast and how much longer; what was done `before` says nothing of that."""
     if event.unit == WAITS:
         return f"for {seconds(elapsed)}"
+    is_of_bytes = event.unit == "bytes"
     percent = 100.0 * event.done / max(event.total, 1)
-    rate = event.done / elapsed if elapsed else 0.0
-    left = (event.total - event.done) / rate if rate else 0.0
-    remaining = f", {seconds(left)} left" if event.done < event.total and rate else ""
-    if event.unit == "bytes":
-        return f"{percent:.0f} % of {size(event.total)}, {size(rate)}/s{remaining}"
-    return f"{event.done:,} of {event.total:,} {event.unit}, {rate:,.0f}/s{remaining}"
+    done = f"{event.done:,} of {event.total:,} {event.unit}"
+    if is_of_bytes:
+        done = f"{percent:.0f} % of {size(event.total)}"
+    rate = (event.done - before) / elapsed if elapsed else 0.0
+    if not rate:
+        return done
+    left = (
+        f", {seconds((event.total - event.done) / rate)} left" if event.done < event.total else ""
+    )
+    return f"{done}, {f'{size(rate)}/s' if is_of_bytes else pace(rate)}{left}"
 
 
 class _ByKind(ProgressColumn):
@@ -255,7 +266,7 @@ class _ByKind(ProgressColumn):
 class _ThingsPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+        return Text(pace(speed, f" {task.fields['unit']}") if speed else "")
 
 
 @contextlib.contextmanager

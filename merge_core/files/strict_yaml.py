@@ -16,8 +16,9 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from merge_core.errors import RecipeError, did_you_mean
+from merge_core.errors import NoSuchFileError, RecipeError, did_you_mean
 from merge_core.files.named_file import read_named
+from merge_core.files.near_files import nearest_file
 from merge_core.files.rule_words import rule_in_words
 from merge_core.findings import printable
 
@@ -99,6 +100,7 @@ def read_text(path: Path) -> str:
     """A text file that a person wrote; of an endless one only as much as shows that it is.
 
     Raises:
+        NoSuchFileError: it is not there.
         RecipeError: unreadable, no file, far too large, or not UTF-8.
     """
     try:
@@ -106,6 +108,13 @@ def read_text(path: Path) -> str:
         if len(content) > 4 * MAX_YAML_BYTES:
             raise RecipeError("the file is larger than 1 MiB", where=str(path))
         return content.decode("utf-8")
+    except FileNotFoundError:
+        near = nearest_file(path)
+        raise NoSuchFileError(
+            "there is no such file",
+            where=str(path),
+            mend=f"did you mean {near}?" if near else None,
+        ) from None
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
 """What a diagnosis advises, and how sure it is: rules over its numbers, each threshold with its
 source.
 
-A threshold that no source gives is a judgement of this file, and says so, until `make science`
-measures it on the example models.
+What `make science` measured on the example models is in `measured`. A threshold that neither it
+nor a publication gives is a judgement of this file, and says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from merge_core.operations.diagnosis.weights import DENSITIES, WeightDiagnosis
 from merge_core.records import Record
 from merge_core.verification.verify import CompatibilityReport
 from tasks.diagnosis.curves import Curve, Curves
+from tasks.diagnosis.measured import BEST_SCALE_OF_TWO, MEASURED
 from tasks.diagnosis.svg import percent
 
 Sure = Literal["sure", "likely", "perhaps"]
@@ -22,25 +23,31 @@ Sure = Literal["sure", "likely", "perhaps"]
 `likely`: a rule that holds widely. `perhaps`: worth a trial beside the plain sum, not in its place.
 """
 
-LENGTHS_APART = 2.0
-"""Longest over shortest task vector. A judgement, to be measured (magnitude asymmetry)."""
+LENGTHS_APART = round(MEASURED["length_ratio"].mean, 1)
+"""Longest over shortest task vector: the ratio at which normalising was seen to help. Smaller ones
+were not measured."""
 ALIKE, OPPOSED = 0.5, -0.1
 """Cosines of task vectors: docs/task-vectors.md."""
 CANCELLED = 0.2
 """Share of magnitude that a sum of two loses. Independent normal vectors of one length lose 0.29
-(1 - 1/sqrt 2), orthogonal ones are the usual case. A judgement, to be measured (sign conflicts)."""
+(1 - 1/sqrt 2), orthogonal ones are the usual case. A judgement: in `make science` electing signs
+did harm at every share of conflicts, from 48 to 95 %, so no measurement supports a threshold."""
 KEPT = 0.9
 """Share of squared length left at density 0.2; of a normal distribution 0.65 is."""
 FEW_DIRECTIONS = 0.15
 """Effective rank over the possible one. Noise has about 0.9, a LoRA of rank 16 in a matrix of 1024
-has 0.016."""
+has 0.016. A judgement; not measured."""
 HIGH = 0.1
-"""A barrier, in units, that is worth a warning even where a smaller one is certain."""
+"""A barrier, in units, that forbids. A judgement between what was measured: none between models of
+one base, and 0.66 bits per byte between models of two bases."""
 
 _JUDGED = "a judgement of mergeflow's"
+_HERE = "docs/science.md, a million parameters"
 _SUM_IS_HARD_TO_BEAT = (
     "arXiv:2511.21437: of six methods on language models only task arithmetic gains"
-    " reliably; arXiv:2410.03617: methods differ little at scale"
+    " reliably; arXiv:2410.03617: methods differ little at scale; of the experts' gain TIES kept"
+    f" {MEASURED['ties_over_task_arithmetic']} less, DARE {MEASURED['dare_over_task_arithmetic']}"
+    f" less ({_HERE})"
 )
 
 
@@ -120,7 +127,8 @@ def _of_lengths(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
                     because=f"the task vector of {most} is {long / short:.1f} times as long as that"
                     f" of {least}, and outvotes it",
                     sure="likely",
-                    source=f"from {LENGTHS_APART:g} times, {_JUDGED}",
+                    source=f"from {LENGTHS_APART:g} times: there normalising was better by"
+                    f" {MEASURED['normalising_helps']} bits per byte ({_HERE})",
                 )
             )
     return found
@@ -223,7 +231,8 @@ def _of_lines(names: Sequence[str], curves: Curves) -> list[Advice]:
                 f" {barrier.height:.2g} units above the line between theirs, surely"
                 f" {barrier.low:.2g} or more" + (", and worse than the base" if worse else ""),
                 sure="sure" if forbids else "likely",
-                source=f"{curves.documents} documents; Frankle et al. 2020, arXiv:1912.05671",
+                source=f"{curves.documents} documents; Frankle et al. 2020, arXiv:1912.05671"
+                + (f"; from {HIGH:g} units, {_JUDGED}" if forbids else ""),
                 forbids=forbids,
             )
         )
@@ -283,9 +292,12 @@ def _is_worse_than_base(curve: Curve, at: float) -> bool:
 
 def _plain_sum(models: int, *, has_base: bool) -> Advice:
     start = f"task arithmetic, weights of about {1 / models:.2g}" if has_base else "the plain mean"
+    source = _SUM_IS_HARD_TO_BEAT
+    if has_base and models == 2:
+        source = f"the best scale of a sum of two was {BEST_SCALE_OF_TWO:g} ({_HERE}); {source}"
     return Advice(
         do=f"Start with {start}, and search the weights",
         because="nothing that was measured forbids it",
         sure="likely",
-        source=_SUM_IS_HARD_TO_BEAT,
+        source=source,
     )

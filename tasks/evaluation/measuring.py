@@ -243,6 +243,12 @@ def import_libraries() -> None:
 
     import tasks.evaluation.lm_eval_model  # noqa: F401
 
+    with contextlib.suppress(ImportError):
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        # A thousand patterns, which else each fork would make anew for its model.
+        get_checkpoint_conversion_mapping("llama")
+
     gc.freeze()
     gc.enable()
 

@@ -7,6 +7,7 @@ that holds all packages is shared there, and somebody else's `configs` may be in
 from __future__ import annotations
 
 import contextlib
+import glob
 import shlex
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def example(*parts: str) -> str:
     with contextlib.suppress(ValueError, OSError):  # elsewhere, or the directory is gone
         path = path.relative_to(Path.cwd())
     return shlex.quote(str(path))
+
+
+def namesakes(name: str) -> list[Path]:
+    """The shipped configurations whose file has this name."""
+    return sorted(shipped("configs").glob(f"*/{glob.escape(name)}")) if name else []
 
 
 def are_installed() -> bool:

@@ -2,5 +2,6 @@
 candidates.
 
 Public: `space.Space`, `sampling.Study`, `soup.GreedySoup`, `race.Race`, `selection.best`,
-`trial.Trial`. It imports `promotion`, `statistics`, `reports`, `registry` and the recipe language.
+`trial.Trial`, `postgresql.read_search_database`. It imports `promotion`, `statistics`, `reports`,
+`registry`, `servers` and the recipe language.
 """

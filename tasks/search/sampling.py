@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from merge_core.files.locks import held, lock_file
-from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
 from tasks.search.first import Start
+from tasks.search.postgresql import in_words
 from tasks.search.space import METHOD, Knob, Space, Value
+from tasks.search.storage import holder, quiet, to_read, to_write
 from tasks.search.trial import Result, Trial
 
 if TYPE_CHECKING:
@@ -58,6 +57,7 @@ class Study:
         sampler: Sampler,
         seed: int,
         objectives: int = 1,
+        address: str | None = None,
     ) -> None:
         """Open a search, or begin it.
 
@@ -65,23 +65,35 @@ class Study:
             identity: digest of all that decides what its trials are.
             about: kept with it, for whoever looks at it later.
             objectives: how many numbers a trial is told as; all are to be large.
+            address: of a PostgreSQL for new searches, in place of the home's `search.db`.
+
+        Raises:
+            StepError: PostgreSQL does not answer, or refuses something.
         """
+        own = f"{name}/{identity[:16]}"
+        self._address = holder(home, address, own)
+        storage = to_write(home, self._address)
         import optuna
 
         self._optuna = optuna
         self._space, self._kind, self._seed = space, sampler, seed
         self._lock = threading.Lock()
-        self._study = optuna.create_study(
-            storage=_storage(home),
-            study_name=f"{name}/{identity[:16]}",
-            directions=["maximize"] * objectives,
-            load_if_exists=True,
-        )
-        if _NAME not in self._study.user_attrs:
-            self._study.set_user_attr(_ABOUT, about)
-            self._study.set_user_attr(_NAME, name)
-        running = self._study.get_trials(False, (optuna.trial.TrialState.RUNNING,))
+        with self._at_work():
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=own,
+                directions=["maximize"] * objectives,
+                load_if_exists=True,
+            )
+            if _NAME not in self._study.user_attrs:
+                self._study.set_user_attr(_ABOUT, about)
+                self._study.set_user_attr(_NAME, name)
+            known = self._study.get_trials(False)
+        running = (each for each in known if each.state == optuna.trial.TrialState.RUNNING)
         self._left = sorted(running, key=lambda each: each.number)
+        # A search goes on with the ranges that it began with, whatever made them: CMA-ES draws
+        # together only what has the same range in every trial.
+        self._ranges = {name: each.distributions[name] for each in known for name in each.params}
 
     @property
     def id(self) -> str:
@@ -90,14 +102,14 @@ class Study:
 
     def begin(self, starts: Sequence[Start]) -> None:
         """Queue the candidates to begin with, as far as an attempt before did not."""
-        for start in starts[len(self._study.get_trials(False)) :]:
-            self._study.enqueue_trial(start.values, user_attrs={_LABEL: start.label})
+        with self._lock, self._at_work():
+            for start in starts[len(self._study.get_trials(False)) :]:
+                self._study.enqueue_trial(start.values, user_attrs={_LABEL: start.label})
 
     def next(self, most: int | None) -> Asked | None:
         """The next candidate; None when there are as many trials as there may be."""
         state = self._optuna.trial.TrialState
-        with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+        with self._lock, self._at_work():
             left = self._left.pop(0) if self._left else None
             known = self._study.get_trials(False)
             waiting = [each.number for each in known if each.state == state.WAITING]
@@ -126,7 +138,7 @@ class Study:
         numbers = list(result.tasks.values())
         if self._is_single and result.objective is not None:
             numbers = [result.objective]
-        with self._lock:
+        with self._lock, self._at_work():
             asked.token.set_user_attr(_TRIAL, trial.model_dump(mode="json"))
             self._study.sampler = self._sampler(asked.number, "told")
             if values and numbers:
@@ -137,7 +149,13 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All that are finished, in their order."""
-        return _trials(self._study)
+        with self._at_work():
+            return _trials(self._study)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with quiet(), in_words(self._address):
+            yield
 
     @property
     def _is_single(self) -> bool:
@@ -153,7 +171,7 @@ class Study:
         knobs = branches[str(values[METHOD]) if methods else None]
         for name, knob in knobs.items():
             self._study.sampler = self._sampler(number, name)
-            drawn = trial._suggest(name, _distribution(knob))
+            drawn = trial._suggest(name, self._ranges.get(name) or _distribution(knob))
             values[name] = drawn if knob.choices else knob.value(float(drawn))
         return values
 
@@ -183,42 +201,50 @@ class KeptSearch:
     trials: list[Trial]
 
 
-def database(home: Home) -> Path:
-    """Where the searches of a home are kept."""
-    return home.path / "search.db"
+def kept_searches(home: Home, address: str | None = None) -> list[KeptSearch]:
+    """All searches of a home, the latest of each database last.
+
+    Args:
+        address: of a PostgreSQL that has searches, too.
+
+    Raises:
+        StepError: PostgreSQL does not answer.
+    """
+    own = to_read(home)
+    found = [] if own is None else _kept(own, None)
+    return found if address is None else found + _kept(to_write(home, address), address)
 
 
-def kept_searches(home: Home) -> list[KeptSearch]:
-    """All searches of a home, the latest last."""
-    if not database(home).exists():
-        return []
-    import optuna
-
-    storage = _storage(home)
-    found = []
-    for name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage)
-        attributes = study.user_attrs
-        if _NAME in attributes:
-            found.append(KeptSearch(name, attributes[_NAME], attributes[_ABOUT], _trials(study)))
-    return found
-
-
-def importances(home: Home, study: str) -> dict[str, float]:
+def importances(home: Home, study: str, address: str | None = None) -> dict[str, float]:
     """How much of the differences between trials each knob explains, from 0 to 1; nothing where
     there are too few trials to tell."""
     import optuna
 
-    known = optuna.load_study(study_name=study, storage=_storage(home))
-    if len(known.directions) > 1:
-        return {}
-    try:
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    place = holder(home, address, study)
+    storage = to_write(home, place)
+    with quiet(), in_words(place):
+        known = optuna.load_study(study_name=study, storage=storage)
+        if len(known.directions) > 1:
+            return {}
+        try:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             return optuna.importance.get_param_importances(known, evaluator=evaluator)
-    except (ValueError, RuntimeError):  # fewer than two trials, or all values alike
-        return {}
+        except (ValueError, RuntimeError):  # fewer than two trials, or all values alike
+            return {}
+
+
+def _kept(storage: RDBStorage, address: str | None) -> list[KeptSearch]:
+    import optuna
+
+    found = []
+    with quiet(), in_words(address):
+        for name in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=name, storage=storage)
+            attributes = study.user_attrs
+            if _NAME in attributes:
+                about = attributes[_ABOUT]
+                found.append(KeptSearch(name, attributes[_NAME], about, _trials(study)))
+    return found
 
 
 def _trials(study: Any) -> list[Trial]:
@@ -229,26 +255,12 @@ def _trials(study: Any) -> list[Trial]:
     ]
 
 
-def _storage(home: Home) -> RDBStorage:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with private_umask():
-        database(home).parent.mkdir(parents=True, exist_ok=True)
-        # Of two processes that find no table, each would make them all.
-        lock = lock_file(database(home).with_name("search.db.lock"), 0o600)
-    with held(lock), private_umask():
-        return optuna.storages.RDBStorage(
-            f"sqlite:///{database(home)}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-
-
 def _distribution(knob: Knob) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if knob.choices:
         return CategoricalDistribution(knob.choices)
-    low, high = float(knob.low or 0.0), float(knob.high or 0.0)
-    if knob.step:
-        high = low + int((high - low) / knob.step + 1e-9) * knob.step
-    return FloatDistribution(low, high, step=knob.step, log=knob.log)
+    steps = knob.steps
+    if steps:  # Optuna compares decimals, too: these fit each other
+        return FloatDistribution(steps.number(0), steps.number(-1), step=float(steps.step))
+    return FloatDistribution(float(knob.low or 0.0), float(knob.high or 0.0), log=knob.log)

@@ -20,6 +20,7 @@ from merge_core.methods import METHODS, find_method, method_named
 from merge_core.methods.parameter import Parameter
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
+from tasks.search.steps import Steps
 
 Value = bool | int | float | str
 Values = Mapping[str, Value]
@@ -75,19 +76,26 @@ class Knob(_Part):
             raise ValueError(f"from ({self.low:g}) has to be below to ({self.high:g})")
         if self.log and (self.low <= 0 or self.step):
             raise ValueError("a logarithmic range begins above 0 and has no step")
-        if self.step and (self.high - self.low) / self.step > _MOST_POINTS:
-            raise ValueError(f"that makes more than {_MOST_POINTS} values")
+        if self.step:
+            if (self.high - self.low) / self.step > _MOST_POINTS:
+                raise ValueError(f"that makes more than {_MOST_POINTS} values")
+            Steps.between(self.low, self.high, self.step)
         return self
+
+    @property
+    def steps(self) -> Steps | None:
+        """The numbers of a range that has a step."""
+        if self.step is None or self.low is None or self.high is None:
+            return None
+        return Steps.between(self.low, self.high, self.step)
 
     @property
     def points(self) -> tuple[Value, ...] | None:
         """All values, where they can be counted."""
         if self.choices:
             return self.choices
-        if self.step is None or self.low is None or self.high is None:
-            return None
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
-        return tuple(self.value(self.low + place * self.step) for place in range(count))
+        steps = self.steps
+        return None if steps is None else tuple(map(self._written, steps.numbers))
 
     @property
     def ends(self) -> tuple[Value, ...]:
@@ -99,8 +107,12 @@ class Knob(_Part):
 
     def value(self, number: float) -> Value:
         """A number of the range as a recipe has it: 0.3, not 0.30000000000000004."""
+        steps = self.steps
+        return self._written(steps.nearest(number) if steps else float(f"{number:.12g}"))
+
+    def _written(self, number: float) -> Value:
         whole = self.step is not None and self.step.is_integer() and number.is_integer()
-        return int(number) if whole else float(f"{number:.12g}")
+        return int(number) if whole else number
 
     def has(self, value: Value) -> bool:
         """Whether the search may choose a value."""

@@ -1,5 +1,5 @@
 """The servers of a home's local stack, as others need to know them: their addresses and login.
 
-Public: `stack_record`, `login`. It imports the library. The servers themselves are in
-`flows.servers`.
+Public: `stack_record`, `login`, `database_addresses`. It imports the library. The servers
+themselves are in `flows.servers`.
 """

@@ -12,7 +12,9 @@ from tests.support.database_servers import (
     PASSWORD,
     Servers,
     database_servers,
+    missing_postgresql,
     missing_programs,
+    postgresql_server,
 )
 from tests.support.stack import RunningStack, free_port, lay_out
 
@@ -28,6 +30,17 @@ def servers() -> Iterator[Servers]:
     with database_servers(free_port(), free_port()) as running:
         running.create_database("prefect")
         running.create_database("mlflow")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Servers]:
+    """PostgreSQL alone."""
+    missing = missing_postgresql()
+    if missing:
+        pytest.skip(missing)
+    pytest.importorskip("psycopg2", reason="pip install -e '.[scale-out]'")
+    with postgresql_server(free_port()) as running:
         yield running
 
 

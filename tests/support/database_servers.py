@@ -61,10 +61,17 @@ class Servers:
                 cursor.execute(statement, [PASSWORD] if "%s" in statement else None)
 
 
-def missing_programs() -> str | None:
-    """Why the servers cannot be had here, or None."""
+def missing_postgresql() -> str | None:
+    """Why PostgreSQL cannot be had here, or None."""
     if _initdb() is None:
         return "no initdb in /usr/lib/postgresql/*/bin: apt-get install postgresql"
+    return None
+
+
+def missing_programs() -> str | None:
+    """Why the servers cannot be had here, or None."""
+    if missing := missing_postgresql():
+        return missing
     if shutil.which("redis-server") is None:
         return "no redis-server: apt-get install redis-server"
     return None
@@ -73,15 +80,34 @@ def missing_programs() -> str | None:
 @contextlib.contextmanager
 def database_servers(postgresql_port: int, redis_port: int) -> Iterator[Servers]:
     """Both servers, for the block."""
+    servers = Servers(postgresql_port, redis_port)
+    with _place() as directory, _redis(directory, redis_port), _with_role(directory, servers):
+        yield servers
+
+
+@contextlib.contextmanager
+def postgresql_server(port: int) -> Iterator[Servers]:
+    """PostgreSQL alone, for the block."""
+    servers = Servers(port, 0)
+    with _place() as directory, _with_role(directory, servers):
+        yield servers
+
+
+@contextlib.contextmanager
+def _place() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="mergeflow-servers-"))
     directory.chmod(0o755)
-    servers = Servers(postgresql_port, redis_port)
     try:
-        with _postgresql(directory, postgresql_port), _redis(directory, redis_port):
-            servers._as_superuser("CREATE ROLE mergeflow LOGIN PASSWORD %s")
-            yield servers
+        yield directory
     finally:
         shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _with_role(directory: Path, servers: Servers) -> Iterator[None]:
+    with _postgresql(directory, servers.postgresql_port):
+        servers._as_superuser("CREATE ROLE mergeflow LOGIN PASSWORD %s")
+        yield
 
 
 def _initdb() -> Path | None:

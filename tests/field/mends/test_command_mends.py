@@ -133,6 +133,18 @@ def a_variable_that_is_not_set(here: Path) -> Iterator[Step]:
     yield (shown, read_stack_config, home)
 
 
+def a_variable_that_workers_lack(here: Path) -> Iterator[Step]:
+    from tasks.search.postgresql import read_search_database
+
+    home = home_of(here)
+    keys = ("prefect_database", "mlflow_database", "search_database")
+    text = "".join(f"{key}: postgresql://me:${{MENDS_PASSWORD}}@h/{key}\n" for key in keys)
+    home.stack_file.write_text(text)
+    yield (read_search_database, home)
+    home.stack_file.write_text(text.replace(":${MENDS_PASSWORD}@h/search", "@h/search"))
+    yield (read_search_database, home)
+
+
 def databases_whose_servers_are_down(here: Path) -> Iterator[Step]:
     from flows.stack.prefect_session import prefect_session
     from tasks.registry.client import default_tracking_uri

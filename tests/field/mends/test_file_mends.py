@@ -25,6 +25,7 @@ from tests.field.mends.situations import (
     tensors_of,
 )
 from tests.support.followed_mends import Advice, Later, Shell, Step
+from tests.support.mends import ROOT
 
 pytestmark = pytest.mark.slow  # `make field`
 
@@ -40,6 +41,17 @@ def a_place_below_a_file(here: Path) -> Iterator[Step]:
     (here / "file").write_text("")
     yield ("merge", "recipe.yaml", "file/out")
     yield MERGE
+
+
+def a_shipped_file_that_is_elsewhere(here: Path) -> Iterator[Step]:
+    shipped = ROOT / "configs" / "recipes" / "zoo-ties.yaml"
+    yield ("plan", "zoo-ties.yaml")
+    yield Later("there is no such directory", ("plan", str(shipped)))
+
+
+def a_file_that_is_misspelt(here: Path) -> Iterator[Step]:
+    yield ("plan", "recip.yml")
+    yield ("plan", "recipe.yaml")
 
 
 def a_name_that_is_too_long(here: Path) -> Iterator[Step]:

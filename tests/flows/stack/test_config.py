@@ -15,6 +15,7 @@ from flows.stack.prefect_session import prefect_session
 from merge_core.errors import MergeflowError, StepError
 from merge_core.homes.home import Home
 from tasks.registry.client import default_tracking_uri
+from tasks.search.postgresql import read_search_database
 from tasks.servers.same_process import own_start_time
 from tasks.servers.stack_record import StackRecord, find_registry, write_record
 
@@ -77,6 +78,37 @@ def test_what_is_shown_and_printed_holds_no_password(home: Home) -> None:
         assert PASSWORD not in text
 
 
+SEARCHES = "search_database: postgresql://me@db.example:5433/search?sslmode=require\n"
+
+
+def test_searches_have_a_database_of_their_own_that_needs_no_variable(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_search_database(home) is None
+    written(home, WHOLE)
+    assert read_search_database(home) is None
+    written(home, WHOLE + SEARCHES)
+    shown = read_stack_config(home).shown
+    assert "/prefect and db.example:5433/mlflow, searches in db.example:5433/search, Re" in shown
+    monkeypatch.delenv("PG_PASSWORD")  # as in a worker
+    address = "postgresql+psycopg2://me@db.example:5433/search?sslmode=require"
+    assert read_search_database(home) == address
+    file = written(home, WHOLE + SEARCHES.replace("me@", "me:hunter2@"))
+    with pytest.raises(MergeflowError, match="search_database holds a password") as told:
+        read_search_database(home)
+    assert "hunter2" not in str(told.value)
+    file.chmod(0o600)
+    assert read_search_database(home) == address.replace("me@", "me:hunter2@")
+
+
+def test_a_variable_for_the_database_of_searches_is_refused_with_what_to_do(home: Home) -> None:
+    written(home, WHOLE + SEARCHES.replace("me@", "me:${PG_PASSWORD}@"))
+    for read in (read_search_database, read_stack_config):
+        with pytest.raises(MergeflowError, match="workers search, too") as told:
+            read(home)
+        assert "~/.pgpass" in str(told.value)
+
+
 def test_a_socket_is_an_address_too(home: Home) -> None:
     sockets = "?host=/run/postgresql&port=5433"
     config = StackConfig(
@@ -111,6 +143,10 @@ REFUSED = {
     "prefect_database: postgresql://h/a\n": "belong together: give both",
     "prefect_database: mysql://h/a\nmlflow_database: postgresql://h/b\n": "write it as postgresql://host",
     "prefect_database: postgresql://h/a\nmlflow_database: postgresql://h/a\n": "the same database",
+    "search_database: postgresql://h/a\n": "search_database is for searches beside a stack",
+    DATABASES + "search_database: sqlite:///a\n": "write it as postgresql://host",
+    "prefect_database: postgresql://h/a\nmlflow_database: postgresql://h/b\n"
+    "search_database: postgresql://h/b\n": "mlflow_database and search_database are the same",
     DATABASES + "redis: localhost:6379\n": "redis://host:6379/0",
     DATABASES.replace("sslmode=require", "options=x"): "the option options",
     DATABASES + "workers: 0\n": "workers: this must be at least 1, not 0",

@@ -313,3 +313,15 @@ def test_what_waits_for_the_next_suite_stays_when_the_others_end(
     assert ended.has_ended()
     assert evaluate(make_checkpoint(82), then, isolation="alone").warm is None
     assert (kept.evaluated, evaluators._idle) == (1, []), "it was the one that had got ready"
+
+
+def test_a_fork_makes_no_patterns_of_weights_names_anew() -> None:
+    """It took most of the time between a fork and its model."""
+    looked_up = (
+        "from tasks.evaluation.measuring import import_libraries\n"
+        "import_libraries()\n"
+        "from transformers import conversion_mapping\n"
+        "del conversion_mapping._build_checkpoint_conversion_mapping\n"
+        "conversion_mapping.get_checkpoint_conversion_mapping('llama')\n"
+    )
+    subprocess.run([sys.executable, "-c", looked_up], cwd=ROOT, check=True)

@@ -12,8 +12,9 @@ from optuna.samplers import CmaEsSampler
 
 from merge_core.homes.home import Home
 from tasks.search.replayed_cma_es import ReplayedCmaEsSampler
-from tasks.search.sampling import Study, database
+from tasks.search.sampling import Study
 from tasks.search.space import Space
+from tasks.search.storage import database
 from tasks.search.trial import Result
 
 TRIALS = 26

@@ -12,8 +12,9 @@ import pytest
 
 from merge_core.homes.home import Home
 from tasks.search.first import Start
-from tasks.search.sampling import Asked, Sampler, Study, database, importances, kept_searches
+from tasks.search.sampling import Asked, Sampler, Study, importances, kept_searches
 from tasks.search.space import Space
+from tasks.search.storage import database
 from tasks.search.trial import Result, Trial
 
 SPACE = Space.model_validate(
