@@ -4,7 +4,6 @@ has to tell as well."""
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.signed import edited
 from tests.support.tampering import Tamperer, relocked
+from tests.support.tampering_history import rewritten
 
 FILES, STATEMENT = "model.sig", "provenance.intoto.jsonl"
 
@@ -65,17 +65,7 @@ class OfSignatures(Tamperer):
 
     def history(self, change: Callable[[list[dict[str, Any]]], object]) -> None:
         """Write another history, whose lines follow each other and whose head the registry has."""
-        [file] = self.home.home.history.glob("*.jsonl")
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        change(lines)
-        before, texts = "0" * 64, []
-        for line in lines:
-            line["before"] = before
-            texts.append(json.dumps(line, separators=(",", ":")))
-            before = hashlib.sha256(texts[-1].encode()).hexdigest()
-        file.write_text("".join(f"{text}\n" for text in texts))
-        chain = file.stem.rpartition("-")[2]
-        self.api.set_registered_model_tag("model", HEAD_TAG + chain, f"{len(lines)} {before}")
+        rewritten(self, change)
 
     def forget(self) -> None:
         """Take the signature away, and the run's word of it."""
@@ -122,7 +112,7 @@ def cut(lines: list[dict[str, Any]]) -> None:
     del lines[1:]
 
 
-def rewritten(lines: list[dict[str, Any]]) -> None:
+def other_history(lines: list[dict[str, Any]]) -> None:
     lines[0]["at"] = "1999-01-01T00:00:00+00:00"
 
 
@@ -181,7 +171,7 @@ KINDS: dict[str, tuple[Callable[[OfSignatures], object], str]] = {
     ),
     "a cut history, and the registry agrees": (lambda at: at.history(cut), "the history was cut"),
     "a rewritten history, and the registry agrees": (
-        lambda at: at.history(rewritten),
+        lambda at: at.history(other_history),
         "is not the one that the statement has seen",
     ),
     "a history that is lost, and the registry has forgotten it": (

@@ -16,9 +16,14 @@ from tasks.registry.client import open_registry
 from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
-from tests.support.tampering import KINDS, Tamperer
+from tests.support.tampering import KINDS as OF_THE_RECORD
+from tests.support.tampering import Tamperer
+from tests.support.tampering_history import KINDS as OF_HISTORY
+from tests.support.tampering_history import ON_VERSION_3
+from tests.support.tampering_pages import KINDS as OF_PAGES
 
 URI = "models:/model/2"
+KINDS = OF_THE_RECORD | OF_HISTORY | OF_PAGES
 
 
 @pytest.fixture
@@ -34,8 +39,8 @@ def follow(home: Audited) -> None:
         pass
 
 
-ON_VERSION_3 = {"an approval on the version"}
-QUICK = {"a bit of the weights"}
+OF_THE_OTHER = {"an approval on the version"} | ON_VERSION_3
+QUICK = {"a bit of the weights", "a page of the record"}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def test_each_kind_of_tampering_is_named(home: Audited, kind: str) -> None:
     tamper, check, said = KINDS[kind]
     follow(home)
     tamper(Tamperer(home))
-    uri = "models:/model/3" if kind in ON_VERSION_3 else URI
+    uri = "models:/model/3" if kind in OF_THE_OTHER else URI
     report = audit_version(home.home, uri, home.registry)
     named = [answer for answer in report.of("fails") if answer.check == check]
     assert named, report.of("fails")
@@ -63,7 +68,7 @@ def test_a_sound_registry_holds_in_everything(audited: Audited) -> None:
     assert [
         answer for report in reports for answer in report.answers if answer.outcome != "holds"
     ] == []
-    assert [len(report.answers) for report in reports] == [4, 13, 13]
+    assert [len(report.answers) for report in reports] == [5, 15, 15]
 
 
 @pytest.mark.slow
