@@ -252,10 +252,16 @@ class Evidence:
 
 def _validated(kind: type[M], content: bytes | None) -> M | None:
     """The record; None where it is none, or readers would differ in what it says."""
-    if not content:
-        return None
     try:
-        parse_json(content, unique_keys=True, finite=True)
-        return kind.model_validate_json(content)
-    except (ValidationError, ValueError):
+        return kind.model_validate_json(content) if content and not says_twice(content) else None
+    except ValidationError:
         return None
+
+
+def says_twice(content: bytes | None) -> bool:
+    """Whether readers would differ in what a file says: it is no JSON, or has a key twice."""
+    try:
+        parse_json(content or b"null", unique_keys=True, finite=True)
+    except ValueError:
+        return True
+    return False

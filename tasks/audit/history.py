@@ -102,7 +102,9 @@ def of_run(
     if own or elsewhere:
         return
     history = _ours(state, found)
-    if history is not None and history.lines and _began(history) < _time(run.info.end_time):
+    if history is None or not history.lines:
+        return
+    if FILES_TAG in run.data.tags or _moment(history.lines[0].at) < _time(run.info.end_time):
         answers.fails(
             "no line of the history speaks of its run: lines were taken out, or its registration"
             " was interrupted, which the same command ends"
@@ -142,10 +144,6 @@ def _chosen(lines: Sequence[HistoryLine]) -> _Chosen | None:
         elif line.event == "unpinned" or (line.event == "moved" and line.how == "run"):
             chosen = None
     return chosen
-
-
-def _began(history: History) -> datetime:
-    return _moment(history.lines[0].at)
 
 
 def _moment(text: str) -> datetime:

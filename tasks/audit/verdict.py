@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from merge_core.errors import MergeflowError
-from tasks.audit.evidence import Evidence
+from tasks.audit.evidence import Evidence, says_twice
 from tasks.audit.report import Answers
 from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import Compared
@@ -67,6 +67,10 @@ def _again(
     compared: Compared,
     answers: Answers,
 ) -> None:
+    for name in ("rule.json", "compared.json"):
+        if says_twice(evidence.file(name)):
+            answers.fails(f"the run's {name} is no JSON, or says something twice")
+            return
     rule = evidence.rule or _rebuilt(made)
     if rule is None:
         answers.unknown("the decision cannot be made again: its rule was not kept")

@@ -91,6 +91,11 @@ def copied_version(at: Tamperer) -> None:
         at.api.set_model_version_tag("model", "3", key, value)
 
 
+def older_history(at: Tamperer) -> None:
+    rewritten(at, lambda lines: lines.__delitem__(slice(1, None)))
+    moved(at, "1")
+
+
 KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
     "an alias that was removed": (
         lambda at: at.api.delete_registered_model_alias("model", "champion"),
@@ -118,7 +123,7 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         "version 2 is pinned, and no line",
     ),
     "an older history, and the alias where it was then": (
-        lambda at: (rewritten(at, lambda lines: lines.__delitem__(slice(1, 3))), moved(at, "1")),
+        older_history,
         "alias",
         "no line of the history speaks of its run",
     ),

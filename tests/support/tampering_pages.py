@@ -32,6 +32,12 @@ def relisted(at: Tamperer, name: str) -> None:
     at.edit(at.artifact("files.json"), lambda value: value.update({name: digest}))
 
 
+def unlisted(at: Tamperer) -> None:
+    """As a run of before its files were listed."""
+    at.artifact("files.json").unlink()
+    at.api.delete_tag(at.run_id, "mergeflow.files")
+
+
 def said_twice(at: Tamperer, name: str, what: str) -> None:
     path = at.artifact(name)
     path.write_text(path.read_text().replace("{", "{" + what + ",", 1))
@@ -134,6 +140,11 @@ KINDS: dict[str, tuple[Callable[[Tamperer], object], str, str]] = {
         lambda at: said_twice(at, "decision.json", '"verdict":"fell_back"'),
         "record",
         "says something twice",
+    ),
+    "a rule that says something twice": (
+        lambda at: said_twice(at, "rule.json", '"min_gain":-1'),
+        "decision",
+        "rule.json is no JSON, or says something twice",
     ),
     "the value of a document that is no number": (not_a_number, "scores", "cannot be read"),
     "the number of documents, with the record's key": (

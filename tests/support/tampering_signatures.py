@@ -4,6 +4,7 @@ has to tell as well."""
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.support.edited_objects import flip
 from tests.support.signed import edited
 from tests.support.tampering import Tamperer, relocked
 from tests.support.tampering_history import rewritten
+from tests.support.tampering_pages import relisted
 
 FILES, STATEMENT = "model.sig", "provenance.intoto.jsonl"
 
@@ -114,6 +116,15 @@ def cut(lines: list[dict[str, Any]]) -> None:
 
 def other_history(lines: list[dict[str, Any]]) -> None:
     lines[0]["at"] = "1999-01-01T00:00:00+00:00"
+
+
+def listed_anew(at: OfSignatures) -> None:
+    """A file of the run is edited, the list of files and the run's word of that agree."""
+    name = "reports/evaluation-merged.json"
+    at.artifact(name).write_text("{}")
+    relisted(at, name)
+    listed = at.artifact("files.json").read_bytes()
+    at.api.set_tag(at.run_id, "mergeflow.files", hashlib.sha256(listed).hexdigest())
 
 
 def never_signed(at: OfSignatures) -> None:
@@ -222,6 +233,7 @@ KINDS: dict[str, tuple[Callable[[OfSignatures], object], str]] = {
     ),
     "the versions that it was made with": (other_environment, "builder.version.torch"),
     "when it was made": (other_start, "metadata.startedOn"),
+    "a file of the record, listed anew": (listed_anew, "files.json"),
     "a reason of the signed decision": (
         lambda at: at.edit(
             at.artifact("decision.json"), lambda value: value.update(reasons=["it is lovely"])

@@ -21,6 +21,7 @@ from tests.support.tampering import Tamperer
 from tests.support.tampering_history import KINDS as OF_HISTORY
 from tests.support.tampering_history import ON_VERSION_3
 from tests.support.tampering_pages import KINDS as OF_PAGES
+from tests.support.tampering_pages import unlisted
 
 URI = "models:/model/2"
 KINDS = OF_THE_RECORD | OF_HISTORY | OF_PAGES
@@ -106,7 +107,21 @@ def test_a_run_of_before_rules_were_kept_is_decided_again_by_its_parameters(home
     follow(home)
     at = Tamperer(home)
     at.artifact("rule.json").unlink()
+    unlisted(at)
     report = audit_version(home.home, URI, home.registry)
     assert report.holds
     said = [answer for answer in report.answers if answer.check == "decision"]
     assert "rebuilt" in said[-1].what
+
+
+@pytest.mark.slow
+def test_a_model_without_our_tag_is_audited_and_one_that_is_gone_is_told(home: Audited) -> None:
+    follow(home)
+    api = Tamperer(home).api
+    api.delete_registered_model_tag("model", "mergeflow.model")
+    assert len(list(audit_all(home.home, home.registry))) == 3
+    api.delete_registered_model("model")
+    [gone] = audit_all(home.home, home.registry)
+    [answer] = gone.of("fails")
+    assert gone.model_uri == "models:/model"
+    assert "the model is gone from the registry, deleted or renamed" in answer.what
