@@ -123,7 +123,7 @@ def object_problems(
     if problems:
         return problems
     own = read_manifest(directory)
-    if said is not None and _without_place(said) != _without_place(own):
+    if said is not None and without_place(said) != without_place(own):
         problems.append("its manifest says otherwise than the record of the step that made it")
     if wanted is not None:
         problems += wanted.differences(own)
@@ -282,6 +282,12 @@ def pointer_problems(directory: Path) -> list[str]:
     return _misled(directory, read_manifest(directory).plan_digest, directory.name)
 
 
+def without_place(manifest: CheckpointManifest) -> CheckpointManifest:
+    """What a manifest says of the checkpoint itself: neither its place nor what was beside it."""
+    beside = manifest.taken_over.model_copy(update={"left_behind": ()})
+    return manifest.model_copy(update={"path": "", "taken_over": beside})
+
+
 def pointed(store: Path, plan_digest: str) -> str | None:
     """The object that a store names as a plan's result; None where nothing is written, and empty
     where something else is written than an object's id."""
@@ -314,9 +320,3 @@ def _misled(directory: Path, plan_digest: str, object_id: str) -> list[str]:
     if leads_to in (None, object_id):
         return []
     return [f"the pointer of its plan leads to {leads_to or 'no object'}"]
-
-
-def _without_place(manifest: CheckpointManifest) -> CheckpointManifest:
-    """What a manifest says of the checkpoint itself: neither its place nor what was beside it."""
-    beside = manifest.taken_over.model_copy(update={"left_behind": ()})
-    return manifest.model_copy(update={"path": "", "taken_over": beside})

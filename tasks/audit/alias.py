@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from tasks.audit import history as told
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.registry.alias_state import alias_state
@@ -27,10 +28,13 @@ def check(evidence: Evidence, answers: Answers) -> None:
         answers.unknown(f"the history {chain} is another home's, or was lost")
     if state.moved_elsewhere:
         answers.fails(f"somebody gave the alias to version {state.holder} outside of mergeflow")
+    told.of_alias(state, found, answers)
     lines = [line for history in found for line in history.lines]
     _of_run(evidence, lines, answers)
+    told.of_run(evidence, state, found, chains_elsewhere(found, state.tags), answers)
     _link(evidence, state.holder, answers)
     if not lines:
+        told.of_lost(evidence, state, address, answers)
         answers.unknown("this home has no history of the model")
     elif not answers.failed:
         has = f"version {state.holder} has it" if state.holder else "no version has it"

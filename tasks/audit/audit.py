@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_core.errors import CheckpointError
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from tasks.audit import (
     alias,
     approval,
+    artifacts,
     description,
     files,
     lock,
@@ -20,6 +22,7 @@ from tasks.audit import (
     registration,
     run,
     scores,
+    shown,
     signature,
     verdict,
     way,
@@ -28,6 +31,8 @@ from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers, AuditReport
 from tasks.registry.addresses import find_version
 from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.history import models_with_history
+from tasks.registry.memory import canonical
 from tasks.registry.pages import every
 from tasks.signing.trust import Trust
 
@@ -49,6 +54,8 @@ OF_MERGES: dict[str, Check] = {
     "decision": verdict.check,
     "record": registration.check,
     "approval": approval.check,
+    "artifacts": artifacts.check,
+    "shown": shown.check,
     "parents": parents.check,
     "signature": signature.check,
 }
@@ -90,6 +97,7 @@ def audit_all(
         for version in _versions(registry):
             found = registry.client.get_model_version(version.name, str(version.version))
             yield _audit(registry, home, found, progress, trust, bases_too=False)
+        yield from _models_that_are_gone(registry, home)
 
 
 def looked_at(evidence: Evidence, checks: Mapping[str, Check]) -> AuditReport:
@@ -97,7 +105,10 @@ def looked_at(evidence: Evidence, checks: Mapping[str, Check]) -> AuditReport:
     answers = []
     for name, look in checks.items():
         given = Answers(name)
-        look(evidence, given)
+        try:
+            look(evidence, given)
+        except CheckpointError as error:
+            given.fails(error.what)
         answers += given.given
     return AuditReport(model_uri=evidence.address, digest=evidence.digest, answers=tuple(answers))
 
@@ -117,15 +128,31 @@ def _audit(
             more = OF_MERGES
         else:
             look = signature.check_base if bases_too else signature.check_base_of_many
-            more = {"signature": look}
+            more = {"shown": shown.check_base, "signature": look}
         checks = OF_ANY | more | {"alias": alias.check}
         return looked_at(evidence, checks)
 
 
+def _models_that_are_gone(registry: Registry, home: Home) -> Iterator[AuditReport]:
+    """Models that had an alias by this home's doing, and that the registry has no more."""
+    known = models_with_history(home, canonical(home, registry.tracking_uri))
+    here = {model.name for model in every(registry.client.search_registered_models)}
+    for name in sorted(known.keys() - here):
+        given = Answers("alias")
+        given.fails(
+            f"the model is gone from the registry, deleted or renamed; {known[name].name} has its"
+            " history (move that out of the home where it was meant)"
+        )
+        yield AuditReport(model_uri=f"models:/{name}", digest=None, answers=tuple(given.given))
+
+
 def _versions(registry: Registry) -> Iterator[ModelVersion]:
-    """Versions of models that are ours, by name and number."""
+    """Versions of models that are ours, by name and number. One tag of ours is enough: others may
+    have been taken off, and somebody may have made the model before."""
     client = registry.client
-    models = every(client.search_registered_models, max_results=500)
-    for name in sorted(model.name for model in models if TAG + "model" in model.tags):
-        found = every(client.search_model_versions, f"name = '{name}'")
-        yield from sorted(found, key=lambda each: int(each.version))
+    for model in sorted(
+        every(client.search_registered_models, max_results=500), key=lambda each: str(each.name)
+    ):
+        found = list(every(client.search_model_versions, f"name = '{model.name}'"))
+        if any(tag.startswith(TAG) for each in (model, *found) for tag in each.tags):
+            yield from sorted(found, key=lambda each: int(each.version))

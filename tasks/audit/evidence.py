@@ -5,7 +5,6 @@ Nothing here judges: a record that is gone or cannot be read is None, and the ch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,8 +91,10 @@ class Evidence:
 
     @property
     def is_merge(self) -> bool:
-        """Whether it was registered as the result of a merge: then it names a run."""
-        return self.tag("role") == "merged" or self.tag("run_id") is not None
+        """Whether it was registered as the result of a merge: one thing that says so is enough, for
+        tags may have been taken off."""
+        of_ours = any(self.tag(key) for key in ("run_id", "verdict", "pipeline"))
+        return of_ours or self.tag("role") == "merged" or bool(self.version.run_id)
 
     @cached_property
     def model(self) -> LoggedModel | None:
@@ -241,12 +242,16 @@ class Evidence:
     def _evaluated(self, run: Run) -> Evaluated:
         content = self.file("evaluation.json", run)
         try:
-            raw = json.loads(content) if content else None
+            raw = parse_json(content, unique_keys=True, finite=True) if content else None
         except ValueError:
             raw = None
         report = _validated(EvaluationReport, content)
         digest = sha256(content).hexdigest() if content else None
         return Evaluated(run, raw if isinstance(raw, dict) else None, report, digest)
+
+    def run_named(self, run_id: str) -> Run | None:
+        """A run, if it is there."""
+        return self._or_none(self.registry.client.get_run, run_id)
 
     def model_named(self, model_id: str) -> LoggedModel | None:
         """A LoggedModel, if it is there."""
@@ -265,7 +270,17 @@ class Evidence:
 
 
 def _validated(kind: type[M], content: bytes | None) -> M | None:
+    """The record; None where it is none, or readers would differ in what it says."""
     try:
-        return kind.model_validate_json(content) if content else None
+        return kind.model_validate_json(content) if content and not says_twice(content) else None
     except ValidationError:
         return None
+
+
+def says_twice(content: bytes | None) -> bool:
+    """Whether readers would differ in what a file says: it is no JSON, or has a key twice."""
+    try:
+        parse_json(content or b"null", unique_keys=True, finite=True)
+    except ValueError:
+        return True
+    return False

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.audit.evidence import Evidence
 from tasks.registry.client import TAG
+from tasks.registry.file_list import FILE_LIST
 from tasks.registry.lock import LOCK
 from tasks.signing.statement import Evaluated, Facts
 
@@ -20,6 +21,7 @@ _FILES = (
     "compared.json",
     "environment.json",
     LOCK,
+    FILE_LIST,
 )
 """Files of a run by whose sha256 a statement holds them."""
 

@@ -34,9 +34,21 @@ def check(evidence: Evidence, answers: Answers) -> None:
         "the version",
     )
     _plan(evidence, lock, answers)
+    _names(evidence, lock, answers)
     _suite(evidence, lock, answers)
     if not answers.failed:
         answers.holds("lock.json is as the run noted it, and gives the manifest's plan and suite")
+
+
+def _names(evidence: Evidence, lock: Lock, answers: Answers) -> None:
+    """Of which pipeline it was, for which model."""
+    register = lock.pipeline.get("register")
+    model = register.get("model") if isinstance(register, dict) else None
+    if model:
+        answers.same("the model in lock.json", model, evidence.version.name, "the version")
+    name = lock.pipeline.get("name")
+    if name and evidence.tag("pipeline"):
+        answers.same("the pipeline in lock.json", name, evidence.tag("pipeline"), "the version")
 
 
 def _suite(evidence: Evidence, lock: Lock, answers: Answers) -> None:

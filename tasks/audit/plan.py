@@ -8,7 +8,7 @@ from merge_core.output.manifest import read_manifest
 from merge_core.output.model_files import RECIPE_NAME
 from merge_core.recipes.loading import parse_recipe
 from merge_core.records import CheckpointManifest
-from merge_core.store.objects import object_id_of, object_problems
+from merge_core.store.objects import object_id_of, object_problems, without_place
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.registry.client import TAG
@@ -71,8 +71,7 @@ def _disk(evidence: Evidence, manifest: CheckpointManifest, answers: Answers) ->
     except MergeflowError as error:
         answers.fails(f"the checkpoint's own manifest cannot be read: {error.what}")
         return
-    here = {"path": "", "taken_over": manifest.taken_over}
-    if on_disk.model_copy(update=here) != manifest.model_copy(update=here):
+    if without_place(on_disk) != without_place(manifest):
         answers.fails("the checkpoint's own manifest is another one than the run keeps")
     recipe = directory / RECIPE_NAME
     kept = evidence.file("recipe.yaml")

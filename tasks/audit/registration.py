@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from merge_core.files.bounded_json import parse_json
 from merge_core.files.digests import digest_of
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
@@ -13,21 +13,38 @@ from tasks.registry.client import TAG
 
 def check(evidence: Evidence, answers: Answers) -> None:
     """The key is computed again from the files: an edit of one of them gives another."""
-    run, manifest = evidence.run, evidence.manifest
+    run = evidence.run
     if run is None:
         answers.unknown("there is no run that has a key")
         return
-    content = evidence.file("decision.json")
-    raw = [each.raw for each in evidence.evaluations]
-    if content is None or manifest is None or not raw or None in raw:
-        answers.unknown("the key cannot be computed: a file of the record is missing")
-        return
     try:
-        decision = json.loads(content)
+        key = key_of_record(evidence)
     except ValueError:
-        answers.fails("decision.json is no JSON")
+        answers.fails("decision.json cannot be read, or says something twice")
         return
-    key = digest_of(
+    if key is None:
+        answers.unknown("the key cannot be computed: a file of the record is missing")
+    elif key == run.data.tags.get(TAG + "registration"):
+        answers.holds("evaluations and decision are, word for word, what the record was made of")
+    else:
+        answers.fails(
+            "evaluations, decision or names were edited: the key of the record is another one"
+        )
+
+
+def key_of_record(evidence: Evidence) -> str | None:
+    """What the record's key would be, were it written of the files as they are; None where one is
+    missing.
+
+    Raises:
+        ValueError: decision.json cannot be read.
+    """
+    run, manifest, content = evidence.run, evidence.manifest, evidence.file("decision.json")
+    raw = [each.raw for each in evidence.evaluations]
+    if run is None or content is None or manifest is None or not raw or None in raw:
+        return None
+    decision = parse_json(content, unique_keys=True, finite=True)
+    return digest_of(
         {
             "model": run.data.tags.get(TAG + "model"),
             "plan": manifest.plan_digest,
@@ -38,12 +55,6 @@ def check(evidence: Evidence, answers: Answers) -> None:
             "pipeline": run.data.tags.get(TAG + "pipeline"),
         }
     )
-    if key == run.data.tags.get(TAG + "registration"):
-        answers.holds("evaluations and decision are, word for word, what the record was made of")
-    else:
-        answers.fails(
-            "evaluations, decision or names were edited: the key of the record is another one"
-        )
 
 
 def _without_none(value: Any) -> Any:

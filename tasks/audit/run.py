@@ -11,6 +11,7 @@ from tasks.registry.client import TAG
 _SAID_TWICE = ("verdict", "pipeline")
 _SAID_BEFORE = ("base_digest",)
 """By versions of before."""
+_GONE = "gone: "
 
 
 def check(evidence: Evidence, answers: Answers) -> None:
@@ -30,12 +31,35 @@ def check(evidence: Evidence, answers: Answers) -> None:
         )
     if tags.get(TAG + "recorded") != "true":
         answers.fails("the record of the run was never finished")
-    made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
-    if evidence.model is not None and evidence.model.model_id not in made:
-        answers.fails("the run's outputs are not the model that the version leads to")
+    _outputs(evidence, answers)
     _inputs(evidence, answers)
+    _first_run(evidence, answers)
     if not answers.failed:
         answers.holds("the run is there, made this model, and says the same as the version")
+
+
+def _outputs(evidence: Evidence, answers: Answers) -> None:
+    run, model = evidence.run, evidence.model
+    if run is None or model is None:
+        return
+    made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
+    if model.model_id not in made:
+        answers.fails("the run's outputs are not the model that the version leads to")
+    for model_id in sorted(made - {model.model_id}):
+        other = evidence.model_named(model_id)
+        if other is not None and other.tags.get(TAG + "digest") != evidence.digest:
+            answers.fails(f"the run is said to have made another model, too: {model_id}")
+
+
+def _first_run(evidence: Evidence, answers: Answers) -> None:
+    """The run that MLflow's page of the version shows: the one that made the version, which an
+    earlier decision may have done."""
+    first = evidence.version.run_id
+    if not first or first == evidence.tag("run_id"):
+        return
+    run = evidence.run_named(first)
+    if run is not None and run.data.tags.get(TAG + "digest") != evidence.digest:
+        answers.fails(f"the run that MLflow shows for the version made something else: {first}")
 
 
 def _inputs(evidence: Evidence, answers: Answers) -> None:
@@ -53,7 +77,10 @@ def _inputs(evidence: Evidence, answers: Answers) -> None:
     known = set()
     for item in models:
         model = evidence.model_named(item.model_id)
-        known.add(model.tags.get(TAG + "digest", "") if model else f"gone: {item.model_id}")
+        known.add(model.tags.get(TAG + "digest", "") if model else f"{_GONE}{item.model_id}")
     missing = {item.digest for item in manifest.inputs} - known
     for digest in sorted(missing):
         answers.fails(f"no input of the run in MLflow is the checkpoint {digest[:12]}")
+    for digest in sorted(known - {item.digest for item in manifest.inputs}):
+        if not digest.startswith(_GONE):
+            answers.fails(f"an input of the run in MLflow is none of the merge: {digest[:12]}")

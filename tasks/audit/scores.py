@@ -9,7 +9,7 @@ from tasks.audit.evidence import Evaluated, Evidence
 from tasks.audit.report import Answers
 from tasks.records import EvaluationReport, TaskScore
 from tasks.registry.client import TAG
-from tasks.registry.evaluations import metric_name
+from tasks.registry.evaluations import evaluation_key, metric_name, params_of_evaluation
 
 _CLOSE = 1e-6
 """lm-eval adds up in another order."""
@@ -24,6 +24,8 @@ def check(evidence: Evidence, answers: Answers) -> None:
     for role in ("merged", "base"):
         if role not in roles and not _is_base(evidence, role):
             answers.fails(f"the evaluation of the {role} checkpoint is gone")
+    for role in sorted({role for role in roles if roles.count(role) > 1}):
+        answers.fails(f"there is more than one evaluation of {role}")
     for each in evidence.evaluations:
         if each.report is None:
             answers.fails(f"{each.role}: evaluation.json is missing, or cannot be read")
@@ -56,6 +58,15 @@ def _one(evidence: Evidence, of: Evaluated, report: EvaluationReport, answers: A
     who = of.role
     answers.same(f"{who}: evaluated", report.checkpoint_digest, tags.get(TAG + "digest"), "its run")
     answers.same(f"{who}: suite", report.suite_digest, tags.get(TAG + "suite_digest"), "its run")
+    key = tags.get(TAG + "evaluation")
+    if key is not None:
+        answers.same(
+            f"{who}: the key of its scores", key, evaluation_key(report), "evaluation.json"
+        )
+    for name, value in params_of_evaluation(report).items():
+        shown = of.run.data.params.get(name)
+        if shown is not None:
+            answers.same(f"{who}: the parameter {name} of its run", shown, value, "evaluation.json")
     suite = evidence.fact("suite_digest")
     if suite is not None:
         answers.same(f"{who}: suite", report.suite_digest, suite, "the version")

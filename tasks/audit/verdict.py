@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from merge_core.errors import MergeflowError
-from tasks.audit.evidence import Evidence
+from tasks.audit.evidence import Evidence, says_twice
 from tasks.audit.report import Answers
 from tasks.promotion.bar import Bar
 from tasks.promotion.baselines import Compared
 from tasks.promotion.decision import decide
 from tasks.promotion.rule import PromotionRule
-from tasks.records import Decision, EvaluationReport
+from tasks.records import AgainstAnother, Decision, EvaluationReport
 from tasks.registry.client import TAG
 
 _CLOSE = 1e-9
@@ -66,6 +67,10 @@ def _again(
     compared: Compared,
     answers: Answers,
 ) -> None:
+    for name in ("rule.json", "compared.json"):
+        if says_twice(evidence.file(name)):
+            answers.fails(f"the run's {name} is no JSON, or says something twice")
+            return
     rule = evidence.rule or _rebuilt(made)
     if rule is None:
         answers.unknown("the decision cannot be made again: its rule was not kept")
@@ -116,6 +121,10 @@ def _differences(made: Decision, again: Decision) -> list[str]:
                 found.append(f"{task}: {field} {getattr(other, field):.6g}, not {said:.6g}")
         if one.outcome != other.outcome:
             found.append(f"{task}: {other.outcome}, not {one.outcome}")
+    for field in ("candidate_digest", "baseline_digest", "documents", "nights"):
+        if getattr(made, field) != getattr(again, field):
+            found.append(f"{field}: {getattr(again, field)}, not {getattr(made, field)}")
+    found += _unlike("gate", _measured(made), _measured(again))
     for field in ("gain", "gain_low", "gain_high", "min_gain", "confidence"):
         if not _alike(getattr(made, field), getattr(again, field)):
             found.append(f"{field} {getattr(again, field):.6g}, not {getattr(made, field):.6g}")
@@ -124,7 +133,28 @@ def _differences(made: Decision, again: Decision) -> list[str]:
     for former, present in zip(made.others or (), again.others or (), strict=False):
         if (former.digest, former.verdict) != (present.digest, present.verdict):
             found.append(f"against {present.baseline}: {present.verdict}, not {former.verdict}")
+        found += _unlike(f"against {present.baseline}", _measured(former), _measured(present))
     return found
+
+
+def _measured(made: Decision | AgainstAnother) -> Any:
+    """What the calibrated gate found. Its plan is left out: versions differ in how they plan."""
+    return made.gate.model_dump(mode="json", exclude={"plan", "visible"}) if made.gate else None
+
+
+def _unlike(where: str, one: Any, other: Any) -> list[str]:
+    """Places at which two values differ; what only one of two versions writes is no difference."""
+    if one is None or other is None:
+        return []
+    if isinstance(one, dict) and isinstance(other, dict):
+        shared = [key for key in one if key in other]
+        return [each for key in shared for each in _unlike(f"{where}.{key}", one[key], other[key])]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [each for at, (a, b) in pairs for each in _unlike(f"{where}.{at}", a, b)]
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return [] if _alike(one, other) else [f"{where}: {other:.6g}, not {one:.6g}"]
+    return [] if one == other else [f"{where}: {other}, not {one}"]
 
 
 def _rebuilt(made: Decision) -> PromotionRule | None:

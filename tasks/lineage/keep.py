@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.lineage.graph import Lineage
 from tasks.lineage.html import lineage_html
 from tasks.registry.client import open_registry
+from tasks.registry.file_list import PAGE_TAG, sha256_of
 from tasks.registry.run_files import log_files
 
 PAGE = "lineage.html"
@@ -19,4 +20,6 @@ def keep_lineage(ancestry: Lineage, run_id: str, tracking_uri: str) -> None:
     with open_registry(tracking_uri, writing=True) as registry:
         there = {item.path for item in registry.client.list_artifacts(run_id)}
         if PAGE not in there:
-            log_files(registry, run_id, {PAGE: lineage_html(ancestry)})
+            page = lineage_html(ancestry)
+            registry.client.set_tag(run_id, PAGE_TAG, sha256_of(page))
+            log_files(registry, run_id, {PAGE: page})

@@ -112,7 +112,12 @@ class AliasKeeper:
             if stays is not None:
                 return stays
             if not isinstance(seen, _Anyone) and state.holder not in (seen, to):
-                raise self._lost(seen, state.holder)
+                lost = self._lost(seen, state.holder)
+                if self._begin(state) is not None:
+                    said = {**chosen.facts(), "version": state.holder, "why": lost.what}
+                    self._write("not_moved", **said)
+                    self._remember_head()
+                raise lost
             if self.home is not None and self._serves():
                 check_link(self.registry, self.home, self.name)
             history = self._begin(state)

@@ -47,7 +47,7 @@ def record_evaluation(
         TAG + "role": facts.role(report.checkpoint_digest),
         TAG + "suite": report.suite,
         TAG + "suite_digest": report.suite_digest,
-        TAG + "evaluation": _key(report),
+        TAG + "evaluation": evaluation_key(report),
         **({TAG + "failure": report.failure[:MAX_TAG_VALUE]} if report.failure else {}),
     }
     keys = ("mlflow.parentRunId", TAG + "digest", TAG + "suite_digest")
@@ -56,21 +56,13 @@ def record_evaluation(
     name = called.get(tags[TAG + "role"], tags[TAG + "role"])
     run = ensure_run(registry, experiment_id, same, f"evaluate {name}", tags)
     if not is_recorded(run):
-        params = {
-            "suite": report.suite,
-            "suite_digest": report.suite_digest,
-            "checkpoint": report.reference,
-            "lm_eval": report.lm_eval_version,
-            "transformers": report.transformers_version,
-            "device": report.device,
-        }
         first = _recorded_before(registry, run, report)
         client.log_batch(
             run.info.run_id,
             metrics=_metrics(report, run.info.start_time, None if first else model_id),
             params=[
-                Param(key, value[:MAX_PARAM_VALUE])
-                for key, value in params.items()
+                Param(key, value)
+                for key, value in params_of_evaluation(report).items()
                 if key not in run.data.params
             ],
         )
@@ -82,7 +74,20 @@ def record_evaluation(
     return str(run.info.run_id)
 
 
-def _key(report: EvaluationReport) -> str:
+def params_of_evaluation(report: EvaluationReport) -> dict[str, str]:
+    """What was evaluated on what, by what."""
+    params = {
+        "suite": report.suite,
+        "suite_digest": report.suite_digest,
+        "checkpoint": report.reference,
+        "lm_eval": report.lm_eval_version,
+        "transformers": report.transformers_version,
+        "device": report.device,
+    }
+    return {key: value[:MAX_PARAM_VALUE] for key, value in params.items()}
+
+
+def evaluation_key(report: EvaluationReport) -> str:
     """Of what was measured: an evaluation that was found in the cache has the same."""
     scores = [score.model_dump(mode="json", exclude_none=True) for score in report.scores]
     return digest_of([report.checkpoint_digest, report.suite_digest, scores])
@@ -92,7 +97,7 @@ def _recorded_before(registry: Registry, run: Run, report: EvaluationReport) -> 
     """Whether the model has these scores, by the run of another merge or of an earlier decision."""
     found = registry.client.search_runs(
         mergeflow_experiments(registry),
-        f"tags.`{TAG}evaluation` = '{_key(report)}' and tags.`{TAG}recorded` = 'true'",
+        f"tags.`{TAG}evaluation` = '{evaluation_key(report)}' and tags.`{TAG}recorded` = 'true'",
         max_results=2,
     )
     return any(each.info.run_id != run.info.run_id for each in found)

@@ -10,7 +10,6 @@ of a model has a chain of its own; what other homes did is told where it is foun
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from merge_core.errors import OutputError
+from merge_core.files.bounded_json import parse_json
 from merge_core.files.own_files import NotOursError, read_own
 from merge_core.files.private import open_private
 from merge_core.findings import printable
@@ -206,6 +206,16 @@ def find_histories(home: Home, registry: str, name: str, tags: Mapping[str, str]
     return sorted(own, key=lambda each: -len(each.digests))
 
 
+def models_with_history(home: Home, registry: str) -> dict[str, Path]:
+    """The models of a registry of which this home has a history, each with its file."""
+    found = {}
+    for path, chain in _files(home):
+        for line in read_history(path, chain).lines[-1:]:
+            if line.registry == registry:
+                found[line.model] = path
+    return found
+
+
 def history_to_write(home: Home, registry: str, name: str, tags: Mapping[str, str]) -> History:
     """The history that the next line goes to: the sound one, else a new chain that says why."""
     known = find_histories(home, registry, name, tags)
@@ -241,7 +251,7 @@ def read_history(path: Path, chain: str) -> History:
     for index, text in enumerate(whole, 1):
         digest = hashlib.sha256(text).hexdigest()
         try:
-            line = HistoryLine.model_validate(json.loads(text))
+            line = HistoryLine.model_validate(parse_json(text, unique_keys=True))
         except (ValueError, ValidationError):
             history.problems.append(f"line {index} cannot be read: {printable(text[:80])}")
             history.digests.append(digest)

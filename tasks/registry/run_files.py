@@ -31,12 +31,17 @@ def log_files(registry: Registry, run_id: str, files: Mapping[str, str | bytes])
         registry.client.log_artifacts(run_id, str(root))
 
 
+def table_text(table: Table) -> str:
+    """A table as its file has it."""
+    return json.dumps(table)
+
+
 def log_tables(registry: Registry, run: Run, tables: Mapping[str, Table]) -> None:
     """Put tables among the files of a run, and let MLflow know that they are tables.
 
     MLflow's own function for it would append to a file that is there.
     """
-    log_files(registry, run.info.run_id, {name: json.dumps(each) for name, each in tables.items()})
+    log_files(registry, run.info.run_id, {name: table_text(each) for name, each in tables.items()})
     listed = json.loads(run.data.tags.get(_LISTED, "[]"))
     wanted = [{"path": name, "type": "table"} for name in tables]
     missing = [each for each in wanted if each not in listed]

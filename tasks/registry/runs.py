@@ -23,8 +23,9 @@ from tasks.registry.client import TAG, Registry, is_server, strip_credentials
 from tasks.registry.datasets import datasets_of
 from tasks.registry.environment import code_commit, environment
 from tasks.registry.facts import MergeFacts, slug
+from tasks.registry.file_list import keep_file_list
 from tasks.registry.lock import LOCK, lock_digest
-from tasks.registry.run_files import log_files, log_tables
+from tasks.registry.run_files import log_files, log_tables, table_text
 from tasks.registry.tables import DOCUMENTS, SCORES, documents_table, scores_table
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def ensure_merge_run(registry: Registry, experiment_id: str, facts: MergeFacts) 
     # The same name in MLflow as in Prefect.
     name = str((facts.prefect_run or {}).get("flow_run_name") or "")
     name = plain(name) or f"{facts.manifest.method}-{facts.manifest.digest[:8]}"
-    run = ensure_run(registry, experiment_id, same, name, _run_tags(facts))
+    run = ensure_run(registry, experiment_id, same, name, tags_of_run(facts))
     flow_run = (facts.prefect_run or {}).get("flow_run_id")
     if flow_run and run.data.tags.get(TAG + "prefect_last_flow_run_id") != str(flow_run):
         registry.client.set_tag(run.info.run_id, TAG + "prefect_last_flow_run_id", str(flow_run))
@@ -81,13 +82,13 @@ def record_merge(
     from mlflow.entities import LoggedModelOutput, Param, RunTag
 
     client, run_id = registry.client, run.info.run_id
-    params = {k: v for k, v in _params(facts).items() if k not in run.data.params}
-    tags = _input_tags(facts.manifest)
+    params = {k: v for k, v in params_of_run(facts).items() if k not in run.data.params}
+    tags = input_tags(facts.manifest)
     if LOCK in facts.artifacts:
         tags[TAG + "lock"] = lock_digest(facts.artifacts[LOCK])
     client.log_batch(
         run_id,
-        metrics=as_metrics(_metrics(facts), run.info.start_time),
+        metrics=as_metrics(metrics_of_run(facts), run.info.start_time),
         params=[Param(key, value) for key, value in params.items()],
         tags=[RunTag(key, value[:MAX_TAG_VALUE]) for key, value in tags.items()],
     )
@@ -97,10 +98,17 @@ def record_merge(
     made = {item.model_id for item in run.outputs.model_outputs} if run.outputs else set()
     if output not in made:
         client.log_outputs(run_id, [LoggedModelOutput(output, 0)])
-    log_files(registry, run_id, _merge_files(facts))
+    files = _merge_files(facts)
+    log_files(registry, run_id, files)
     reports = {facts.role(each.checkpoint_digest): each for each in facts.reports}
-    scores = scores_table(reports, facts.decision)
-    log_tables(registry, run, {SCORES: scores, DOCUMENTS: documents_table(reports)})
+    tables = {
+        SCORES: scores_table(reports, facts.decision),
+        DOCUMENTS: documents_table(reports),
+    }
+    log_tables(registry, run, tables)
+    keep_file_list(
+        registry, run_id, files | {name: table_text(each) for name, each in tables.items()}
+    )
 
 
 def approval_tags(approval: Approval) -> dict[str, str]:
@@ -141,7 +149,8 @@ def _find(registry: Registry, experiment_id: str, condition: str) -> Run | None:
     return registry.client.get_run(found[0].info.run_id) if found else None
 
 
-def _run_tags(facts: MergeFacts) -> dict[str, str]:
+def tags_of_run(facts: MergeFacts) -> dict[str, str]:
+    """What runs are found by, and the description that MLflow shows."""
     manifest, decision = facts.manifest, facts.decision
     tags = {
         "kind": "merge",
@@ -190,7 +199,7 @@ def link_to_prefect(run: Mapping[str, Any] | None) -> str:
     return f"Run in Prefect: [{inline(name or 'open')}]({address})\n\n"
 
 
-def _input_tags(manifest: CheckpointManifest) -> dict[str, str]:
+def input_tags(manifest: CheckpointManifest) -> dict[str, str]:
     """One tag for each ingredient, found by its digest; one used in two roles names both."""
     noted: dict[str, dict[str, Any]] = {}
     for index, item in enumerate(manifest.inputs):
@@ -200,7 +209,8 @@ def _input_tags(manifest: CheckpointManifest) -> dict[str, str]:
     return {f"{TAG}input.{digest[:12]}": json.dumps(known) for digest, known in noted.items()}
 
 
-def _params(facts: MergeFacts) -> dict[str, str]:
+def params_of_run(facts: MergeFacts) -> dict[str, str]:
+    """The recipe and the rule, flattened."""
     decision, manifest = facts.decision, facts.manifest
     params = {
         "engine": manifest.engine,
@@ -239,7 +249,8 @@ def flatten(prefix: str, value: Any) -> dict[str, str]:
     return flat
 
 
-def _metrics(facts: MergeFacts) -> dict[str, float]:
+def metrics_of_run(facts: MergeFacts) -> dict[str, float]:
+    """The decision's numbers, and everyone's scores."""
     decision = facts.decision
     metrics = {
         "gain": decision.gain,

@@ -19,6 +19,8 @@ from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.signed import edited
 from tests.support.tampering import Tamperer, relocked
+from tests.support.tampering_history import rewritten
+from tests.support.tampering_pages import relisted
 
 FILES, STATEMENT = "model.sig", "provenance.intoto.jsonl"
 
@@ -65,17 +67,7 @@ class OfSignatures(Tamperer):
 
     def history(self, change: Callable[[list[dict[str, Any]]], object]) -> None:
         """Write another history, whose lines follow each other and whose head the registry has."""
-        [file] = self.home.home.history.glob("*.jsonl")
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        change(lines)
-        before, texts = "0" * 64, []
-        for line in lines:
-            line["before"] = before
-            texts.append(json.dumps(line, separators=(",", ":")))
-            before = hashlib.sha256(texts[-1].encode()).hexdigest()
-        file.write_text("".join(f"{text}\n" for text in texts))
-        chain = file.stem.rpartition("-")[2]
-        self.api.set_registered_model_tag("model", HEAD_TAG + chain, f"{len(lines)} {before}")
+        rewritten(self, change)
 
     def forget(self) -> None:
         """Take the signature away, and the run's word of it."""
@@ -122,8 +114,17 @@ def cut(lines: list[dict[str, Any]]) -> None:
     del lines[1:]
 
 
-def rewritten(lines: list[dict[str, Any]]) -> None:
+def other_history(lines: list[dict[str, Any]]) -> None:
     lines[0]["at"] = "1999-01-01T00:00:00+00:00"
+
+
+def listed_anew(at: OfSignatures) -> None:
+    """A file of the run is edited, the list of files and the run's word of that agree."""
+    name = "reports/evaluation-merged.json"
+    at.artifact(name).write_text("{}")
+    relisted(at, name)
+    listed = at.artifact("files.json").read_bytes()
+    at.api.set_tag(at.run_id, "mergeflow.files", hashlib.sha256(listed).hexdigest())
 
 
 def never_signed(at: OfSignatures) -> None:
@@ -181,7 +182,7 @@ KINDS: dict[str, tuple[Callable[[OfSignatures], object], str]] = {
     ),
     "a cut history, and the registry agrees": (lambda at: at.history(cut), "the history was cut"),
     "a rewritten history, and the registry agrees": (
-        lambda at: at.history(rewritten),
+        lambda at: at.history(other_history),
         "is not the one that the statement has seen",
     ),
     "a history that is lost, and the registry has forgotten it": (
@@ -232,6 +233,7 @@ KINDS: dict[str, tuple[Callable[[OfSignatures], object], str]] = {
     ),
     "the versions that it was made with": (other_environment, "builder.version.torch"),
     "when it was made": (other_start, "metadata.startedOn"),
+    "a file of the record, listed anew": (listed_anew, "files.json"),
     "a reason of the signed decision": (
         lambda at: at.edit(
             at.artifact("decision.json"), lambda value: value.update(reasons=["it is lovely"])

@@ -25,6 +25,7 @@ from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
 from tests.support.signed import key, signed_home
 from tests.support.tampering import Tamperer, relocked
+from tests.support.tampering_pages import unlisted
 from tests.support.tampering_signatures import FILES, KINDS, STATEMENT, OfSignatures
 
 pytestmark = pytest.mark.slow
@@ -179,6 +180,7 @@ def test_a_copy_beside_the_object_that_is_lost_is_written_again(home: Audited) -
 def test_a_merge_of_before_locks_were_kept_is_signed_by_what_it_has(unsigned: Audited) -> None:
     at = Tamperer(unsigned)
     at.artifact("lock.json").unlink()
+    unlisted(at)
     at.api.delete_tag(at.run_id, "mergeflow.lock")
     key(unsigned.home)
     sign_version(unsigned.home, URI, unsigned.registry, "release")

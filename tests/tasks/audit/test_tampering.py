@@ -19,10 +19,14 @@ from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
 from tests.support.tampering import KINDS as OF_THE_RECORD
 from tests.support.tampering import Tamperer
+from tests.support.tampering_history import KINDS as OF_HISTORY
+from tests.support.tampering_history import ON_VERSION_3
+from tests.support.tampering_pages import KINDS as OF_PAGES
+from tests.support.tampering_pages import unlisted
 from tests.support.tampering_texts import KINDS as OF_TEXTS
 
 URI = "models:/model/2"
-KINDS = OF_THE_RECORD | OF_TEXTS
+KINDS = OF_THE_RECORD | OF_HISTORY | OF_PAGES | OF_TEXTS
 
 
 @pytest.fixture
@@ -38,8 +42,8 @@ def follow(home: Audited) -> None:
         pass
 
 
-ON_VERSION_3 = {"an approval on the version"}
-QUICK = {"a bit of the weights"}
+OF_THE_OTHER = {"an approval on the version"} | ON_VERSION_3
+QUICK = {"a bit of the weights", "a page of the record"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +54,7 @@ def test_each_kind_of_tampering_is_named(home: Audited, kind: str) -> None:
     tamper, check, said = KINDS[kind]
     follow(home)
     tamper(Tamperer(home))
-    uri = "models:/model/3" if kind in ON_VERSION_3 else URI
+    uri = "models:/model/3" if kind in OF_THE_OTHER else URI
     report = audit_version(home.home, uri, home.registry)
     named = [answer for answer in report.of("fails") if answer.check == check]
     assert named, report.of("fails")
@@ -67,7 +71,7 @@ def test_a_sound_registry_holds_in_everything(audited: Audited) -> None:
     assert [
         answer for report in reports for answer in report.answers if answer.outcome != "holds"
     ] == []
-    assert [len(report.answers) for report in reports] == [4, 13, 13]
+    assert [len(report.answers) for report in reports] == [5, 15, 15]
 
 
 @pytest.mark.slow
@@ -105,6 +109,7 @@ def test_a_run_of_before_rules_were_kept_is_decided_again_by_its_parameters(home
     follow(home)
     at = Tamperer(home)
     at.artifact("rule.json").unlink()
+    unlisted(at)
     report = audit_version(home.home, URI, home.registry)
     assert report.holds
     said = [answer for answer in report.answers if answer.check == "decision"]
@@ -122,3 +127,16 @@ def test_files_on_a_server_that_is_away_are_not_called_missing(
     at.sql("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", away, at.run_id)
     with pytest.raises(RegistryUnreachableError, match="does not answer"):
         audit_version(home.home, URI, home.registry)
+
+
+@pytest.mark.slow
+def test_a_model_without_our_tag_is_audited_and_one_that_is_gone_is_told(home: Audited) -> None:
+    follow(home)
+    api = Tamperer(home).api
+    api.delete_registered_model_tag("model", "mergeflow.model")
+    assert len(list(audit_all(home.home, home.registry))) == 3
+    api.delete_registered_model("model")
+    [gone] = audit_all(home.home, home.registry)
+    [answer] = gone.of("fails")
+    assert gone.model_uri == "models:/model"
+    assert "the model is gone from the registry, deleted or renamed" in answer.what

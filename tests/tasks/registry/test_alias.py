@@ -153,6 +153,11 @@ def test_a_run_that_decided_beside_another_champion_is_told(
         register_merge(**better, home=home, champion_seen="1")
     assert "the same command again decides anew" in str(lost.value)
     assert champion_holder(after_promotion) == "2"
+    address = canonical(home, after_promotion)
+    [history] = find_histories(home, address, "zoo", state(after_promotion).tags)
+    last = history.lines[-1]
+    assert (last.event, last.version, last.candidate) == ("not_moved", "2", "3")
+    assert history.all_problems(state(after_promotion).tags) == []
     assert register_merge(**better, home=home, champion_seen="2").champion.version == "3"
     assert register_merge(**better, home=home, champion_seen="2").champion.version == "3"
 
