@@ -130,7 +130,7 @@ def refuse_other_kinds(path: Path, kind: Any) -> None:
     raise _refused(
         path,
         f"its peft_type is {str(kind)[:40]!r}; only LORA adapters are read",
-        _ONLY_SERVED if kind in _PROMPTS else _MERGED,
+        _ONLY_SERVED if str(kind) in _PROMPTS else _MERGED,
     )
 
 

@@ -36,7 +36,7 @@ from tests.support.small_suite import write_suite
 
 OF_COMMIT_3C81C0E = {
     "resolve-v1": "2a9d4b28c9e231a17f6e9b927ef07c5b363207a00f9a33e55de7266c944e7b3b",
-    "verify-v1": "8901438a06650064288935f5f273be4c7d9dcb7f003fa4c41ed1e565235c6b34",
+    "verify-v1": "9b8e3fcf8ca9a57d6f7b61448a5846591bbc44c433741a430f878704614a060b",
     "profile-v1": "9f7685713ab03ff19c4846fd1637bae4c98a448e329af1f280de54d5bac986db",
     "calibrate-v1": "4dfec4818ea4f88736269cde886c427fa4e5de7dd14fb6b501b58c6c70edb439",
     "merge-v1": "cc52d23be97b415ae398e133d39fc944ff003228cc21fee2e0e45524d3302803",
@@ -44,7 +44,7 @@ OF_COMMIT_3C81C0E = {
     "evaluate-v1": "a4a609768fdbc64fac11c905d742ae9719e5e967146682755bc19de6a4647f2a",
     "evaluate-in-looks-v1": "de8d48087ebcb1c3d7a9ef9503aede70766074c092a247b07af36cf14e94b177",
     "path-v1": "bbb424eb50ae2aba2ed5e1d562e1a798baa6d7175e76618c7e0bef75df38e74b",
-    "decide-v4": "5f270df95ee7afe84936db6393f4ab0a0b6bc671ebfda37336978651cbcb4a6d",
+    "decide-v5": "5f270df95ee7afe84936db6393f4ab0a0b6bc671ebfda37336978651cbcb4a6d",
 }
 """By the name and version of the step, for the arguments below, of libraries of version 1."""
 
