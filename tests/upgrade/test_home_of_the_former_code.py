@@ -24,6 +24,8 @@ KNOWN_ANEW = {
     "221bab79f591": {"verify", "decide"},
     # The last one whose merges nobody signed.
     "4c7cd136a15b": {"verify", "decide"},
+    # The last one whose runs in MLflow have no list of their files.
+    "ecf7bc128ce4": {"verify", "decide"},
 }
 """Former commits, and steps that are done again: they take a moment, and may say something else."""
 
@@ -100,7 +102,7 @@ def test_the_champion_comes_out_the_same_and_it_is_said_what_is_assumed(
     assert made.returncode == 0, made.stdout + made.stderr
     told = json.loads(made.stdout)
     assert told["same"]
-    has_lock = inherited.commit.startswith("4c7cd13")
+    has_lock = inherited.commit.startswith(("4c7cd13", "ecf7bc1"))
     assert any("it has no lock" in line for line in told["assumed"]) is not has_lock
 
 
