@@ -53,15 +53,20 @@ def test_a_later_run_rewrites_no_provenance(
         models = mlflow.search_logged_models(["1"])
         return sorted(model.tags["mergeflow.path"] for model in models)
 
+    def run_tags(of_version: dict[str, str]) -> dict[str, str]:
+        return dict(mlflow.get_run(of_version["mergeflow.run_id"]).data.tags)
+
     first, tags = register(linear("base", "tuned"))
+    before = run_tags(tags)
     where = places()
     # The same weights, of copies under other names: another object and another version.
     second, others = register(linear("../copies/base", "../copies/tuned"))
     third, _ = register(linear("../copies/base", "./tuned"), promote=False)
     assert len({first, second, third}) == 3
     assert others["mergeflow.digest"] == tags["mergeflow.digest"]
-    assert others["mergeflow.object_id"] != tags["mergeflow.object_id"]
+    assert run_tags(others)["mergeflow.object_id"] != before["mergeflow.object_id"]
     assert mlflow.get_model_version("model", first.rpartition("/")[2]).tags == tags
+    assert run_tags(tags) == before
     assert places() == where
     for uri in (first, second, third):
         report = audit_version(home, uri, default_tracking_uri(home))
