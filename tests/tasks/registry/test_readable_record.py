@@ -60,7 +60,9 @@ def test_a_person_who_was_asked_is_the_fifth(tiny_zoo: Any, merged: Path, regist
     registered = register_merge(**arguments)
     found, run = registered.candidate, client(registry).get_run(registered.run_id)
     note = run.data.tags["mlflow.note.content"]
-    assert note.startswith("Run in Prefect: [wise-owl](http://127.0.0.1:4200/x)\n\n## ")
+    assert note.startswith(
+        "Run in Prefect: [wise-owl](http://127.0.0.1:4200/x)\n\n# good-merge\n\n## "
+    )
     tags = client(registry).get_model_version("zoo", found.version).tags
     assert len(tags) == 5
     assert tags["mergeflow.approval"] == "approved by Ada, as typed"
