@@ -59,7 +59,7 @@ def units_line(each: Against) -> str:
         if task.share != 0
     ]
     return (
-        f"a unit makes tasks comparable: it is {unit_of_documents(each.called)},"
+        f"a unit makes tasks comparable: it is {unit_of_documents(each.called)}:"
         f" {_listed(of_tasks)}"
     )
 
@@ -75,7 +75,7 @@ def _found(each: Against, over: str) -> str:
             way = "better" if plain > 0 else "worse"
             said = f"{way} than {called} by {number(abs(plain))} units"
         return f"the merged checkpoint is {said}{over}, surely {span_words(gate.low, gate.high)}"
-    most = f"if no document counts for more than {number(each.rule.clip)} units"
+    most = f"with each document's change cut off at {number(each.rule.clip)} units"
     if gate.low <= 0 <= gate.high:
         span = span_words(gate.low, gate.high, " units")
         return f"the merged checkpoint is surely {span} than {called}{over}, {most}"
