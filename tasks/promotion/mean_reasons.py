@@ -59,7 +59,7 @@ def units_line(each: Against) -> str:
         if task.share != 0
     ]
     return (
-        f"a unit makes tasks comparable: it is {unit_of_documents(each.called)}:"
+        f"a unit makes tasks comparable: it is {unit_of_documents(each.called)},"
         f" {_listed(of_tasks)}"
     )
 
