@@ -29,7 +29,7 @@ def _own_warnings(recipe: Recipe) -> list[str]:
         found.append(f"{crowd} models are merged; interference grows with their number")
     found += [
         f"{where} is {value:g}: a scale above 1 often leaves the loss basin, in which models can be"
-        " merged; 1 and less are safer"
+        " merged (1 and less are safer)"
         for where, value in _scales(recipe)
         if abs(value) > 1
     ]
