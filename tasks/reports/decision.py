@@ -142,7 +142,8 @@ def decision_markdown(
     lines += [
         "",
         f"Change: positive is better. Interval: where the change surely is, but for {wrong} of 100"
-        f" evaluations ({how} {decision.documents} documents){_marks_words(rows, roles)}.{_kept_words(rows, experts)}",
+        f" evaluations ({how} {decision.documents} documents){_marks_words(rows, roles)}."
+        f"{_kept_words(rows, experts)}",
         "",
         f"Suite {code(candidate.suite)}, lm-eval {inline(candidate.lm_eval_version)} on"
         f" {inline(candidate.device)}."
