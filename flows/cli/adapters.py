@@ -122,19 +122,15 @@ def extract(
 
 
 def _give(terminal: Terminal, manifest: AdapterManifest, duration: float) -> None:
-    from rich.table import Table
-
-    from flows.terminal.console import add_row, seconds, shown_path, size
+    from flows.terminal.console import add_row, seconds, shown_path, size, table_of
 
     for warning in manifest.warnings:
         terminal.warn(warning)
     if terminal.machine:
         terminal.give(manifest.model_dump(mode="json"))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("module", no_wrap=True)
-    for column in ("rank", "norm", "error"):
-        table.add_column(column, justify="right")
+    numbers = ("rank", "norm", "error")
+    table = table_of("module", *numbers, right=numbers, wraps=numbers)
     worst = sorted(manifest.modules, key=lambda row: -row.error * row.norm)
     for row in worst[:_MOST_ROWS]:
         add_row(table, row.module, str(row.rank), f"{row.norm:.4g}", f"{row.error:.2%}")

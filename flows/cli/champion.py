@@ -127,14 +127,11 @@ def _show(terminal: Terminal, done: ChosenByHand) -> None:
 
 
 def _show_history(terminal: Terminal, found: HistoryReport) -> None:
-    from rich.table import Table
+    from flows.terminal.console import add_row, table_of
 
-    from flows.terminal.console import add_row
-
+    heads = ("line", "when (UTC)", "what", "version", "before", "how", "why")
     for chain in found.chains:
-        table = Table(box=None, pad_edge=True, header_style="bold")
-        for head in ("line", "when (UTC)", "what", "version", "before", "how", "why"):
-            table.add_column(head, no_wrap=head != "why")
+        table = table_of(*heads, wraps=("why",), edge=True)
         ended = {line.completes for line in chain.lines}
         for line in chain.lines:
             if line.number in ended:

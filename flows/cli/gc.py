@@ -219,13 +219,10 @@ def _say(
 
 
 def _show(terminal: Terminal, items: list[StoredItem]) -> None:
-    from rich.table import Table
+    from flows.terminal.console import add_row, cell, size, table_of
 
-    from flows.terminal.console import add_row, cell, size
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("what", "name", "size", "age", "kept because"):
-        table.add_column(head, justify="right" if head in ("size", "age") else "left")
+    heads = ("what", "name", "size", "age", "kept because")
+    table = table_of(*heads, right=("size", "age"), wraps=heads)
     for item in items:
         why = item.kept or cell("nothing needs it", "yellow")
         add_row(table, item.kind, item.name[:12], size(item.bytes), _age(item.age_seconds), why)
@@ -234,13 +231,10 @@ def _show(terminal: Terminal, items: list[StoredItem]) -> None:
 
 
 def _show_waiting(terminal: Terminal, waiting: Sequence[Quarantined]) -> None:
-    from rich.table import Table
+    from flows.terminal.console import add_row, size, table_of
 
-    from flows.terminal.console import add_row, size
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`"):
-        table.add_column(head, justify="right" if head in ("size", "since") else "left")
+    heads = ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`")
+    table = table_of(*heads, right=("size", "since"), wraps=heads)
     now = time.time()
     for item in waiting:
         left = item.delete_after - now

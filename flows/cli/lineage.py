@@ -89,18 +89,14 @@ def _digest_of(wanted: str, home: Home) -> str:
 
 
 def _say_containing(terminal: Terminal, found: Containing) -> None:
-    from rich.table import Table
-
-    from flows.terminal.console import add_row
+    from flows.terminal.console import add_row, table_of
     from merge_core.findings import counted
 
     terminal.say(f"checkpoint {found.digest}")
     if not found.versions:
         terminal.say("  is in no registered version")
     else:
-        table = Table(box=None, pad_edge=True, header_style="bold")
-        for name in ("version", "aliases", "verdict", "contains it", "digest"):
-            table.add_column(name, no_wrap=True)
+        table = table_of("version", "aliases", "verdict", "contains it", "digest", edge=True)
         for version in found.versions:
             between = version.merges_between
             aliases = " ".join(f"@{alias}" for alias in version.aliases)

@@ -8,7 +8,7 @@ from rich.table import Table
 from flows.merge import merge_pipeline
 from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
-from flows.terminal.console import Terminal, add_row, cell, shown_path
+from flows.terminal.console import Terminal, add_row, cell, shown_path, table_of
 from flows.terminal.reports import HOW_TO_READ, OUTCOME_STYLES, say_decision
 from merge_core.text.plain import plain
 from tasks.progress import listening
@@ -72,13 +72,10 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
 
 
 def _scores(outcome: MergeOutcome) -> Table:
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("task", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
     roles = Roles(outcome.baseline, outcome.is_average)
     called = {"base": roles.baseline, "merged": roles.candidate}
-    for name in (*(called.get(each, each) for each in outcome.scores), "change"):
-        table.add_column(cell(name), justify="right", no_wrap=True)
+    numbers = (*(called.get(each, each) for each in outcome.scores), "change")
+    table = table_of("task", "metric", *numbers, right=numbers, edge=True)
     for comparison in outcome.decision.comparisons:
         task, style = comparison.task, OUTCOME_STYLES[comparison.outcome]
         add_row(
