@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import AsJson, Device
+from merge_core.errors import RecipeError, StepError
 
 if TYPE_CHECKING:
     from tasks.promotion.rule import PromotionRule
@@ -122,7 +123,6 @@ def decide(
     """Decide from stored evaluations alone. Exit code 0: promoted; 3: fell back, or unclear."""
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_decision
-    from merge_core.errors import RecipeError, StepError
     from tasks.evaluation.report_file import check_new, check_same_tasks, read_report
     from tasks.promotion.bar import Bar
     from tasks.promotion.baselines import SPOKEN, ComparedWith
@@ -166,8 +166,6 @@ def decide(
 
 
 def _check_gate(rule: PromotionRule, option: str) -> None:
-    from merge_core.errors import RecipeError
-
     if rule.gate == "former":
         raise RecipeError(
             f"{option} is for the calibrated gate, and this rule is of the former one",
@@ -177,7 +175,6 @@ def _check_gate(rule: PromotionRule, option: str) -> None:
 
 
 def _draw(decision: Decision, file: Path) -> None:
-    from merge_core.errors import RecipeError
     from tasks.reports.interval_plot import decision_png
 
     drawn = decision_png(decision)

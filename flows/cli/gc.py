@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import AsJson
+from merge_core.errors import MergeflowError, OutputError
 from tasks.units import read_duration
 
 if TYPE_CHECKING:
@@ -143,7 +144,6 @@ def _registry_to_name(
     Raises:
         MergeflowError: none is known at all.
     """
-    from merge_core.errors import MergeflowError, OutputError
     from tasks.registry.memory import began_before_notes, begin_notes, canonical, known_registries
 
     if tracking_uri and no_registry:
@@ -250,8 +250,6 @@ def _age(seconds: float) -> str:
 
 
 def _failure(done: Tidied) -> Exception:
-    from merge_core.errors import OutputError
-
     return OutputError(
         f"{len(done.failed)} could not be moved or deleted, the rest was: {'; '.join(done.failed)}",
         mend="see that these directories and the ones above them are yours and on one file system",

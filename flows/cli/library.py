@@ -22,6 +22,7 @@ from flows.cli.options import (
 )
 from flows.cli.recipes import explain, plan, refuse_or_warn
 from flows.cli.verify import verify
+from merge_core.errors import OutputError, RecipeError
 from merge_core.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -139,7 +140,6 @@ def profile(
     """Measure the task vectors of a recipe's models: norms, cosines, sign conflicts, layers."""
     from flows.terminal.console import Terminal
     from flows.terminal.reports import show_profile
-    from merge_core.errors import OutputError, RecipeError
     from merge_core.homes.home import Home
     from merge_core.operations.profile import profile_task_vectors
     from merge_core.recipes.loading import load_recipe

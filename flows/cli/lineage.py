@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import AsJson, TrackingUri, home_and_registry
+from merge_core.errors import MergeflowError
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -45,7 +46,6 @@ def lineage(
 ) -> None:
     """Show what a registered version was made of, with the digest of every ancestor."""
     from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
     from tasks.lineage.contains import versions_that_contain
     from tasks.lineage.html import lineage_html
     from tasks.lineage.mermaid import lineage_mermaid

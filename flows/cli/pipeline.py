@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from flows.cli.options import AsJson, Strict
+from flows.environment.no_telemetry import NO_TELEMETRY
 from tasks.processes.shipped_files import example
 
 
@@ -52,9 +54,6 @@ def env() -> None:
 
     The password is not printed: the shell reads it from its file.
     """
-    from shlex import quote
-
-    from flows.environment.no_telemetry import NO_TELEMETRY
     from merge_core.homes.home import Home
     from tasks.registry.client import default_tracking_uri
     from tasks.servers.login import (

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.check import DOES_NOT_HOLD
 from flows.cli.options import AsJson, Device, Threads, TrackingUri, read_bytes
+from merge_core.errors import MergeflowError
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -47,7 +48,6 @@ def reproduce(
     source is nowhere.
     """
     from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
     from merge_core.homes.home import Home
     from tasks.registry.client import default_tracking_uri
     from tasks.reproduction.reproduce import Compute

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import AsJson, TrackingUri, home_and_registry
+from merge_core.errors import MergeflowError
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -43,7 +46,6 @@ def sign(
 ) -> None:
     """Sign a version: its files, and how they were made. What `audit` refutes is not signed."""
     from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
     from merge_core.files.written_path import written_path
     from tasks.audit.signing import sign_version
     from tasks.signing.keys import private_keys
@@ -88,8 +90,6 @@ def new(
     as_json: AsJson = False,
 ) -> None:
     """Make a key: the private half for you alone, the public half to hand out."""
-    import os
-
     from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from tasks.signing.keys import PASSPHRASE, free_places, make_key_pair
@@ -161,9 +161,6 @@ def trust(
 
 def _ask_for_passphrase(terminal: Terminal, named: str, keys: Path) -> None:
     """Ask a person for the passphrase of a key that has one; programs set the variable."""
-    import os
-    import sys
-
     from merge_core.files.named_file import read_named
     from tasks.signing.keys import PASSPHRASE, PRIVATE
 
@@ -179,9 +176,6 @@ def _ask_for_passphrase(terminal: Terminal, named: str, keys: Path) -> None:
 
 
 def _asked(*, confirm: bool) -> str:
-    import sys
-
-    from merge_core.errors import MergeflowError
     from tasks.signing.keys import PASSPHRASE
 
     if not sys.stdin.isatty():

@@ -6,6 +6,7 @@ The one model behind the YAML file, the command line and Prefect's parameter for
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,8 +32,6 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
 def _device(value: str) -> str:
-    import re
-
     if not re.fullmatch(_DEVICE, value):
         raise ValueError(f"'{value}' is no device; use auto, cpu, cuda or cuda:N")
     return value
