@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, Device, Threads, TrackingUri, read_bytes
+from flows.cli.options import AsJson, Device, Threads, TrackingUri, home_and_registry, read_bytes
 from merge_core.errors import MergeflowError
+from merge_core.runtime.compute import Compute
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -48,9 +49,6 @@ def reproduce(
     source is nowhere.
     """
     from flows.terminal.console import Terminal
-    from merge_core.homes.home import Home
-    from tasks.registry.client import default_tracking_uri
-    from tasks.reproduction.reproduce import Compute
     from tasks.reproduction.reproduce import reproduce as make_again
 
     for directory in look_in or ():
@@ -60,12 +58,13 @@ def reproduce(
                 where=str(directory),
                 mend="name one that is there with --look-in",
             )
-    terminal, home = Terminal(machine=as_json), Home.discover()
+    terminal = Terminal(machine=as_json)
+    home, registry = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         report = make_again(
             home,
             model,
-            tracking_uri or default_tracking_uri(home),
+            registry,
             out=out,
             look_in=look_in or (),
             compute=Compute(device, threads),
