@@ -35,7 +35,8 @@ from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
 from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
-from tasks.registry.lock import LOCK, Lock, lock_digest, moment
+from tasks.registry.file_list import sha256_of
+from tasks.registry.lock import LOCK, Lock, moment
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
 
 PICTURE = "intervals.png"
@@ -145,7 +146,7 @@ def register(
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
     texts = {
-        name: lock_digest(content)
+        name: sha256_of(content)
         for name, content in candidate.artifacts.items()
         if name.startswith(f"{DOCUMENTS}/")
     }
