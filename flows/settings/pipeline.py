@@ -22,7 +22,7 @@ from merge_core.recipes.recipe import Recipe
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
 from tasks.promotion.rule import PromotionRule
-from tasks.registry.client import strip_credentials
+from tasks.registry.client import default_tracking_uri, strip_credentials
 from tasks.sources.references import parse_reference
 from tasks.units import read_size
 
@@ -161,6 +161,10 @@ class Register(Section):
                 " whole address as MLFLOW_TRACKING_URI"
             )
         return value
+
+    def address(self, home: Home) -> str:
+        """Of the MLflow that the result is recorded in."""
+        return self.tracking_uri or default_tracking_uri(home)
 
 
 class ScaleOut(Section):

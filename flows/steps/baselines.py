@@ -19,7 +19,6 @@ from tasks.evaluation.suite import Suite
 from tasks.promotion.baselines import SPOKEN, ComparedWith
 from tasks.records import EvaluationReport
 from tasks.registry.champion import current_champion
-from tasks.registry.client import default_tracking_uri
 from tasks.reports.names import distinct_names
 
 _log = plain_log("mergeflow")
@@ -123,7 +122,7 @@ def champion(pipeline: Pipeline, home: Home, instead: str) -> SourceCheckpoint |
     Args:
         instead: what stands in for it then, for the log.
     """
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     address = current_champion(uri, str(pipeline.register_as.model))
     if address is None:
         _log.info("there is no champion yet: %s is compared with instead", instead)

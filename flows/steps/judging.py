@@ -34,7 +34,7 @@ from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
-from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
+from tasks.registry.client import RegistryUnreachableError
 from tasks.registry.file_list import sha256_of
 from tasks.registry.lock import LOCK, Lock, moment
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
@@ -95,7 +95,7 @@ def champion_now(pipeline: Pipeline, home: Home) -> Seen:
     name = pipeline.register_as.model
     if name is None:
         return None
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     try:
         address = current_champion(uri, name)
     except RegistryUnreachableError:
@@ -137,7 +137,7 @@ def register(
     name = pipeline.register_as.model
     if name is None:
         return None
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     recipe_file = Path(manifest.path) / RECIPE_NAME
     if not recipe_file.exists():
         raise StepError(
