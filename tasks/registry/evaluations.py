@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from merge_core.files.digests import digest_of
 from tasks.evaluation.odd_answers import counted
 from tasks.records import EvaluationReport, TaskScore
-from tasks.registry.client import TAG, Registry, mergeflow_experiments
+from tasks.registry.client import MAX_TAG_VALUE, TAG, Registry, mergeflow_experiments
 from tasks.registry.datasets import DatasetName, dataset_of, datasets_of
 from tasks.registry.facts import MergeFacts, slug
 from tasks.registry.run_files import log_files, log_tables
 from tasks.registry.runs import (
     MAX_PARAM_VALUE,
-    MAX_TAG_VALUE,
     ensure_run,
     finish,
     is_recorded,

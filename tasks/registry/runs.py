@@ -19,7 +19,7 @@ from merge_core.text.markdown import inline
 from merge_core.text.plain import plain, plain_log
 from tasks.evaluation.document_texts import DIRECTORY as TEXTS
 from tasks.records import Approval, Decision
-from tasks.registry.client import TAG, Registry, is_server, strip_credentials
+from tasks.registry.client import MAX_TAG_VALUE, TAG, Registry, is_server, strip_credentials
 from tasks.registry.datasets import datasets_of
 from tasks.registry.environment import code_commit, environment
 from tasks.registry.facts import MergeFacts, slug
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _log = plain_log("mergeflow")
 
 _MAX_PARAMS, MAX_PARAM_VALUE = 200, 500
-MAX_TAG_VALUE = 5000
 _OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 

@@ -14,7 +14,7 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import LONGEST, plain
 from tasks.records import Decision, RegisteredVersion
-from tasks.registry.client import TAG, Registry, process_tracking_uri
+from tasks.registry.client import MAX_TAG_VALUE, TAG, Registry, process_tracking_uri
 from tasks.registry.version_tags import (
     fact_of,
     keep_on_run,
@@ -31,7 +31,6 @@ CHAMPION = "champion"
 
 _APPROVAL = TAG + "approval"
 
-_MAX_TAG_VALUE = 5000
 _MAX_DESCRIPTION = 5000
 
 
@@ -174,7 +173,7 @@ def _ensure_version(
     """Find a version by digest and object or create it; with `rewrite`, bring its description up
     to date."""
     client = registry.client
-    wanted = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
+    wanted = {TAG + key: value[:MAX_TAG_VALUE] for key, value in tags.items() if value}
     version = find_version(registry, name, tags["digest"], object_id)
     if version is None:
         with process_tracking_uri(registry):
