@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -36,8 +35,9 @@ from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
 from tasks.registry.client import RegistryUnreachableError
 from tasks.registry.file_list import sha256_of
-from tasks.registry.lock import LOCK, Lock, moment
+from tasks.registry.lock import LOCK, Lock
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
+from tasks.units import moment
 
 PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
@@ -150,9 +150,7 @@ def register(
         for name, content in candidate.artifacts.items()
         if name.startswith(f"{DOCUMENTS}/")
     }
-    ended = candidate.lock.model_copy(
-        update={"ended": moment(datetime.now(UTC)), "documents": texts}
-    )
+    ended = candidate.lock.model_copy(update={"ended": moment(), "documents": texts})
     files: dict[str, str | bytes] = {
         **candidate.artifacts,
         "rule.json": pipeline.promote.model_dump_json(indent=1),

@@ -21,8 +21,8 @@ from tasks.evaluation.suite import Suite, suite_content
 from tasks.lineage.last_inputs import inputs_of_last_run
 from tasks.processes.model import resolved_device_kind
 from tasks.registry.client import RegistryUnreachableError
-from tasks.registry.lock import Lock, LockedCalibration, LockedSource, moment
-from tasks.units import read_size
+from tasks.registry.lock import Lock, LockedCalibration, LockedSource
+from tasks.units import moment, read_size
 
 _log = plain_log("mergeflow")
 

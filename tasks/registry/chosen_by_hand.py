@@ -17,7 +17,7 @@ from merge_core.progress import Progress
 from merge_core.records import Record
 from merge_core.text.plain import plain
 from tasks.registry.addresses import find_model, numbered_version
-from tasks.registry.alias import AliasKeeper, Chosen, moment
+from tasks.registry.alias import AliasKeeper, Chosen
 from tasks.registry.alias_state import AliasState, Pin
 from tasks.registry.client import TAG, Registry, check_address, open_registry
 from tasks.registry.described import described_checkpoint
@@ -25,6 +25,7 @@ from tasks.registry.history import find_histories
 from tasks.registry.last_check import check_what_is_served
 from tasks.registry.memory import canonical, note_store_of
 from tasks.registry.pages import every
+from tasks.units import moment
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
