@@ -58,20 +58,11 @@ def average(
 
 
 def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingNew:
-    from prefect import tags
-
     from flows.average import average_checkpoints
-    from flows.run_step import call_flow
-    from tasks.progress import listening
+    from flows.cli.run import run_flow
 
     averaging = loaded.averaging
-    with (
-        terminal.steps(),
-        terminal.progress() as progress,
-        listening(progress),
-        tags(averaging.average.schedule),
-    ):
-        outcome: MergeOutcome | NothingNew = call_flow(
-            average_checkpoints, averaging, str(loaded.beside)
-        )
+    outcome: MergeOutcome | NothingNew = run_flow(
+        terminal, average_checkpoints, averaging, loaded.beside, averaging.average.schedule
+    )
     return outcome

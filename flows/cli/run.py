@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import tags
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, tags
+from pydantic import BaseModel
 from rich.table import Table
 
 from flows.merge import merge_pipeline
@@ -25,14 +29,25 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
     """
     pipeline = loaded.pipeline
     suite = pipeline.evaluate.suite.rstrip("/").rpartition("/")[2]
-    with (
-        terminal.steps(),
-        terminal.progress() as progress,
-        listening(progress),
-        tags(pipeline.recipe.merge_method, plain(suite)),
-    ):
-        outcome: MergeOutcome = call_flow(merge_pipeline, pipeline, str(loaded.beside))
+    labels = (pipeline.recipe.merge_method, plain(suite))
+    outcome: MergeOutcome = run_flow(terminal, merge_pipeline, pipeline, loaded.beside, *labels)
     return outcome
+
+
+def run_flow(
+    terminal: Terminal, flow: Flow[..., Any], settings: BaseModel, beside: Path, *labels: str
+) -> Any:
+    """Run a flow in the current Prefect session, its steps and its progress shown.
+
+    Args:
+        beside: the directory that paths in the settings start from.
+        labels: tags of the run in Prefect.
+
+    Raises:
+        MergeflowError: what ended the run, for a person to mend.
+    """
+    with terminal.steps(), terminal.progress() as progress, listening(progress), tags(*labels):
+        return call_flow(flow, settings, str(beside))
 
 
 def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
