@@ -135,7 +135,7 @@ def ingredients(
     """Weight by reference, the oldest first; a running mean counts as the checkpoints in it."""
     references = [each.reference for each in trajectory.chosen]
     if past is None:
-        return dict(zip(references, averaging.weights(len(references)), strict=True))
+        return averaging.weights(references)
     known = {each.identity for each in past.seen}
     fresh = [each.reference for each in trajectory.chosen if each.identity not in known]
     total = len(past.seen) + len(fresh)
