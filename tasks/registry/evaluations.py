@@ -31,8 +31,8 @@ def metric_name(score: TaskScore) -> str:
 
 def record_evaluation(
     registry: Registry, parent: Run, facts: MergeFacts, report: EvaluationReport, model_id: str
-) -> str:
-    """The child run of one evaluation: scores on the model, per-document values as files.
+) -> None:
+    """Write the child run of one evaluation: scores on the model, per-document values as files.
 
     Scores that another merge's run has put on the model already are not put there again.
     """
@@ -70,7 +70,6 @@ def record_evaluation(
         log_files(registry, run.info.run_id, files)
         log_tables(registry, run, {DOCUMENTS: evaluation_table(report)})
         finish(registry, run.info.run_id)
-    return str(run.info.run_id)
 
 
 def params_of_evaluation(report: EvaluationReport) -> dict[str, str]:
