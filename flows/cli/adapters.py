@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flows.cli.options import AsJson, OutDirectory, RecipeFile, read_recipe
+from flows.cli.options import AsJson, OutDirectory, RecipeFile, read_recipe, terminal_for
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -45,7 +45,6 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge the adapters that a recipe lists as its models into one adapter."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
     from merge_core.operations.execute import refuse_existing
@@ -53,7 +52,7 @@ def merge(
 
     if space not in ("auto", "concat", "core"):
         raise typer.BadParameter(f"'{space}' is no space; use auto, concat or core")
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = read_recipe(terminal, recipe)
     refuse_existing(out)
     home, beside = Home.if_believed(), recipe.absolute().parent
@@ -98,13 +97,12 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Write what a fine-tune learned as a LoRA adapter, by truncated SVD."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
     from merge_core.operations.execute import refuse_existing
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     refuse_existing(out)
     home = Home.if_believed()
     started = time.monotonic()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
 from tasks.processes.shipped_files import example
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ def average(
 ) -> None:
     """Average a training run's checkpoints. Exit code 0: promoted, or nothing new; 3: fell back."""
     from flows.cli.session import check_approval, session_for
-    from flows.terminal.console import Terminal
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     with session_for(config, terminal) as prefect:
         from flows.cli.run import show_outcome
         from flows.settings.averaging import check_places, load_averaging

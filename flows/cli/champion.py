@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, TrackingUri, home_and_registry
+from flows.cli.options import AsJson, TrackingUri, home_and_registry, terminal_for
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -38,10 +38,9 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Give the alias to a version and pin it: runs leave it there until `mergeflow unpin`."""
-    from flows.terminal.console import Terminal
     from tasks.registry import chosen_by_hand
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         done = chosen_by_hand.promote(
@@ -61,10 +60,9 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Give the alias back to an earlier champion and pin it until `mergeflow unpin`."""
-    from flows.terminal.console import Terminal
     from tasks.registry import chosen_by_hand
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         done = chosen_by_hand.roll_back(
@@ -81,10 +79,9 @@ def unpin(
     as_json: AsJson = False,
 ) -> None:
     """Let runs move the alias again. It stays where it is until one does."""
-    from flows.terminal.console import Terminal
     from tasks.registry import chosen_by_hand
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri)
     done = chosen_by_hand.unpin(home, address, name, why=why or None, by=by or None)
     if as_json:
@@ -101,10 +98,9 @@ def unpin(
 
 def history(name: Name, tracking_uri: TrackingUri = "", as_json: AsJson = False) -> None:
     """Print who had the alias, by whose doing and why. Exit code 4: lines were changed or cut."""
-    from flows.terminal.console import Terminal
     from tasks.registry.history_report import report_history
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     found = report_history(*home_and_registry(tracking_uri, make=False), name)
     if as_json:
         terminal.give(found.model_dump(mode="json", exclude_none=True) | {"holds": found.holds})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Device, RecipeFile, Threads
+from flows.cli.options import AsJson, Device, RecipeFile, Threads, terminal_for
 from merge_core.errors import OutputError, RecipeError
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ def diagnose(
 
     Writes one HTML page with plots and a playground, and a search file to start from.
     """
-    from flows.terminal.console import Terminal, shown_path
+    from flows.terminal.console import shown_path
     from merge_core.homes.home import Home
     from merge_core.recipes.loading import load_recipe
     from tasks.evaluation.report_file import check_new
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = load_recipe(recipe)
     if out is None and not as_json:
         out = Path(f"{recipe.stem}-diagnosis.html")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
 from merge_core.errors import MergeflowError, OutputError
 from tasks.units import read_duration
 
@@ -78,12 +78,11 @@ def gc(
     They wait in a quarantine before they are deleted. Every registry that this store was used by is
     asked; while one does not answer, nothing is removed.
     """
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.store.quarantine import linked_directories, quarantined
     from tasks.store.retention import Tidied, survey, tidy
 
-    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
+    terminal, home = terminal_for(as_json), Home.discover(make=False)
     wait, oldest = _seconds(quarantine), _seconds(older_than)
     if restore or forget_registry:
         _change(terminal, home, restore, forget_registry)

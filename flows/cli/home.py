@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
 from merge_core.errors import HomeError, MergeflowError
 
 HomePath = Annotated[Path, typer.Argument(metavar="PATH", help="The home: a `.mergeflow`.")]
@@ -28,10 +28,9 @@ def add_commands(app: typer.Typer) -> None:
 @home_app.command(epilog="Example: `mergeflow home show`")
 def show(as_json: AsJson = False) -> None:
     """Show the home that is used here, and whether it is believed. Exit code 2: it is not."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.belief import believe, find_home
 
-    terminal, found = Terminal(machine=as_json), find_home()
+    terminal, found = terminal_for(as_json), find_home()
     refusal: MergeflowError | None = None
     try:
         believe(found, make=False)
@@ -77,10 +76,9 @@ def create(path: HomePath = Path(".mergeflow")) -> None:
 @home_app.command("list", epilog="Example: `mergeflow home list --json`")
 def list_homes(as_json: AsJson = False) -> None:
     """List the homes that you made or said to trust."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.known import known_homes, list_path
 
-    terminal, known = Terminal(machine=as_json), known_homes()
+    terminal, known = terminal_for(as_json), known_homes()
     if as_json:
         terminal.give([entry.path for entry in known])
         return

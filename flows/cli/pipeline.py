@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Strict
+from flows.cli.options import AsJson, Strict, terminal_for
 from flows.environment.no_telemetry import NO_TELEMETRY
 from tasks.processes.shipped_files import example
 
@@ -27,9 +27,8 @@ def run(
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
     from flows.cli.session import check_approval, session_for
-    from flows.terminal.console import Terminal
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     with session_for(pipeline, terminal) as prefect:
         from flows.cli.run import run_pipeline, show_outcome
         from flows.settings.pipeline import check_places, load_pipeline

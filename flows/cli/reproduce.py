@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, Device, Threads, TrackingUri, home_and_registry, read_bytes
+from flows.cli.options import (
+    AsJson,
+    Device,
+    Threads,
+    TrackingUri,
+    home_and_registry,
+    read_bytes,
+    terminal_for,
+)
 from merge_core.errors import MergeflowError
 from merge_core.runtime.compute import Compute
 
@@ -48,7 +56,6 @@ def reproduce(
     Sources are found by their digests, wherever they are now. Exit code 4 when bytes differ or a
     source is nowhere.
     """
-    from flows.terminal.console import Terminal
     from tasks.reproduction.reproduce import reproduce as make_again
 
     for directory in look_in or ():
@@ -58,7 +65,7 @@ def reproduce(
                 where=str(directory),
                 mend="name one that is there with --look-in",
             )
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, registry = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         report = make_again(
