@@ -22,7 +22,7 @@ from tasks.registry.alias_state import AliasState, Pin
 from tasks.registry.client import TAG, Registry, check_address, open_registry
 from tasks.registry.described import described_checkpoint
 from tasks.registry.history import find_histories
-from tasks.registry.last_check import check_what_is_served
+from tasks.registry.last_check import check_bytes_served
 from tasks.registry.memory import canonical, note_store_of
 from tasks.registry.pages import every
 from tasks.units import moment
@@ -154,7 +154,7 @@ def _choose(
     state, number = keeper.settle(), str(held.version)
     model, checkpoint = described_checkpoint(registry, held)
     note_store_of(checkpoint.path, registry.tracking_uri, registry, model.experiment_id)
-    look_again = check_what_is_served(
+    look_again = check_bytes_served(
         registry, held, model.model_id, checkpoint, DigestMemo(home.digest_memo), progress
     )
     pin = Pin(version=number, why=why, by=by, at=moment(), how=how)

@@ -88,7 +88,7 @@ def ensure_candidate_version(
     # The list of versions shows the beginning, and as plain text.
     first = f"{verdict}: {inline(manifest.method)}{odd}, digest {manifest.as_source().short}"
     reasons = "".join(f"\n* {inline(reason, LONGEST)}" for reason in decision.reasons)
-    before = find_version(registry, name, manifest.digest, manifest.object_id)
+    before = version_of_checkpoint(registry, name, manifest.digest, manifest.object_id)
     if before is not None and before.tags.get(TAG + "run_id") == run_id:
         keep_on_run(registry, before, run_id)
     version = _ensure_version(
@@ -139,7 +139,7 @@ def as_record(
     )
 
 
-def find_version(
+def version_of_checkpoint(
     registry: Registry, name: str, digest: str, object_id: str | None = None
 ) -> ModelVersion | None:
     """The oldest version of a registered model that has this checkpoint digest.
@@ -174,7 +174,7 @@ def _ensure_version(
     to date."""
     client = registry.client
     wanted = {TAG + key: value[:MAX_TAG_VALUE] for key, value in tags.items() if value}
-    version = find_version(registry, name, tags["digest"], object_id)
+    version = version_of_checkpoint(registry, name, tags["digest"], object_id)
     if version is None:
         with process_tracking_uri(registry):
             client.create_model_version(
@@ -185,7 +185,7 @@ def _ensure_version(
                 description=description,
                 model_id=model_id,
             )
-        version = find_version(registry, name, tags["digest"], object_id)
+        version = version_of_checkpoint(registry, name, tags["digest"], object_id)
         assert version is not None, "a version that was just created is found by its digest"
     _link(registry, model_id, name, str(version.version))
     for key, value in wanted.items():
