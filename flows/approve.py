@@ -37,7 +37,7 @@ from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
 from tasks.reports.decision import question_markdown
 from tasks.roles import Roles
-from tasks.units import moment, read_duration, spell_duration
+from tasks.units import read_duration, spell_duration, timestamp
 
 APPROVAL_FLOW = "approve"
 QUESTION_TAGS = ("mergeflow", "approval")
@@ -196,7 +196,7 @@ def ask(
         approved=answer.decision == _PROMOTE,
         by=None if too_late else answer.name.strip(),
         comment="" if too_late else answer.comment.strip(),
-        at=moment(),
+        at=timestamp(),
         flow_run_id=str(run_id),
     )
     if approval.by is None:

@@ -47,6 +47,6 @@ def read_size(text: str) -> int:
     return count
 
 
-def moment(when: datetime | None = None) -> str:
+def timestamp(when: datetime | None = None) -> str:
     """A moment as records have it, in ISO 8601 to the second; without one it is now, UTC."""
     return (when or datetime.now(UTC)).isoformat(timespec="seconds")

@@ -37,7 +37,7 @@ from tasks.registry.client import RegistryUnreachableError
 from tasks.registry.file_list import sha256_of
 from tasks.registry.lock import LOCK, Lock
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
-from tasks.units import moment
+from tasks.units import timestamp
 
 PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
@@ -150,7 +150,7 @@ def register(
         for name, content in candidate.artifacts.items()
         if name.startswith(f"{DOCUMENTS}/")
     }
-    ended = candidate.lock.model_copy(update={"ended": moment(), "documents": texts})
+    ended = candidate.lock.model_copy(update={"ended": timestamp(), "documents": texts})
     files: dict[str, str | bytes] = {
         **candidate.artifacts,
         "rule.json": pipeline.promote.model_dump_json(indent=1),

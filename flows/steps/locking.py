@@ -22,7 +22,7 @@ from tasks.lineage.last_inputs import inputs_of_last_run
 from tasks.processes.model import resolved_device_kind
 from tasks.registry.client import RegistryUnreachableError
 from tasks.registry.lock import Lock, LockedCalibration, LockedSource
-from tasks.units import moment, read_size
+from tasks.units import read_size, timestamp
 
 _log = plain_log("mergeflow")
 
@@ -73,7 +73,7 @@ def lock_of(
         ),
         beside=str(beside.absolute()) if beside else None,
         suite=suite_content(suite),
-        started=moment(started),
+        started=timestamp(started),
         ended="",
         by=f"{_user()}@{machine_name()}" if pipeline.register_as.note_user else None,
     )

@@ -23,7 +23,7 @@ from tasks.registry.history import HEAD_TAG, Event, History, HistoryLine, histor
 from tasks.registry.memory import canonical
 from tasks.registry.serving_link import check_link, follow_alias, is_served
 from tasks.registry.versions import CHAMPION
-from tasks.units import moment
+from tasks.units import timestamp
 
 How = Literal["run", "promote", "rollback", "unpin"]
 _LONGEST = 1000
@@ -292,7 +292,7 @@ class AliasKeeper:
             version=version,
             moving_to=moving_to,
             previous=previous or (before.previous if before else None),
-            at=moment(),
+            at=timestamp(),
             how=how,
             chain=self._history.chain if self._history else None,
         )

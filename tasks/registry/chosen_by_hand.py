@@ -25,7 +25,7 @@ from tasks.registry.history import find_histories
 from tasks.registry.last_check import check_bytes_served
 from tasks.registry.memory import canonical, note_store_of
 from tasks.registry.pages import every
-from tasks.units import moment
+from tasks.units import timestamp
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -157,7 +157,7 @@ def _choose(
     look_again = check_bytes_served(
         registry, held, model.model_id, checkpoint, DigestMemo(home.digest_memo), progress
     )
-    pin = Pin(version=number, why=why, by=by, at=moment(), how=how)
+    pin = Pin(version=number, why=why, by=by, at=timestamp(), how=how)
     chosen = Chosen(how=how, why=why, by=by, digest=checkpoint.digest)
     keeper.move(number, chosen, seen=state.holder, last_look=look_again, pin=pin)
     return ChosenByHand(

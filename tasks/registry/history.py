@@ -28,7 +28,7 @@ from merge_core.findings import printable
 from merge_core.homes.home import Home
 from merge_core.records import Record
 from tasks.registry.client import TAG
-from tasks.units import moment
+from tasks.units import timestamp
 
 HEAD_TAG = TAG + "history."
 """Begins the name of the tag with the head of a chain; the chain's name follows."""
@@ -142,7 +142,7 @@ class History:
         line = HistoryLine(
             number=len(self.digests) + 1,
             before=self.digests[-1] if self.digests else _FIRST,
-            at=moment(),
+            at=timestamp(),
             event=event,
             **facts,
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OF_MERGES = ("verdict", "digest", "run_id", "pipeline", "approval")
 """On the version of a merge; `approval` where a person was asked."""
 _APPROVED, _TYPED = "approved by ", ", as typed"
-_OR_GONE = ("INVALID_PARAMETER_VALUE", "NOT_FOUND")
+_GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 _log = plain_log("mergeflow")
 
@@ -61,7 +61,7 @@ def run_of(registry: Registry, version: ModelVersion) -> Run | None:
     run_id = version.tags.get(TAG + "run_id")
     if not run_id:
         return None
-    return none_if_absent(registry.client.get_run, run_id, or_said=_OR_GONE)
+    return none_if_absent(registry.client.get_run, run_id, or_said=_GONE)
 
 
 def keep_on_run(registry: Registry, version: ModelVersion, run_id: str) -> None:
