@@ -187,8 +187,8 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan) -> str:
     said += ", so it may or may not be more than is allowed; in doubt the merge is refused"
     if -c.improvement > c.max_regression:
         return (
-            f"{said}. More documents would end the doubt, but probably not in its favour: what was"
-            " measured is more than is allowed"
+            f"{said}. More documents would end the doubt, but probably not in favour of the merge:"
+            " what was measured is more than is allowed"
         )
     about = about_documents(plan.documents_needed, task.documents)
     if about:

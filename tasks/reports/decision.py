@@ -137,12 +137,12 @@ def decision_markdown(
         "",
         *_changes(rows, roles, names, may_lose=_may_lose(decision) if gate else None),
     ]
-    confidence = number(100 * decision.confidence)
+    wrong = number(100 - 100 * decision.confidence)
     how = "paired bootstrap over" if gate is None else "the calibrated gate on all"
     lines += [
         "",
-        f"Change: positive is better. Interval: where the change surely is ({confidence} %, {how}"
-        f" {decision.documents} documents){_marks_words(rows, roles)}.{_kept_words(rows, experts)}",
+        f"Change: positive is better. Interval: where the change surely is, but for {wrong} of 100"
+        f" evaluations ({how} {decision.documents} documents){_marks_words(rows, roles)}.{_kept_words(rows, experts)}",
         "",
         f"Suite {code(candidate.suite)}, lm-eval {inline(candidate.lm_eval_version)} on"
         f" {inline(candidate.device)}."

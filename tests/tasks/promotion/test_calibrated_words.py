@@ -159,7 +159,7 @@ def test_among_all_cases_is_each_sentence() -> None:
         "Without the document that the base has no number for",
         "The truth may be anything",
         "The true loss may be as small",
-        "More documents would end the doubt, but probably not in its favour",
+        "More documents would end the doubt, but probably not in favour of the merge",
         "Of a merge that loses nothing about",
         ", but the documents are few)",
         "the usual limit is kept too",

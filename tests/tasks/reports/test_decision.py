@@ -155,7 +155,7 @@ def test_the_calibrated_gate_shows_what_each_task_may_lose():
     changes = [line for line in text.splitlines() if line.startswith("|")][4:]
     assert changes[0].startswith("| task | change | interval | allowed loss | outcome |")
     assert len({line.count("|") for line in changes}) == 1
-    assert "(95 %, the calibrated gate on all 800 documents)" in text
+    assert "is, but for 5 of 100 evaluations (the calibrated gate on all 800 documents)" in text
     assert "bootstrap" not in text
 
 
