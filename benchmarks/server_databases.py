@@ -30,8 +30,8 @@ from pathlib import Path
 import httpx
 
 from flows.stack.config import StackConfig
+from flows.stack.health import answers
 from flows.stack.prefect_session import server_environment
-from flows.stack.stack import answers
 from merge_core.homes.home import Home
 from tests.support.database_servers import Servers, database_servers, missing_programs
 from tests.support.stack import free_port

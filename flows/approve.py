@@ -35,10 +35,9 @@ from merge_core.text.plain import plain, plain_log
 from tasks.promotion.approval import with_approval, without_question
 from tasks.records import Approval, Decision
 from tasks.registry.champion import current_champion, holds_champion, serving_now
-from tasks.registry.client import default_tracking_uri
 from tasks.reports.decision import question_markdown
 from tasks.roles import Roles
-from tasks.units import read_duration, spell_duration
+from tasks.units import read_duration, spell_duration, timestamp
 
 APPROVAL_FLOW = "approve"
 QUESTION_TAGS = ("mergeflow", "approval")
@@ -108,7 +107,7 @@ def approve(pipeline: Pipeline, home: Home, scores: Scores, decision: Decision) 
     reports, roles = scores.reports, scores.roles
     serving = None
     if name is not None:
-        uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+        uri = pipeline.register_as.address(home)
         champion = holds_champion(uri, name, decision.candidate_digest)
         if champion is not None:
             _log.info("%s is this checkpoint already: nobody is asked", champion)
@@ -197,7 +196,7 @@ def ask(
         approved=answer.decision == _PROMOTE,
         by=None if too_late else answer.name.strip(),
         comment="" if too_late else answer.comment.strip(),
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=timestamp(),
         flow_run_id=str(run_id),
     )
     if approval.by is None:

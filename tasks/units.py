@@ -1,11 +1,12 @@
-"""Durations as people write them: `90s`, `30m`, `24h`, `7d`."""
+"""Durations and sizes as people write them, and moments as records do."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 DURATION = r"\d{1,6}(\.\d{1,3})?[smhd]"
-"""Pattern of one, for JSON schemas too."""
+"""Pattern of a duration (`90s`, `30m`, `24h`, `7d`), for JSON schemas too."""
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NAMES = {"s": "s", "m": "min", "h": "h", "d": "d"}
@@ -44,3 +45,8 @@ def read_size(text: str) -> int:
     if count < 1:
         raise ValueError("a size is at least 1 byte")
     return count
+
+
+def timestamp(when: datetime | None = None) -> str:
+    """A moment as records have it, in ISO 8601 to the second; without one it is now, UTC."""
+    return (when or datetime.now(UTC)).isoformat(timespec="seconds")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flows.cli.options import AsJson, OutDirectory, RecipeFile, read_recipe
+from flows.cli.options import AsJson, OutDirectory, RecipeFile, read_recipe, terminal_for
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -45,7 +45,6 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge the adapters that a recipe lists as its models into one adapter."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.merge import Space, merge_adapters
     from merge_core.operations.execute import refuse_existing
@@ -53,7 +52,7 @@ def merge(
 
     if space not in ("auto", "concat", "core"):
         raise typer.BadParameter(f"'{space}' is no space; use auto, concat or core")
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = read_recipe(terminal, recipe)
     refuse_existing(out)
     home, beside = Home.if_believed(), recipe.absolute().parent
@@ -98,13 +97,12 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Write what a fine-tune learned as a LoRA adapter, by truncated SVD."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.adapters.extract import ExtractOptions, extract_adapter
     from merge_core.operations.execute import refuse_existing
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     refuse_existing(out)
     home = Home.if_believed()
     started = time.monotonic()
@@ -122,19 +120,15 @@ def extract(
 
 
 def _give(terminal: Terminal, manifest: AdapterManifest, duration: float) -> None:
-    from rich.table import Table
-
-    from flows.terminal.console import add_row, seconds, shown_path, size
+    from flows.terminal.console import add_row, seconds, shown_path, size, table_of
 
     for warning in manifest.warnings:
         terminal.warn(warning)
     if terminal.machine:
         terminal.give(manifest.model_dump(mode="json"))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("module", no_wrap=True)
-    for column in ("rank", "norm", "error"):
-        table.add_column(column, justify="right")
+    numbers = ("rank", "norm", "error")
+    table = table_of("module", *numbers, right=numbers, wraps=numbers)
     worst = sorted(manifest.modules, key=lambda row: -row.error * row.norm)
     for row in worst[:_MOST_ROWS]:
         add_row(table, row.module, str(row.rank), f"{row.norm:.4g}", f"{row.error:.2%}")

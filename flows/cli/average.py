@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
 from tasks.processes.shipped_files import example
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ def average(
 ) -> None:
     """Average a training run's checkpoints. Exit code 0: promoted, or nothing new; 3: fell back."""
     from flows.cli.session import check_approval, session_for
-    from flows.terminal.console import Terminal
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     with session_for(config, terminal) as prefect:
         from flows.cli.run import show_outcome
         from flows.settings.averaging import check_places, load_averaging
@@ -58,20 +57,11 @@ def average(
 
 
 def _run(loaded: LoadedAveraging, terminal: Terminal) -> MergeOutcome | NothingNew:
-    from prefect import tags
-
     from flows.average import average_checkpoints
-    from flows.run_step import call_flow
-    from tasks.progress import listening
+    from flows.cli.run import run_flow
 
     averaging = loaded.averaging
-    with (
-        terminal.steps(),
-        terminal.progress() as progress,
-        listening(progress),
-        tags(averaging.average.schedule),
-    ):
-        outcome: MergeOutcome | NothingNew = call_flow(
-            average_checkpoints, averaging, str(loaded.beside)
-        )
+    outcome: MergeOutcome | NothingNew = run_flow(
+        terminal, average_checkpoints, averaging, loaded.beside, averaging.average.schedule
+    )
     return outcome

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, TrackingUri, home_and_registry
+from flows.cli.options import AsJson, TrackingUri, home_and_registry, terminal_for
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -38,10 +38,9 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Give the alias to a version and pin it: runs leave it there until `mergeflow unpin`."""
-    from flows.terminal.console import Terminal
     from tasks.registry import chosen_by_hand
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         done = chosen_by_hand.promote(
@@ -61,10 +60,9 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Give the alias back to an earlier champion and pin it until `mergeflow unpin`."""
-    from flows.terminal.console import Terminal
     from tasks.registry import chosen_by_hand
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         done = chosen_by_hand.roll_back(
@@ -81,10 +79,9 @@ def unpin(
     as_json: AsJson = False,
 ) -> None:
     """Let runs move the alias again. It stays where it is until one does."""
-    from flows.terminal.console import Terminal
     from tasks.registry import chosen_by_hand
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri)
     done = chosen_by_hand.unpin(home, address, name, why=why or None, by=by or None)
     if as_json:
@@ -101,10 +98,9 @@ def unpin(
 
 def history(name: Name, tracking_uri: TrackingUri = "", as_json: AsJson = False) -> None:
     """Print who had the alias, by whose doing and why. Exit code 4: lines were changed or cut."""
-    from flows.terminal.console import Terminal
     from tasks.registry.history_report import report_history
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     found = report_history(*home_and_registry(tracking_uri, make=False), name)
     if as_json:
         terminal.give(found.model_dump(mode="json", exclude_none=True) | {"holds": found.holds})
@@ -127,14 +123,11 @@ def _show(terminal: Terminal, done: ChosenByHand) -> None:
 
 
 def _show_history(terminal: Terminal, found: HistoryReport) -> None:
-    from rich.table import Table
+    from flows.terminal.console import add_row, table_of
 
-    from flows.terminal.console import add_row
-
+    heads = ("line", "when (UTC)", "what", "version", "before", "how", "why")
     for chain in found.chains:
-        table = Table(box=None, pad_edge=True, header_style="bold")
-        for head in ("line", "when (UTC)", "what", "version", "before", "how", "why"):
-            table.add_column(head, no_wrap=head != "why")
+        table = table_of(*heads, wraps=("why",), edge=True)
         ended = {line.completes for line in chain.lines}
         for line in chain.lines:
             if line.number in ended:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
 
 DOES_NOT_HOLD = 4
 """Exit code: something that was promised of a checkpoint is not so."""
@@ -29,11 +29,11 @@ def check(
     In a store also its place: the name of the directory, and the pointer of its plan. Exit code 4
     when something does not hold.
     """
-    from flows.terminal.console import Terminal, shown_path
+    from flows.terminal.console import shown_path
     from merge_core.findings import counted
     from merge_core.operations.check import check_directory
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     with terminal.progress() as progress:
         found = check_directory(directory, progress)
     if as_json:

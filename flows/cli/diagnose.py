@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Device, RecipeFile, Threads
+from flows.cli.options import AsJson, Device, RecipeFile, Threads, terminal_for
+from merge_core.errors import OutputError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,12 +55,12 @@ def diagnose(
 
     Writes one HTML page with plots and a playground, and a search file to start from.
     """
-    from flows.terminal.console import Terminal, shown_path
+    from flows.terminal.console import shown_path
     from merge_core.homes.home import Home
     from merge_core.recipes.loading import load_recipe
     from tasks.evaluation.report_file import check_new
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = load_recipe(recipe)
     if out is None and not as_json:
         out = Path(f"{recipe.stem}-diagnosis.html")
@@ -119,8 +120,6 @@ def _diagnosed(
 
 
 def _check_enough(recipe: Recipe, file: Path) -> None:
-    from merge_core.errors import RecipeError
-
     models = [name for name in recipe.references() if name != recipe.base_checkpoint]
     if not models or (recipe.base_checkpoint is None and len(models) < 2):
         raise RecipeError(
@@ -170,7 +169,6 @@ def _elsewhere(suite: str) -> str | None:
 
 def _write(contents: Mapping[Path, str]) -> None:
     """All of them, or none: what was there would keep the same command from writing the rest."""
-    from merge_core.errors import OutputError
     from merge_core.files.new_file import write_new
 
     written: list[Path] = []

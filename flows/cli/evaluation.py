@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Device
+from flows.cli.options import AsJson, Device, terminal_for
+from merge_core.errors import RecipeError, StepError
 
 if TYPE_CHECKING:
     from tasks.promotion.rule import PromotionRule
@@ -39,7 +40,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score one checkpoint with lm-eval."""
-    from flows.terminal.console import Terminal
     from flows.terminal.reports import show_scores
     from merge_core.homes.home import Home
     from tasks.evaluation.evaluate import evaluate_checkpoint
@@ -47,7 +47,7 @@ def evaluate(
     from tasks.evaluation.suite import load_suite
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     if out is not None:
         check_new(out)
     home = Home.discover()
@@ -120,9 +120,7 @@ def decide(
     as_json: AsJson = False,
 ) -> None:
     """Decide from stored evaluations alone. Exit code 0: promoted; 3: fell back, or unclear."""
-    from flows.terminal.console import Terminal
     from flows.terminal.reports import show_decision
-    from merge_core.errors import RecipeError, StepError
     from tasks.evaluation.report_file import check_new, check_same_tasks, read_report
     from tasks.promotion.bar import Bar
     from tasks.promotion.baselines import SPOKEN, ComparedWith
@@ -130,7 +128,7 @@ def decide(
     from tasks.promotion.rule import FORMER_GATE, PromotionRule, read_rule
     from tasks.reports.names import distinct_names
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     asked = PromotionRule() if rule is None else read_rule(rule)
     if picture is not None:
         check_new(picture)
@@ -166,8 +164,6 @@ def decide(
 
 
 def _check_gate(rule: PromotionRule, option: str) -> None:
-    from merge_core.errors import RecipeError
-
     if rule.gate == "former":
         raise RecipeError(
             f"{option} is for the calibrated gate, and this rule is of the former one",
@@ -177,7 +173,6 @@ def _check_gate(rule: PromotionRule, option: str) -> None:
 
 
 def _draw(decision: Decision, file: Path) -> None:
-    from merge_core.errors import RecipeError
     from tasks.reports.interval_plot import decision_png
 
     drawn = decision_png(decision)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
+from merge_core.errors import MergeflowError, OutputError
 from tasks.units import read_duration
 
 if TYPE_CHECKING:
@@ -77,12 +78,11 @@ def gc(
     They wait in a quarantine before they are deleted. Every registry that this store was used by is
     asked; while one does not answer, nothing is removed.
     """
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.store.quarantine import linked_directories, quarantined
     from tasks.store.retention import Tidied, survey, tidy
 
-    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
+    terminal, home = terminal_for(as_json), Home.discover(make=False)
     wait, oldest = _seconds(quarantine), _seconds(older_than)
     if restore or forget_registry:
         _change(terminal, home, restore, forget_registry)
@@ -143,7 +143,6 @@ def _registry_to_name(
     Raises:
         MergeflowError: none is known at all.
     """
-    from merge_core.errors import MergeflowError, OutputError
     from tasks.registry.memory import began_before_notes, begin_notes, canonical, known_registries
 
     if tracking_uri and no_registry:
@@ -219,13 +218,10 @@ def _say(
 
 
 def _show(terminal: Terminal, items: list[StoredItem]) -> None:
-    from rich.table import Table
+    from flows.terminal.console import add_row, cell, size, table_of
 
-    from flows.terminal.console import add_row, cell, size
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("what", "name", "size", "age", "kept because"):
-        table.add_column(head, justify="right" if head in ("size", "age") else "left")
+    heads = ("what", "name", "size", "age", "kept because")
+    table = table_of(*heads, right=("size", "age"), wraps=heads)
     for item in items:
         why = item.kept or cell("nothing needs it", "yellow")
         add_row(table, item.kind, item.name[:12], size(item.bytes), _age(item.age_seconds), why)
@@ -234,13 +230,10 @@ def _show(terminal: Terminal, items: list[StoredItem]) -> None:
 
 
 def _show_waiting(terminal: Terminal, waiting: Sequence[Quarantined]) -> None:
-    from rich.table import Table
+    from flows.terminal.console import add_row, size, table_of
 
-    from flows.terminal.console import add_row, size
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`"):
-        table.add_column(head, justify="right" if head in ("size", "since") else "left")
+    heads = ("in quarantine", "was in", "size", "since", "deleted by `gc --yes`")
+    table = table_of(*heads, right=("size", "since"), wraps=heads)
     now = time.time()
     for item in waiting:
         left = item.delete_after - now
@@ -256,8 +249,6 @@ def _age(seconds: float) -> str:
 
 
 def _failure(done: Tidied) -> Exception:
-    from merge_core.errors import OutputError
-
     return OutputError(
         f"{len(done.failed)} could not be moved or deleted, the rest was: {'; '.join(done.failed)}",
         mend="see that these directories and the ones above them are yours and on one file system",

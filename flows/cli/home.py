@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
+from merge_core.errors import HomeError, MergeflowError
 
 HomePath = Annotated[Path, typer.Argument(metavar="PATH", help="The home: a `.mergeflow`.")]
 
@@ -25,11 +28,9 @@ def add_commands(app: typer.Typer) -> None:
 @home_app.command(epilog="Example: `mergeflow home show`")
 def show(as_json: AsJson = False) -> None:
     """Show the home that is used here, and whether it is believed. Exit code 2: it is not."""
-    from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
     from merge_core.homes.belief import believe, find_home
 
-    terminal, found = Terminal(machine=as_json), find_home()
+    terminal, found = terminal_for(as_json), find_home()
     refusal: MergeflowError | None = None
     try:
         believe(found, make=False)
@@ -59,10 +60,7 @@ def trust(path: HomePath) -> None:
 @home_app.command(epilog="Example: `mergeflow home create`, in a project's directory")
 def create(path: HomePath = Path(".mergeflow")) -> None:
     """Make a home; every command in the directory around it and below uses it from then on."""
-    import os
-
     from flows.terminal.console import Terminal
-    from merge_core.errors import HomeError
     from merge_core.homes.belief import make_home
 
     if os.path.lexists(path):
@@ -78,10 +76,9 @@ def create(path: HomePath = Path(".mergeflow")) -> None:
 @home_app.command("list", epilog="Example: `mergeflow home list --json`")
 def list_homes(as_json: AsJson = False) -> None:
     """List the homes that you made or said to trust."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.known import known_homes, list_path
 
-    terminal, known = Terminal(machine=as_json), known_homes()
+    terminal, known = terminal_for(as_json), known_homes()
     if as_json:
         terminal.give([entry.path for entry in known])
         return
@@ -94,7 +91,6 @@ def list_homes(as_json: AsJson = False) -> None:
 def forget(path: HomePath) -> None:
     """Take a home out of the list; nothing of it is removed."""
     from flows.terminal.console import Terminal
-    from merge_core.errors import HomeError
     from merge_core.homes.known import forget_home
 
     if not forget_home(path.absolute()):
@@ -104,9 +100,6 @@ def forget(path: HomePath) -> None:
 
 def _facts(path: Path) -> dict[str, Any]:
     """The facts of a home that show without reading its files."""
-    import stat
-
-    from merge_core.errors import HomeError
     from merge_core.files.owners import group_named, user_named
     from merge_core.homes.known import standing
     from merge_core.homes.store_access import PASSABLE

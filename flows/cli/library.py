@@ -19,9 +19,11 @@ from flows.cli.options import (
     Threads,
     read_bytes,
     read_recipe,
+    terminal_for,
 )
 from flows.cli.recipes import explain, plan, refuse_or_warn
 from flows.cli.verify import verify
+from merge_core.errors import OutputError, RecipeError
 from merge_core.runtime.compute import Compute
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge checkpoints into a new directory, without evaluation or registry."""
-    from flows.terminal.console import Terminal, seconds
+    from flows.terminal.console import seconds
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.merge import merge as run_merge
@@ -86,7 +88,7 @@ def merge(
     from tasks.sources.locate import fetch_all
 
     shard_bytes = read_bytes(shard_size)
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = read_recipe(terminal, recipe, allow_unrelated=allow_unrelated, strict=strict)
     if seed is not None:
         loaded = _seeded(loaded, seed)
@@ -137,15 +139,13 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Measure the task vectors of a recipe's models: norms, cosines, sign conflicts, layers."""
-    from flows.terminal.console import Terminal
     from flows.terminal.reports import show_profile
-    from merge_core.errors import OutputError, RecipeError
     from merge_core.homes.home import Home
     from merge_core.operations.profile import profile_task_vectors
     from merge_core.recipes.loading import load_recipe
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = load_recipe(recipe)
     if loaded.base_checkpoint is None:
         raise RecipeError(
@@ -182,12 +182,11 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the merge methods, or explain one: formula, parameters, paper, a minimal recipe."""
-    from flows.terminal.console import Terminal
     from flows.terminal.methods import method_json, show_method, show_methods, show_step, step_json
     from merge_core.methods import all_methods, method_named
     from merge_core.methods.post_steps import POST_STEPS
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     if name is None:
         everything = all_methods().values()
         if as_json:
@@ -221,13 +220,12 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Write expert minus base as a directory of deltas."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.task_vectors import extract_task_vector
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     refuse_existing(out)
     home = Home.if_believed()
     started = time.monotonic()
@@ -261,13 +259,12 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Write base plus scale times a task vector as a checkpoint."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from merge_core.operations.execute import refuse_existing
     from merge_core.operations.task_vectors import apply_task_vector
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     refuse_existing(out)
     home = Home.if_believed()
     started = time.monotonic()

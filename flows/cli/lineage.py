@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson, TrackingUri, home_and_registry
+from flows.cli.options import AsJson, TrackingUri, home_and_registry, terminal_for
+from merge_core.errors import MergeflowError
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -44,8 +45,6 @@ def lineage(
     as_json: AsJson = False,
 ) -> None:
     """Show what a registered version was made of, with the digest of every ancestor."""
-    from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
     from tasks.lineage.contains import versions_that_contain
     from tasks.lineage.html import lineage_html
     from tasks.lineage.mermaid import lineage_mermaid
@@ -58,7 +57,7 @@ def lineage(
             where="mergeflow lineage",
             mend="give one of --mermaid, --html and --json; --contains prints a list, or --json",
         )
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri, make=False)
     if contains:
         found = versions_that_contain(_digest_of(model, home), address)
@@ -89,18 +88,14 @@ def _digest_of(wanted: str, home: Home) -> str:
 
 
 def _say_containing(terminal: Terminal, found: Containing) -> None:
-    from rich.table import Table
-
-    from flows.terminal.console import add_row
+    from flows.terminal.console import add_row, table_of
     from merge_core.findings import counted
 
     terminal.say(f"checkpoint {found.digest}")
     if not found.versions:
         terminal.say("  is in no registered version")
     else:
-        table = Table(box=None, pad_edge=True, header_style="bold")
-        for name in ("version", "aliases", "verdict", "contains it", "digest"):
-            table.add_column(name, no_wrap=True)
+        table = table_of("version", "aliases", "verdict", "contains it", "digest", edge=True)
         for version in found.versions:
             between = version.merges_between
             aliases = " ".join(f"@{alias}" for alias in version.aliases)
@@ -124,10 +119,9 @@ def diff(
 
     Weights are compared where both checkpoints are on this machine.
     """
-    from flows.terminal.console import Terminal
     from tasks.lineage.diff import difference, difference_lines
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     _, address = home_and_registry(tracking_uri, make=False)
     with terminal.progress() as progress:
         found = difference(first, second, address, progress)

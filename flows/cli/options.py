@@ -47,6 +47,13 @@ TrackingUri = Annotated[
 ]
 
 
+def terminal_for(as_json: bool) -> Terminal:
+    """Where a command writes. What shows progress is slow to import, and `--help` needs none."""
+    from flows.terminal.console import Terminal
+
+    return Terminal(machine=as_json)
+
+
 def home_and_registry(tracking_uri: str, *, make: bool = True) -> tuple[Home, str]:
     """The home, and the address of the MLflow that a command asks.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson, Strict
+from flows.cli.options import AsJson, Strict, terminal_for
+from flows.environment.no_telemetry import NO_TELEMETRY
 from tasks.processes.shipped_files import example
 
 
@@ -25,9 +27,8 @@ def run(
 ) -> None:
     """Verify, merge, evaluate and promote. Exit code 0: promoted; 3: fell back to the base."""
     from flows.cli.session import check_approval, session_for
-    from flows.terminal.console import Terminal
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     with session_for(pipeline, terminal) as prefect:
         from flows.cli.run import run_pipeline, show_outcome
         from flows.settings.pipeline import check_places, load_pipeline
@@ -52,9 +53,6 @@ def env() -> None:
 
     The password is not printed: the shell reads it from its file.
     """
-    from shlex import quote
-
-    from flows.environment.no_telemetry import NO_TELEMETRY
     from merge_core.homes.home import Home
     from tasks.registry.client import default_tracking_uri
     from tasks.servers.login import (

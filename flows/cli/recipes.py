@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AllowUnrelated, AsJson, RecipeFile, Strict, read_bytes, read_recipe
+from flows.cli.options import (
+    AllowUnrelated,
+    AsJson,
+    RecipeFile,
+    Strict,
+    read_bytes,
+    read_recipe,
+    terminal_for,
+)
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -29,11 +37,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a merge would do, or why it would be refused, without reading whole weights."""
-    from flows.terminal.console import Terminal
     from flows.terminal.plan import plan_json, show_plan
     from merge_core.planning.plan import make_plan
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = read_recipe(terminal, recipe, allow_unrelated=allow_unrelated, strict=strict)
     sources = _located(terminal, loaded, recipe)
     if sources is None:
@@ -55,13 +62,12 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show what every parameter of a tensor is, and which line of the recipe says so."""
-    from flows.terminal.console import Terminal
     from flows.terminal.explain import chosen, explained_json, show_settings, show_tensors
     from merge_core.planning.explain import explain as explained
     from merge_core.planning.plan import open_inputs
     from merge_core.recipes.loading import load_recipe
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     loaded = load_recipe(recipe)
     sources = _located(terminal, loaded, recipe)
     if sources is None:

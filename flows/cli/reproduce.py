@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.check import DOES_NOT_HOLD
-from flows.cli.options import AsJson, Device, Threads, TrackingUri, read_bytes
+from flows.cli.options import (
+    AsJson,
+    Device,
+    Threads,
+    TrackingUri,
+    home_and_registry,
+    read_bytes,
+    terminal_for,
+)
+from merge_core.errors import MergeflowError
+from merge_core.runtime.compute import Compute
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -46,11 +56,6 @@ def reproduce(
     Sources are found by their digests, wherever they are now. Exit code 4 when bytes differ or a
     source is nowhere.
     """
-    from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
-    from merge_core.homes.home import Home
-    from tasks.registry.client import default_tracking_uri
-    from tasks.reproduction.reproduce import Compute
     from tasks.reproduction.reproduce import reproduce as make_again
 
     for directory in look_in or ():
@@ -60,12 +65,13 @@ def reproduce(
                 where=str(directory),
                 mend="name one that is there with --look-in",
             )
-    terminal, home = Terminal(machine=as_json), Home.discover()
+    terminal = terminal_for(as_json)
+    home, registry = home_and_registry(tracking_uri)
     with terminal.progress() as progress:
         report = make_again(
             home,
             model,
-            tracking_uri or default_tracking_uri(home),
+            registry,
             out=out,
             look_in=look_in or (),
             compute=Compute(device, threads),

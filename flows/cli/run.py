@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from prefect import tags
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, tags
+from pydantic import BaseModel
 from rich.table import Table
 
 from flows.merge import merge_pipeline
 from flows.run_step import call_flow
 from flows.settings.pipeline import LoadedPipeline
-from flows.terminal.console import Terminal, add_row, cell, shown_path
+from flows.terminal.console import Terminal, add_row, cell, shown_path, table_of
 from flows.terminal.reports import HOW_TO_READ, OUTCOME_STYLES, say_decision
 from merge_core.text.plain import plain
 from tasks.progress import listening
@@ -25,14 +29,25 @@ def run_pipeline(loaded: LoadedPipeline, terminal: Terminal) -> MergeOutcome:
     """
     pipeline = loaded.pipeline
     suite = pipeline.evaluate.suite.rstrip("/").rpartition("/")[2]
-    with (
-        terminal.steps(),
-        terminal.progress() as progress,
-        listening(progress),
-        tags(pipeline.recipe.merge_method, plain(suite)),
-    ):
-        outcome: MergeOutcome = call_flow(merge_pipeline, pipeline, str(loaded.beside))
+    labels = (pipeline.recipe.merge_method, plain(suite))
+    outcome: MergeOutcome = run_flow(terminal, merge_pipeline, pipeline, loaded.beside, *labels)
     return outcome
+
+
+def run_flow(
+    terminal: Terminal, flow: Flow[..., Any], settings: BaseModel, beside: Path, *labels: str
+) -> Any:
+    """Run a flow in the current Prefect session, its steps and its progress shown.
+
+    Args:
+        beside: the directory that paths in the settings start from.
+        labels: tags of the run in Prefect.
+
+    Raises:
+        MergeflowError: what ended the run, for a person to mend.
+    """
+    with terminal.steps(), terminal.progress() as progress, listening(progress), tags(*labels):
+        return call_flow(flow, settings, str(beside))
 
 
 def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
@@ -72,13 +87,10 @@ def show_outcome(terminal: Terminal, outcome: MergeOutcome) -> None:
 
 
 def _scores(outcome: MergeOutcome) -> Table:
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("task", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
     roles = Roles(outcome.baseline, outcome.is_average)
     called = {"base": roles.baseline, "merged": roles.candidate}
-    for name in (*(called.get(each, each) for each in outcome.scores), "change"):
-        table.add_column(cell(name), justify="right", no_wrap=True)
+    numbers = (*(called.get(each, each) for each in outcome.scores), "change")
+    table = table_of("task", "metric", *numbers, right=numbers, edge=True)
     for comparison in outcome.decision.comparisons:
         task, style = comparison.task, OUTCOME_STYLES[comparison.outcome]
         add_row(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_core.errors import RecipeError
+
 if TYPE_CHECKING:
     from flows.stack.prefect_session import PrefectSession
     from flows.terminal.console import Terminal
@@ -37,7 +39,6 @@ def check_approval(rule: PromotionRule, prefect: PrefectSession, config: Path) -
     Raises:
         RecipeError: approval is asked for, and the server of this command has no page to open.
     """
-    from merge_core.errors import RecipeError
 
     if rule.approve_within and prefect.embedded:
         raise RecipeError(

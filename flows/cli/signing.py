@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AsJson, TrackingUri, home_and_registry
+from flows.cli.options import AsJson, TrackingUri, home_and_registry, terminal_for
+from merge_core.errors import MergeflowError
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -42,13 +45,11 @@ def sign(
     as_json: AsJson = False,
 ) -> None:
     """Sign a version: its files, and how they were made. What `audit` refutes is not signed."""
-    from flows.terminal.console import Terminal
-    from merge_core.errors import MergeflowError
     from merge_core.files.written_path import written_path
     from tasks.audit.signing import sign_version
     from tasks.signing.keys import private_keys
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     home, address = home_and_registry(tracking_uri, make=False)
     known = private_keys(home)
     if not key and len(known) != 1:
@@ -88,13 +89,10 @@ def new(
     as_json: AsJson = False,
 ) -> None:
     """Make a key: the private half for you alone, the public half to hand out."""
-    import os
-
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from tasks.signing.keys import PASSPHRASE, free_places, make_key_pair
 
-    terminal, home = Terminal(machine=as_json), Home.discover()
+    terminal, home = terminal_for(as_json), Home.discover()
     _, public = free_places(home, name)
     secret = None
     if passphrase:
@@ -111,12 +109,11 @@ def new(
 @keys_app.command("list", epilog="Example: `mergeflow keys list --json`")
 def list_keys(as_json: AsJson = False) -> None:
     """List the keys of this home: whose signatures count, and which can sign."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from tasks.signing.keys import private_keys
     from tasks.signing.trust import Trust
 
-    terminal, home = Terminal(machine=as_json), Home.discover(make=False)
+    terminal, home = terminal_for(as_json), Home.discover(make=False)
     trust, own = Trust.of_home(home), private_keys(home)
     if as_json:
         terminal.give(
@@ -147,11 +144,10 @@ def trust(
     as_json: AsJson = False,
 ) -> None:
     """Let `audit` believe what a key signed. Compare its id with its owner's first."""
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
     from tasks.signing.trust import trust_key
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     key = trust_key(Home.discover(), file, name or None)
     if as_json:
         terminal.give({"name": key.name, "key_id": key.key_id})
@@ -161,9 +157,6 @@ def trust(
 
 def _ask_for_passphrase(terminal: Terminal, named: str, keys: Path) -> None:
     """Ask a person for the passphrase of a key that has one; programs set the variable."""
-    import os
-    import sys
-
     from merge_core.files.named_file import read_named
     from tasks.signing.keys import PASSPHRASE, PRIVATE
 
@@ -179,9 +172,6 @@ def _ask_for_passphrase(terminal: Terminal, named: str, keys: Path) -> None:
 
 
 def _asked(*, confirm: bool) -> str:
-    import sys
-
-    from merge_core.errors import MergeflowError
     from tasks.signing.keys import PASSPHRASE
 
     if not sys.stdin.isatty():

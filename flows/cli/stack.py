@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AsJson
+from flows.cli.options import AsJson, terminal_for
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,10 +37,9 @@ def up(
 def status(as_json: AsJson = False) -> None:
     """Show the local stack: health, addresses, schedules, last runs. Exit code 1: not healthy."""
     from flows.stack.status import read_status, show_status
-    from flows.terminal.console import Terminal
     from merge_core.homes.home import Home
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     found = read_status(Home.discover(make=False))
     if as_json:
         terminal.give(found.as_json())

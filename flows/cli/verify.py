@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import AllowUnrelated, AsJson, Strict, Threads, read_recipe
+from flows.cli.options import AllowUnrelated, AsJson, Strict, Threads, read_recipe, terminal_for
 
 if TYPE_CHECKING:
     from flows.terminal.console import Terminal
@@ -40,7 +40,6 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check that a recipe's checkpoints belong in one merge. Exit code 2 when they do not."""
-    from flows.terminal.console import Terminal
     from flows.terminal.reports import show_compatibility
     from merge_core.homes.home import Home
     from merge_core.operations.examine import examine
@@ -48,7 +47,7 @@ def verify(
     from merge_core.verification.verify import verify as verified
     from tasks.sources.locate import fetch_all
 
-    terminal = Terminal(machine=as_json)
+    terminal = terminal_for(as_json)
     if load is not None:
         _verify_loading(terminal, load, recipe, as_json)
         return

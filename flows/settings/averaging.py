@@ -183,22 +183,18 @@ class Averaging(Named):
             references: the newest first.
         """
         models = [{"model": reference} for reference in references]
-        values: dict[str, Any] = {"merge_method": SOUP_METHOD, "models": models}
-        if self.average.out_dtype:
-            values["out_dtype"] = self.average.out_dtype
-        pipeline = self.pipeline(parse_recipe(values, where=f"soup of {self.name}"))
+        pipeline = self.pipeline(self._recipe(SOUP_METHOD, models, f"soup of {self.name}"))
         fields = {each.alias or name: name for name, each in Pipeline.model_fields.items()}
         kept = {alias: getattr(pipeline, name) for alias, name in fields.items()}
         return SearchPipeline.model_validate({**kept, "search": Search(sampler=SOUP)})
 
-    def weights(self, count: int) -> list[float]:
-        """The schedule's weights of that many checkpoints, the oldest first."""
+    def weights(self, references: Sequence[str]) -> dict[str, float]:
+        """What the schedule gives each of these checkpoints, the oldest first."""
         average = self.average
-        return schedule_weights(average.schedule, count, beta=average.beta, decay=average.decay)
-
-    def weighted(self, references: list[str]) -> Recipe:
-        """The recipe of the average of checkpoints, the oldest first, by the schedule."""
-        return self.recipe(dict(zip(references, self.weights(len(references)), strict=True)))
+        weights = schedule_weights(
+            average.schedule, len(references), beta=average.beta, decay=average.decay
+        )
+        return dict(zip(references, weights, strict=True))
 
     def recipe(self, weights: Mapping[str, float]) -> Recipe:
         """The recipe of a weighted average, from weights by reference, the oldest first.
@@ -210,10 +206,13 @@ class Averaging(Named):
             for reference, weight in reversed(list(weights.items()))
             if weight > 0
         ]
-        values: dict[str, Any] = {"merge_method": "linear", "models": models}
+        return self._recipe("linear", models, f"average of {self.name}")
+
+    def _recipe(self, method: str, models: list[dict[str, Any]], where: str) -> Recipe:
+        values: dict[str, Any] = {"merge_method": method, "models": models}
         if self.average.out_dtype:
             values["out_dtype"] = self.average.out_dtype
-        return parse_recipe(values, where=f"average of {self.name}")
+        return parse_recipe(values, where=where)
 
     def settings_digest(self, suite: Suite, held_out: Suite) -> str:
         """Digest of what decides the result, apart from the checkpoints that are there.

@@ -153,22 +153,13 @@ class _TaskVectors(_Stored):
         json_schema_extra=rows(1, {"model": "", "weight": 0.5}),
     )
 
-    @property
-    def method(self) -> str:
-        """The method's name in a recipe."""
-        raise NotImplementedError
-
-    def parameters(self) -> dict[str, Any]:
-        """What is set once for the whole merge."""
-        raise NotImplementedError
-
-    def values(self) -> dict[str, Any]:
-        """The recipe."""
+    def recipe_with(self, method: str, parameters: dict[str, float]) -> dict[str, Any]:
+        """The recipe of a method, with what is set once for the whole merge."""
         values = {
-            "merge_method": self.method,
+            "merge_method": method,
             "base_model": self.base.strip(),
             "models": [_row_values(row) for row in self.models],
-            "parameters": self.parameters(),
+            "parameters": parameters,
         }
         return self.stored(values)
 
@@ -188,14 +179,9 @@ class TaskArithmetic(_TaskVectors):
 
     scale: float = _scale("task_arithmetic")
 
-    @property
-    def method(self) -> str:
-        """Of the recipe."""
-        return "task_arithmetic"
-
-    def parameters(self) -> dict[str, Any]:
-        """The scale alone."""
-        return {"lambda": self.scale}
+    def values(self) -> dict[str, Any]:
+        """A recipe of `task_arithmetic`."""
+        return self.recipe_with("task_arithmetic", {"lambda": self.scale})
 
 
 class Ties(_TaskVectors):
@@ -207,14 +193,9 @@ class Ties(_TaskVectors):
     )
     scale: float = _scale("ties")
 
-    @property
-    def method(self) -> str:
-        """Of the recipe."""
-        return "ties"
-
-    def parameters(self) -> dict[str, Any]:
-        """Density and scale."""
-        return {"density": self.density, "lambda": self.scale}
+    def values(self) -> dict[str, Any]:
+        """A recipe of `ties`."""
+        return self.recipe_with("ties", {"density": self.density, "lambda": self.scale})
 
 
 class Dare(_TaskVectors):
@@ -235,14 +216,10 @@ class Dare(_TaskVectors):
     )
     scale: float = _scale("dare_linear")
 
-    @property
-    def method(self) -> str:
-        """Of the recipe."""
-        return "dare_ties" if self.elect_signs else "dare_linear"
-
-    def parameters(self) -> dict[str, Any]:
-        """Density and scale."""
-        return {"density": self.density, "lambda": self.scale}
+    def values(self) -> dict[str, Any]:
+        """A recipe of `dare_ties` or `dare_linear`."""
+        method = "dare_ties" if self.elect_signs else "dare_linear"
+        return self.recipe_with(method, {"density": self.density, "lambda": self.scale})
 
 
 class Slerp(_Stored):

@@ -6,6 +6,7 @@ The one model behind the YAML file, the command line and Prefect's parameter for
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from merge_core.recipes.recipe import Recipe
 from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import load_suite
 from tasks.promotion.rule import PromotionRule
-from tasks.registry.client import strip_credentials
+from tasks.registry.client import default_tracking_uri, strip_credentials
 from tasks.sources.references import parse_reference
 from tasks.units import read_size
 
@@ -31,8 +32,6 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
 def _device(value: str) -> str:
-    import re
-
     if not re.fullmatch(_DEVICE, value):
         raise ValueError(f"'{value}' is no device; use auto, cpu, cuda or cuda:N")
     return value
@@ -162,6 +161,10 @@ class Register(Section):
                 " whole address as MLFLOW_TRACKING_URI"
             )
         return value
+
+    def address(self, home: Home) -> str:
+        """Of the MLflow that the result is recorded in."""
+        return self.tracking_uri or default_tracking_uri(home)
 
 
 class ScaleOut(Section):

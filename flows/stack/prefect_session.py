@@ -15,13 +15,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 from flows.environment.no_telemetry import NO_TELEMETRY
 from flows.environment.prefect_logging import own_logging
 from flows.environment.settings_beside import refuse_settings_beside
+from flows.stack.health import answers
 from flows.terminal.outside_faults import unreachable_server
 from merge_core.errors import MergeflowError, StepError
 from merge_core.files.private import (
@@ -193,11 +192,8 @@ class _Server:
         """
         deadline = time.monotonic() + _START_SECONDS
         while self._child.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                left = max(1.0, deadline - time.monotonic())
-                with urllib.request.urlopen(f"{self.api_url}/health", timeout=left) as answer:
-                    if answer.status == 200:
-                        return
+            if answers(f"{self.api_url}/health", max(1.0, deadline - time.monotonic())):
+                return
             time.sleep(0.05)
         full = shutil.disk_usage(self.log.parent).free < _ENOUGH_BYTES
         raise StepError(

@@ -13,8 +13,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from types import FrameType
 
 from flows.servers.serving import HOSTS_VARIABLE, SERVER_VARIABLES
 from flows.stack.config import StackConfig
+from flows.stack.health import answers
 from flows.stack.links import remove_links, write_links
 from flows.stack.ports import HOST
 from flows.stack.prefect_session import QUIET, server_environment
@@ -356,15 +355,6 @@ def worker_names(count: int) -> list[str]:
     if count == 1:
         return [WORKER_NAME]
     return [f"{WORKER_NAME}-{number}" for number in range(1, count + 1)]
-
-
-def answers(address: str) -> bool:
-    """Whether a server answers there with status 200."""
-    try:
-        with urllib.request.urlopen(address, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _forget(home: Home) -> None:

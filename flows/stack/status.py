@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from flows.stack.health import answers
 from flows.stack.links import show_links
-from flows.stack.stack import answers
 from flows.terminal.console import Terminal, add_row, cell, seconds, shown_path
 from merge_core.homes.home import Home
 from tasks.servers.stack_record import StackRecord, running_stack

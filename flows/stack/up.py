@@ -12,6 +12,7 @@ from flows.stack.config import read_stack_config
 from flows.stack.databases import only_one_on
 from flows.stack.links import show_links
 from flows.stack.ports import MLFLOW_PORT, PREFECT_PORT, listen
+from flows.stack.prefect_session import prefect_session
 from flows.stack.stack import Signals, Stack, end_leftovers, only_one, worker_names
 from flows.terminal.console import Terminal, seconds, shown_path
 from merge_core.homes.home import Home
@@ -85,7 +86,6 @@ def _end_abandoned(stack: Stack) -> list[str]:
     from prefect.exceptions import PrefectException
 
     from flows.stack.interrupted_runs import end_abandoned_runs
-    from flows.stack.prefect_session import prefect_session
 
     expected = worker_names(stack.config.workers)
     try:
@@ -105,7 +105,6 @@ def _set_up(terminal: Terminal, stack: Stack) -> tuple[list[str], dict[str, str]
 
     from flows.stack.form_links import form_addresses
     from flows.stack.interrupted_runs import drop_missed_runs, end_dead_runs
-    from flows.stack.prefect_session import prefect_session
     from flows.stack.setup import create_work_pool, set_up, workers_online
 
     began = datetime.now(UTC)

@@ -1,4 +1,5 @@
-"""The averaging flow's own steps; those that it shares with the merge flow are in `merge_steps`."""
+"""The averaging flow's own steps; those that it shares with the merge flow are in `merge` and
+`judging`."""
 
 from __future__ import annotations
 
@@ -24,7 +25,6 @@ from tasks.evaluation.suite import Suite, suite_digest
 from tasks.find import find_task, path_task
 from tasks.promotion.choice import OTHER_HALF
 from tasks.records import MergeOutcome
-from tasks.registry.client import default_tracking_uri
 from tasks.registry.memory import canonical
 from tasks.registry.past_averages import (
     AverageRecord,
@@ -92,7 +92,7 @@ def nothing_new(
             continue
         if _is_damaged(record, home):
             continue
-        if record.covers(chosen) and is_registered(record, tracking_uri(averaging, home)):
+        if record.covers(chosen) and is_registered(record, averaging.register_as.address(home)):
             reason = f"the average up to step {trajectory.newest.step} {_ENDS[record.state]}"
             return NothingNew(
                 reason=f"no checkpoint since: {reason}",
@@ -135,7 +135,7 @@ def ingredients(
     """Weight by reference, the oldest first; a running mean counts as the checkpoints in it."""
     references = [each.reference for each in trajectory.chosen]
     if past is None:
-        return dict(zip(references, averaging.weights(len(references)), strict=True))
+        return averaging.weights(references)
     known = {each.identity for each in past.seen}
     fresh = [each.reference for each in trajectory.chosen if each.identity not in known]
     total = len(past.seen) + len(fresh)
@@ -246,7 +246,7 @@ def retain(averaging: Averaging, home: Home) -> None:
     gone = run_step(
         retain_task,
         home,
-        tracking_uri(averaging, home),
+        averaging.register_as.address(home),
         name=averaging.name,
         model=averaging.register_as.model,
         keep=keep,
@@ -260,11 +260,6 @@ def retain(averaging: Averaging, home: Home) -> None:
             len(gone),
             megabytes,
         )
-
-
-def tracking_uri(averaging: Averaging, home: Home) -> str:
-    """Where the configuration registers."""
-    return averaging.register_as.tracking_uri or default_tracking_uri(home)
 
 
 def was_removed(trajectory: Trajectory) -> Sequence[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flows.settings.averaging import Averaging
 from flows.settings.pipeline import Pipeline
-from flows.steps.baselines import champion, each_once, referenced
-from flows.steps.evaluating import Asked, score, score_each
+from flows.steps.baselines import champion, each_once, evaluate_all, referenced
+from flows.steps.evaluating import score_each
 from flows.steps.scores import Baseline, Inputs
 from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import Trajectory
@@ -70,12 +70,7 @@ def evaluate_inputs(
     rest = [each for each in judged if each.digest not in known]
     names = distinct_names([each.reference for each in rest])
     named |= {each.digest: (name, each) for each, name in zip(rest, names, strict=True)}
-    asked = [
-        Asked(source, name, "first" if source.digest in known else "shared")
-        for name, source in named.values()
-    ]
-    scored = score(pipeline, suite, asked, home, evaluators, batch_size, then_another=True)
-    reports = dict(zip(named, scored, strict=True))
+    reports = evaluate_all(pipeline, suite, named, known, home, evaluators, batch_size)
     return Inputs(
         baseline=first,
         report=reports[first.source.digest],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from flows.settings.pipeline import Pipeline
@@ -19,7 +19,6 @@ from tasks.evaluation.suite import Suite
 from tasks.promotion.baselines import SPOKEN, ComparedWith
 from tasks.records import EvaluationReport
 from tasks.registry.champion import current_champion
-from tasks.registry.client import default_tracking_uri
 from tasks.reports.names import distinct_names
 
 _log = plain_log("mergeflow")
@@ -49,10 +48,7 @@ def evaluate_inputs(
     evaluators: Evaluators,
     batch_size: int | None = None,
 ) -> Inputs:
-    """Find and evaluate base, experts and all that a merge has to beat.
-
-    What decides comes from processes in which nothing was evaluated before; experts follow it.
-    """
+    """Find and evaluate base, experts and all that a merge has to beat."""
     wanted = pipeline.promote.baselines
     found = {
         name: _found(name, pipeline, base, home, beside) for name in wanted if name != "best_expert"
@@ -66,12 +62,7 @@ def evaluate_inputs(
     for each in found.values():
         distinct.setdefault(each.source.digest, (each.name, each.source))
     against = {base.digest, *(each.source.digest for each in found.values())}
-    asked = [
-        Asked(source, name, "first" if source.digest in against else "shared")
-        for name, source in distinct.values()
-    ]
-    scored = score(pipeline, suite, asked, home, evaluators, batch_size, then_another=True)
-    reports = dict(zip(distinct, scored, strict=True))
+    reports = evaluate_all(pipeline, suite, distinct, against, home, evaluators, batch_size)
     if "best_expert" in wanted:
         from tasks.promotion.objective import best_of  # scipy is slow to import
 
@@ -94,6 +85,29 @@ def evaluate_inputs(
         experts=tuple(_called(reports[e.digest], Baseline("", e)) for e in judged),
         origin=origin,
     )
+
+
+def evaluate_all(
+    pipeline: Pipeline,
+    suite: Suite,
+    named: Mapping[str, tuple[str, SourceCheckpoint]],
+    against: Collection[str],
+    home: Home,
+    evaluators: Evaluators,
+    batch_size: int | None,
+) -> dict[str, EvaluationReport]:
+    """The evaluations of checkpoints, by digest as `named`.
+
+    Args:
+        against: digests of what the merge is compared with. These come from processes in which
+            nothing was evaluated before; the others follow.
+    """
+    asked = [
+        Asked(source, name, "first" if digest in against else "shared")
+        for digest, (name, source) in named.items()
+    ]
+    scored = score(pipeline, suite, asked, home, evaluators, batch_size, then_another=True)
+    return dict(zip(named, scored, strict=True))
 
 
 def each_once(baselines: Sequence[Baseline]) -> list[Baseline]:
@@ -123,7 +137,7 @@ def champion(pipeline: Pipeline, home: Home, instead: str) -> SourceCheckpoint |
     Args:
         instead: what stands in for it then, for the log.
     """
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     address = current_champion(uri, str(pipeline.register_as.model))
     if address is None:
         _log.info("there is no champion yet: %s is compared with instead", instead)

@@ -15,7 +15,7 @@ from tasks.calibration.measure import check_data
 from tasks.evaluation.suite import Suite, load_suite
 from tasks.promotion.decision import check_tasks
 from tasks.promotion.rule import FORMER_GATE, PromotionRule
-from tasks.registry.client import RegistryUnreachableError, check_address, default_tracking_uri
+from tasks.registry.client import RegistryUnreachableError, check_address
 
 _log = plain_log("mergeflow")
 
@@ -75,7 +75,7 @@ def check_registry(register_as: Register, home: Home) -> None:
     if register_as.model is None:
         return
     try:
-        check_address(register_as.tracking_uri or default_tracking_uri(home), writing=True)
+        check_address(register_as.address(home), writing=True)
     except RegistryUnreachableError as error:
         _log.warning(
             "warning: %s: %s; this run goes on, and needs an answer there at the latest when it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -34,9 +33,11 @@ from tasks.records import Decision, MergeOutcome, Registration
 from tasks.register import register_task
 from tasks.registry.alias import ANYONE, Seen
 from tasks.registry.champion import current_champion
-from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
-from tasks.registry.lock import LOCK, Lock, lock_digest, moment
+from tasks.registry.client import RegistryUnreachableError
+from tasks.registry.file_list import sha256_of
+from tasks.registry.lock import LOCK, Lock
 from tasks.reports.decision import decision_markdown, serving_markdown, unserved
+from tasks.units import timestamp
 
 PICTURE = "intervals.png"
 """Of a decision, among the merge's files in MLflow."""
@@ -94,7 +95,7 @@ def champion_now(pipeline: Pipeline, home: Home) -> Seen:
     name = pipeline.register_as.model
     if name is None:
         return None
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     try:
         address = current_champion(uri, name)
     except RegistryUnreachableError:
@@ -136,7 +137,7 @@ def register(
     name = pipeline.register_as.model
     if name is None:
         return None
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     recipe_file = Path(manifest.path) / RECIPE_NAME
     if not recipe_file.exists():
         raise StepError(
@@ -145,13 +146,11 @@ def register(
             mend="start the run again; let `mergeflow gc` keep what is younger than approvals take",
         )
     texts = {
-        name: lock_digest(content)
+        name: sha256_of(content)
         for name, content in candidate.artifacts.items()
         if name.startswith(f"{DOCUMENTS}/")
     }
-    ended = candidate.lock.model_copy(
-        update={"ended": moment(datetime.now(UTC)), "documents": texts}
-    )
+    ended = candidate.lock.model_copy(update={"ended": timestamp(), "documents": texts})
     files: dict[str, str | bytes] = {
         **candidate.artifacts,
         "rule.json": pipeline.promote.model_dump_json(indent=1),

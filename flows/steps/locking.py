@@ -20,9 +20,9 @@ from tasks.calibration.samples import data_digest, data_file
 from tasks.evaluation.suite import Suite, suite_content
 from tasks.lineage.last_inputs import inputs_of_last_run
 from tasks.processes.model import resolved_device_kind
-from tasks.registry.client import RegistryUnreachableError, default_tracking_uri
-from tasks.registry.lock import Lock, LockedCalibration, LockedSource, moment
-from tasks.units import read_size
+from tasks.registry.client import RegistryUnreachableError
+from tasks.registry.lock import Lock, LockedCalibration, LockedSource
+from tasks.units import read_size, timestamp
 
 _log = plain_log("mergeflow")
 
@@ -73,7 +73,7 @@ def lock_of(
         ),
         beside=str(beside.absolute()) if beside else None,
         suite=suite_content(suite),
-        started=moment(started),
+        started=timestamp(started),
         ended="",
         by=f"{_user()}@{machine_name()}" if pipeline.register_as.note_user else None,
     )
@@ -94,7 +94,7 @@ def warn_of_changes(
     name = pipeline.register_as.model
     if name is None:
         return
-    uri = pipeline.register_as.tracking_uri or default_tracking_uri(home)
+    uri = pipeline.register_as.address(home)
     before: dict[str, str] = {}
     with contextlib.suppress(RegistryUnreachableError):  # told before; the register step waits
         before = inputs_of_last_run(uri, name, pipeline.name)

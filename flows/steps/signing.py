@@ -8,7 +8,6 @@ from merge_core.homes.home import Home
 from merge_core.text.plain import plain_log
 from tasks.progress import prefect_progress
 from tasks.records import Registration
-from tasks.registry.client import default_tracking_uri
 from tasks.sign import sign_task
 from tasks.signing.keys import private_key
 from tasks.signing.model_signature import require_signing
@@ -36,7 +35,7 @@ def sign(pipeline: Pipeline, home: Home, registration: Registration) -> None:
         return
     candidate = registration.candidate
     address = f"models:/{candidate.name}/{candidate.version}"
-    uri = register_as.tracking_uri or default_tracking_uri(home)
+    uri = register_as.address(home)
     progress = prefect_progress(f"sign {candidate.name}")
     signed = run_step(
         sign_task, home, address, uri, register_as.sign, progress, subject=candidate.name

@@ -13,11 +13,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -159,6 +159,18 @@ def size(count: float) -> str:
 def cell(text: object, style: str = "") -> Text:
     """A text in a table, or as a part of a line: no markup, no line's end, nothing to obey."""
     return Text(plain(text, _LONGEST_CELL), style)
+
+
+def table_of(
+    *columns: str, right: Collection[str] = (), wraps: Collection[str] = (), edge: bool = False
+) -> Table:
+    """A table without rules: the columns in `right` are aligned there, those in `wraps` may wrap;
+    with `edge` it stands a space away from the margin."""
+    table = Table(box=None, pad_edge=edge, header_style="bold")
+    for name in columns:
+        side: JustifyMethod = "right" if name in right else "left"
+        table.add_column(cell(name), justify=side, no_wrap=name not in wraps)
+    return table
 
 
 def add_row(table: Table, *cells: object) -> None:

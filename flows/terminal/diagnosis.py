@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from flows.terminal.console import Terminal, add_row, cell
+from flows.terminal.console import Terminal, add_row, table_of
 from tasks.diagnosis.diagnosis import Diagnosis
 from tasks.diagnosis.summary import barrier_said, way_of
 
@@ -78,8 +78,4 @@ def _ways(found: Diagnosis) -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(cell(first), no_wrap=True)
-    for name in others:
-        table.add_column(cell(name), justify="right", no_wrap=True)
-    return table
+    return table_of(first, *others, right=others)

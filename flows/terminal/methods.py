@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from flows.terminal.console import Terminal, add_row, literal
+from flows.terminal.console import Terminal, add_row, literal, table_of
 from merge_core.files.strict_yaml import dump_yaml
 from merge_core.methods.base import Method
 from merge_core.methods.parameter import Parameter, Scalar
@@ -20,11 +18,8 @@ _EXAMPLE_NUMBER = 0.5
 
 def show_methods(terminal: Terminal, methods: Iterable[Method], steps: Iterable[PostStep]) -> None:
     """A table of all methods, then the steps that may follow any of them."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    table.add_column("what it does")
-    table.add_column("base model")
-    table.add_column("models", justify="right")
+    others = ("what it does", "base model", "models")
+    table = table_of("method", *others, right=("models",), wraps=others)
     for method in methods:
         add_row(table, method.name, method.summary, method.base, _models(method))
     terminal.results.print(table)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.terminal.console import Terminal, add_row, literal, size
+from flows.terminal.console import Terminal, add_row, literal, size, table_of
 from merge_core.methods.parameter import Scalar
 from merge_core.planning.plan import Plan, PlannedTensor
 from merge_core.recipes.measurements import measurements
@@ -80,19 +80,15 @@ def _settings_table(plan: Plan) -> Table:
     groups: dict[str, list[PlannedTensor]] = {}
     for tensor in plan.tensors:
         groups.setdefault(_settings(tensor), []).append(tensor)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("tensors", justify="right")
-    table.add_column("for example", no_wrap=True)
-    table.add_column("settings")
+    heads = ("tensors", "for example", "settings")
+    table = table_of(*heads, right=("tensors",), wraps=("tensors", "settings"))
     for settings, members in groups.items():
         add_row(table, len(members), members[0].name, settings)
     return table
 
 
 def _tensor_table(plan: Plan) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("tensor", "shape", "stored as", "file", "settings"):
-        table.add_column(column, no_wrap=column != "settings")
+    table = table_of("tensor", "shape", "stored as", "file", "settings", wraps=("settings",))
     for tensor in plan.tensors:
         slot = tensor.slot
         add_row(

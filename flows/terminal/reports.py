@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
-from flows.terminal.console import Terminal, add_row, cell
+from flows.terminal.console import Terminal, add_row, cell, table_of
 from merge_core.operations.profile import Section, TaskVectorProfile
 from merge_core.verification.verify import CompatibilityReport
 from tasks.evaluation.odd_answers import odd_answers
@@ -28,7 +27,7 @@ HOW_TO_READ = "change: positive is better; ↑ a higher score is better, ↓ a l
 def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
     """One row for each checkpoint, then the findings, the gravest first."""
     names = distinct_names([row.reference for row in report.rows])
-    table = _table("checkpoint", "digest", "verdict")
+    table = table_of("checkpoint", "digest", "verdict")
     for row, name in zip(report.rows, names, strict=True):
         add_row(table, name, row.digest[:12], row.verdict)
     terminal.results.print(table)
@@ -50,10 +49,11 @@ def show_compatibility(terminal: Terminal, report: CompatibilityReport) -> None:
 def show_profile(terminal: Terminal, profile: TaskVectorProfile) -> None:
     """Task vectors overall and by part of the model."""
     names = distinct_names(profile.models)
-    table = _table("part", *(f"norm {name}" for name in names))
+    norms = [f"norm {name}" for name in names]
+    pairs = []
     for first, second in profile.pairs:
-        table.add_column(cell(f"cosine {names[first]}, {names[second]}"), justify="right")
-        table.add_column("signs in conflict", justify="right")
+        pairs += [f"cosine {names[first]}, {names[second]}", "signs in conflict"]
+    table = table_of("part", *norms, *pairs, right=(*norms, *pairs), wraps=pairs)
     for section in (profile.overall, *profile.groups, *profile.layers):
         add_row(table, *_profile_row(section))
     terminal.results.print(table)
@@ -65,7 +65,8 @@ def show_profile(terminal: Terminal, profile: TaskVectorProfile) -> None:
 
 def show_scores(terminal: Terminal, reports: Sequence[EvaluationReport]) -> None:
     """One row for each task, one column for each checkpoint."""
-    table = _table("task", "metric", *column_names(reports))
+    names = column_names(reports)
+    table = table_of("task", "metric", *names, right=names)
     for score in reports[0].scores:
         add_row(
             table,
@@ -74,7 +75,7 @@ def show_scores(terminal: Terminal, reports: Sequence[EvaluationReport]) -> None
             *(f"{report.score(score.task).score:.4f}" for report in reports),
         )
     terminal.results.print(table)
-    for name, report in zip(column_names(reports), reports, strict=True):
+    for name, report in zip(names, reports, strict=True):
         for line in odd_answers(report):
             terminal.warn(f"{name}: {line}")
 
@@ -87,8 +88,8 @@ def show_decision(
     candidate: EvaluationReport,
 ) -> None:
     """Everyone's scores side by side, the verdict, and its reasons."""
-    names = column_names([baseline, *experts, candidate])
-    table = _table("task", "metric", *names, "change", "outcome")
+    numbers = (*column_names([baseline, *experts, candidate]), "change", "outcome")
+    table = table_of("task", "metric", *numbers, right=numbers)
     for row in comparison_rows(decision, baseline, experts, candidate):
         scores = (row.base, *row.experts, row.merged)
         add_row(
@@ -127,12 +128,3 @@ def _profile_row(section: Section) -> list[str]:
 
 def _metric(name: str, higher_is_better: bool) -> str:
     return f"{name} {'↑' if higher_is_better else '↓'}"
-
-
-def _table(*columns: str) -> Table:
-    """The one look of tables here; text left, numbers right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    texts = {"checkpoint", "digest", "verdict", "part", "task", "metric"}
-    for column in columns:
-        table.add_column(cell(column), justify="left" if column in texts else "right", no_wrap=True)
-    return table

@@ -125,7 +125,6 @@ def _shared_experts(part: Settings) -> dict[str, int]:
 
 
 _SPACE = r"\.(mamba|mixer)\."
-_PATCHES = r"patch_embeddings?\.projection"
 INNER_SIZES = (
     size("the size of the convolution", r"\.(conv_?1d|conv\.conv)", 2, _any(*_KERNELS)),
     Size("the number of states", re.compile(_SPACE + r"A_log$"), 1, _any(*_STATES), 2),

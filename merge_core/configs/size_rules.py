@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from merge_core.configs.stacking.places import Path
+from merge_core.configs.stacking.places import Path, is_whole
 from merge_core.findings import some
 
 Settings = Mapping[str, Any]
@@ -35,7 +35,7 @@ class Size(NamedTuple):
 
 def whole(value: Any) -> int | None:
     """A setting that is a whole number above 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return value if is_whole(value) and value > 0 else None
 
 
 def named(part: Settings, *keys: str) -> dict[str, int]:

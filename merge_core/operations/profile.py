@@ -5,24 +5,20 @@ One streaming pass in constant memory. What a person needs to choose weights and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import combinations
 
 import numpy as np
 
-from merge_core.checkpoints.checkpoint import Checkpoint
-from merge_core.checkpoints.sources import open_source
-from merge_core.checkpoints.tensor_names import named_alike
-from merge_core.errors import CompatibilityError, NonFiniteError, RecipeError
+from merge_core.errors import NonFiniteError, RecipeError
 from merge_core.files.digests import digest_of
+from merge_core.operations.common_tensors import common_tensors, nbytes, runs_of
 from merge_core.operations.profile_sums import Floats, Integers, Sums, bin_values, sum_run
 from merge_core.progress import Progress, Throttle
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads, ordered_map
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.dtypes import MERGEABLE
-from merge_core.tensors.inputs import TensorInput
 from merge_core.tensors.names import Group, group_of, stack_of
 
 VERSION = 1
@@ -31,7 +27,6 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 """Shares of weights whose greatest |τ| is reported."""
 MAX_TENSOR_ROWS = 2000
 _MAX_SKIPPED = 20
-_RUN = 1 << 22
 _BIN_VALUES = bin_values()
 
 
@@ -132,7 +127,7 @@ def profile_task_vectors(
             raise RecipeError(f"density {density} is not above 0 and at most 1", where="densities")
     rows, skipped = common_tensors(base, models)
     profile = _Profile(len(models), tuple(densities))
-    throttle = Throttle(progress, "task vectors", sum(map(_nbytes, rows)))
+    throttle = Throttle(progress, "task vectors", sum(map(nbytes, rows)))
     with BlockReader() as reader:
 
         def measure(run: tuple[int, int, int]) -> tuple[int, Sums]:
@@ -141,11 +136,11 @@ def profile_task_vectors(
             return index, sum_run(entries[0], entries[1:], reader, first, last)
 
         current = Sums.zero(len(models))
-        with closing(ordered_map(measure, _runs(rows), threads or default_threads())) as runs:
+        with closing(ordered_map(measure, runs_of(rows), threads or default_threads())) as runs:
             for index, sums in runs:
                 current.add(sums)
                 entries = rows[index]
-                throttle.advance(_nbytes(entries) * sums.elements // entries[0].numel)
+                throttle.advance(nbytes(entries) * sums.elements // entries[0].numel)
                 if current.elements == entries[0].numel:
                     profile.add(entries[0].name, current)
                     current = Sums.zero(len(models))
@@ -288,54 +283,6 @@ class _Profile:
             self._layers.append(self._layer_total.section(f"{self._layer[0]}.{self._layer[1]}"))
         self._layer = None
         self._layer_total = _Total(self._models, self._densities)
-
-
-def common_tensors(
-    base: SourceCheckpoint, models: Sequence[SourceCheckpoint]
-) -> tuple[list[tuple[TensorInput, ...]], list[str]]:
-    """Entries of each float tensor that all have, the base's first, layer by layer; and the names
-    of the others.
-
-    Raises:
-        CompatibilityError: there is none.
-        CheckpointError: an input is damaged.
-    """
-    opened = dict(enumerate(map(open_source, (base, *models))))
-    rows, skipped = _common_tensors(list(named_alike(opened, 0).values()))
-    if not rows:
-        raise CompatibilityError(
-            "it has no float tensor in common with the models",
-            where=base.reference,
-            mend="run `mergeflow verify` to see how the checkpoints differ",
-        )
-    return rows, skipped
-
-
-def _common_tensors(
-    checkpoints: Sequence[Checkpoint],
-) -> tuple[list[tuple[TensorInput, ...]], list[str]]:
-    rows, skipped = [], []
-    for name in sorted(set().union(*(checkpoint.tensors for checkpoint in checkpoints))):
-        entries = [c.tensors[name] for c in checkpoints if name in c.tensors]
-        same_shape = len({entry.shape for entry in entries}) == 1
-        floats = all(entry.dtype in MERGEABLE for entry in entries)
-        if len(entries) == len(checkpoints) and same_shape and floats and entries[0].numel:
-            rows.append(tuple(entries))
-        else:
-            skipped.append(name)
-    rows.sort(key=lambda row: (stack_of(row[0].name) or ("", -1), row[0].name))
-    return rows, skipped
-
-
-def _nbytes(row: Sequence[TensorInput]) -> int:
-    """What reading one tensor of all checkpoints takes from disk."""
-    return sum(entry.nbytes for source in row for entry in source.entries)
-
-
-def _runs(rows: Sequence[tuple[TensorInput, ...]]) -> Iterator[tuple[int, int, int]]:
-    for index, entries in enumerate(rows):
-        for first in range(0, entries[0].numel, _RUN):
-            yield index, first, min(entries[0].numel, first + _RUN)
 
 
 def _kept_squares(sums: Sums, densities: tuple[float, ...]) -> Floats:

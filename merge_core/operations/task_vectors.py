@@ -56,9 +56,10 @@ def extract_task_vector(
         out_dtype=dtype,
     )
     description = {"base": base.digest, "expert": expert.digest, "dtype": dtype}
+    sources = {base.reference: base, expert.reference: expert}
     return execute(
-        make_plan(recipe, {base.reference: base, expert.reference: expert}),
-        {base.reference: base, expert.reference: expert},
+        make_plan(recipe, sources),
+        sources,
         home=home,
         out=out,
         compute=compute,

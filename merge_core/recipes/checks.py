@@ -46,11 +46,8 @@ def problems_of(recipe: Recipe) -> list[RecipeError]:
         checks.append(partial(_check_members, recipe, part))
         if not settings:
             checks.append(partial(_check_values, recipe, part))
-    checks.append(partial(_check_exclude, recipe))
-    checks.append(partial(_check_post, recipe))
-    checks.append(partial(_check_adapters, recipe))
-    checks.append(partial(_check_tokenizer, recipe))
-    checks.append(partial(check_calibration, recipe))
+    of_all = (_check_exclude, _check_post, _check_adapters, _check_tokenizer, check_calibration)
+    checks += [partial(check, recipe) for check in of_all]
     return [*settings, *_collected(checks)]
 
 

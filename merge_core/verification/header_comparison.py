@@ -11,7 +11,7 @@ from collections import Counter
 
 from merge_core.configs.sizes import Headers
 from merge_core.findings import Finding, counted, some
-from merge_core.tensors.dtypes import DTYPE_NAMES
+from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.kinds import is_derived_buffer, is_packed, kind_of_dtype
 from merge_core.tensors.names import group_of, stack_of
 from merge_core.text.plain import plain
@@ -280,8 +280,8 @@ def _kind_findings(base_name: str, base: Headers, name: str, model: Headers) -> 
     if not mixed:
         return []
     examples = some(
-        f"{tensor} holds {kind_of_dtype(model[tensor][0])} ({_dtype_name(model[tensor][0])}),"
-        f" there {kind_of_dtype(base[tensor][0])} ({_dtype_name(base[tensor][0])})"
+        f"{tensor} holds {kind_of_dtype(model[tensor][0])} ({name_of(model[tensor][0])}),"
+        f" there {kind_of_dtype(base[tensor][0])} ({name_of(base[tensor][0])})"
         for tensor in mixed
     )
     return [
@@ -302,11 +302,7 @@ def _main_dtype(headers: Headers) -> str:
     weights: Counter[str] = Counter()
     for dtype, shape in headers.values():
         weights[dtype] += math.prod(shape)
-    return _dtype_name(weights.most_common(1)[0][0]) if weights else "nothing"
-
-
-def _dtype_name(code: str) -> str:
-    return DTYPE_NAMES.get(code, code)
+    return name_of(weights.most_common(1)[0][0]) if weights else "nothing"
 
 
 def _only_rows_differ(tensor: str, base: Headers, model: Headers) -> bool:

@@ -15,7 +15,7 @@ from merge_core.checkpoints.tensor_names import new_names, of_one_type, prefix_w
 from merge_core.configs.rotary import rope_of
 from merge_core.configs.sizes import Headers, size_findings
 from merge_core.findings import Finding, counted, printable, some
-from merge_core.tensors.dtypes import DTYPE_NAMES
+from merge_core.tensors.dtypes import name_of
 from merge_core.tensors.kinds import is_packed
 from merge_core.tensors.names import group_of
 from merge_core.tensors.wrapper_names import unwrapped_names
@@ -150,7 +150,7 @@ def check_alone(facts: CheckpointFacts, *, leads: bool = False) -> list[Finding]
                 subject=facts.name,
                 message=f"its weights are quantised{f' ({printable(method)})' if method else ''}:"
                 f" {counted(len(packed), 'tensor')} of packed or 8-bit values, {packed[0]} is"
-                f" {DTYPE_NAMES.get(dtype, dtype)} {list(shape)}; they cannot be averaged",
+                f" {name_of(dtype)} {list(shape)}; they cannot be averaged",
                 mend="use the unquantised checkpoint it was made from (its model card names it),"
                 " merge, and quantise the result",
                 where=packed[0],

@@ -10,7 +10,8 @@ from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.evaluation.kept_documents import DIRECTORY, kept_name
 from tasks.registry.client import TAG
-from tasks.registry.lock import LOCK, Lock, lock_digest
+from tasks.registry.file_list import sha256_of
+from tasks.registry.lock import LOCK, Lock
 
 
 def check(evidence: Evidence, answers: Answers) -> None:
@@ -23,7 +24,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
         else:
             answers.unknown("it was registered before locks were kept, or its run is gone")
         return
-    answers.same("the sha256 of lock.json", lock_digest(content), noted, "the run")
+    answers.same("the sha256 of lock.json", sha256_of(content), noted, "the run")
     if lock is None:
         answers.fails("lock.json cannot be read")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from merge_core.errors import did_you_mean
 from tasks.processes.model import Problem
 
 _LONGEST = 64
@@ -20,8 +21,6 @@ def check_cluster(field: str, document: Any, task: str, place: str) -> None:
     Raises:
         Problem: the task's first document has no such field.
     """
-    from merge_core.errors import did_you_mean
-
     names = sorted(map(str, document)) if isinstance(document, dict) else []
     if field not in names:
         mend = did_you_mean(field, names) if names else "its documents have no fields: leave it out"

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from merge_core.errors import did_you_mean
 from tasks.evaluation.clusters import check_cluster
 from tasks.processes.model import Problem
 
@@ -120,8 +121,6 @@ def set_examples(task: Any, count: int | None, seed: int) -> None:
 
 
 def _meant(name: str, known: Any) -> str | None:
-    from merge_core.errors import did_you_mean
-
     hint = did_you_mean(name, known)
     return hint if len(hint) < 400 else None
 

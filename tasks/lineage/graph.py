@@ -109,10 +109,6 @@ class Lineage(Record):
         """The digest of every checkpoint, the version's own first."""
         return tuple(node.digest for node in self.nodes)
 
-    def made_of(self, node: LineageNode) -> tuple[LineageNode, ...]:
-        """The ingredients of a checkpoint."""
-        return tuple(self.by_digest[item.digest] for item in node.inputs)
-
     def edges(self) -> Iterator[tuple[LineageInput, LineageNode]]:
         """Each ingredient with the checkpoint that it went into."""
         for node in self.nodes:

@@ -14,6 +14,7 @@ from tasks.lineage.graph import Lineage, LineageInput, LineageMerge, LineageNode
 from tasks.lineage.recorded import Recorded, is_deleted
 from tasks.registry.addresses import digest_of_version, find_version
 from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.version_tags import run_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -113,12 +114,12 @@ def _made_by(
     Args:
         version: the one that is asked about, whose own run comes before others of the same digest.
     """
-    run_id = version.tags.get(TAG + "run_id") if version else None
-    own = _run(registry, run_id) if run_id else None
+    own = run_of(registry, version) if version else None
     run = own if own is not None and not is_deleted(own) else recorded.merge(digest) or own
     if run is not None:
         merge = merge_of_run(run)
         return merge, () if merge.deleted else tuple(inputs_of_run(run))
+    run_id = version.tags.get(TAG + "run_id") if version else None
     if version is None or run_id is None:
         return None, ()
     return _said_by(version, run_id), ()
@@ -137,17 +138,6 @@ def _said_by(version: ModelVersion, run_id: str) -> LineageMerge:
         pipeline=tags.get(TAG + "pipeline"),
         deleted=True,
     )
-
-
-def _run(registry: Registry, run_id: str) -> Run | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return registry.client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
 
 
 def _node(

@@ -8,8 +8,6 @@ and at the end {"finished"} or {"error"}.
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +17,7 @@ from merge_core.distributed.job import read_job
 from merge_core.distributed.worker import is_finished, merge_group
 from merge_core.errors import MergeflowError, StepError, error_values, one_line
 from tasks.processes.child import Send, take_job
+from tasks.processes.model import end_here
 
 _POLL = 0.05
 
@@ -34,9 +33,7 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         send({"error": error_values(StepError(f"{type(error).__name__}: {one_line(error)}"))})
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # nothing is left to save, and tearing torch down takes time
+    end_here()
 
 
 def _work(job: dict[str, Any], send: Send) -> None:

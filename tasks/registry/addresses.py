@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from merge_core.errors import MergeflowError, did_you_mean
 from merge_core.findings import some
+from tasks.registry.absent import none_if_absent
 from tasks.registry.client import TAG, Registry, open_registry
 from tasks.registry.models import find_logged_model
 from tasks.registry.pages import every
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-_ABSENT = "RESOURCE_DOES_NOT_EXIST"
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,15 @@ def find_model(registry: Registry, name: str, where: str | None = None) -> Regis
     Raises:
         MergeflowError: there is none of this name.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return registry.client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != _ABSENT:
-            raise
-        known = [model.name for model in every(registry.client.search_registered_models)]
-        raise MergeflowError(
-            f"no model '{name}' is registered",
-            where=f"{where or name} at {registry.address}",
-            mend=did_you_mean(name, known) if known else "run a pipeline that registers one",
-        ) from None
+    found = none_if_absent(registry.client.get_registered_model, name)
+    if found is not None:
+        return found
+    known = [model.name for model in every(registry.client.search_registered_models)]
+    raise MergeflowError(
+        f"no model '{name}' is registered",
+        where=f"{where or name} at {registry.address}",
+        mend=did_you_mean(name, known) if known else "run a pipeline that registers one",
+    )
 
 
 def find_version(registry: Registry, model_uri: str) -> ModelVersion:
@@ -93,20 +89,18 @@ def numbered_version(registry: Registry, name: str, version: str) -> ModelVersio
     Raises:
         MergeflowError: it has none of this number; the message names those that it has.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return registry.client.get_model_version(name, version)
-    except MlflowException as error:
-        if error.error_code not in (_ABSENT, "INVALID_PARAMETER_VALUE"):
-            raise
-        found = every(registry.client.search_model_versions, f"name = '{name}'")
-        numbers = [str(each) for each in sorted(int(each.version) for each in found)]
-        raise MergeflowError(
-            f"'{name}' has no version {version}",
-            where=f"models:/{name}/{version}",
-            mend=f"versions here: {some(numbers, 20) if numbers else 'none yet'}",
-        ) from None
+    found = none_if_absent(
+        registry.client.get_model_version, name, version, or_said=("INVALID_PARAMETER_VALUE",)
+    )
+    if found is not None:
+        return found
+    there = every(registry.client.search_model_versions, f"name = '{name}'")
+    numbers = [str(each) for each in sorted(int(each.version) for each in there)]
+    raise MergeflowError(
+        f"'{name}' has no version {version}",
+        where=f"models:/{name}/{version}",
+        mend=f"versions here: {some(numbers, 20) if numbers else 'none yet'}",
+    )
 
 
 def digest_of_version(version: ModelVersion) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 from merge_core.errors import StepError
@@ -24,6 +23,7 @@ from tasks.registry.history import HEAD_TAG, Event, History, HistoryLine, histor
 from tasks.registry.memory import canonical
 from tasks.registry.serving_link import check_link, follow_alias, is_served
 from tasks.registry.versions import CHAMPION
+from tasks.units import timestamp
 
 How = Literal["run", "promote", "rollback", "unpin"]
 _LONGEST = 1000
@@ -292,7 +292,7 @@ class AliasKeeper:
             version=version,
             moving_to=moving_to,
             previous=previous or (before.previous if before else None),
-            at=moment(),
+            at=timestamp(),
             how=how,
             chain=self._history.chain if self._history else None,
         )
@@ -310,11 +310,6 @@ class AliasKeeper:
             where=f"models:/{self.name}@{CHAMPION}",
             mend="look at that version; the same command again decides anew, beside it",
         )
-
-
-def moment() -> str:
-    """Now, ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _says(line: Mapping[str, object], facts: Mapping[str, object]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from merge_core.errors import OutputError
 from merge_core.files.locks import try_lock
@@ -19,12 +19,13 @@ from merge_core.files.private import open_private
 from merge_core.homes.home import Home
 from tasks.registry.client import RegistryUnreachableError
 
-_WAIT = 60.0
+WAIT = 60.0
+"""Seconds that a command waits for its turn."""
 _AGAIN = 0.05
 
 
 @contextlib.contextmanager
-def alias_lock(home: Home, wait: float = _WAIT) -> Iterator[None]:
+def alias_lock(home: Home, wait: float = WAIT) -> Iterator[None]:
     """Hold the home's lock for moves of aliases; the kernel releases it, also of a killed process.
 
     Args:
@@ -45,13 +46,27 @@ def alias_lock(home: Home, wait: float = _WAIT) -> Iterator[None]:
             mend="see that you may write there and that there is room, then run it again",
         ) from error
     with os.fdopen(descriptor, "wb") as file:
-        until = time.monotonic() + wait
-        while not try_lock(file.fileno(), path):
-            if time.monotonic() > until:
-                raise RegistryUnreachableError(
-                    "another command of this home has been moving an alias for a minute",
-                    where=str(path),
-                    mend="end it if it hangs, and run the same command again",
-                )
-            time.sleep(_AGAIN)
+        wait_for_turn(
+            lambda: try_lock(file.fileno(), path),
+            wait,
+            "another command of this home has been moving an alias for a minute",
+            where=str(path),
+        )
         yield
+
+
+def wait_for_turn(try_it: Callable[[], bool], wait: float, refusal: str, where: str) -> None:
+    """Try to take a lock until it is ours.
+
+    Args:
+        refusal: what is said when another process held it for `wait` seconds.
+
+    Raises:
+        RegistryUnreachableError: one did.
+    """
+    until = time.monotonic() + wait
+    while not try_it():
+        if time.monotonic() > until:
+            mend = "end it if it hangs, and run the same command again"
+            raise RegistryUnreachableError(refusal, where=where, mend=mend)
+        time.sleep(_AGAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from merge_core.errors import MergeflowError, StepError
 from tasks.records import EvaluationReport
+from tasks.registry.absent import none_if_absent
 from tasks.registry.client import TAG, Registry, mergeflow_experiments, open_registry
 from tasks.registry.evaluations import metric_name
 from tasks.registry.versions import champion_version
@@ -32,16 +33,9 @@ def current_champion(tracking_uri: str, name: str) -> str | None:
         RegistryUnreachableError: the MLflow server did not answer.
         StepError: MLflow refused.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         with open_registry(tracking_uri) as registry:
-            try:
-                version = champion_version(registry, name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return None
+            version = none_if_absent(champion_version, registry, name)
     except StepError:
         raise
     except MergeflowError:

@@ -17,14 +17,15 @@ from merge_core.progress import Progress
 from merge_core.records import Record
 from merge_core.text.plain import plain
 from tasks.registry.addresses import find_model, numbered_version
-from tasks.registry.alias import AliasKeeper, Chosen, moment
+from tasks.registry.alias import AliasKeeper, Chosen
 from tasks.registry.alias_state import AliasState, Pin
 from tasks.registry.client import TAG, Registry, check_address, open_registry
 from tasks.registry.described import described_checkpoint
 from tasks.registry.history import find_histories
-from tasks.registry.last_check import check_what_is_served
+from tasks.registry.last_check import check_bytes_served
 from tasks.registry.memory import canonical, note_store_of
 from tasks.registry.pages import every
+from tasks.units import timestamp
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -153,10 +154,10 @@ def _choose(
     state, number = keeper.settle(), str(held.version)
     model, checkpoint = described_checkpoint(registry, held)
     note_store_of(checkpoint.path, registry.tracking_uri, registry, model.experiment_id)
-    look_again = check_what_is_served(
+    look_again = check_bytes_served(
         registry, held, model.model_id, checkpoint, DigestMemo(home.digest_memo), progress
     )
-    pin = Pin(version=number, why=why, by=by, at=moment(), how=how)
+    pin = Pin(version=number, why=why, by=by, at=timestamp(), how=how)
     chosen = Chosen(how=how, why=why, by=by, digest=checkpoint.digest)
     keeper.move(number, chosen, seen=state.holder, last_look=look_again, pin=pin)
     return ChosenByHand(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 TAG = "mergeflow."
 """Prefix of every tag written here; `search` by it finds everything mergeflow recorded."""
+MAX_TAG_VALUE = 5000
+"""Characters of a tag that MLflow takes."""
 
 _OF_EXPERIMENTS = {
     # MLflow opens the pages for chats where nothing says that these are models.

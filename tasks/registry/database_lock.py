@@ -8,21 +8,19 @@ the home's lock, and reading back, are what there is.
 from __future__ import annotations
 
 import contextlib
-import time
 import zlib
 from collections.abc import Iterator
 
-from tasks.registry.client import RegistryUnreachableError, strip_credentials
+from tasks.registry.alias_lock import WAIT, wait_for_turn
+from tasks.registry.client import strip_credentials
 
 _SCHEMES = ("postgresql", "postgres")
 _OURS = 0x6D66616C
 """First of the lock's two numbers; the second one is the model's."""
-_WAIT = 60.0
-_AGAIN = 0.05
 
 
 @contextlib.contextmanager
-def database_lock(tracking_uri: str, name: str, wait: float = _WAIT) -> Iterator[None]:
+def database_lock(tracking_uri: str, name: str, wait: float = WAIT) -> Iterator[None]:
     """Hold the lock of a model for the block; PostgreSQL lets go of it when this process dies.
 
     Args:
@@ -41,13 +39,10 @@ def database_lock(tracking_uri: str, name: str, wait: float = _WAIT) -> Iterator
     # No transaction: one that waits for so long would keep PostgreSQL from tidying up.
     engine = create_engine(tracking_uri, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        until = time.monotonic() + wait
-        while not connection.execute(try_it).scalar():
-            if time.monotonic() > until:
-                raise RegistryUnreachableError(
-                    f"another command has been moving the alias of {name} for a minute",
-                    where=strip_credentials(tracking_uri),
-                    mend="end it if it hangs, and run the same command again",
-                )
-            time.sleep(_AGAIN)
+        wait_for_turn(
+            lambda: bool(connection.execute(try_it).scalar()),
+            wait,
+            f"another command has been moving the alias of {name} for a minute",
+            where=strip_credentials(tracking_uri),
+        )
         yield

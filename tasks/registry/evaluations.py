@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from merge_core.files.digests import digest_of
 from tasks.evaluation.odd_answers import counted
 from tasks.records import EvaluationReport, TaskScore
-from tasks.registry.client import TAG, Registry, mergeflow_experiments
+from tasks.registry.client import MAX_TAG_VALUE, TAG, Registry, mergeflow_experiments
 from tasks.registry.datasets import DatasetName, dataset_of, datasets_of
 from tasks.registry.facts import MergeFacts, slug
 from tasks.registry.run_files import log_files, log_tables
 from tasks.registry.runs import (
     MAX_PARAM_VALUE,
-    MAX_TAG_VALUE,
     ensure_run,
     finish,
     is_recorded,
@@ -32,8 +31,8 @@ def metric_name(score: TaskScore) -> str:
 
 def record_evaluation(
     registry: Registry, parent: Run, facts: MergeFacts, report: EvaluationReport, model_id: str
-) -> str:
-    """The child run of one evaluation: scores on the model, per-document values as files.
+) -> None:
+    """Write the child run of one evaluation: scores on the model, per-document values as files.
 
     Scores that another merge's run has put on the model already are not put there again.
     """
@@ -71,7 +70,6 @@ def record_evaluation(
         log_files(registry, run.info.run_id, files)
         log_tables(registry, run, {DOCUMENTS: evaluation_table(report)})
         finish(registry, run.info.run_id)
-    return str(run.info.run_id)
 
 
 def params_of_evaluation(report: EvaluationReport) -> dict[str, str]:

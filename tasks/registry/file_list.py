@@ -41,5 +41,5 @@ def read_file_list(content: bytes) -> dict[str, str]:
 
 
 def sha256_of(content: str | bytes) -> str:
-    """Of a file, from what is in it."""
+    """sha256 of what is, or will be, in a file."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

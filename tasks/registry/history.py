@@ -15,7 +15,6 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from merge_core.findings import printable
 from merge_core.homes.home import Home
 from merge_core.records import Record
 from tasks.registry.client import TAG
+from tasks.units import timestamp
 
 HEAD_TAG = TAG + "history."
 """Begins the name of the tag with the head of a chain; the chain's name follows."""
@@ -142,7 +142,7 @@ class History:
         line = HistoryLine(
             number=len(self.digests) + 1,
             before=self.digests[-1] if self.digests else _FIRST,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            at=timestamp(),
             event=event,
             **facts,
         )

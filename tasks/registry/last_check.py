@@ -37,7 +37,7 @@ _NEVER_LOADED = ("registered_model_meta",)
 _log = logging.getLogger("mergeflow")
 
 
-def check_what_is_served(
+def check_bytes_served(
     registry: Registry,
     version: ModelVersion,
     model_id: str,
@@ -70,7 +70,7 @@ def check_what_is_served(
     return confirmed.look_again
 
 
-def check_what_serves(
+def check_files_served(
     registry: Registry, version: ModelVersion, model_id: str, checkpoint: SourceCheckpoint
 ) -> None:
     """The same of a version that has the alias already, without reading weights: only that every

@@ -7,8 +7,6 @@ run, and what it says is held against the manifest, whose plan digest covers all
 
 from __future__ import annotations
 
-import hashlib
-from datetime import datetime
 from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -144,16 +142,6 @@ class Lock(Record):
     def suite_digest(self) -> str:
         """Of the suite that the lock defines."""
         return digest_of(self.suite)
-
-
-def moment(when: datetime) -> str:
-    """A moment as the lock writes it."""
-    return when.isoformat(timespec="seconds")
-
-
-def lock_digest(content: str | bytes) -> str:
-    """sha256 of a lock as it lies in MLflow."""
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def _known_by(digest: str) -> SourceCheckpoint:

@@ -23,6 +23,7 @@ from merge_core.files.private import make_private_directory, write_private
 from merge_core.homes.home import Home
 from merge_core.output.working_directory import read_plain
 from merge_core.records import Record
+from tasks.registry.absent import none_if_absent
 from tasks.registry.client import Registry, is_server, strip_credentials
 from tasks.registry.past_averages import averages_of
 from tasks.servers.stack_record import running_stack
@@ -227,14 +228,8 @@ def _of_averages(home: Home) -> Iterator[str]:
 
 
 def _created(registry: Registry, experiment_id: str) -> int | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return registry.client.get_experiment(experiment_id).creation_time
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    experiment = none_if_absent(registry.client.get_experiment, experiment_id)
+    return experiment.creation_time if experiment is not None else None
 
 
 def _tells_more(noted: KnownRegistry) -> bool:

@@ -20,7 +20,7 @@ from merge_core.homes.home import Home
 from merge_core.operations.trajectory.records import RunCheckpoint
 from merge_core.records import CheckpointManifest, Record
 from tasks.registry.client import open_registry
-from tasks.registry.versions import find_version
+from tasks.registry.versions import version_of_checkpoint
 
 _MAX_BYTES = 16 << 20
 """A record of a thousand checkpoints takes one."""
@@ -90,7 +90,8 @@ def is_registered(record: AverageRecord, tracking_uri: str) -> bool:
     try:
         with open_registry(tracking_uri) as registry:
             name, average = record.registered.model, record.average
-            return find_version(registry, name, average.digest, average.object_id) is not None
+            version = version_of_checkpoint(registry, name, average.digest, average.object_id)
+            return version is not None
     except StepError:
         raise
     except MergeflowError:

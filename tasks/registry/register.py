@@ -26,7 +26,7 @@ from tasks.registry.described import where_recorded
 from tasks.registry.evaluations import record_evaluation
 from tasks.registry.facts import MergeFacts
 from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
-from tasks.registry.last_check import check_what_is_served, check_what_serves
+from tasks.registry.last_check import check_bytes_served, check_files_served
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
 from tasks.registry.runs import (
@@ -241,10 +241,10 @@ def _promote(
         digest = stays.version.tags.get(TAG + "digest")
         keeper.keep(replace(said, digest=digest))
     elif state.holder == version:
-        check_what_serves(registry, served, model, checkpoint)
+        check_files_served(registry, served, model, checkpoint)
         keeper.keep(said)
     else:
-        look_again = check_what_is_served(registry, served, model, checkpoint, memo, progress)
+        look_again = check_bytes_served(registry, served, model, checkpoint, memo, progress)
         registry.client.set_tag(run.info.run_id, TAG + "previous_champion", state.holder or "none")
         why = keeper.move(version, said, seen=choice.seen, last_look=look_again)
         holder = keeper.state().holder if why else None

@@ -19,12 +19,12 @@ from merge_core.text.markdown import inline
 from merge_core.text.plain import plain, plain_log
 from tasks.evaluation.document_texts import DIRECTORY as TEXTS
 from tasks.records import Approval, Decision
-from tasks.registry.client import TAG, Registry, is_server, strip_credentials
+from tasks.registry.client import MAX_TAG_VALUE, TAG, Registry, is_server, strip_credentials
 from tasks.registry.datasets import datasets_of
 from tasks.registry.environment import code_commit, environment
 from tasks.registry.facts import MergeFacts, slug
-from tasks.registry.file_list import keep_file_list
-from tasks.registry.lock import LOCK, lock_digest
+from tasks.registry.file_list import keep_file_list, sha256_of
+from tasks.registry.lock import LOCK
 from tasks.registry.run_files import log_files, log_tables, table_text
 from tasks.registry.tables import DOCUMENTS, SCORES, documents_table, scores_table
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _log = plain_log("mergeflow")
 
 _MAX_PARAMS, MAX_PARAM_VALUE = 200, 500
-MAX_TAG_VALUE = 5000
 _OF_DOCUMENTS = {"doc_ids", "values", "weights", "prompt_hashes", "not_finite_at", "clusters"}
 """Fields of a task's score with an entry for each document; the evaluation's own run keeps them."""
 
@@ -85,7 +84,7 @@ def record_merge(
     params = {k: v for k, v in params_of_run(facts).items() if k not in run.data.params}
     tags = input_tags(facts.manifest)
     if LOCK in facts.artifacts:
-        tags[TAG + "lock"] = lock_digest(facts.artifacts[LOCK])
+        tags[TAG + "lock"] = sha256_of(facts.artifacts[LOCK])
     client.log_batch(
         run_id,
         metrics=as_metrics(metrics_of_run(facts), run.info.start_time),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from merge_core.text.plain import plain, plain_log
 from tasks.records import Approval, Decision
+from tasks.registry.absent import none_if_absent
 from tasks.registry.client import TAG, Registry
 
 if TYPE_CHECKING:
@@ -57,15 +58,10 @@ def fact_of(registry: Registry, version: ModelVersion, key: str) -> str | None:
 
 def run_of(registry: Registry, version: ModelVersion) -> Run | None:
     """The run that a version names; None where it names none, or nothing is left of it."""
-    from mlflow.exceptions import MlflowException
-
     run_id = version.tags.get(TAG + "run_id")
-    try:
-        return registry.client.get_run(run_id) if run_id else None
-    except MlflowException as error:
-        if error.error_code not in _GONE:
-            raise
+    if not run_id:
         return None
+    return none_if_absent(registry.client.get_run, run_id, or_said=_GONE)
 
 
 def keep_on_run(registry: Registry, version: ModelVersion, run_id: str) -> None:

@@ -14,7 +14,7 @@ from merge_core.records import CheckpointManifest, SourceCheckpoint
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import LONGEST, plain
 from tasks.records import Decision, RegisteredVersion
-from tasks.registry.client import TAG, Registry, process_tracking_uri
+from tasks.registry.client import MAX_TAG_VALUE, TAG, Registry, process_tracking_uri
 from tasks.registry.version_tags import (
     fact_of,
     keep_on_run,
@@ -31,7 +31,6 @@ CHAMPION = "champion"
 
 _APPROVAL = TAG + "approval"
 
-_MAX_TAG_VALUE = 5000
 _MAX_DESCRIPTION = 5000
 
 
@@ -89,7 +88,7 @@ def ensure_candidate_version(
     # The list of versions shows the beginning, and as plain text.
     first = f"{verdict}: {inline(manifest.method)}{odd}, digest {manifest.as_source().short}"
     reasons = "".join(f"\n* {inline(reason, LONGEST)}" for reason in decision.reasons)
-    before = find_version(registry, name, manifest.digest, manifest.object_id)
+    before = version_of_checkpoint(registry, name, manifest.digest, manifest.object_id)
     if before is not None and before.tags.get(TAG + "run_id") == run_id:
         keep_on_run(registry, before, run_id)
     version = _ensure_version(
@@ -140,7 +139,7 @@ def as_record(
     )
 
 
-def find_version(
+def version_of_checkpoint(
     registry: Registry, name: str, digest: str, object_id: str | None = None
 ) -> ModelVersion | None:
     """The oldest version of a registered model that has this checkpoint digest.
@@ -174,8 +173,8 @@ def _ensure_version(
     """Find a version by digest and object or create it; with `rewrite`, bring its description up
     to date."""
     client = registry.client
-    wanted = {TAG + key: value[:_MAX_TAG_VALUE] for key, value in tags.items() if value}
-    version = find_version(registry, name, tags["digest"], object_id)
+    wanted = {TAG + key: value[:MAX_TAG_VALUE] for key, value in tags.items() if value}
+    version = version_of_checkpoint(registry, name, tags["digest"], object_id)
     if version is None:
         with process_tracking_uri(registry):
             client.create_model_version(
@@ -186,7 +185,7 @@ def _ensure_version(
                 description=description,
                 model_id=model_id,
             )
-        version = find_version(registry, name, tags["digest"], object_id)
+        version = version_of_checkpoint(registry, name, tags["digest"], object_id)
         assert version is not None, "a version that was just created is found by its digest"
     _link(registry, model_id, name, str(version.version))
     for key, value in wanted.items():

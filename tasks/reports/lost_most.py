@@ -23,8 +23,8 @@ class LostOn:
     """For each unit of the document's weight (a byte, say), in the metric's own unit; below 0."""
 
 
-def lost_most(baseline: TaskScore, candidate: TaskScore, count: int = SHOWN) -> list[LostOn]:
-    """The documents that cost most in the task's score, the costliest first."""
+def lost_most(baseline: TaskScore, candidate: TaskScore) -> list[LostOn]:
+    """The documents that cost most in the task's score, the costliest first; `SHOWN` at most."""
     before = dict(zip(baseline.doc_ids, baseline.values, strict=True))
     sign = 1 if candidate.higher_is_better else -1
     costs = []
@@ -34,7 +34,7 @@ def lost_most(baseline: TaskScore, candidate: TaskScore, count: int = SHOWN) -> 
         change = sign * (value - before[document]) if document in before else 0.0
         if change < 0:
             costs.append((change, place, LostOn(place, document, change / (weight or 1.0))))
-    return [lost for _, _, lost in sorted(costs, key=lambda each: each[:2])[:count]]
+    return [lost for _, _, lost in sorted(costs, key=lambda each: each[:2])[:SHOWN]]
 
 
 def lost_most_lines(

@@ -11,6 +11,7 @@ from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from merge_core.recipes.measurements import Measurement, measurements
 from merge_core.records import SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from tasks.calibration.measure import calibrate, measured_before
 from tasks.calibration.samples import data_digest, data_file
 from tasks.registry.lock import Lock, LockedCalibration
@@ -30,8 +31,7 @@ def measured_again(
     home: Home,
     recorded: RecordedMerge,
     sources: Mapping[str, SourceCheckpoint],
-    device: str,
-    threads: int | None,
+    compute: Compute,
     progress: Progress | None,
 ) -> Measured:
     """The measurements that a recipe's methods need; none for most recipes."""
@@ -54,8 +54,9 @@ def measured_again(
             sources[reference],
             _reading(measurement, data),
             home=home,
-            device=device,
-            threads=lock.threads if lock else threads,  # sums depend on it, in their last digits
+            device=compute.device,
+            # sums depend on the number of threads, in their last digits
+            threads=lock.threads if lock else compute.threads,
             progress=progress,
         )
         found[reference] = again

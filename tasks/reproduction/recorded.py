@@ -21,7 +21,8 @@ from tasks.audit.evidence import Evidence
 from tasks.registry.addresses import digest_of_version
 from tasks.registry.client import TAG
 from tasks.registry.described import described_model
-from tasks.registry.lock import LOCK, Lock, LockedPlace, LockedSource, lock_digest
+from tasks.registry.file_list import sha256_of
+from tasks.registry.lock import LOCK, Lock, LockedPlace, LockedSource
 from tasks.registry.models import find_logged_model
 
 T = TypeVar("T")
@@ -182,7 +183,7 @@ def _lock(
     lock = evidence.lock
     if content is None or lock is None:
         problems.append("the run's lock.json is gone, or cannot be read")
-    elif lock_digest(content) != noted:
+    elif sha256_of(content) != noted:
         problems.append("the run's lock.json was edited: the run noted another sha256 of it")
     else:
         departures = lock.departures(recipe, manifest)

@@ -15,6 +15,7 @@ from merge_core.progress import Progress
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from merge_core.records import CheckpointManifest, SourceCheckpoint
+from merge_core.runtime.compute import Compute
 from merge_core.runtime.threads import default_threads
 from tasks.audit.evidence import Evidence
 from tasks.processes.model import resolved_device_kind
@@ -33,17 +34,6 @@ _OF_THE_PLAN = ("engine", "plan_digest", "dtype", "parameters")
 """Of a manifest: what another version of mergeflow, or another shard size, gives otherwise."""
 
 
-class Compute(NamedTuple):
-    """How to compute; nothing of it changes a byte."""
-
-    device: str = "auto"
-    threads: int | None = None
-
-
-ON_ITS_OWN = Compute()
-"""The device that is there, and a thread for each processor."""
-
-
 def reproduce(
     home: Home,
     model_uri: str,
@@ -51,7 +41,7 @@ def reproduce(
     *,
     out: Path | None = None,
     look_in: Sequence[Path] = (),
-    compute: Compute = ON_ITS_OWN,
+    compute: Compute = Compute(),
     shard_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Reproduction:
@@ -100,9 +90,8 @@ class _Rebuilding(NamedTuple):
     ) -> Reproduction:
         """Merge into a directory, and compare."""
         recorded, compute = self.recorded, self.compute
-        device, threads = compute
         sources = {reference: self._as_merged(reference, each) for reference, each in found.items()}
-        measured = measured_again(self.home, recorded, sources, device, threads, self.progress)
+        measured = measured_again(self.home, recorded, sources, compute, self.progress)
         if measured.missing:
             return _report(recorded, found, compute, missing=measured.missing)
         manifest = self._merge(recorded.recipe, sources, target, measured.by_reference)
@@ -136,8 +125,7 @@ class _Rebuilding(NamedTuple):
             sources,
             home=self.home,
             out=target,
-            device=self.compute.device,
-            threads=self.compute.threads,
+            compute=self.compute,
             shard_bytes=self.recorded.shard_bytes,
             calibration=measured,
             check=False,

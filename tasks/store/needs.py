@@ -32,7 +32,7 @@ from tasks.registry.memory import (
 )
 from tasks.registry.past_averages import AverageRecord, averages_of
 from tasks.registry.serving_link import served_links
-from tasks.registry.versions import find_version
+from tasks.registry.versions import version_of_checkpoint
 from tasks.store.served import Files, in_workspace, served_by, workspaces
 from tasks.store.served_files import UnreadableFilesError, local_path, texts_in
 
@@ -305,7 +305,7 @@ def _holds(registry: Registry, record: AverageRecord) -> bool:
     """Whether a registry has the version of an average, as it is recorded."""
     place = record.registered
     made = record.average
-    version = place and find_version(registry, place.model, made.digest, made.object_id)
+    version = place and version_of_checkpoint(registry, place.model, made.digest, made.object_id)
     return bool(place and version and str(version.version) == place.version)
 
 

@@ -19,7 +19,8 @@ from tasks.promotion.baselines import Compared
 from tasks.promotion.rule import PromotionRule
 from tasks.records import EvaluationReport, Registration
 from tasks.registry.client import default_tracking_uri
-from tasks.registry.lock import LOCK, Lock, LockedSource, lock_digest
+from tasks.registry.file_list import sha256_of
+from tasks.registry.lock import LOCK, Lock, LockedSource
 from tasks.registry.register import register_merge
 from tests.support.decisions import decide
 from tests.support.edited_objects import loosen
@@ -141,7 +142,7 @@ def locked(store: Store, recipe_yaml: str) -> Lock:
         pipeline={"recipe": parse_recipe(recipe_yaml).model_dump(mode="json")},
         beside=None,
         suite=SUITE,
-        documents={KEPT: lock_digest(TEXTS)},
+        documents={KEPT: sha256_of(TEXTS)},
         started="2026-01-01T00:00:00+00:00",
         ended="2026-01-01T00:01:00+00:00",
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.stack.stack import answers
+from flows.stack.health import answers
 from tasks.servers.login import Login
 from tests.support.processes import wait_until
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from merge_core.configs.stacking.places import is_whole
 from merge_core.errors import CompatibilityError
 
 _KEYS = ("vision_feature_layer", "vision_feature_layers", "vision_select_layer")
@@ -32,7 +33,7 @@ def follow_outputs(
     for key in _KEYS:
         value = config.get(key)
         numbers: list[Any] = value if isinstance(value, list) else [value]
-        if any(not isinstance(each, int) or isinstance(each, bool) for each in numbers):
+        if not all(is_whole(each) for each in numbers):
             continue
         moved = [_moved(key, each, layers, depth, where, donor) for each in numbers]
         config[key] = moved if isinstance(value, list) else moved[0]

@@ -7,7 +7,7 @@ too, and a tower's part has a number of layers that is none of the text model's 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 Path = tuple[str, ...]
 """Keys from the top of a config to one of its parts."""
@@ -103,11 +103,16 @@ def at(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a setting is a whole number; `true` is one to Python, and none to a config."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def count_of(settings: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, int] | None:
     """The key and the number of layers that a part of a config states, if it does."""
     for key in keys:
         value = settings.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if is_whole(value) and value > 0:
             return key, value
     return None
 
@@ -140,7 +145,7 @@ def extra_blocks(config: Mapping[str, Any]) -> dict[tuple[Path, str], int]:
         settings = at(config, place.path)
         for key in _EXTRA:
             value = settings.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            if is_whole(value) and value > 0:
                 found[place.path, key] = value
     return found
 

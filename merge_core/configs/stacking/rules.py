@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from merge_core.configs.stacking.places import is_whole
+
 Settings = Mapping[str, Any]
 Kinds = list[Any]
 
@@ -34,7 +36,7 @@ class Rule(NamedTuple):
 def whole(settings: Settings, key: str, default: int | None = None) -> int | None:
     """A setting that is a whole number, else the default."""
     value = settings.get(key, default)
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
+    return value if is_whole(value) else default
 
 
 def _period(settings: Settings, keys: Sequence[str], default: int) -> int | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from merge_core.configs.stacking.places import ALL_COUNTS
+from merge_core.configs.stacking.places import ALL_COUNTS, is_whole
 from merge_core.configs.stacking.rules import (
     BY_NUMBER,
     LAYER_TYPES,
@@ -83,11 +83,7 @@ def told(settings: Settings, layers: int, model_type: str) -> dict[str, Kinds]:
 
 def is_index_list(key: str, value: Any) -> bool:
     """Whether a setting lists the numbers of layers."""
-    return (
-        key in INDEX_LISTS
-        and isinstance(value, list)
-        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
-    )
+    return key in INDEX_LISTS and isinstance(value, list) and all(is_whole(item) for item in value)
 
 
 def is_map_by_layer(key: str, value: Any, layers: int) -> bool:
@@ -152,7 +148,7 @@ def _windows(settings: Settings, model_type: str, read: Collection[str]) -> Iter
 
 def _are_numbers_of_layers(value: list[Any], layers: int) -> bool:
     """Whether whole numbers, not all the same, may be those of layers, from 0 or from 1."""
-    if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+    if not all(is_whole(item) for item in value):
         return False
     if len(set(value)) == 1 or set(value) <= {0, 1}:
         return False

@@ -20,7 +20,7 @@ from merge_core.checkpoints.sources import open_source
 from merge_core.checkpoints.tensor_names import named_as
 from merge_core.errors import CompatibilityError, RecipeError
 from merge_core.operations.adapters.low_rank import cut
-from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, RestRow
+from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, RestRow, totals
 from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.operations.execute import refuse_existing
 from merge_core.output.model_files import card
@@ -118,7 +118,7 @@ def extract_adapter(
         {
             "kind": "extract",
             "inputs": [entry.model_dump() for entry in inputs],
-            **_totals(found),
+            **totals(found.rows, found.rest),
             "warnings": _warnings(ours, found),
         },
         dtype=dtype,
@@ -275,19 +275,6 @@ def _relative(base: Checkpoint, row: ModuleRow, context: FeedContext) -> float:
     tensor = base.tensors[row.module + _WEIGHT]
     size = float(tensor.open(context).read(0, tensor.numel).norm())
     return row.norm / size if size else 0.0
-
-
-def _totals(found: _Extract) -> dict[str, Any]:
-    """Norms over the whole task vector, and what is missing of it."""
-    square = sum(row.norm**2 for row in found.rows) + sum(row.norm**2 for row in found.rest)
-    lost = sum((row.norm * row.error) ** 2 for row in found.rows)
-    lost += sum(row.norm**2 for row in found.rest if not row.saved)
-    return {
-        "modules": [row.model_dump() for row in found.rows],
-        "rest": [row.model_dump() for row in found.rest],
-        "norm": square**0.5,
-        "error": (lost / square) ** 0.5 if square else 0.0,
-    }
 
 
 def _warnings(base: Checkpoint, found: _Extract) -> list[str]:

@@ -20,7 +20,7 @@ from merge_core.files.digests import digest_of
 from merge_core.findings import some
 from merge_core.operations.adapters.in_memory import merge_in_memory
 from merge_core.operations.adapters.low_rank import Pair, core_space, cut
-from merge_core.operations.adapters.records import AdapterManifest, ModuleRow
+from merge_core.operations.adapters.records import AdapterManifest, ModuleRow, totals
 from merge_core.operations.adapters.write import Factors, write_adapter
 from merge_core.operations.execute import refuse_existing
 from merge_core.output.model_files import card
@@ -103,20 +103,16 @@ def merge_adapters(
     if recipe.base_model:
         digests[recipe.base_model] = digest_of(recipe.base_model)
     throttle = Throttle(progress, "merge adapters", 2 * len(modules))
-    rows: list[ModuleRow] = []
-    factors: list[Factors] = []
     with BlockReader() as reader:
         context = FeedContext(reader, torch.device("cpu"), _BLOCK)
         if base is not None:
             for adapter in opened.values():
                 _check_base(adapter, base, context)
         merge = _concatenated if space == "concat" else _in_core_space
-        for factor, row in merge(recipe, modules, digests, context, rank, throttle):
-            factors.append(factor)
-            rows.append(row)
+        merged = merge(recipe, modules, digests, context, rank, throttle)
     return write_adapter(
         out,
-        factors,
+        [factors for factors, _ in merged],
         {
             "kind": "merge",
             "method": recipe.merge_method,
@@ -125,7 +121,7 @@ def merge_adapters(
                 {"reference": name, "digest": adapters[name].digest, "role": "model"}
                 for name in opened
             ],
-            **_totals(rows),
+            **totals([row for _, row in merged]),
             "warnings": _warnings(opened),
         },
         dtype=recipe.stored_dtype or "F32",
@@ -321,16 +317,6 @@ def _result(
         module=module.name, rank=factors.rank, norm=norm, error=lost / norm if norm else 0.0
     )
     return factors, row
-
-
-def _totals(rows: Sequence[ModuleRow]) -> dict[str, Any]:
-    square = sum(row.norm**2 for row in rows)
-    lost = sum((row.norm * row.error) ** 2 for row in rows)
-    return {
-        "modules": [row.model_dump() for row in rows],
-        "norm": square**0.5,
-        "error": (lost / square) ** 0.5 if square else 0.0,
-    }
 
 
 def _settings(recipe: Recipe, adapters: Mapping[str, Adapter]) -> dict[str, Any]:

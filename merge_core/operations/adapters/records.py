@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from merge_core.records import FileDigest, MergeInput, Record
 
@@ -50,3 +51,16 @@ class AdapterManifest(Record):
     rest: tuple[RestRow, ...] = ()
     warnings: tuple[str, ...] = ()
     files: tuple[FileDigest, ...]
+
+
+def totals(modules: Sequence[ModuleRow], rest: Sequence[RestRow] = ()) -> dict[str, Any]:
+    """The rows of a manifest, the norm of all that changed, and how much of it is missing."""
+    square = sum(row.norm**2 for row in modules) + sum(row.norm**2 for row in rest)
+    lost = sum((row.norm * row.error) ** 2 for row in modules)
+    lost += sum(row.norm**2 for row in rest if not row.saved)
+    return {
+        "modules": [row.model_dump() for row in modules],
+        "rest": [row.model_dump() for row in rest],
+        "norm": square**0.5,
+        "error": (lost / square) ** 0.5 if square else 0.0,
+    }

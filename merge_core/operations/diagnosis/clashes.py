@@ -6,26 +6,24 @@ sum loses is told by their magnitudes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
+from merge_core.operations.common_tensors import Row, nbytes, runs_of
+from merge_core.operations.profile_sums import Floats
 from merge_core.progress import Throttle
 from merge_core.records import Record
 from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.threads import ordered_map
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.inputs import TensorInput, values_of
+from merge_core.tensors.inputs import values_of
 from merge_core.tensors.names import stack_of
 
 _BLOCK = 1 << 18
-_RUN = 1 << 22
-Floats = npt.NDArray[np.float64]
-Row = tuple[TensorInput, ...]
 
 
 class Clashes(Record):
@@ -81,7 +79,7 @@ def measure_clashes(
     """Of the whole model, and of each layer in its order, in one pass in constant memory.
 
     Args:
-        rows: each tensor of the base and the models, layer by layer (`profile.common_tensors`).
+        rows: each tensor of the base and the models, layer by layer (`common_tensors`).
     """
     models = len(rows[0]) - 1
     overall, layers = _Sums.zero(models), dict[str, _Sums]()
@@ -91,14 +89,14 @@ def measure_clashes(
             index, first, last = run
             return index, last - first, _sum_run(rows[index], reader, first, last)
 
-        with closing(ordered_map(measure, _runs(rows), threads)) as runs:
+        with closing(ordered_map(measure, runs_of(rows), threads)) as runs:
             for index, elements, sums in runs:
                 row = rows[index]
                 overall.add(sums)
                 stack = stack_of(row[0].name)
                 if stack:
                     layers.setdefault(f"{stack[0]}.{stack[1]}", _Sums.zero(models)).add(sums)
-                throttle.advance(_nbytes(row) * elements // row[0].numel)
+                throttle.advance(nbytes(row) * elements // row[0].numel)
     return overall.clashes("all"), tuple(sums.clashes(name) for name, sums in layers.items())
 
 
@@ -139,16 +137,6 @@ def _add(sums: _Sums, deltas: torch.Tensor) -> None:
 
 def _total(values: torch.Tensor) -> float:
     return float(values.sum(dtype=torch.float64))
-
-
-def _runs(rows: Sequence[Row]) -> Iterator[tuple[int, int, int]]:
-    for index, row in enumerate(rows):
-        for first in range(0, row[0].numel, _RUN):
-            yield index, first, min(row[0].numel, first + _RUN)
-
-
-def _nbytes(row: Row) -> int:
-    return sum(entry.nbytes for source in row for entry in source.entries)
 
 
 def _shares(parts: Floats, wholes: Floats) -> tuple[float, ...]:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import numpy as np
-import numpy.typing as npt
 
+from merge_core.operations.common_tensors import Row, nbytes
+from merge_core.operations.profile_sums import Floats
 from merge_core.progress import Throttle
 from merge_core.records import Record
 from merge_core.runtime.lazy_torch import torch
 from merge_core.runtime.threads import ordered_map
 from merge_core.tensors.block_reader import BlockReader
-from merge_core.tensors.inputs import TensorInput, values_of
+from merge_core.tensors.inputs import values_of
 from merge_core.tensors.names import group_of, layer_counts, stack_of
 
 MOST_ROWS = 512
@@ -27,8 +28,6 @@ MOST_LAYERS = 12
 """Of each stack of layers, evenly spaced, the first and the last among them."""
 _CHUNK = 1 << 19
 """Elements in memory at a time, for each thread."""
-Floats = npt.NDArray[np.float64]
-Row = tuple[TensorInput, ...]
 
 
 class MatrixRanks(Record):
@@ -70,13 +69,13 @@ def measure_ranks(rows: Sequence[Row], threads: int, throttle: Throttle) -> tupl
         with closing(ordered_map(measure, chosen, threads)) as measured:
             for row, ranks in zip(chosen, measured, strict=True):
                 found.append(ranks)
-                throttle.advance(sum(entry.nbytes for source in row for entry in source.entries))
+                throttle.advance(nbytes(row))
     return tuple(found)
 
 
 def bytes_to_read(rows: Sequence[Row]) -> int:
     """Bytes of the matrices that are looked at."""
-    return sum(entry.nbytes for row in _chosen(rows) for s in row for entry in s.entries)
+    return sum(map(nbytes, _chosen(rows)))
 
 
 def parts_of(matrices: Sequence[MatrixRanks]) -> tuple[PartRanks, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from merge_core.methods.parts.random_bits import random_integers, random_keys
+from merge_core.operations.common_tensors import Row
 from merge_core.records import Record
 from merge_core.runtime.lazy_torch import torch
 from merge_core.tensors.block_reader import BlockReader
@@ -19,7 +20,6 @@ from merge_core.tensors.inputs import TensorInput, values_of
 ENTRIES = 2048
 _WHOLE = 1 << 18
 """Elements of a tensor that is read in one piece; of a larger one, entry by entry."""
-Row = tuple[TensorInput, ...]
 
 
 class Sample(Record):
@@ -42,7 +42,7 @@ def draw_sample(rows: Sequence[Row], entries: int = ENTRIES) -> Sample:
     """One entry of each of `entries` equal strata; all of a smaller model.
 
     Args:
-        rows: each tensor of the base and the models (`profile.common_tensors`).
+        rows: each tensor of the base and the models (`common_tensors`).
     """
     ends = list(accumulate(row[0].numel for row in rows))
     total = ends[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_core.files.digests import digest_of
+from merge_core.operations.common_tensors import common_tensors, nbytes
 from merge_core.operations.diagnosis.clashes import Clashes, measure_clashes
 from merge_core.operations.diagnosis.ranks import (
     MatrixRanks,
@@ -14,7 +15,7 @@ from merge_core.operations.diagnosis.ranks import (
     parts_of,
 )
 from merge_core.operations.diagnosis.sample import Sample, draw_sample
-from merge_core.operations.profile import TaskVectorProfile, common_tensors, profile_task_vectors
+from merge_core.operations.profile import TaskVectorProfile, profile_task_vectors
 from merge_core.progress import Progress, Throttle
 from merge_core.records import Record, SourceCheckpoint
 from merge_core.runtime.threads import default_threads
@@ -62,7 +63,7 @@ def diagnose_weights(
     )
     rows, _ = common_tensors(base, models)
     workers = threads or default_threads()
-    everything = sum(entry.nbytes for row in rows for s in row for entry in s.entries)
+    everything = sum(map(nbytes, rows))
     overall, layers = measure_clashes(rows, workers, Throttle(progress, "conflicts", everything))
     matrices = measure_ranks(rows, workers, Throttle(progress, "ranks", bytes_to_read(rows)))
     return WeightDiagnosis(

@@ -75,7 +75,7 @@ def test_shipped_configurations_can_be_read_and_survive_the_way_through_a_form(p
 
 def test_the_newest_checkpoint_lends_config_and_tokenizer() -> None:
     averaging = Averaging.model_validate(changed("average", {"schedule": "wma"}))
-    recipe = averaging.weighted(["/run/c1", "/run/c2", "/run/c3"])
+    recipe = averaging.recipe(averaging.weights(["/run/c1", "/run/c2", "/run/c3"]))
     assert recipe.donor == "/run/c3"
     weights = {entry.model: entry.parameters["weight"] for entry in recipe.models}
     assert weights == {"/run/c3": 3 / 6, "/run/c2": 2 / 6, "/run/c1": 1 / 6}
@@ -83,7 +83,7 @@ def test_the_newest_checkpoint_lends_config_and_tokenizer() -> None:
 
 def test_checkpoints_without_weight_are_no_part_of_the_recipe() -> None:
     averaging = Averaging.model_validate(changed("average", {"schedule": "ema", "beta": 0.0}))
-    assert averaging.weighted(["/run/c1", "/run/c2"]).references() == ["/run/c2"]
+    assert averaging.recipe(averaging.weights(["/run/c1", "/run/c2"])).references() == ["/run/c2"]
 
 
 def test_settings_that_change_the_result_change_its_digest_and_others_do_not() -> None:
@@ -133,7 +133,7 @@ def test_a_greedy_soup_is_chosen_by_one_half_of_the_suite_and_decided_on_the_oth
 def test_an_average_is_judged_by_the_gate_that_its_rule_names() -> None:
     values = changed("promote", {"gate": "calibrated", "exceed": 0.1})
     averaging = Averaging.model_validate(values)
-    rule = averaging.pipeline(averaging.weighted(["/run/c1", "/run/c2"])).promote
+    rule = averaging.pipeline(averaging.recipe(averaging.weights(["/run/c1", "/run/c2"]))).promote
     assert (rule.gate, rule.exceed, rule.alpha) == ("calibrated", 0.1, None)
     form = averaging.model_dump(mode="json", by_alias=True)
     assert Averaging.model_validate(json.loads(json.dumps(form))) == averaging

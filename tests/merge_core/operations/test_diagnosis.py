@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from merge_core.errors import CompatibilityError, NonFiniteError
+from merge_core.operations import common_tensors as rows_module
+from merge_core.operations.common_tensors import common_tensors
 from merge_core.operations.diagnosis import clashes as clashes_module
 from merge_core.operations.diagnosis import ranks as ranks_module
 from merge_core.operations.diagnosis import sample as sample_module
@@ -17,7 +19,6 @@ from merge_core.operations.diagnosis.clashes import Clashes
 from merge_core.operations.diagnosis.ranks import effective_rank
 from merge_core.operations.diagnosis.sample import draw_sample
 from merge_core.operations.diagnosis.weights import diagnose_weights, diagnosis_key
-from merge_core.operations.profile import common_tensors
 from merge_core.records import SourceCheckpoint
 from tests.support.checkpoints import write_checkpoint
 
@@ -97,7 +98,7 @@ def oracle_rank(delta: Vector) -> float:
 def test_conflicts_by_magnitude_are_those_of_whole_float64_vectors(
     tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clashes_module, "_RUN", 512)
+    monkeypatch.setattr(rows_module, "_RUN", 512)
     monkeypatch.setattr(clashes_module, "_BLOCK", 100)
     base = weights(0, 2, dtype)
     models = [fine_tune(base, 1), fine_tune(base, 2)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from merge_core.errors import CompatibilityError, NonFiniteError, RecipeError
+from merge_core.operations import common_tensors as rows_module
 from merge_core.operations import profile as profile_module
 from merge_core.operations.profile import (
     QUANTILES,
@@ -140,7 +141,7 @@ def test_threads_and_run_length_change_nothing(
     source, sources = written(tmp_path, base, models)
     one = profile_task_vectors(source, sources, threads=1)
     assert profile_task_vectors(source, sources, threads=4) == one
-    monkeypatch.setattr(profile_module, "_RUN", 1 << 18)
+    monkeypatch.setattr(rows_module, "_RUN", 1 << 18)
     assert profile_task_vectors(source, sources, threads=3) == one
 
 

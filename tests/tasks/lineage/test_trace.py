@@ -96,7 +96,7 @@ def test_an_input_that_another_merge_made_is_followed_by_digest_wherever_it_lies
     tree = lineage("models:/stacked@champion", registry)
 
     assert tree.root == source(result).digest
-    base, first, code = tree.made_of(tree.top)
+    base, first, code = (tree.by_digest[item.digest] for item in tree.top.inputs)
     assert first.digest == promoted.result.candidate.digest
     assert first.merge is not None
     assert first.merge.run_id == promoted.result.run_id

@@ -102,7 +102,7 @@ def test_an_average_hands_it_on_to_the_steps_that_it_shares() -> None:
         "promote": {"approve_within": "8h"},
     }
     averaging = Averaging.model_validate(values)
-    recipe = averaging.weighted(["/run/c1", "/run/c2"])
+    recipe = averaging.recipe(averaging.weights(["/run/c1", "/run/c2"]))
     assert averaging.pipeline(recipe).promote.approve_within == "8h"
     with pytest.raises(ValueError, match="approve_within"):
         Averaging.model_validate({**values, "promote": {"approve_within": "soon"}})

@@ -19,7 +19,7 @@ from merge_core.progress import ProgressEvent
 from merge_core.records import CheckpointManifest
 from tasks.registry import loader as registry_loader
 from tasks.registry.client import open_registry
-from tasks.registry.last_check import check_what_is_served
+from tasks.registry.last_check import check_bytes_served
 from tasks.registry.register import register_merge
 from tests.support.edited_descriptions import ATTACKS, lead_elsewhere, load_from_elsewhere
 from tests.support.edited_objects import flip, loosen, sha256
@@ -125,7 +125,7 @@ def check(described: Path, arguments: dict[str, Any], registry: str) -> Check:
         with open_registry(registry, writing=True) as opened:
             version = opened.client.get_model_version("zoo", "2")
             model = described.parent.name
-            check_what_is_served(opened, version, model, checkpoint, DigestMemo(None))()
+            check_bytes_served(opened, version, model, checkpoint, DigestMemo(None))()
 
     return check
 

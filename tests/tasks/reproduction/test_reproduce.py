@@ -11,9 +11,10 @@ import pytest
 
 from flows.cli import program
 from merge_core.homes.home import Home
+from merge_core.runtime.compute import Compute
 from tasks.evaluation.suite import SHIPPED
 from tasks.registry.client import open_registry
-from tasks.reproduction.reproduce import Compute, reproduce
+from tasks.reproduction.reproduce import reproduce
 from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.locked_merges import registered_merge
