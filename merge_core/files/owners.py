@@ -83,6 +83,15 @@ def has_group_to_itself(uid: int, gid: int) -> bool:
     return own and set(group.gr_mem) <= {user.pw_name}
 
 
+def others_may_write(status: os.stat_result) -> bool:
+    """Whether others than its owner may write something: all, or a group that is not the owner's
+    own. Links say nothing."""
+    if stat.S_ISLNK(status.st_mode):
+        return False
+    shared = status.st_mode & stat.S_IWGRP and not has_group_to_itself(status.st_uid, status.st_gid)
+    return bool(status.st_mode & stat.S_IWOTH or shared)
+
+
 def user_named(uid: int) -> str:
     """`alice (uid 1000)`."""
     try:

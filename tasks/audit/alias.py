@@ -28,6 +28,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
         answers.unknown(f"the history {chain} is another home's, or was lost")
     if state.moved_elsewhere:
         answers.fails(f"somebody gave the alias to version {state.holder} outside of mergeflow")
+    told.of_lines(found, state, answers)
     told.of_alias(state, found, answers)
     lines = [line for history in found for line in history.lines]
     _of_run(evidence, lines, answers)

@@ -37,7 +37,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
     present = {*_present(evidence, "")}
     root = evidence.downloaded("")
     for name, sha256 in listed.items():
-        found = _content(root, name) if name in present else None
+        found = _content(evidence, root, name) if name in present else None
         if found is None:
             answers.fails(f"{printable(name)} among the files of the run is missing")
         elif sha256_of(found) != sha256:
@@ -58,9 +58,10 @@ def _page(evidence: Evidence, noted: str | None, answers: Answers) -> None:
         answers.unknown(f"{PAGE} is not there any more, or could not be written")
 
 
-def _content(root: Path | None, name: str) -> bytes | None:
+def _content(evidence: Evidence, root: Path | None, name: str) -> bytes | None:
+    """A file from all that was fetched at once, or by itself where something stopped that."""
     try:
-        return (root / name).read_bytes() if root is not None else None
+        return (root / name).read_bytes() if root is not None else evidence.file(name)
     except OSError:
         return None
 
@@ -70,7 +71,10 @@ def _present(evidence: Evidence, directory: str) -> Iterator[str]:
     if evidence.run is None:
         return
     client, run_id = evidence.registry.client, evidence.run.info.run_id
-    for item in client.list_artifacts(run_id, directory or None)[:_MOST_FILES]:
+    found = client.list_artifacts(run_id, directory or None)[:_MOST_FILES]
+    if directory and not found:
+        yield f"{directory}/"  # nobody makes a directory for nothing
+    for item in found:
         if item.path == SIGNATURES:
             continue
         if item.is_dir:

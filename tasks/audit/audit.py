@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_core.errors import CheckpointError
+from merge_core.errors import CheckpointError, one_line
 from merge_core.homes.home import Home
 from merge_core.progress import Progress
 from tasks.audit import (
@@ -28,9 +28,10 @@ from tasks.audit import (
     way,
 )
 from tasks.audit.evidence import Evidence
-from tasks.audit.report import Answers, AuditReport
+from tasks.audit.report import Answer, Answers, AuditReport
 from tasks.registry.addresses import find_version
 from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.faults import is_network_failure
 from tasks.registry.history import models_with_history
 from tasks.registry.memory import canonical
 from tasks.registry.pages import every
@@ -101,16 +102,33 @@ def audit_all(
 
 
 def looked_at(evidence: Evidence, checks: Mapping[str, Check]) -> AuditReport:
-    """What some of the checks say of a version."""
-    answers = []
+    """What some of the checks say of a version. A record that nobody can read fails: who could
+    write such a one would else be rid of every check that reads it."""
+    from mlflow.exceptions import MlflowException
+
+    answers: list[Answer] = []
     for name, look in checks.items():
         given = Answers(name)
         try:
             look(evidence, given)
         except CheckpointError as error:
             given.fails(error.what)
+        except MlflowException as error:
+            if is_network_failure(error):
+                raise
+            _say_once(f"MLflow cannot show it: {one_line(error)}", given, answers)
+        except (ValueError, OverflowError) as error:
+            _say_once(f"a value is there that nothing writes: {one_line(error)}", given, answers)
         answers += given.given
     return AuditReport(model_uri=evidence.address, digest=evidence.digest, answers=tuple(answers))
+
+
+def _say_once(what: str, given: Answers, before: Sequence[Answer]) -> None:
+    """Say once what several checks meet."""
+    if any(each.what == what for each in before):
+        given.unknown(f"not looked at: {what}")
+    else:
+        given.fails(what)
 
 
 def _audit(

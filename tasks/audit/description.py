@@ -17,8 +17,11 @@ from tasks.registry.models import write_description
 def check(evidence: Evidence, answers: Answers) -> None:
     """What is held is what mergeflow writes for this checkpoint, and nothing else is there."""
     model, held, checkpoint = evidence.model, evidence.held, evidence.checkpoint
-    if model is None or held is None:
+    if model is None:
         answers.unknown("there is no description to look at")
+        return
+    if held is None:
+        answers.fails("MLflow's description of the model cannot be fetched")
         return
     if checkpoint is None:
         answers.fails("checkpoint.json is missing, or cannot be read")

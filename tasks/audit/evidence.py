@@ -26,6 +26,7 @@ from tasks.promotion.rule import PromotionRule
 from tasks.records import Decision, EvaluationReport
 from tasks.registry.client import TAG, Registry
 from tasks.registry.faults import is_network_failure, unreachable
+from tasks.registry.file_list import FILES_TAG
 from tasks.registry.last_check import download_description
 from tasks.registry.lock import LOCK, Lock
 from tasks.registry.models import RECORD
@@ -105,11 +106,13 @@ class Evidence:
     @cached_property
     def held(self) -> Path | None:
         """What MLflow holds of the model, brought here."""
+        from mlflow.exceptions import MlflowException
+
         if self.model is None:
             return None
         try:
             return download_description(self.registry, self.model, self.scratch / "held")
-        except OSError as error:
+        except (OSError, MlflowException) as error:
             self._raise_if_away(error)
             return None
 
@@ -153,6 +156,12 @@ class Evidence:
         """The merge run that the version names."""
         named = self.tag("run_id")
         return self._or_none(self.registry.client.get_run, named) if named else None
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the run is of a mergeflow that lists the run's files: of such a one the rest of
+        its record is known exactly, too."""
+        return self.run is not None and FILES_TAG in self.run.data.tags
 
     @cached_property
     def manifest(self) -> CheckpointManifest | None:

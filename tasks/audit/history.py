@@ -4,22 +4,23 @@ registry says. Lines that follow each other may still have been written by someb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from merge_core.text.plain import plain
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
-from tasks.registry.alias_state import AliasState
+from tasks.registry.alias_state import PIN_TAG, AliasState
 from tasks.registry.client import TAG
-from tasks.registry.file_list import FILES_TAG
-from tasks.registry.history import History, HistoryLine
+from tasks.registry.file_list import FILE_LIST, FILES_TAG
+from tasks.registry.history import History, HistoryLine, chains_elsewhere
+from tasks.registry.history_order import out_of_place, told_by_clocks
 from tasks.registry.memory import EMBEDDED
+from tasks.registry.moments import CLOCK, moment, time_of
 
-_CLOCK = timedelta(minutes=1)
-"""By how much the clocks of machines may differ."""
 _LONGEST = 1000
 _BY_HAND = ("promote", "rollback")
+_OF_A_DECISION = ("intended", "moved", "not_moved", "kept")
 
 
 class _Chosen(NamedTuple):
@@ -31,13 +32,40 @@ class _Chosen(NamedTuple):
     by: str | None
 
 
+def of_lines(found: Sequence[History], state: AliasState, answers: Answers) -> None:
+    """The lines could have been written one after the other."""
+    for history in found:
+        if history.all_problems(state.tags):
+            continue  # which is said
+        named = f"the history {history.chain}"
+        wrong = out_of_place(history)
+        if wrong is not None:
+            answers.fails(f"{named}: {wrong}")
+        for doubt in told_by_clocks(history):
+            answers.unknown(f"{named}: {doubt}")
+        begun = history.open_intention()
+        if begun is not None:
+            answers.unknown(
+                f"{named}: line {begun.number} begins a move that no line ends: its command runs"
+                " now, or was killed, and the next one ends it"
+            )
+        if history.torn:
+            answers.unknown(f"{named}: its last line was not written to its end")
+
+
 def of_alias(state: AliasState, found: Sequence[History], answers: Answers) -> None:
     """The alias and the pin are where the last lines put them, if the last move was this home's."""
+    chain = state.note.chain if state.note is not None else None
+    known = {*(each.chain for each in found), *chains_elsewhere(found, state.tags)}
+    if chain is not None and chain not in known:
+        answers.fails(f"the last move of the alias is in the history {chain}, which nobody has")
     history = _ours(state, found)
     if history is None or state.moved_elsewhere:
         return
     if state.note is None:
         answers.fails("the registry's note of the last move of the alias is gone")
+    if PIN_TAG in state.tags and state.pin is None:
+        answers.fails("the registry's pin cannot be read, so it keeps no run from moving the alias")
     begun = history.open_intention()
     if begun is not None and state.holder in (begun.version, begun.previous):
         return  # a move that was killed; the next command ends it
@@ -90,8 +118,19 @@ def of_run(
             by = decision.approval.by if decision.approval else None
             said = f"line {line.number} of the history"
             answers.same("who approved, by the decision", by and plain(by), line.by, said)
-        if _moment(line.at) < _time(run.info.start_time) - _CLOCK:
+        if line.event in _OF_A_DECISION and line.how == "run":
+            noted = f"line {line.number} of the history"
+            if line.files not in (None, run.data.tags.get(FILES_TAG)):
+                answers.fails(
+                    f"the list of the run's files was written anew, or taken off: {noted} has"
+                    f" another sha256 of {FILE_LIST} than the run"
+                )
+            if line.verdict is None and (line.completes is None or line.candidate is not None):
+                answers.fails(f"{noted} speaks of its run, and says no verdict")
+        if _written(line) < time_of(run.info.start_time) - CLOCK:
             answers.fails(f"line {line.number} of the history is older than the run it speaks of")
+        elif evidence.is_listed and _written(line) < time_of(run.info.end_time) - CLOCK:
+            answers.fails(f"the run ended after line {line.number} of the history, which knows it")
     intended = [line for line in own if line.event == "intended" and line.how == "run"]
     before = run.data.tags.get(TAG + "previous_champion")
     if intended and before is not None:
@@ -104,7 +143,7 @@ def of_run(
     history = _ours(state, found)
     if history is None or not history.lines:
         return
-    if FILES_TAG in run.data.tags or _moment(history.lines[0].at) < _time(run.info.end_time):
+    if FILES_TAG in run.data.tags or _written(history.lines[0]) < time_of(run.info.end_time):
         answers.fails(
             "no line of the history speaks of its run: lines were taken out, or its registration"
             " was interrupted, which the same command ends"
@@ -146,14 +185,6 @@ def _chosen(lines: Sequence[HistoryLine]) -> _Chosen | None:
     return chosen
 
 
-def _moment(text: str) -> datetime:
+def _written(line: HistoryLine) -> datetime:
     """When a line was written; a time that is none is as old as can be."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return _time(0)
-    return found if found.tzinfo else found.astimezone()
-
-
-def _time(milliseconds: int | None) -> datetime:
-    return datetime.fromtimestamp((milliseconds or 0) / 1000).astimezone()
+    return moment(line.at) or time_of(0)

@@ -12,6 +12,7 @@ from tasks.evaluation.kept_documents import DIRECTORY, kept_name
 from tasks.registry.client import TAG
 from tasks.registry.file_list import sha256_of
 from tasks.registry.lock import LOCK, Lock
+from tasks.registry.moments import moment
 
 
 def check(evidence: Evidence, answers: Answers) -> None:
@@ -37,6 +38,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
     _plan(evidence, lock, answers)
     _names(evidence, lock, answers)
     _suite(evidence, lock, answers)
+    _times(lock, answers)
     if not answers.failed:
         answers.holds("lock.json is as the run noted it, and gives the manifest's plan and suite")
 
@@ -50,6 +52,15 @@ def _names(evidence: Evidence, lock: Lock, answers: Answers) -> None:
     name = lock.pipeline.get("name")
     if name and evidence.tag("pipeline"):
         answers.same("the pipeline in lock.json", name, evidence.tag("pipeline"), "the version")
+
+
+def _times(lock: Lock, answers: Answers) -> None:
+    """The run began before it had decided."""
+    begun, decided = moment(lock.started), moment(lock.ended)
+    if begun is None or decided is None:
+        answers.fails("lock.json says no time at which the run began, or had decided")
+    elif decided < begun:
+        answers.fails("by lock.json the run had decided before it began")
 
 
 def _suite(evidence: Evidence, lock: Lock, answers: Answers) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.lineage.recorded import is_deleted
 from tasks.lineage.trace import inputs_of_run
 from tasks.registry.client import TAG
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_KEY = re.compile(r"[0-9a-f]{64}")
 _SAID_TWICE = ("verdict", "pipeline")
 _SAID_BEFORE = ("base_digest",)
 """By versions of before."""
@@ -34,6 +41,7 @@ def check(evidence: Evidence, answers: Answers) -> None:
     _outputs(evidence, answers)
     _inputs(evidence, answers)
     _first_run(evidence, answers)
+    _alone(evidence, run, answers)
     if not answers.failed:
         answers.holds("the run is there, made this model, and says the same as the version")
 
@@ -51,10 +59,25 @@ def _outputs(evidence: Evidence, answers: Answers) -> None:
             answers.fails(f"the run is said to have made another model, too: {model_id}")
 
 
+def _alone(evidence: Evidence, run: Run, answers: Answers) -> None:
+    """No other run says that it is this record: a registration that is repeated could take it."""
+    key = run.data.tags.get(TAG + "registration", "")
+    if not _KEY.fullmatch(key):
+        return  # which `record` says
+    found = evidence.registry.client.search_runs(
+        [run.info.experiment_id], f"tags.`{TAG}registration` = '{key}'", max_results=10
+    )
+    for other in found:
+        if other.info.run_id != run.info.run_id:
+            answers.fails(f"another run says that it is this record: {other.info.run_id}")
+
+
 def _first_run(evidence: Evidence, answers: Answers) -> None:
     """The run that MLflow's page of the version shows: the one that made the version, which an
     earlier decision may have done."""
     first = evidence.version.run_id
+    if not first and evidence.is_listed:
+        answers.fails("MLflow shows no run for the version: somebody took it off")
     if not first or first == evidence.tag("run_id"):
         return
     run = evidence.run_named(first)

@@ -10,36 +10,46 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from merge_core.findings import printable
 from merge_core.records import SourceCheckpoint
 from merge_core.text.markdown import code, inline
 from merge_core.text.plain import LONGEST
+from tasks.audit import look_alikes, shown_evaluations, shown_model
 from tasks.audit.evidence import Evidence
 from tasks.audit.report import Answers
 from tasks.registry.client import TAG
 from tasks.registry.datasets import datasets_of
 from tasks.registry.facts import MergeFacts
 from tasks.registry.file_list import FILES_TAG
+from tasks.registry.moments import CLOCK, moment, time_of
 from tasks.registry.runs import input_tags, metrics_of_run, params_of_run, tags_of_run
 from tasks.registry.version_tags import OF_MERGES
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_OUR_TAG = re.compile(r"mergeflow\.[a-z0-9_.]+")
-_CLOCK = timedelta(minutes=1)
 _CLOSE = 1e-9
 _LONGEST_DESCRIPTION = 5000
 _TAGS = ("kind", "model", "engine", "method", "baseline", "candidates", "allow_unrelated", "suite")
 """Tags of a run that nothing else compares."""
+_OF_RUNS = frozenset(
+    (
+        *_TAGS,
+        *("registration", "recipe_digest", "plan_digest", "object_id", "digest", "base_digest"),
+        *("verdict", "promote", "pipeline", "suite_digest", "lock", "files", "lineage"),
+        *("recorded", "previous_champion", "signed_by"),
+        *("approval", "approval_by", "approval_name", "approval_at", "approval_comment"),
+    )
+)
+_FAMILIES = ("input.", "prefect_")
+"""All of a merge's run."""
 
 
 def check_base(evidence: Evidence, answers: Answers) -> None:
     """The version's description and tags, and the scores that its model has."""
-    _tags_of(evidence.version.tags, "the version", answers)
+    look_alikes.tags_of(evidence.version.tags, "the version", answers)
     reference, digest = evidence.tag("reference"), evidence.digest or ""
     said = str(evidence.version.description or "")
     if (
@@ -47,7 +57,8 @@ def check_base(evidence: Evidence, answers: Answers) -> None:
         and f"{code(reference)}, digest {digest[:12]}: the fallback" not in said
     ):
         answers.fails("the version's description is not that of this base")
-    _model_metrics(evidence, answers)
+    shown_model.check_scores(evidence, answers)
+    shown_model.check_names(evidence, answers)
     if not answers.failed:
         answers.holds("its description in MLflow, its tags and its scores are what was recorded")
 
@@ -58,12 +69,12 @@ def check(evidence: Evidence, answers: Answers) -> None:
     if run is None or decision is None:
         answers.unknown("there is no record that the pages could be compared with")
         return
-    _tags_of(evidence.version.tags, "the version", answers)
-    _tags_of(run.data.tags, "the run", answers)
+    look_alikes.tags_of(evidence.version.tags, "the version", answers)
+    look_alikes.tags_of(run.data.tags, "the run", answers)
     listed = FILES_TAG in run.data.tags
-    for tag in sorted(evidence.version.tags) if listed else ():
-        if tag.startswith(TAG) and tag.removeprefix(TAG) not in OF_MERGES:
-            answers.fails(f"the version has the tag {printable(tag)}, which mergeflow never gives")
+    if listed:
+        look_alikes.known_tags(evidence.version.tags, OF_MERGES, (), "the version", answers)
+        look_alikes.known_tags(run.data.tags, _OF_RUNS, _FAMILIES, "the run", answers)
     _description(evidence, answers)
     facts = _facts(evidence)
     if facts is not None:
@@ -71,8 +82,12 @@ def check(evidence: Evidence, answers: Answers) -> None:
         _metrics(run.data.metrics, metrics_of_run(facts), listed, answers)
         _run_tags(evidence, run, facts, listed, answers)
     _datasets(evidence, run, listed, answers)
-    _steps(evidence, [run, *(each.run for each in evidence.evaluations)], answers)
-    _model_metrics(evidence, answers)
+    _steps(evidence, [run, *(each.run for each in evidence.evaluations)], listed, answers)
+    shown_model.check_scores(evidence, answers)
+    shown_model.check_names(evidence, answers)
+    if listed:
+        shown_evaluations.check(evidence, run, answers)
+        shown_model.check_facts(evidence, answers)
     _times(evidence, run, answers)
     if not answers.failed:
         answers.holds("MLflow's pages show what the record says: words, numbers, data sets, times")
@@ -100,17 +115,6 @@ def _facts(evidence: Evidence) -> MergeFacts | None:
         decision=decision,
         pipeline_name=run.data.tags.get(TAG + "pipeline"),
     )
-
-
-def _tags_of(tags: Mapping[str, str], whose: str, answers: Answers) -> None:
-    """No tag looks like one of ours without being one."""
-    for tag in sorted(tags):
-        like = "".join(tag.split()).casefold()
-        strange = not tag.isascii() or not tag.isprintable()
-        if (strange or like.startswith("mergeflow")) and not _OUR_TAG.fullmatch(tag):
-            answers.fails(
-                f"{whose} has the tag {printable(repr(tag))}, which looks like one of ours"
-            )
 
 
 def _description(evidence: Evidence, answers: Answers) -> None:
@@ -204,7 +208,7 @@ def _dataset(dataset: object) -> tuple[str, str, str, str]:
     return name, digest, str(profile.get("documents")), str(source.get("task"))
 
 
-def _steps(evidence: Evidence, runs: Iterable[Run], answers: Answers) -> None:
+def _steps(evidence: Evidence, runs: Iterable[Run], listed: bool, answers: Answers) -> None:
     """Every metric was written once: a curve of several points is somebody else's."""
     for run in runs:
         for name, value in sorted(run.data.metrics.items()):
@@ -213,40 +217,22 @@ def _steps(evidence: Evidence, runs: Iterable[Run], answers: Answers) -> None:
                 not _alike(each.value, value) for each in points
             ):
                 answers.fails(f"the metric {name} was written again, with another value or step")
-
-
-def _model_metrics(evidence: Evidence, answers: Answers) -> None:
-    """The scores that the model's page shows are those of the evaluations that it names."""
-    known: dict[str, Mapping[str, float]] = {
-        each.run.info.run_id: each.run.data.metrics for each in evidence.evaluations
-    }
-    for metric in (evidence.model.metrics if evidence.model else None) or ():
-        run_id = metric.run_id or ""
-        if run_id not in known:
-            run = evidence.run_named(run_id) if run_id else None
-            known[run_id] = run.data.metrics if run is not None else {}
-        said = known[run_id].get(metric.key)
-        if said is not None and not _alike(said, metric.value):
-            answers.fails(
-                f"the model's page shows {metric.key} {metric.value:.6g}, its evaluation {said:.6g}"
-            )
+            elif listed and len(points) > 1:
+                answers.fails(f"the metric {name} was written again, at another time")
 
 
 def _times(evidence: Evidence, run: Run, answers: Answers) -> None:
     """A run begins when the lock has ended, and ends later."""
-    begun, ended = _time(run.info.start_time), _time(run.info.end_time)
+    begun, ended = time_of(run.info.start_time), time_of(run.info.end_time)
     if ended < begun:
         answers.fails("the run ended before it began")
-    try:
-        decided = datetime.fromisoformat(evidence.lock.ended) if evidence.lock else begun
-    except ValueError:
-        decided = begun
-    if begun < decided - _CLOCK:
+    first = evidence.run_named(evidence.version.run_id) if evidence.version.run_id else None
+    made = time_of(evidence.version.creation_timestamp)
+    if first is not None and made < time_of(first.info.start_time) - CLOCK:
+        answers.fails("the version was registered before the run that made it began")
+    decided = moment(evidence.lock.ended) if evidence.lock else None
+    if decided is not None and begun < decided - CLOCK:
         answers.fails("the run began before there was a decision to record, as lock.json says")
-
-
-def _time(milliseconds: int | None) -> datetime:
-    return datetime.fromtimestamp((milliseconds or 0) / 1000, UTC)
 
 
 def _object(text: str) -> dict[str, object]:

@@ -85,6 +85,10 @@ def _gone(
     for key_id in sorted(missing.keys() - here):
         by = printable(key_id[:12])
         answers.fails(f"the signature by key {by} is gone: {missing[key_id]} speaks of it")
+    said = {line.key: line.number for line in lines if line.key in here}
+    for key_id in sorted(said.keys() - {*noted.split(), None}):
+        by = f"line {said[key_id]} of the history"
+        answers.fails(f"the run's tag does not name the key {printable(key_id[:12])}, as {by} does")
     wanted = _asked_for(evidence)
     if found or answers.failed:
         return

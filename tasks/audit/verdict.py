@@ -42,6 +42,8 @@ def check(evidence: Evidence, answers: Answers) -> None:
     if merged is None or base is None:
         answers.unknown("the decision cannot be made again: an evaluation is gone")
         return
+    if not _can_be_read(evidence, answers):
+        return
     compared = evidence.compared
     if compared is None:
         if made.baselines != ("base",):
@@ -59,6 +61,22 @@ def check(evidence: Evidence, answers: Answers) -> None:
     _again(evidence, made, merged, known, compared, answers)
 
 
+def _can_be_read(evidence: Evidence, answers: Answers) -> bool:
+    """Whether the files that decide say one thing. Where one says what nobody wrote there, nothing
+    is rebuilt in its place: that would hide the edit. Runs of before had other rules."""
+    sound = True
+    for name, read in (("rule.json", evidence.rule), ("compared.json", evidence.compared)):
+        content = evidence.file(name)
+        if says_twice(content):
+            answers.fails(f"the run's {name} is no JSON, or says something twice")
+        elif content is not None and read is None and evidence.is_listed:
+            answers.fails(f"the run's {name} says what mergeflow never writes there")
+        else:
+            continue
+        sound = False
+    return sound
+
+
 def _again(
     evidence: Evidence,
     made: Decision,
@@ -67,10 +85,6 @@ def _again(
     compared: Compared,
     answers: Answers,
 ) -> None:
-    for name in ("rule.json", "compared.json"):
-        if says_twice(evidence.file(name)):
-            answers.fails(f"the run's {name} is no JSON, or says something twice")
-            return
     rule = evidence.rule or _rebuilt(made)
     if rule is None:
         answers.unknown("the decision cannot be made again: its rule was not kept")
@@ -87,6 +101,9 @@ def _again(
         again = decide(merged, bar)
     except MergeflowError as error:
         answers.fails(f"the rule gives no decision on these evaluations: {error.what}")
+        return
+    except ValueError:  # of a result that is no number
+        answers.fails("the rule gives no decision on these evaluations: their values are too large")
         return
     different = _differences(made, again)
     if different and evidence.rule is None:
@@ -113,6 +130,8 @@ def _differences(made: Decision, again: Decision) -> list[str]:
     now = {each.task: each for each in again.comparisons}
     if before.keys() != now.keys():
         found.append(f"tasks: {sorted(before.keys() ^ now.keys())[0]} is in one of them")
+    if len(made.comparisons) != len(again.comparisons):
+        found.append(f"tasks: {len(again.comparisons)}, not {len(made.comparisons)}")
     for task in before.keys() & now.keys():
         one, other = before[task], now[task]
         for field in ("baseline", "candidate", "improvement", "low", "high", "max_regression"):

@@ -7,13 +7,13 @@ under, so stacked merges show their whole ancestry.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.lineage.graph import Lineage, LineageInput, LineageMerge, LineageNode, LineageScore
 from tasks.lineage.recorded import Recorded, is_deleted
 from tasks.registry.addresses import digest_of_version, find_version
 from tasks.registry.client import TAG, Registry, open_registry
+from tasks.registry.moments import time_of
 from tasks.registry.version_tags import run_of
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def _node(
 
 
 def _moment(milliseconds: int | None) -> str | None:
-    if not milliseconds:
+    try:
+        return time_of(milliseconds).isoformat(timespec="seconds") if milliseconds else None
+    except ValueError:  # in no year that there is: the audit says so
         return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")

@@ -49,6 +49,7 @@ class Chosen:
     digest: str | None = None
     run_id: str | None = None
     verdict: str | None = None
+    files: str | None = None
 
     def facts(self) -> dict[str, str | None]:
         """As fields of a line of the history."""
@@ -60,6 +61,7 @@ class Chosen:
             "digest": self.digest,
             "run_id": self.run_id,
             "verdict": self.verdict,
+            "files": self.files,
         }
 
 
@@ -256,6 +258,7 @@ class AliasKeeper:
                 digest=begun.digest if done else None,
                 how=begun.how,
                 run_id=begun.run_id,
+                files=begun.files,
                 completes=begun.number,
                 why="the command that began it was killed",
             )

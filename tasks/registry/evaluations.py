@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+EVALUATION = "evaluation.json"
+"""With the value of every document."""
+
+
 def metric_name(score: TaskScore) -> str:
     """The name of a task's score among the metrics of an evaluation's run."""
     return f"{slug(score.task)}/{slug(score.metric)}"
@@ -66,7 +70,7 @@ def record_evaluation(
             ],
         )
         log_inputs(registry, run, [model_id], datasets_of([report]))
-        files = {"evaluation.json": report.model_dump_json(indent=1)}
+        files = {EVALUATION: report.model_dump_json(indent=1)}
         log_files(registry, run.info.run_id, files)
         log_tables(registry, run, {DOCUMENTS: evaluation_table(report)})
         finish(registry, run.info.run_id)
@@ -99,6 +103,11 @@ def _recorded_before(registry: Registry, run: Run, report: EvaluationReport) -> 
         max_results=2,
     )
     return any(each.info.run_id != run.info.run_id for each in found)
+
+
+def metrics_of_evaluation(report: EvaluationReport) -> dict[str, float]:
+    """The numbers of an evaluation's run."""
+    return {each.key: each.value for each in _metrics(report, 0, None)}
 
 
 def _metrics(report: EvaluationReport, when: int, model_id: str | None) -> list[Any]:

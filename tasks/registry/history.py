@@ -68,6 +68,9 @@ class HistoryLine(Record):
     """The name that somebody typed; nobody has checked it."""
     run_id: str | None = None
     verdict: str | None = None
+    files: str | None = None
+    """sha256 of the list of the run's files (`files.json`), which so cannot be written anew without
+    a new history."""
     completes: int | None = None
     """Number of the `intended` line that this one ends."""
     key: str | None = None

@@ -8,6 +8,7 @@ from tasks.registry.addresses import find_model
 from tasks.registry.alias_state import AliasState, alias_state
 from tasks.registry.client import open_registry
 from tasks.registry.history import History, HistoryLine, chains_elsewhere, find_histories
+from tasks.registry.history_order import out_of_place, told_by_clocks
 from tasks.registry.memory import canonical
 
 
@@ -58,12 +59,18 @@ def report_history(home: Home, tracking_uri: str, name: str) -> HistoryReport:
                 chain=history.chain,
                 path=str(history.path),
                 lines=tuple(history.lines),
-                problems=tuple(history.all_problems(state.tags)),
+                problems=tuple(history.all_problems(state.tags) or _order(history)),
             )
             for history in found
         ),
         notes=tuple(_notes(found, state)),
     )
+
+
+def _order(history: History) -> list[str]:
+    """A line that nobody could have written where it stands."""
+    wrong = out_of_place(history)
+    return [wrong] if wrong else []
 
 
 def _notes(found: list[History], state: AliasState) -> list[str]:
@@ -76,6 +83,7 @@ def _notes(found: list[History], state: AliasState) -> list[str]:
         f"chain {chain} is another home's, or was lost: its lines are not here"
         for chain in chains_elsewhere(found, state.tags)
     ]
+    notes += [f"{each.chain}: {doubt}" for each in found for doubt in told_by_clocks(each)]
     torn = [each.chain for each in found if each.torn]
     notes += [f"the last line of {chain} was not written to its end" for chain in torn]
     sound = [each for each in found if not each.all_problems(state.tags)]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 RECORD = "checkpoint.json"
+KIND = "checkpoint"
+"""What MLflow calls the type of these models."""
 _LOADER = Path(__file__).with_name("loader.py")
 _PYFUNC = "python_function"
 _TRANSFORMERS = "transformers"
@@ -107,8 +109,8 @@ def _create(
         name=_name(name or checkpoint.reference, checkpoint),
         source_run_id=run_id,
         tags=tags,
-        params=_describe(checkpoint),
-        model_type="checkpoint",
+        params=facts_of_checkpoint(checkpoint),
+        model_type=KIND,
     )
     first = find_logged_model(registry, checkpoint.digest, experiment_id)
     if first is not None and first.model_id != model.model_id:
@@ -250,7 +252,7 @@ def _signature() -> Any:
     )
 
 
-def _describe(checkpoint: SourceCheckpoint) -> dict[str, str]:
+def facts_of_checkpoint(checkpoint: SourceCheckpoint) -> dict[str, str]:
     """The facts of a checkpoint that the UI shows, from its config alone."""
     described = {
         "reference": checkpoint.reference,

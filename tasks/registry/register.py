@@ -26,6 +26,7 @@ from tasks.registry.described import where_recorded
 from tasks.registry.evaluations import record_evaluation
 from tasks.registry.facts import MergeFacts
 from tasks.registry.fallback import FallBackTo, Holder, holder_that_stays
+from tasks.registry.file_list import FILES_TAG
 from tasks.registry.last_check import check_bytes_served, check_files_served
 from tasks.registry.memory import note_store_of
 from tasks.registry.models import ensure_logged_model
@@ -236,6 +237,7 @@ def _promote(
         verdict=decision.verdict,
         why=stays.why if stays else None,
         by=decision.approval.by if decision.approval else None,
+        files=registry.client.get_run(run.info.run_id).data.tags.get(FILES_TAG),
     )
     if stays is not None:
         digest = stays.version.tags.get(TAG + "digest")

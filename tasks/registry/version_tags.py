@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OF_MERGES = ("verdict", "digest", "run_id", "pipeline", "approval")
 """On the version of a merge; `approval` where a person was asked."""
-_APPROVED, _TYPED = "approved by ", ", as typed"
+_APPROVED, TYPED = "approved by ", ", as typed"
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 _log = plain_log("mergeflow")
@@ -36,7 +36,7 @@ def approval_said(approval: Approval) -> str:
     """A person's answer in one tag. The name is the text that was typed."""
     if not approval.by:
         return "not answered"
-    return f"{'approved' if approval.approved else 'declined'} by {plain(approval.by)}{_TYPED}"
+    return f"{'approved' if approval.approved else 'declined'} by {plain(approval.by)}{TYPED}"
 
 
 def approver_of(version: ModelVersion) -> str | None:
@@ -44,7 +44,7 @@ def approver_of(version: ModelVersion) -> str | None:
     said = str(version.tags.get(TAG + "approval", ""))
     if said == "approved":  # as versions said it that have a tag for the name
         return str(version.tags.get(TAG + "approval_by", "somebody"))
-    return said.removeprefix(_APPROVED).removesuffix(_TYPED) if said.startswith(_APPROVED) else None
+    return said.removeprefix(_APPROVED).removesuffix(TYPED) if said.startswith(_APPROVED) else None
 
 
 def fact_of(registry: Registry, version: ModelVersion, key: str) -> str | None:
@@ -87,7 +87,7 @@ def take_off_former_tags(registry: Registry, version: ModelVersion) -> None:
         return
     name, number, approver = version.name, str(version.version), approver_of(version)
     if version.tags.get(TAG + "approval") == "approved":
-        said = f"{_APPROVED}{approver}{_TYPED}"
+        said = f"{_APPROVED}{approver}{TYPED}"
         registry.client.set_model_version_tag(name, number, TAG + "approval", said)
     for key in former:
         registry.client.delete_model_version_tag(name, number, key)

@@ -238,6 +238,8 @@ def read_public_key(content: bytes, name: str = "") -> PublicKey:
 
     if b"PRIVATE" in content:
         raise ValueError("it holds a private key")
+    if content.count(b"-----BEGIN ") > 1:  # programs would take one or the other
+        raise ValueError("it holds more than one key")
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):

@@ -11,6 +11,7 @@ from pathlib import Path
 from merge_core.errors import MergeflowError
 from merge_core.files.named_file import read_named
 from merge_core.files.own_files import NotOursError, read_own
+from merge_core.files.owners import others_may_write
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
 from tasks.signing.keys import (
@@ -41,6 +42,9 @@ class Trust:
         keys: list[PublicKey] = []
         problems: list[str] = []
         found = sorted(home.keys.iterdir()) if home.keys.is_dir() else []
+        if found and others_may_write(home.keys.stat()):
+            said = f"no key is believed: others may write to {home.keys}"
+            return cls((), False, (f"{said}; `chmod 700` it, and look at what is there",))
         for path in found:
             if path.suffix == PRIVATE and not os.path.lexists(path.with_suffix(PUBLIC)):
                 problems.append(_lonely(path))
@@ -48,6 +52,8 @@ class Trust:
                 continue
             try:
                 key = read_public_key(read_own(path, LONGEST_KEY), path.stem)
+                if others_may_write(path.lstat()):
+                    raise NotOursError("others may write it")
             except FileNotFoundError:
                 continue
             except (NotOursError, ValueError) as error:

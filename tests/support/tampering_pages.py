@@ -16,6 +16,7 @@ from tasks.audit.evidence import Evidence
 from tasks.audit.registration import key_of_record
 from tasks.registry.client import open_registry
 from tests.support.tampering import Tamperer, appended, relocked
+from tests.support.tampering_history import rewritten
 
 
 def rekeyed(at: Tamperer, change: Callable[[dict[str, Any]], object]) -> None:
@@ -33,9 +34,10 @@ def relisted(at: Tamperer, name: str) -> None:
 
 
 def unlisted(at: Tamperer) -> None:
-    """As a run of before its files were listed."""
+    """As a run of before its files were listed, and of before the history knew of it."""
     at.artifact("files.json").unlink()
     at.api.delete_tag(at.run_id, "mergeflow.files")
+    rewritten(at, lambda lines: [line.pop("files", None) for line in lines])
 
 
 def said_twice(at: Tamperer, name: str, what: str) -> None:

@@ -91,6 +91,14 @@ def by_another_key(at: OfSignatures, *, named: bool) -> None:
     at.replace_statement(signed)
 
 
+def signed_twice(at: OfSignatures, *, ours_first: bool) -> None:
+    """The envelope has our signature, and somebody else's of the same statement."""
+    ours = json.loads(at.signature(STATEMENT).read_text())["signatures"]
+    theirs = json.loads(seal(at.statement(), private_key(at.evil(), "release")))["signatures"]
+    both = [*ours, *theirs] if ours_first else [*theirs, *ours]
+    at.replace_statement(edited(at.signature(STATEMENT).read_bytes(), signatures=both))
+
+
 def exchanged_key(at: OfSignatures) -> None:
     """Public and private key are somebody else's, and the statement is theirs, too."""
     keys = at.home.home.keys
@@ -234,6 +242,53 @@ KINDS: dict[str, tuple[Callable[[OfSignatures], object], str]] = {
     "the versions that it was made with": (other_environment, "builder.version.torch"),
     "when it was made": (other_start, "metadata.startedOn"),
     "a file of the record, listed anew": (listed_anew, "files.json"),
+    "the run's word of the key": (
+        lambda at: at.api.delete_tag(at.run_id, "mergeflow.signed_by"),
+        "the run's tag does not name the key",
+    ),
+    "a second signature in the envelope, by another key": (
+        lambda at: signed_twice(at, ours_first=True),
+        "it has not exactly one signature",
+    ),
+    "a second signature in the envelope, the first by another key": (
+        lambda at: signed_twice(at, ours_first=False),
+        "it has not exactly one signature",
+    ),
+    "a payload of another type": (
+        lambda at: at.replace_statement(
+            edited(at.signature(STATEMENT).read_bytes(), payloadType="application/json")
+        ),
+        "its payload is of type application/json",
+    ),
+    "an envelope that says something twice": (
+        lambda at: at.replace_statement(
+            at.signature(STATEMENT).read_bytes().replace(b"{", b'{"payload":"e30=",', 1)
+        ),
+        "key 'payload' appears twice",
+    ),
+    "a signature of the files by halves": (
+        lambda at: at.signature(FILES).write_bytes(at.signature(FILES).read_bytes()[:-40]),
+        "it is not JSON",
+    ),
+    "a public key with another one behind it": (
+        lambda at: (at.home.home.keys / "release.pub").write_bytes(
+            (at.home.home.keys / "release.pub").read_bytes()
+            + (at.evil().keys / "release.pub").read_bytes()
+        ),
+        "it holds more than one key",
+    ),
+    "a public key that all may write": (
+        lambda at: (at.home.home.keys / "release.pub").chmod(0o666),
+        "others may write it",
+    ),
+    "keys in a directory that all may write to": (
+        lambda at: at.home.home.keys.chmod(0o777),
+        "no key is believed: others may write to",
+    ),
+    "a private key that others may read": (
+        lambda at: (at.home.home.keys / "release.pem").chmod(0o644),
+        "others than its owner may read or change this key",
+    ),
     "a reason of the signed decision": (
         lambda at: at.edit(
             at.artifact("decision.json"), lambda value: value.update(reasons=["it is lovely"])

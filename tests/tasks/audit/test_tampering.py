@@ -11,9 +11,11 @@ import pytest
 from merge_core.homes.home import Home
 from tasks.audit.audit import audit_all, audit_version
 from tasks.audit.report import AuditReport
+from tasks.lineage.trace import lineage
 from tasks.registry.chosen_by_hand import promote
 from tasks.registry.client import open_registry
 from tasks.registry.faults import RegistryUnreachableError
+from tasks.registry.history_report import report_history
 from tests.support.audited import Audited
 from tests.support.edited_objects import flip
 from tests.support.merge_store import clear_away
@@ -21,12 +23,15 @@ from tests.support.tampering import KINDS as OF_THE_RECORD
 from tests.support.tampering import Tamperer
 from tests.support.tampering_history import KINDS as OF_HISTORY
 from tests.support.tampering_history import ON_VERSION_3
+from tests.support.tampering_lines import KINDS as OF_LINES
 from tests.support.tampering_pages import KINDS as OF_PAGES
 from tests.support.tampering_pages import unlisted
+from tests.support.tampering_runs import KINDS as OF_RUNS
 from tests.support.tampering_texts import KINDS as OF_TEXTS
 
 URI = "models:/model/2"
-KINDS = OF_THE_RECORD | OF_HISTORY | OF_PAGES | OF_TEXTS
+DIGEST = "mergeflow.digest"
+KINDS = OF_THE_RECORD | OF_HISTORY | OF_LINES | OF_PAGES | OF_RUNS | OF_TEXTS
 
 
 @pytest.fixture
@@ -114,6 +119,61 @@ def test_a_run_of_before_rules_were_kept_is_decided_again_by_its_parameters(home
     assert report.holds
     said = [answer for answer in report.answers if answer.check == "decision"]
     assert "rebuilt" in said[-1].what
+
+
+@pytest.mark.slow
+def test_what_people_may_add_and_change_is_no_tampering(home: Audited) -> None:
+    follow(home)
+    at = Tamperer(home)
+    api, said = at.api, at.version.description
+    api.set_model_version_tag("model", "2", "team", "search")
+    api.set_registered_model_tag("model", "owner", "me")
+    api.set_tag(at.run_id, "reviewed", "yes")
+    for alias in ("production", "champion-eu", "ex-champion", "本番"):
+        api.set_registered_model_alias("model", alias, "3")
+    api.update_registered_model("model", "Our own words.")
+    api.update_model_version("model", "2", f"{said}\n\nOur own words.")
+    api.update_run(at.run_id, name="the good one")
+    api.rename_experiment(at.run.info.experiment_id, "ours")
+    api.delete_model_version("model", "3")
+    answers = audit_version(home.home, URI, home.registry).answers
+    assert {answer.outcome for answer in answers} == {"holds"}
+    own = api.create_run(at.run.info.experiment_id)
+    api.log_metric(own.info.run_id, "our_score", 0.9, model_id=at.model_id)
+    report = audit_version(home.home, URI, home.registry)
+    assert report.holds, report.of("fails")
+    [unknown] = report.of("unknown")
+    assert "our_score of a run that mergeflow did not make" in unknown.what
+
+
+@pytest.mark.slow
+def test_the_other_commands_live_with_what_the_audit_names(home: Audited) -> None:
+    follow(home)
+    at = Tamperer(home)
+    KINDS["a time in no year"][0](at)
+    assert lineage(URI, home.registry).nodes[0].merge is not None
+    KINDS["lines of the history in another order"][0](at)
+    [chain] = report_history(home.home, home.registry, "model").chains
+    assert chain.problems[0].startswith("line 2 cannot stand there")
+    promote(home.home, home.registry, "model", "2", why="it is the right one")
+    assert report_history(home.home, home.registry, "model").holder == "2"
+
+
+@pytest.mark.slow
+def test_a_version_that_mlflow_copied_is_told_from_the_one_it_is_a_copy_of(home: Audited) -> None:
+    follow(home)
+    at = Tamperer(home)
+    api = at.api
+    api.create_registered_model("production")
+    at.sql(
+        "INSERT INTO model_versions (name, version, source, current_stage, status, creation_time,"
+        " workspace) SELECT 'production', 1, 'models:/model/2', 'None', status, creation_time,"
+        " workspace FROM model_versions WHERE version = 2"
+    )
+    api.set_model_version_tag("production", "1", "mergeflow.digest", at.version.tags[DIGEST])
+    failing = audit_version(home.home, "models:/production/1", home.registry).of("fails")
+    assert [answer.check for answer in failing] == ["way"]
+    assert "is a copy of models:/model/2 that mergeflow did not make" in failing[0].what
 
 
 @pytest.mark.slow
