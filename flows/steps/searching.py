@@ -26,6 +26,7 @@ from merge_core.text.plain import plain_log
 from tasks.candidate import Measured, Workshop
 from tasks.progress import prefect_progress
 from tasks.records import EvaluationReport
+from tasks.search.exhausted import why_exhausted
 from tasks.search.first import Start, first_recipes
 from tasks.search.page import change_said
 from tasks.search.sampling import Asked, Study
@@ -59,6 +60,9 @@ class Trials:
     _get_ready: Callable[[], None] = field(default=lambda: None)
     _done: list[Trial] = field(default_factory=list)
     _reports: dict[int, EvaluationReport] = field(default_factory=dict)
+    _begin_with: int = 0
+    """So many candidates are not left to the sampler."""
+    _is_exhausted: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, note: Callable[[Trial], None], get_ready: Callable[[], None]) -> list[Trial]:
@@ -96,6 +100,7 @@ class Trials:
 
     def _side_by_side(self, starts: Sequence[Start], most: int | None) -> None:
         self.study.begin(starts)
+        self._begin_with = len(starts)
         workers = self.search.evaluate.parallel
         run_together([partial(self._work, most)] * workers, workers)
 
@@ -193,6 +198,8 @@ class Trials:
     def _is_spent(self) -> bool:
         budget = self.search.search.budget
         with self._lock:
+            if self._nothing_is_new():
+                return True
             paid = [trial.result for trial in self._done if not trial.result.known]
             minutes = sum(result.seconds.total for result in paid) / 60.0
             failed = [trial for trial in self._done if trial.result.outcome == "failed"]
@@ -201,6 +208,17 @@ class Trials:
         if budget.minutes and minutes / self.search.evaluate.parallel >= budget.minutes:
             return True
         return bool(budget.documents and sum(r.documents for r in paid) >= budget.documents)
+
+    def _nothing_is_new(self) -> bool:
+        """Whether the rest of the budget would buy nothing; says so once, if there is a rest."""
+        number, most = len(self._done), self.search.trials
+        if self.soup or number < self._begin_with or number == most:
+            return False
+        why = why_exhausted(self.search.search.as_space, self._done)
+        if why and not self._is_exhausted:
+            _log.info("the search ends here: %s", why)
+        self._is_exhausted = bool(why)
+        return self._is_exhausted
 
     def _say(self, trial: Trial) -> None:
         first = best(self._done)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -96,6 +97,12 @@ class Knob(_Part):
             return self.choices
         steps = self.steps
         return None if steps is None else tuple(map(self._written, steps.numbers))
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are, where they can be counted."""
+        steps = self.steps
+        return len(self.choices) or (None if steps is None else steps.count)
 
     @property
     def ends(self) -> tuple[Value, ...]:
@@ -186,6 +193,14 @@ class Space(_Part):
             else:
                 own = {f"{method.name}.{name}": knob for name, knob in method.space.items()}
                 yield method.name, {**self.knobs, **own}
+
+    @property
+    def size(self) -> int | None:
+        """How many combinations there are; None where a range has no step."""
+        counts = [[knob.count for knob in knobs.values()] for _, knobs in self.branches]
+        if any(count is None for branch in counts for count in branch):
+            return None
+        return sum(math.prod(count or 0 for count in branch) for branch in counts)
 
     def points(self) -> list[dict[str, Value]] | None:
         """Every combination, the last knob turning fastest; None where a range has no step."""
