@@ -16,6 +16,7 @@ from flows.settings.search import SearchPipeline
 from flows.steps import merge as step
 from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.endings import failed, send_event
+from flows.steps.evaluating import threads_of
 from flows.steps.locking import warn_of_changes
 from flows.steps.searched import Found, searched
 from merge_core.files.private import write_private
@@ -84,8 +85,10 @@ def _run(search: SearchPipeline, home: Home, beside: Path | None) -> SearchOutco
     sources = resolved.sources
     warn_of_changes(search, home, sources)
     check_needs(deciding, sources[search.recipe.donor].directory)
-    step.verify(search, sources)
     with Evaluators(home.scratch) as evaluators:
+        how = search.evaluate
+        evaluators.begin(searching, how.device, threads_of(how), how.parallel)
+        step.verify(search, sources)
         found = searched(search, searching, deciding, sources, home, beside, evaluators)
         return _decided(search, found, deciding, resolved, started, home, beside, evaluators)
 

@@ -65,7 +65,7 @@ def _asks_for_the_same(decision: Decision, bar: Bar) -> bool:
     return (decision.gate.exceed, decision.gate.alpha) == (numbers.exceed, numbers.alpha)
 
 
-@content_task("decide", version=5, key=decision_key, fits=_fits, retries=0)
+@content_task("decide", version=6, key=decision_key, fits=_fits, retries=0)
 def decide_task(candidate: EvaluationReport, bar: Bar) -> Decision:
     """`decide` as a cached step."""
     return decide(candidate, bar)

@@ -20,7 +20,6 @@ from merge_core.recipes.recipe import Recipe
 from merge_core.records import SourceCheckpoint
 from merge_core.text.plain import plain_log
 from tasks.candidate import Workshop, documents_in
-from tasks.evaluate import stored_evaluation
 from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.registry.client import default_tracking_uri
@@ -108,9 +107,6 @@ def _trials(
     how, soup = search.evaluate, search.soup
     inputs = [donor, *(experts if how.experts and not soup else ())]  # a soup tries each alone
     asked = [Asked(*each) for each in zip(inputs, names, strict=False)]
-    if all(stored_evaluation(home.cache, each, suite, how.device) for each in inputs):
-        # Else the process that evaluates these goes on with the candidates.
-        evaluators.begin(suite, how.device, threads_of(how), how.parallel)
     base, *others = score(search, suite, asked, home, evaluators)
     counted = sum(each.task_weight != 0 for each in base.scores)
     several = search.search.sampler == "nsga-ii"

@@ -28,7 +28,8 @@ def _own_warnings(recipe: Recipe) -> list[str]:
     if crowd > _MANY_MODELS and recipe.merge_method != "linear":
         found.append(f"{crowd} models are merged; interference grows with their number")
     found += [
-        f"{where} is {value:g}: a scale above 1 often leaves the loss basin"
+        f"{where} is {value:g}: a scale above 1 often leaves the loss basin, in which models can be"
+        " merged (1 and less are safer)"
         for where, value in _scales(recipe)
         if abs(value) > 1
     ]

@@ -48,7 +48,7 @@ def reasons(told: All) -> tuple[str, ...]:
     in_mean, in_ends = (any(" units" in line for line in each) for each in (parts["mean"], ends))
     lines = [
         *([NOTHING_TO_PROMOTE] * told.same),
-        *([] if told.same else _in_short(first)),
+        *([] if told.same else _in_short(first, told.on_inconclusive)),
         *parts["refused"],
         *parts["mean"],
         *(units if in_mean else []),
@@ -61,13 +61,13 @@ def reasons(told: All) -> tuple[str, ...]:
         *(_uncounted(each) for each in told.found if each.uncounted),
     ]
     if any(_SURELY in line for line in lines):
-        lines.append(_how_sure(told.found))
+        lines.append(_how_sure(told.found, lines))
     if told.verdict == "inconclusive" and not told.same:
         lines.append(cannot_tell(told.on_inconclusive, first.called))
     return tuple(lines)
 
 
-def _in_short(each: Against) -> list[str]:
+def _in_short(each: Against, on_inconclusive: str) -> list[str]:
     """How many tasks are worse and how many of them by too much, if any is."""
     worse = [c for c in each.comparisons if c.improvement < 0]
     counts = [
@@ -76,7 +76,11 @@ def _in_short(each: Against) -> list[str]:
     ]
     said = f"worse than {each.called} on {len(worse)} of {len(each.comparisons)} tasks"
     parts = [f"{count} {what}" for count, what in counts if count]
-    return [f"{said}: {', '.join(parts)}"] if parts else []
+    if not parts:
+        return []
+    alone = "any one of these would refuse the merge"
+    several = sum(count for count, _ in counts) > 1 and on_inconclusive == "fall_back"
+    return [f"{said}: {', '.join(parts)}{f'; {alone}' if several else ''}"]
 
 
 def _sections(each: Against) -> dict[str, list[str]]:
@@ -104,7 +108,7 @@ def _sections(each: Against) -> dict[str, list[str]]:
         "held": [
             *told["held"],
             *([] if blocks else kept["below"]),
-            *kept["unclear"],
+            *(f"{line}{_nothing_lost(each) if blocks else ''}" for line in kept["unclear"]),
             *kept["kept"],
         ],
     }
@@ -168,17 +172,21 @@ def _kept(each: KeptOfExpert, rule: GateRule) -> str:
     if not rule.retention_blocks:
         return said
     if each.outcome == "unclear" and each.kept < 0:
-        return f"{said}; that may be chance, and only what is surely less counts against it"
+        return f"{said}; that may be chance"
     if each.outcome == "below" and each.kept < 0:
         return f"{said}; the rule asks for {share} (keep_of_experts)"
     asked = f"the {share} that the rule asks for (keep_of_experts)"
     ends = {
         "below": f", surely less than {asked}",
         "kept": f", surely at least {asked}",
-        "unclear": f"; whether that is truly {asked} cannot be told, and only what is surely less"
-        " counts against it",
+        "unclear": f"; the documents cannot tell whether that is truly less than {asked}",
     }
     return said + ends[each.outcome]
+
+
+def _nothing_lost(each: Against) -> str:
+    """Why doubt does not refuse here, as it does where a loss is in doubt."""
+    return f". This doubt does not refuse the merge: it is no loss against {each.called}"
 
 
 def _resolution(gate: CalibratedGate) -> str:
@@ -194,13 +202,17 @@ def _resolution(gate: CalibratedGate) -> str:
     )
 
 
-def _how_sure(found: Sequence[Against]) -> str:
+def _how_sure(found: Sequence[Against], lines: Sequence[str]) -> str:
     """How far the word reaches: of one line, and of the verdict."""
     beyond = 100 * max(each.result.level for each in found)
     wrongly = 100 * max(each.rule.alpha for each in found)
+    said = f"a line that says it is wrong in at most {number(beyond)} of 100 evaluations"
+    if any(f"{_SURELY} between" in line for line in lines):
+        said = (
+            f"'{_SURELY} between' is wrong in at most {number(2 * beyond)} of 100 evaluations, any"
+            f" other '{_SURELY}' in at most {number(beyond)}"
+        )
     return (
-        f"'{_SURELY}' is not absolute: 'between' is wrong in at most {number(2 * beyond)} of 100"
-        f" evaluations, 'at least' in {number(beyond)} ({number(100 - 2 * beyond)} % intervals)."
-        " The verdict: of 100 merges that are no better on average, or lose more than is allowed,"
-        f" at most {number(wrongly)} are promoted"
+        f"'{_SURELY}' is not absolute: {said}. The verdict: of 100 merges that are no better on"
+        f" average, or lose more than is allowed, at most {number(wrongly)} are promoted"
     )

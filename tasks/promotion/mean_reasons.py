@@ -75,7 +75,7 @@ def _found(each: Against, over: str) -> str:
             way = "better" if plain > 0 else "worse"
             said = f"{way} than {called} by {number(abs(plain))} units"
         return f"the merged checkpoint is {said}{over}, surely {span_words(gate.low, gate.high)}"
-    most = f"if no document counts for more than {number(each.rule.clip)} units"
+    most = f"with each document's change cut off at {number(each.rule.clip)} units"
     if gate.low <= 0 <= gate.high:
         span = span_words(gate.low, gate.high, " units")
         return f"the merged checkpoint is surely {span} than {called}{over}, {most}"

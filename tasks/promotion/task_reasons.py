@@ -36,7 +36,7 @@ def task_reason(
     more += other_prompts_words(c, each.called)
     outside = outside_words(c, task, each, says_most=says_most)
     said = f"{change}{'' if outside else span}{more}"
-    allowed = _allowed(c, each)
+    allowed = _allowed(c, task, each)
     if task.outcome == "invalid":
         before, now = c.non_finite or (0, 0)
         return (
@@ -55,7 +55,7 @@ def task_reason(
         return f"{said}{outside}; {allowed}"
     if is_alike or c.low >= 0:
         return f"{said}{outside}"
-    return f"{said}{outside}; {allowed}{_widened(c, task, each)}"
+    return f"{said}{outside}; {allowed}{_keeps_usual(c, task, each)}"
 
 
 def is_cut_off(task: TaskResult) -> bool:
@@ -86,14 +86,17 @@ def outside_words(c: TaskComparison, task: TaskResult, each: Against, *, says_mo
     if not is_same_way:
         much = "all" if c.low > 0 or c.high < 0 else "much"
         return (
-            f". Single documents make {much} of that: if none counts for more than {most}, it is"
-            f" {_surely(c)}"
+            f". Single documents make {much} of that: with each document's change cut off at"
+            f" {most}, it is {_surely(c)}"
         )
     share = bound / most_in_metric
     if "perplexity" in c.metric:
         share = min(abs(task.low), abs(task.high)) / most_in_metric
     many = "That is not due to a few documents: even" if share >= _MANY else "Even"
-    return f". {many} if none counts for more than {most}, it is {_surely(c)}"
+    return (
+        f". {many} with each document's change cut off at {most}, which makes it smaller, it is"
+        f" {_surely(c)}"
+    )
 
 
 def span_words(low: float, high: float, unit: str = "") -> str:
@@ -114,7 +117,7 @@ def about_documents(needed: int | None, now: int) -> str | None:
 
 def _change(c: TaskComparison) -> str:
     if c.improvement == 0:
-        return "did not change"
+        return "came out even in these documents"
     way = "better" if c.improvement > 0 else "worse"
     return f"got {way} by {number(abs(c.improvement))} {in_unit(c.metric)}"
 
@@ -128,25 +131,30 @@ def _surely(c: TaskComparison) -> str:
     return f"surely {span_words(c.low, c.high)}"
 
 
-def _allowed(c: TaskComparison, each: Against) -> str:
+def _allowed(c: TaskComparison, task: TaskResult, each: Against) -> str:
     allowed = number(c.max_regression)
     if each.must_hold.get(c.task) != 0:
-        return f"a loss of {allowed} is allowed"
+        usual = _usual_limit(c, task, each)
+        less = ""
+        if usual is not None:
+            less = f" (usually {number(usual)}, but the documents are few)"
+        return f"a loss of {allowed} is allowed{less}"
     if c.improvement < 0:
         return "it must hold, so no loss is allowed"
     return f"it must hold: no loss was measured, and a true one of {allowed} is the most allowed"
 
 
-def _widened(c: TaskComparison, task: TaskResult, each: Against) -> str:
-    """Where more is allowed than usual, as the documents are few; nothing elsewhere."""
+def _usual_limit(c: TaskComparison, task: TaskResult, each: Against) -> float | None:
+    """What may be lost where documents are many; None where no more than that is allowed."""
     if task.margin <= each.rule.margin or each.must_hold.get(c.task):
-        return ""
+        return None
     before = each.baseline.report.score(c.task)
-    usual = -in_metric(before, -each.rule.margin * task.unit)
-    few = " here, as the documents are few"
-    if c.low >= -usual:
-        return f"{few}; it keeps the usual limit of {number(usual)} too"
-    return f"{few}; the usual limit of {number(usual)} takes more of them to show"
+    return -in_metric(before, -each.rule.margin * task.unit)
+
+
+def _keeps_usual(c: TaskComparison, task: TaskResult, each: Against) -> str:
+    usual = _usual_limit(c, task, each)
+    return "; the usual limit is kept too" if usual is not None and c.low >= -usual else ""
 
 
 def _too_few(task: TaskResult, each: Against) -> str:
@@ -176,11 +184,11 @@ def _unclear(c: TaskComparison, task: TaskResult, plan: TaskPlan) -> str:
             f"{said}: probably too large, but one of several tasks may look so by chance. It has"
             " to be shown to be no larger than is allowed"
         )
-    said += ", so it may be more than is allowed; in doubt the merge is refused"
+    said += ", so it may or may not be more than is allowed; in doubt the merge is refused"
     if -c.improvement > c.max_regression:
         return (
-            f"{said}. More documents would probably not help: what was measured is more than is"
-            " allowed"
+            f"{said}. More documents would end the doubt, but probably not in its favour: what was"
+            " measured is more than is allowed"
         )
     about = about_documents(plan.documents_needed, task.documents)
     if about:

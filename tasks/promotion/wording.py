@@ -30,7 +30,7 @@ def in_unit(metric: str) -> str:
 
 def unit_of_documents(baseline: str) -> str:
     """What a unit of the calibrated gate is, in a sentence."""
-    return f"how far the scores of {baseline}'s own documents lie apart"
+    return f"how much {baseline}'s own scores differ from one document to the next"
 
 
 def other_prompts_words(c: TaskComparison, baseline: str = "the baseline") -> str:

@@ -21,7 +21,11 @@ from tasks.statistics.mcnemar import mcnemar_p
 
 TYPED_NAME = "An approval is by the name that somebody typed who had the servers' password."
 
-OUTCOMES = {"held": "held", "unclear": "cannot tell", "regressed": "lost too much"}
+OUTCOMES = {
+    "held": "held",
+    "unclear": "may have lost too much",
+    "regressed": "lost too much",
+}
 """An outcome as pages say it."""
 _CUT_OFF = "cut off"
 
@@ -112,6 +116,7 @@ def decision_markdown(
         warnings: what the recipe was warned of before the merge.
     """
     rows = comparison_rows(decision, base, experts, candidate)
+    names = column_names(experts)
     gate = decision.gate
     lines = [
         *([f"# {inline(name)}", ""] if name else []),
@@ -128,14 +133,12 @@ def decision_markdown(
         lines += ["", f"![each interval against its limit](data:image/png;base64,{inside})"]
     lines += [
         "",
-        *_scores(rows, column_names(experts), roles),
+        *_scores(rows, names, roles),
         "",
-        *_changes(
-            rows, roles, with_experts=bool(experts), may_lose=_may_lose(decision) if gate else None
-        ),
+        *_changes(rows, roles, names, may_lose=_may_lose(decision) if gate else None),
     ]
     confidence = number(100 * decision.confidence)
-    how = "paired bootstrap over" if gate is None else "the calibrated gate on"
+    how = "paired bootstrap over" if gate is None else "the calibrated gate on all"
     lines += [
         "",
         f"Change: positive is better. Interval: where the change surely is ({confidence} %, {how}"
@@ -178,7 +181,8 @@ def _for_information(
         lines += [
             "",
             "For information only, McNemar's exact p: how often two equally good models would"
-            " differ at least as much in the numbers of documents that became right and wrong."
+            " differ at least as much in the numbers of documents that became right and wrong (0.05"
+            " is one time of twenty)."
             f" {', '.join(known)}.",
         ]
     return lines
@@ -202,8 +206,7 @@ def _may_lose(decision: Decision) -> list[str]:
 def _changes(
     rows: Sequence[ComparisonRow],
     roles: Roles,
-    *,
-    with_experts: bool,
+    experts: Sequence[str],
     may_lose: Sequence[str] | None = None,
 ) -> list[str]:
     """The change, interval and outcome of each task.
@@ -211,29 +214,42 @@ def _changes(
     Args:
         may_lose: for each row what may be lost, where it was measured rather than written.
     """
-    kept = ["kept of the best expert's gain"] if with_experts else []
+    kept = ["kept of the best expert's gain"] if experts else []
     lines = []
     for index, row in enumerate(rows):
         mark = f" ({row.mark})" if row.mark else ""
         cells = [
             row.task,
             _signed(row.improvement),
-            f"{_signed(row.low)} to {_signed(row.high)}{mark}",
+            f"{_interval(row)}{mark}",
             *([may_lose[index]] if may_lose else []),
             OUTCOMES.get(row.outcome, row.outcome),
         ]
-        if with_experts:
-            cells.append(_share(row.best_expert_gain_kept, roles))
+        if experts:
+            cells.append(_share(row, roles, experts))
         lines.append(cells)
     allowed = ["allowed loss"] if may_lose else []
     head = ["task", "change", "interval", *allowed, "outcome", *kept]
     return table(head, lines, ("task", "outcome"))
 
 
-def _share(kept: float | None, roles: Roles) -> str:
+def _interval(row: ComparisonRow) -> str:
+    """Of a change that was cut off, the far end says as little as where it was cut."""
+    if row.mark == _CUT_OFF and row.high < 0:
+        return f"at least {number(-row.high)} worse"
+    if row.mark == _CUT_OFF and row.low > 0:
+        return f"at least {number(row.low)} better"
+    return f"{_signed(row.low)} to {_signed(row.high)}"
+
+
+def _share(row: ComparisonRow, roles: Roles, experts: Sequence[str]) -> str:
+    kept = row.best_expert_gain_kept
     if kept is None:
         return "no expert gained"
-    return f"{100 * kept:.0f} %" if kept >= 0 else f"none: worse than {roles.the_baseline}"
+    if kept < 0:
+        return f"none: worse than {roles.the_baseline}"
+    score = (max if row.higher_is_better else min)(row.experts)
+    return f"{100 * kept:.0f} % of {experts[row.experts.index(score)]}'s"
 
 
 def _marks_words(rows: Sequence[ComparisonRow], roles: Roles) -> str:
@@ -242,9 +258,8 @@ def _marks_words(rows: Sequence[ComparisonRow], roles: Roles) -> str:
     marks = {row.mark for row in rows if row.mark}
     if _CUT_OFF in marks:
         said += (
-            f"; `{_CUT_OFF}`: the interval of another change, to which no document adds more than"
-            f" half of {unit_of_documents(roles.the_baseline)}, so that a few cannot decide; it is"
-            " not to be compared with the change beside it"
+            f"; `{_CUT_OFF}`: not of the change beside it, but with each document's cut off at half"
+            f" of {unit_of_documents(roles.the_baseline)}, so that a few cannot decide"
         )
     if marks - {_CUT_OFF}:
         said += (
@@ -255,9 +270,11 @@ def _marks_words(rows: Sequence[ComparisonRow], roles: Roles) -> str:
 
 
 def _kept_words(rows: Sequence[ComparisonRow], experts: Sequence[EvaluationReport]) -> str:
-    shares = [row.best_expert_gain_kept or 0.0 for row in rows]
-    is_more = bool(experts) and any(share > 1 for share in shares)
-    return " More than 100 % of a gain: measured better than that expert." if is_more else ""
+    if not experts:
+        return ""
+    is_more = any((row.best_expert_gain_kept or 0.0) > 1 for row in rows)
+    more = " More than 100 % of a gain: measured better than that expert." if is_more else ""
+    return f"{more} A rule asks for what was kept only where an expert surely gained."
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:

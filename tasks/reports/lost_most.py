@@ -41,6 +41,8 @@ def lost_most_lines(
     decision: Decision, baseline: EvaluationReport, candidate: EvaluationReport
 ) -> list[str]:
     """A sentence for each task that is not surely held."""
+    tasks = decision.gate.tasks if decision.gate else ()
+    became_wrong = {task.task: task.lost for task in tasks}
     lines = []
     for comparison in decision.comparisons:
         if comparison.outcome == "held":
@@ -48,9 +50,15 @@ def lost_most_lines(
         score = candidate.score(comparison.task)
         found = lost_most(baseline.score(comparison.task), score)
         if found:
+            wrong = became_wrong.get(comparison.task)
+            if wrong is None:
+                sizes = [f", {number(each.change)}" for each in found]
+                ends = in_unit(comparison.metric)
+            else:
+                sizes, ends = [""] * len(found), f"of the {wrong} that became wrong"
             listed = ", ".join(
-                f"{each.place} ({each.document[:8]}, {number(each.change)})" for each in found
+                f"{each.place} ({each.document[:8]}{size})"
+                for each, size in zip(found, sizes, strict=True)
             )
-            unit = in_unit(comparison.metric)
-            lines.append(f"{comparison.task}: documents {listed} {unit}")
+            lines.append(f"{comparison.task}: documents {listed} {ends}")
     return lines

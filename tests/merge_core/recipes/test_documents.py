@@ -89,7 +89,8 @@ def test_the_digest_covers_the_earlier_recipes() -> None:
 def test_warnings_name_the_recipe_they_are_about() -> None:
     recipe = parse_recipe(CHAIN.replace("weight: 0.5", "weight: 1.5"))
     assert warnings_of(recipe) == [
-        "recipe expert: parameters.weight is 1.5: a scale above 1 often leaves the loss basin"
+        "recipe expert: parameters.weight is 1.5: a scale above 1 often leaves the loss basin, in"
+        " which models can be merged (1 and less are safer)"
     ]
 
 

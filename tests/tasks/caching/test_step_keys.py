@@ -44,7 +44,7 @@ OF_COMMIT_3C81C0E = {
     "evaluate-v1": "a4a609768fdbc64fac11c905d742ae9719e5e967146682755bc19de6a4647f2a",
     "evaluate-in-looks-v1": "de8d48087ebcb1c3d7a9ef9503aede70766074c092a247b07af36cf14e94b177",
     "path-v1": "bbb424eb50ae2aba2ed5e1d562e1a798baa6d7175e76618c7e0bef75df38e74b",
-    "decide-v5": "5f270df95ee7afe84936db6393f4ab0a0b6bc671ebfda37336978651cbcb4a6d",
+    "decide-v6": "5f270df95ee7afe84936db6393f4ab0a0b6bc671ebfda37336978651cbcb4a6d",
 }
 """By the name and version of the step, for the arguments below, of libraries of version 1."""
 

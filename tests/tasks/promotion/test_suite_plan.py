@@ -49,7 +49,7 @@ def test_a_margin_that_the_documents_cannot_show_is_told_with_its_number() -> No
     assert plan_problems(plan_before_merge(more[0], more[1:], "base", NUMBERS, {})) == []
     sentence = plan_sentence(plan)
     assert sentence.startswith("a gain of about 0.")
-    assert "no pass mark (a unit is how far" in sentence
+    assert "no pass mark (a unit is how much" in sentence
 
 
 def test_the_plan_is_the_one_in_the_decision() -> None:

@@ -49,7 +49,9 @@ def test_the_markdown_is_two_well_formed_tables_with_the_reasons_above_them():
     assert "↓" in scores[2]
     assert "↑" in scores[3]
     assert changes[0] == "| task | change | interval | outcome | kept of the best expert's gain |"
-    assert changes[2].endswith("| 51 % |"), "0.2 of the 0.4 bits that the coder gained, about"
+    assert changes[2].endswith("| 51 % of code-expert's |"), (
+        "0.2 of the 0.4 bits that the coder gained, about"
+    )
     assert changes[3].endswith("| no expert gained |"), "no expert is better than the base there"
 
 
@@ -153,7 +155,7 @@ def test_the_calibrated_gate_shows_what_each_task_may_lose():
     changes = [line for line in text.splitlines() if line.startswith("|")][4:]
     assert changes[0].startswith("| task | change | interval | allowed loss | outcome |")
     assert len({line.count("|") for line in changes}) == 1
-    assert "(95 %, the calibrated gate on 800 documents)" in text
+    assert "(95 %, the calibrated gate on all 800 documents)" in text
     assert "bootstrap" not in text
 
 
@@ -167,8 +169,8 @@ def test_an_interval_that_does_not_hold_the_change_is_explained():
     text = decision_markdown(decision, BASE, [], COLLAPSED)
     [row] = [line for line in text.splitlines() if line.startswith("| code | -")]
     assert "(cut off) |" in row
-    assert "`cut off`: the interval of another change, to which no document adds more" in text
-    assert "not to be compared with the change beside it" in text
+    assert "`cut off`: not of the change beside it, but with each document's cut off at" in text
+    assert re.search(r"\| at least 0\.\d+ worse \(cut off\) \|", row)
     of_others = decision_markdown(decide(MERGED, BASE, PromotionRule()), BASE, [], MERGED)
     assert "cut off" not in of_others
     values = list(BASE.score("code").values)

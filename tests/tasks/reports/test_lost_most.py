@@ -51,7 +51,7 @@ def test_the_page_of_a_refusal_names_them_and_says_mcnemars_p() -> None:
     assert "* code: documents " in page
     assert "Examples to look at, at most three of a task: the documents that lost most" in page
     assert "For information only, McNemar's exact p: how often two equally good models" in page
-    assert re.search(r"became right and wrong\. quiz [0-9.e-]+\.", page)
+    assert re.search(r"one time of twenty\)\. quiz [0-9.e-]+\.", page)
     better = report("merged", bits_task("code", -0.5), accuracy_task("quiz", 260))
     page = decision_markdown(
         decide(better, BASE, PromotionRule(gate="calibrated")), BASE, [], better
