@@ -14,7 +14,13 @@ from flows.gpu_slot import device_slot
 from flows.run_step import run_together
 from flows.settings.search import SearchPipeline
 from flows.steps import merge as merging
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import (
+    HomeError,
+    MergeflowError,
+    OutputError,
+    StepError,
+    UnreadableError,
+)
 from merge_core.files.locks import try_lock
 from merge_core.files.private import open_private
 from merge_core.homes.home import Home
@@ -29,7 +35,7 @@ from tasks.records import EvaluationReport
 from tasks.search.exhausted import why_exhausted
 from tasks.search.first import Start, first_recipes
 from tasks.search.page import change_said
-from tasks.search.sampling import Asked, Study
+from tasks.search.sampling import Asked, Study, left_to_chance
 from tasks.search.selection import best
 from tasks.search.soup import GreedySoup
 from tasks.search.trial import Result, Trial
@@ -38,6 +44,11 @@ _log = plain_log("mergeflow")
 
 _MOST_FAILURES = 5
 """At the beginning, without a candidate that could be evaluated."""
+
+
+_OF_THE_MACHINE = (StepError, OutputError, HomeError, UnreadableError)
+"""Faults that are no candidate's own: a full disk, memory that ran out, a process that was ended.
+The same command tries such a candidate again."""
 
 
 @dataclass
@@ -60,6 +71,8 @@ class Trials:
     _get_ready: Callable[[], None] = field(default=lambda: None)
     _done: list[Trial] = field(default_factory=list)
     _reports: dict[int, EvaluationReport] = field(default_factory=dict)
+    _put_off: set[int] = field(default_factory=set)
+    """Numbers of trials that the same command tries again."""
     _begin_with: int = 0
     """So many candidates are not left to the sampler."""
     _is_exhausted: bool = False
@@ -80,6 +93,12 @@ class Trials:
         if self._done:
             _log.info("%d trials of this search are known already", len(self._done))
         self._note, self._get_ready = note, get_ready
+        space = self.search.search.as_space
+        if self.search.search.sampler == "cma-es" and (names := left_to_chance(space)):
+            _log.warning(
+                "warning: cma-es learns of ranges that every method has; it leaves %s to chance",
+                ", ".join(names),
+            )
         self._tell(prefect_progress("search"))
         if self.soup:
             self._grow(self.soup)
@@ -88,7 +107,17 @@ class Trials:
             self._side_by_side(self.search.starts, self.search.trials)
         if best(self._done) is None:
             raise self._nothing()
+        if self._put_off:
+            _log.warning(
+                "warning: %d candidates could not be evaluated, and that was not their fault; the"
+                " same command tries them again",
+                len(self._put_off),
+            )
         return sorted(self._done, key=lambda trial: trial.number)
+
+    def kept(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those that are finished for good."""
+        return [trial for trial in trials if trial.number not in self._put_off]
 
     def recipe(self, candidate: Asked | Trial) -> Recipe:
         """The recipe of a candidate."""
@@ -135,7 +164,8 @@ class Trials:
                 self._done.append(trial)
                 self._say(trial)
                 self._tell(tell)
-                self._note(trial)
+                if trial.number not in self._put_off:
+                    self._note(trial)
 
     def _one(self, asked: Asked) -> Trial:
         recipe = None
@@ -145,6 +175,11 @@ class Trials:
         except MergeflowError as error:
             why = f"{error.what}"
             failed = Result(outcome="failed", recipe=recipe.digest if recipe else "", why=why)
+            if isinstance(error, _OF_THE_MACHINE) and not self.soup:
+                self._put_off.add(asked.number)
+                return Trial(
+                    number=asked.number, values=asked.values, label=asked.label, result=failed
+                )
             return self.study.tell(asked, failed)
         report = measured.report
         trial = self.study.tell(asked, self._result(recipe, measured), measured.key)

@@ -205,6 +205,20 @@ class Study:
         return samplers.RandomSampler(seed=seed)
 
 
+def left_to_chance(space: Space) -> list[str]:
+    """What CMA-ES draws at random: all but ranges that every method has."""
+    branches = [knobs for _, knobs in space.branches]
+    names = list(dict.fromkeys(name for knobs in branches for name in knobs))
+    together = [
+        name
+        for name in names
+        if all(
+            name in each and not each[name].choices and each[name].count != 1 for each in branches
+        )
+    ]
+    return [*([METHOD] if len(branches) > 1 else []), *(n for n in names if n not in together)]
+
+
 @dataclass(frozen=True)
 class KeptSearch:
     """A search in the database, to look at."""

@@ -13,8 +13,15 @@ import pytest
 from merge_core.files.digests import canonical_json
 from merge_core.homes.home import Home
 from tasks.search.first import Start
-from tasks.search.sampling import Asked, Sampler, Study, importances, kept_searches
-from tasks.search.space import Space
+from tasks.search.sampling import (
+    Asked,
+    Sampler,
+    Study,
+    importances,
+    kept_searches,
+    left_to_chance,
+)
+from tasks.search.space import METHOD, Space
 from tasks.search.storage import database
 from tasks.search.trial import Result, Trial
 
@@ -142,6 +149,7 @@ def test_the_largest_grid_begins_at_once(tmp_path: Path) -> None:
     assert len(each._study.get_trials()) == 1, "what was not asked for is not in the database"
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_kept_and_not_told_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +181,45 @@ def test_candidates_beside_the_space_teach_the_sampler_nothing(tmp_path: Path) -
     explained = importances(home, kept_searches(home)[0].id)
     assert set(explained) <= {"method", "a", "b", "ties.density"}
     assert sum(explained.values()) == pytest.approx(1.0)
+
+
+RANGE = {"from": 0.0, "to": 1.0}
+ONE_OF_EACH: list[dict[str, Any]] = [
+    {"method": "linear", "a": 0.5, "b": 0.5},
+    {"method": "ties", "a": 0.4, "b": 0.4, "ties.density": 0.5},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("knobs", "methods", "names"),
+    [
+        ({"a": RANGE}, [], []),
+        ({"a": RANGE, "b": RANGE}, [], []),
+        ({"a": RANGE, "b": RANGE, "c": [1, 2]}, [], ["c"]),
+        ({"a": RANGE, "b": {"from": 0.0, "to": 0.1, "step": 1.0}}, [], ["b"]),
+        (
+            {"a": RANGE, "b": RANGE},
+            ["linear", {"ties": {"density": RANGE}}],
+            ["method", "ties.density"],
+        ),
+    ],
+)
+def test_cma_es_says_what_it_leaves_to_chance(
+    knobs: dict[str, Any], methods: list[Any], names: list[str], tmp_path: Path
+) -> None:
+    space = Space.model_validate({"knobs": knobs, "methods": methods})
+    assert left_to_chance(space) == names
+    each = study(Home(tmp_path), "cma-es", space)
+    begun = [Start("", point) for point in ONE_OF_EACH if methods]
+    each.begin(begun)
+    for _ in range(5):
+        asked = each.next(5)
+        assert asked is not None
+        together = asked.token.relative_params.keys()
+        each.tell(asked, result(asked))
+    every = {METHOD, *(name for _, branch in space.branches for name in branch)}
+    assert set(together) == every - {METHOD} - set(names)
 
 
 def test_a_search_may_be_looked_at_while_it_begins(tmp_path: Path) -> None:

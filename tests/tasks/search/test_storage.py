@@ -108,13 +108,12 @@ def test_a_damaged_database_is_moved_out_of_the_home(tmp_path: Path) -> None:
             kept_searches(home)
         assert error.value.where == str(database(home))
         assert "move it out of this home" in str(error.value.mend)
-        with pytest.raises(StepError, match="SQLite says"):
-            Study(home, "s", "d" * 64, {}, space=SPACE, sampler="random", seed=0)
     with pytest.raises(StepError, match="SQLite says"):
         study.tell(asked, Result(outcome="whole", recipe="r", objective=0.5))
+    with pytest.raises(StepError, match="SQLite says"):
+        Study(home, "s", "d" * 64, {}, space=SPACE, sampler="random", seed=0)
     database(home).rename(tmp_path / "damaged")
     assert kept_searches(home) == []
-    Study(home, "s", "d" * 64, {}, space=SPACE, sampler="random", seed=0)
 
 
 def test_a_database_of_another_optuna_is_told_as_one(tmp_path: Path) -> None:
