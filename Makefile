@@ -61,7 +61,7 @@ scale-out: $(VENV)/.installed-dev  ## merges by real workers (processes, work po
 
 search: $(VENV)/.installed-dev  ## searches and diagnoses on real models, a search killed at ten moments, the playground in Chromium (a quarter of an hour)
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(INSTALL) playwright || true
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m 'slow or not slow' tests/flows/test_search.py tests/flows/test_search_budgets.py \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m 'slow or not slow' tests/flows/test_search.py tests/flows/test_search_budgets.py tests/flows/test_search_put_off.py \
 		tests/flows/test_soup_search.py tests/flows/test_trials_in_mlflow.py tests/tasks/search tests/tasks/test_candidate.py \
 		tests/flows/test_diagnose.py tests/flows/cli/test_diagnose.py tests/tasks/diagnosis tests/merge_core/operations/test_diagnosis.py
 

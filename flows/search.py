@@ -18,6 +18,7 @@ from flows.steps.early_checks import check_pipeline, suite_of
 from flows.steps.endings import failed, send_event
 from flows.steps.evaluating import threads_of
 from flows.steps.locking import warn_of_changes
+from flows.steps.recipe_elsewhere import recipe_elsewhere
 from flows.steps.searched import Found, searched
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
@@ -104,7 +105,7 @@ def _decided(
     evaluators: Evaluators,
 ) -> SearchOutcome:
     place = home.path / "searches" / f"{search.name}.yaml"
-    write_private(place, found.recipe.to_yaml())
+    write_private(place, recipe_elsewhere(found.recipe, beside, home).to_yaml())
     said = shares_said(found.trials)
     _log.info("time: %s", said)
     outcome = run_from_sources(

@@ -18,6 +18,7 @@ import psutil
 
 from merge_core.errors import OutputError, one_line
 from merge_core.files.digests import DigestMemo, digest_of
+from merge_core.files.locks import try_lock
 from merge_core.files.private import make_private_directory
 from merge_core.homes.home import Home
 from merge_core.operations.merge import merge
@@ -40,6 +41,11 @@ _log = plain_log("mergeflow")
 
 _VERSION = 1
 _MEMORY = Path("/dev/shm")
+_PREFIX = "mergeflow-"
+_LOCKED = f"{_PREFIX}candidate-"
+"""Directories of this name are locked while a process needs them."""
+_NEW = 60.0
+"""Seconds: a younger directory may be about to be locked."""
 _ROOM = 1.25
 """Times a checkpoint's bytes that have to be free: the model is loaded beside it."""
 
@@ -133,10 +139,11 @@ class Workshop:
             return None
 
     def clear(self) -> None:
-        """Remove what a killed process of this search left."""
+        """Remove what a killed process of this search left, and what others left that are gone: a
+        search that is never gone on with would hold memory as long as the machine runs."""
         for directory in {_MEMORY, self.home.scratch}:
-            for left in directory.glob(f"{self._prefix}*"):
-                if left.lstat().st_uid == os.getuid():
+            for left in directory.glob(f"{_PREFIX}*"):
+                if left.lstat().st_uid == os.getuid() and (self._is_own(left) or _is_left(left)):
                     shutil.rmtree(left, ignore_errors=True)
 
     def _key(self, plan_digest: str, by: str | None) -> str:
@@ -163,9 +170,12 @@ class Workshop:
         storage.write_path(str(path), stored_form(report, str(path)))
 
     @property
-    def _prefix(self) -> str:
-        named = hashlib.sha256(f"{self.home.path} {self.study}".encode()).hexdigest()
-        return f"mergeflow-{named[:16]}-"
+    def _named(self) -> str:
+        return hashlib.sha256(f"{self.home.path} {self.study}".encode()).hexdigest()[:16]
+
+    def _is_own(self, directory: Path) -> bool:
+        own = (f"{_LOCKED}{self._named}-", f"{_PREFIX}{self._named}-")  # the second: of before
+        return directory.name.startswith(own)
 
     @contextmanager
     def _merged(
@@ -182,8 +192,11 @@ class Workshop:
         for parent in places:
             with ExitStack() as stack:
                 try:
-                    directory = Path(tempfile.mkdtemp(prefix=self._prefix, dir=parent))
+                    prefix = f"{_LOCKED}{self._named}-"
+                    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
                     stack.callback(shutil.rmtree, directory, ignore_errors=True)
+                    stack.callback(os.close, held := os.open(directory, os.O_RDONLY))
+                    try_lock(held, directory)
                     manifest = merge(
                         recipe,
                         self.sources,
@@ -212,6 +225,22 @@ class Workshop:
 def documents_in(reports: Sequence[EvaluationReport]) -> int:
     """How many documents were evaluated."""
     return sum(len(score.doc_ids) for report in reports for score in report.scores)
+
+
+def _is_left(directory: Path) -> bool:
+    """Whether no process needs a candidate any more, of whatever search it was."""
+    if not directory.name.startswith(_LOCKED):
+        return False
+    try:
+        if time.time() - directory.lstat().st_mtime < _NEW:
+            return False
+        descriptor = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+    except OSError:  # gone, or no directory
+        return False
+    try:
+        return try_lock(descriptor, directory)
+    finally:
+        os.close(descriptor)
 
 
 def _fits_in_memory(size: int) -> bool:

@@ -18,6 +18,7 @@ from tasks.search.first import Start, starts
 from tasks.search.sampling import Sampler
 from tasks.search.soup import SOUP, GreedySoup, check_soup
 from tasks.search.space import Knobs, MethodChoice, Space, checked_names
+from tasks.search.space_check import check_space
 
 _TRIALS = 30
 
@@ -119,7 +120,7 @@ class Search(Section):
         names = [method.name for method in self.methods]
         if len(set(names)) < len(names):
             raise ValueError("methods: a method is listed twice")
-        if self.sampler == "grid" and self.as_space.points() is None:
+        if self.sampler == "grid" and self.as_space.size is None:
             raise ValueError("a grid needs a `step` in each range, or a list of choices")
         return self
 
@@ -168,7 +169,9 @@ class SearchPipeline(Pipeline):
         if self.soup:
             check_soup(self.recipe)
         else:
-            self.search.as_space.check(self.recipe)
+            if self.search.sampler == "grid":
+                self.search.as_space.points()  # not too many
+            check_space(self.search.as_space, self.recipe)
 
     def halves(self, suite: Suite) -> tuple[Suite, Suite]:
         """The documents to search by, and those that decide."""

@@ -13,6 +13,7 @@ from flows.settings.pipeline import Pipeline
 from flows.steps.artifacts import publish_report
 from flows.steps.evaluating import threads_of
 from flows.steps.loss_curves import Evaluations, search_half
+from flows.steps.recipe_elsewhere import written_elsewhere
 from merge_core.files.private import write_private
 from merge_core.homes.home import Home
 from merge_core.operations.diagnosis.weights import WeightDiagnosis
@@ -33,7 +34,6 @@ from tasks.evaluation.evaluators import Evaluators
 from tasks.evaluation.suite import Suite
 from tasks.progress import prefect_progress
 from tasks.reports.names import distinct_names
-from tasks.sources.references import AdaptedReference, LocalReference, parse_reference
 
 _log = plain_log("mergeflow")
 
@@ -104,17 +104,6 @@ def files_of(
     dtypes = {"dtype": recipe.dtype, "out_dtype": recipe.out_dtype}
     further = {key: value for key, value in dtypes.items() if value}
     return diagnosis_html(found, search, written, further), search
-
-
-def written_elsewhere(reference: str, beside: Path | None, home: Home) -> str:
-    """A reference as a recipe in another directory has to write it."""
-    meant = parse_reference(reference, beside, home)
-    if isinstance(meant, AdaptedReference):
-        halves = (meant.base_text, meant.adapter_text)
-        return "+".join(written_elsewhere(half, beside, home) for half in halves)
-    if isinstance(meant, LocalReference) and not reference.startswith("$"):
-        return str(meant.directory.absolute())
-    return reference
 
 
 def strengths_of(recipe: Recipe, models: Sequence[str]) -> dict[int, float]:

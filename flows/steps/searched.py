@@ -83,7 +83,7 @@ def searched(
             if len({name for trial in known for name in trial.values}) > 1:  # slow to import
                 explained = importances(home, trials.study.id, address)
             files = _shown(search, known, recipe, explained)
-            in_mlflow.end(known, files)
+            in_mlflow.end(trials.kept(known), files)
     number = candidates(known)
     _log.info("the best of %d candidates is trial %d: %s", number, winner.number, winner.name)
     chosen = Chosen(number, documents_in([trials.base]), files)

@@ -14,7 +14,13 @@ from flows.gpu_slot import device_slot
 from flows.run_step import run_together
 from flows.settings.search import SearchPipeline
 from flows.steps import merge as merging
-from merge_core.errors import MergeflowError, StepError
+from merge_core.errors import (
+    HomeError,
+    MergeflowError,
+    OutputError,
+    StepError,
+    UnreadableError,
+)
 from merge_core.files.locks import try_lock
 from merge_core.files.private import open_private
 from merge_core.homes.home import Home
@@ -26,9 +32,10 @@ from merge_core.text.plain import plain_log
 from tasks.candidate import Measured, Workshop
 from tasks.progress import prefect_progress
 from tasks.records import EvaluationReport
+from tasks.search.exhausted import why_exhausted
 from tasks.search.first import Start, first_recipes
 from tasks.search.page import change_said
-from tasks.search.sampling import Asked, Study
+from tasks.search.sampling import Asked, Study, left_to_chance
 from tasks.search.selection import best
 from tasks.search.soup import GreedySoup
 from tasks.search.trial import Result, Trial
@@ -37,6 +44,11 @@ _log = plain_log("mergeflow")
 
 _MOST_FAILURES = 5
 """At the beginning, without a candidate that could be evaluated."""
+
+
+_OF_THE_MACHINE = (StepError, OutputError, HomeError, UnreadableError)
+"""Faults that are no candidate's own: a full disk, memory that ran out, a process that was ended.
+The same command tries such a candidate again."""
 
 
 @dataclass
@@ -59,6 +71,11 @@ class Trials:
     _get_ready: Callable[[], None] = field(default=lambda: None)
     _done: list[Trial] = field(default_factory=list)
     _reports: dict[int, EvaluationReport] = field(default_factory=dict)
+    _put_off: set[int] = field(default_factory=set)
+    """Numbers of trials that the same command tries again."""
+    _begin_with: int = 0
+    """So many candidates are not left to the sampler."""
+    _is_exhausted: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, note: Callable[[Trial], None], get_ready: Callable[[], None]) -> list[Trial]:
@@ -76,6 +93,12 @@ class Trials:
         if self._done:
             _log.info("%d trials of this search are known already", len(self._done))
         self._note, self._get_ready = note, get_ready
+        space = self.search.search.as_space
+        if self.search.search.sampler == "cma-es" and (names := left_to_chance(space)):
+            _log.warning(
+                "warning: cma-es learns of ranges that every method has; it leaves %s to chance",
+                ", ".join(names),
+            )
         self._tell(prefect_progress("search"))
         if self.soup:
             self._grow(self.soup)
@@ -84,7 +107,17 @@ class Trials:
             self._side_by_side(self.search.starts, self.search.trials)
         if best(self._done) is None:
             raise self._nothing()
+        if self._put_off:
+            _log.warning(
+                "warning: %d candidates could not be evaluated, and that was not their fault; the"
+                " same command tries them again",
+                len(self._put_off),
+            )
         return sorted(self._done, key=lambda trial: trial.number)
+
+    def kept(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those that are finished for good."""
+        return [trial for trial in trials if trial.number not in self._put_off]
 
     def recipe(self, candidate: Asked | Trial) -> Recipe:
         """The recipe of a candidate."""
@@ -96,6 +129,7 @@ class Trials:
 
     def _side_by_side(self, starts: Sequence[Start], most: int | None) -> None:
         self.study.begin(starts)
+        self._begin_with = len(starts)
         workers = self.search.evaluate.parallel
         run_together([partial(self._work, most)] * workers, workers)
 
@@ -130,7 +164,8 @@ class Trials:
                 self._done.append(trial)
                 self._say(trial)
                 self._tell(tell)
-                self._note(trial)
+                if trial.number not in self._put_off:
+                    self._note(trial)
 
     def _one(self, asked: Asked) -> Trial:
         recipe = None
@@ -140,6 +175,11 @@ class Trials:
         except MergeflowError as error:
             why = f"{error.what}"
             failed = Result(outcome="failed", recipe=recipe.digest if recipe else "", why=why)
+            if isinstance(error, _OF_THE_MACHINE) and not self.soup:
+                self._put_off.add(asked.number)
+                return Trial(
+                    number=asked.number, values=asked.values, label=asked.label, result=failed
+                )
             return self.study.tell(asked, failed)
         report = measured.report
         trial = self.study.tell(asked, self._result(recipe, measured), measured.key)
@@ -193,6 +233,8 @@ class Trials:
     def _is_spent(self) -> bool:
         budget = self.search.search.budget
         with self._lock:
+            if self._nothing_is_new():
+                return True
             paid = [trial.result for trial in self._done if not trial.result.known]
             minutes = sum(result.seconds.total for result in paid) / 60.0
             failed = [trial for trial in self._done if trial.result.outcome == "failed"]
@@ -201,6 +243,17 @@ class Trials:
         if budget.minutes and minutes / self.search.evaluate.parallel >= budget.minutes:
             return True
         return bool(budget.documents and sum(r.documents for r in paid) >= budget.documents)
+
+    def _nothing_is_new(self) -> bool:
+        """Whether the rest of the budget would buy nothing; says so once, if there is a rest."""
+        number, most = len(self._done), self.search.trials
+        if self.soup or number < self._begin_with or number == most:
+            return False
+        why = why_exhausted(self.search.search.as_space, self._done)
+        if why and not self._is_exhausted:
+            _log.info("the search ends here: %s", why)
+        self._is_exhausted = bool(why)
+        return self._is_exhausted
 
     def _say(self, trial: Trial) -> None:
         first = best(self._done)

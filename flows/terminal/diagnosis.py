@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from flows.terminal.console import Terminal, add_row, table_of
-from tasks.diagnosis.diagnosis import Diagnosis
+from tasks.diagnosis.diagnosis import NOTHING, Diagnosis
 from tasks.diagnosis.summary import barrier_said, way_of
 
 _STYLES = {"sure": "bold", "likely": "", "perhaps": "dim"}
@@ -29,6 +29,8 @@ def show_diagnosis(terminal: Terminal, found: Diagnosis) -> None:
         )
     else:
         terminal.say(found.no_curves)
+    if not found.advice:
+        terminal.say(NOTHING)
     for advice in found.advice:
         terminal.say(f"{advice.do}  [{advice.sure}]", style=_STYLES[advice.sure] or None)
         terminal.say(f"    {advice.because}")

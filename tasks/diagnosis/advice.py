@@ -7,7 +7,7 @@ nor a publication gives is a judgement of this file, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
@@ -18,6 +18,9 @@ from tasks.diagnosis.curves import Curve, Curves
 from tasks.diagnosis.measured import BEST_SCALE_OF_TWO, MEASURED
 from tasks.diagnosis.svg import percent
 
+Pair = tuple[int, int]
+Related = tuple[float, Pair]
+"""A cosine, and whose it is."""
 Sure = Literal["sure", "likely", "perhaps"]
 """`sure`: measured on your documents, with an interval, or told by the weights themselves.
 `likely`: a rule that holds widely. `perhaps`: worth a trial beside the plain sum, not in its place.
@@ -77,16 +80,19 @@ def advise(
         names: of the models.
         strengths: the weight that the recipe gives to a model, by its index, where it is a number.
     """
-    found = _of_compatibility(compatibility)
+    copies = _copies(compatibility)
+    found = [*_of_compatibility(compatibility), *_of_copies(names, copies)]
+    useful = set(range(len(names))) - {k for _, k in copies}
     if weights is not None:
-        found += [*_of_lengths(names, weights), *_of_pairs(names, weights)]
+        useful -= {k for k, norm in enumerate(weights.profile.overall.norms) if norm == 0.0}
+        found += [*_of_lengths(names, weights), *_of_pairs(names, weights, copies)]
         found += [*_of_shapes(names, weights)]
     if curves is not None:
         found += [*_of_lines(names, curves), *_of_scales(names, curves, strengths or {})]
     if any(each.forbids for each in found):
         found = [each for each in found if each.sure == "sure"]
-    elif len(names) > 1:
-        found.append(_plain_sum(len(names), has_base=compatibility.base is not None))
+    elif len(useful) > 1:
+        found.append(_plain_sum(len(useful), has_base=compatibility.base is not None))
     order = ("sure", "likely", "perhaps")
     return tuple(sorted(found, key=lambda each: (not each.forbids, order.index(each.sure))))
 
@@ -104,8 +110,37 @@ def _of_compatibility(report: CompatibilityReport) -> list[Advice]:
     ]
 
 
+def _copies(report: CompatibilityReport) -> list[Pair]:
+    """Models that are the same checkpoint, under another name."""
+    digests = [row.digest for row in report.rows if row.role == "model"]
+    return [(i, j) for i, j in combinations(range(len(digests)), 2) if digests[i] == digests[j]]
+
+
+def _of_copies(names: Sequence[str], copies: Sequence[Pair]) -> list[Advice]:
+    firsts = {j: i for i, j in reversed(copies)}
+    return [
+        Advice(
+            do=f"Leave {names[j]} out: it is {names[i]} again",
+            because="both are the same checkpoint, byte by byte, so it counts twice",
+            sure="sure",
+            source="their files",
+        )
+        for j, i in sorted(firsts.items())
+    ]
+
+
 def _of_lengths(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
     norms = weights.profile.overall.norms
+    if not any(norms) and not weights.profile.skipped:
+        return [
+            Advice(
+                do="Do not merge: no model differs from the base",
+                because="the weights of each are those of the base, and so is every merge of them",
+                sure="sure",
+                source="the weights",
+                forbids=True,
+            )
+        ]
     found = [
         Advice(
             do=f"Leave {name} out: it adds nothing",
@@ -134,32 +169,56 @@ def _of_lengths(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
     return found
 
 
-def _of_pairs(names: Sequence[str], weights: WeightDiagnosis) -> list[Advice]:
-    found = []
+def _both(names: Sequence[str], found: Sequence[Related]) -> str:
+    """Two models, or however many are of some pair."""
+    listed = [names[k] for k in sorted({k for _, pair in found for k in pair})]
+    return f"{', '.join(listed[:-1])} and {listed[-1]}"
+
+
+def _their_cosine(
+    names: Sequence[str], found: Sequence[Related], of: int, most: Callable[..., Related]
+) -> str:
+    cosine, (i, j) = most(found, key=lambda each: each[0])
+    if len(found) == 1:
+        return f"the task vectors of {names[i]} and {names[j]} have cosine {cosine:+.2f}"
+    return (
+        f"of {of} pairs of task vectors {len(found)} have such a cosine, {names[i]} and {names[j]}"
+        f" the most, {cosine:+.2f}"
+    )
+
+
+def _of_pairs(
+    names: Sequence[str], weights: WeightDiagnosis, copies: Collection[Pair]
+) -> list[Advice]:
     pairs = list(combinations(range(len(names)), 2))
     overall = weights.profile.overall
-    for (i, j), cosine in zip(pairs, overall.cosines, strict=True):
-        both = f"{names[i]} and {names[j]}"
-        if cosine is not None and cosine > ALIKE:
-            found.append(
-                Advice(
-                    do=f"Average {both}, with weights that add up to 1, rather than add them up",
-                    because=f"their task vectors have cosine {cosine:+.2f}: a sum counts twice what"
-                    " they share",
-                    sure="likely",
-                    source=f"above {ALIKE:g}; docs/task-vectors.md",
-                )
+    known = [
+        (cosine, pair)
+        for cosine, pair in zip(overall.cosines, pairs, strict=True)
+        if cosine is not None and pair not in copies
+    ]
+    found = []
+    if alike := [each for each in known if each[0] > ALIKE]:
+        found.append(
+            Advice(
+                do=f"Average {_both(names, alike)}, with weights that add up to 1, rather than add"
+                " them up",
+                because=f"{_their_cosine(names, alike, len(pairs), max)}: a sum counts twice what"
+                " they share",
+                sure="likely",
+                source=f"above {ALIKE:g}; docs/task-vectors.md",
             )
-        if cosine is not None and cosine < OPPOSED:
-            found.append(
-                Advice(
-                    do=f"Try {both} with small weights, or one of them alone",
-                    because=f"their task vectors have cosine {cosine:+.2f}: each undoes part of"
-                    " the other",
-                    sure="likely",
-                    source=f"below {OPPOSED:g}; docs/task-vectors.md",
-                )
+        )
+    if opposed := [each for each in known if each[0] < OPPOSED]:
+        found.append(
+            Advice(
+                do=f"Try {_both(names, opposed)} with small weights, or one of them alone",
+                because=f"{_their_cosine(names, opposed, len(pairs), min)}: each undoes part of the"
+                " other",
+                sure="likely",
+                source=f"below {OPPOSED:g}; docs/task-vectors.md",
             )
+        )
     if pairs and max(weights.clashes.cancelled) >= CANCELLED:
         worst = max(range(len(pairs)), key=lambda place: weights.clashes.cancelled[place])
         i, j = pairs[worst]

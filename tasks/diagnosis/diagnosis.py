@@ -9,6 +9,9 @@ from tasks.diagnosis.advice import Advice
 from tasks.diagnosis.curves import Curves
 from tasks.reports.names import distinct_names
 
+NOTHING = "Nothing in these numbers asks for a change."
+"""In place of advice, where there is none."""
+
 
 class Diagnosis(Record):
     """A recipe's checkpoints, looked at before there is a merge."""

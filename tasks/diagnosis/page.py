@@ -19,7 +19,7 @@ from merge_core.operations.diagnosis.sample import Sample
 from merge_core.text.plain import plain
 from merge_core.verification.verify import CheckpointRow
 from tasks.diagnosis.advice import Advice
-from tasks.diagnosis.diagnosis import Diagnosis
+from tasks.diagnosis.diagnosis import NOTHING, Diagnosis
 from tasks.diagnosis.loss_part import loss_part
 from tasks.diagnosis.start import weights_to_try
 from tasks.diagnosis.svg import percent, text
@@ -72,9 +72,7 @@ def _head(found: Diagnosis) -> str:
 
 
 def _advice(found: Diagnosis) -> str:
-    items = (
-        "".join(map(_item, found.advice)) or "<li>Nothing in these numbers asks for a change.</li>"
-    )
+    items = "".join(map(_item, found.advice)) or f"<li>{NOTHING}</li>"
     return (
         '<section><h2>What to do</h2><p class="quiet">sure: measured with an interval, or told by'
         " the weights themselves; likely: a rule that holds widely; perhaps: worth a trial beside"

@@ -7,7 +7,7 @@ import base64
 from merge_core.text.markdown import block, code, inline, table
 from merge_core.text.plain import LONGEST
 from tasks.diagnosis.curves import Curve
-from tasks.diagnosis.diagnosis import Diagnosis
+from tasks.diagnosis.diagnosis import NOTHING, Diagnosis
 
 
 def diagnosis_markdown(
@@ -30,7 +30,7 @@ def diagnosis_markdown(
         f"* **{inline(each.do, LONGEST)}** ({each.sure}): {inline(each.because, LONGEST)}."
         f" Source: {inline(each.source, LONGEST)}."
         for each in found.advice
-    ] or ["Nothing in these numbers asks for a change."]
+    ] or [NOTHING]
     if found.curves is None:
         lines += ["", inline(found.no_curves, LONGEST)]
     else:

@@ -72,7 +72,7 @@ def in_words(address: str | None) -> Iterator[None]:
     """Around work with the database: what it refuses is told with its place.
 
     Args:
-        address: None: SQLite, whose faults are those of a disk, and are told as such.
+        address: None: SQLite, whose faults `storage` tells.
 
     Raises:
         StepError: PostgreSQL does not answer, or refuses something.

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from merge_core.files.digests import canonical_json
 from merge_core.homes.home import Home
 from tasks.search.first import Start
-from tasks.search.postgresql import in_words
 from tasks.search.space import METHOD, Knob, Space, Value
-from tasks.search.storage import holder, quiet, to_read, to_write
+from tasks.search.storage import at_work, holder, to_read, to_write
 from tasks.search.trial import Result, Trial
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Sampler = Literal["grid", "random", "tpe", "cma-es", "nsga-ii", "greedy-soup"]
 
 _TRIAL, _LABEL, _ABOUT, _NAME = "trial", "label", "about", "name"
+_FIXED = "fixed_params"
+"""What Optuna calls the values of a candidate that no sampler draws."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Study:
             StepError: PostgreSQL does not answer, or refuses something.
         """
         own = f"{name}/{identity[:16]}"
-        self._address = holder(home, address, own)
+        self._home, self._address = home, holder(home, address, own)
         storage = to_write(home, self._address)
         import optuna
 
@@ -89,8 +91,13 @@ class Study:
                 self._study.set_user_attr(_ABOUT, about)
                 self._study.set_user_attr(_NAME, name)
             known = self._study.get_trials(False)
-        running = (each for each in known if each.state == optuna.trial.TrialState.RUNNING)
-        self._left = sorted(running, key=lambda each: each.number)
+            running = [each for each in known if each.state == optuna.trial.TrialState.RUNNING]
+            for each in running:
+                if _TRIAL in each.user_attrs:  # killed between what was kept and what was told
+                    self._told(each.number, Trial.model_validate(each.user_attrs[_TRIAL]))
+        unfinished = (each for each in running if _TRIAL not in each.user_attrs)
+        self._left = sorted(unfinished, key=lambda each: each.number)
+        self._starts: Mapping[str, Start] = {}
         # A search goes on with the ranges that it began with, whatever made them: CMA-ES draws
         # together only what has the same range in every trial.
         self._ranges = {name: each.distributions[name] for each in known for name in each.params}
@@ -101,10 +108,9 @@ class Study:
         return str(self._study.study_name)
 
     def begin(self, starts: Sequence[Start]) -> None:
-        """Queue the candidates to begin with, as far as an attempt before did not."""
-        with self._lock, self._at_work():
-            for start in starts[len(self._study.get_trials(False)) :]:
-                self._study.enqueue_trial(start.values, user_attrs={_LABEL: start.label})
+        """Begin with these candidates, as far as an attempt before did not."""
+        with self._lock:
+            self._starts = {_key(each.label, each.values): each for each in starts}
 
     def next(self, most: int | None) -> Asked | None:
         """The next candidate; None when there are as many trials as there may be."""
@@ -116,14 +122,17 @@ class Study:
             number = left.number if left else min(waiting, default=len(known))
             if most is not None and number >= most:
                 return None
+            begun = next((each for each in known if each.number == number), None)
+            fixed = begun.system_attrs.get(_FIXED) if begun else None
+            if not begun and (start := _first_new(self._starts, known)):
+                fixed = start.values
+                self._study.enqueue_trial(fixed, user_attrs={_LABEL: start.label})
             self._study.sampler = self._sampler(number, "")
             if left:
                 trial = self._optuna.trial.Trial(self._study, left._trial_id)
             else:
                 trial = self._study.ask()
             label = trial.user_attrs.get(_LABEL, "")
-            queued = next((each for each in known if each.number == number), None)
-            fixed = queued.system_attrs.get("fixed_params") if queued else None
             if label and not fixed:
                 return Asked(number, {}, label, trial)
             if fixed is None:
@@ -134,28 +143,33 @@ class Study:
         """Keep what came of a candidate."""
         values, label = asked.values, asked.label
         trial = Trial(number=asked.number, values=values, label=label, result=result, key=key)
-        state = self._optuna.trial.TrialState
-        numbers = list(result.tasks.values())
-        if self._is_single and result.objective is not None:
-            numbers = [result.objective]
         with self._lock, self._at_work():
             asked.token.set_user_attr(_TRIAL, trial.model_dump(mode="json"))
-            self._study.sampler = self._sampler(asked.number, "told")
-            if values and numbers:
-                self._study.tell(asked.token, numbers)
-            else:
-                self._study.tell(asked.token, state=state.FAIL)
+            self._told(asked.token, trial)
         return trial
+
+    def _told(self, token: Any, trial: Trial) -> None:
+        """Let samplers know what came of a candidate.
+
+        Args:
+            token: Optuna's own name for the trial, or its number.
+        """
+        numbers = list(trial.result.tasks.values())
+        if self._is_single and trial.result.objective is not None:
+            numbers = [trial.result.objective]
+        self._study.sampler = self._sampler(trial.number, "told")
+        if trial.values and numbers:
+            self._study.tell(token, numbers)
+        else:
+            self._study.tell(token, state=self._optuna.trial.TrialState.FAIL)
 
     def trials(self) -> list[Trial]:
         """All that are finished, in their order."""
         with self._at_work():
             return _trials(self._study)
 
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        with quiet(), in_words(self._address):
-            yield
+    def _at_work(self) -> AbstractContextManager[None]:
+        return at_work(self._home, self._address)
 
     @property
     def _is_single(self) -> bool:
@@ -191,6 +205,20 @@ class Study:
         return samplers.RandomSampler(seed=seed)
 
 
+def left_to_chance(space: Space) -> list[str]:
+    """What CMA-ES draws at random: all but ranges that every method has."""
+    branches = [knobs for _, knobs in space.branches]
+    names = list(dict.fromkeys(name for knobs in branches for name in knobs))
+    together = [
+        name
+        for name in names
+        if all(
+            name in each and not each[name].choices and each[name].count != 1 for each in branches
+        )
+    ]
+    return [*([METHOD] if len(branches) > 1 else []), *(n for n in names if n not in together)]
+
+
 @dataclass(frozen=True)
 class KeptSearch:
     """A search in the database, to look at."""
@@ -211,8 +239,13 @@ def kept_searches(home: Home, address: str | None = None) -> list[KeptSearch]:
         StepError: PostgreSQL does not answer.
     """
     own = to_read(home)
-    found = [] if own is None else _kept(own, None)
-    return found if address is None else found + _kept(to_write(home, address), address)
+    with at_work(home, None):
+        found = [] if own is None else _kept(own)
+    if address is None:
+        return found
+    theirs = to_write(home, address)
+    with at_work(home, address):
+        return found + _kept(theirs)
 
 
 def importances(home: Home, study: str, address: str | None = None) -> dict[str, float]:
@@ -222,7 +255,7 @@ def importances(home: Home, study: str, address: str | None = None) -> dict[str,
 
     place = holder(home, address, study)
     storage = to_write(home, place)
-    with quiet(), in_words(place):
+    with at_work(home, place):
         known = optuna.load_study(study_name=study, storage=storage)
         if len(known.directions) > 1:
             return {}
@@ -233,18 +266,31 @@ def importances(home: Home, study: str, address: str | None = None) -> dict[str,
             return {}
 
 
-def _kept(storage: RDBStorage, address: str | None) -> list[KeptSearch]:
+def _kept(storage: RDBStorage) -> list[KeptSearch]:
     import optuna
 
     found = []
-    with quiet(), in_words(address):
-        for name in optuna.get_all_study_names(storage):
-            study = optuna.load_study(study_name=name, storage=storage)
-            attributes = study.user_attrs
-            if _NAME in attributes:
-                about = attributes[_ABOUT]
-                found.append(KeptSearch(name, attributes[_NAME], about, _trials(study)))
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        attributes = study.user_attrs
+        if _NAME in attributes:
+            about = attributes[_ABOUT]
+            found.append(KeptSearch(name, attributes[_NAME], about, _trials(study)))
     return found
+
+
+def _first_new(starts: Mapping[str, Start], known: Sequence[Any]) -> Start | None:
+    """The first candidate to begin with that is no trial yet."""
+    queued = {
+        _key(each.user_attrs.get(_LABEL, ""), each.system_attrs[_FIXED])
+        for each in known
+        if _FIXED in each.system_attrs
+    }
+    return next((start for key, start in starts.items() if key not in queued), None)
+
+
+def _key(label: str, values: Mapping[str, Value]) -> str:
+    return canonical_json([label, values]).decode()
 
 
 def _trials(study: Any) -> list[Trial]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from merge_core.errors import RecipeError, did_you_mean
 from merge_core.methods import METHODS, find_method, method_named
-from merge_core.methods.parameter import Parameter
 from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.search.steps import Steps
@@ -54,6 +54,8 @@ class Knob(_Part):
     @classmethod
     def _a_list_is_a_choice(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("this list of values to choose from is empty")
             return {"choices": list(value)}
         if not isinstance(value, dict):
             raise ValueError(
@@ -61,13 +63,24 @@ class Knob(_Part):
             )
         return value
 
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _are_plain(cls, choices: Any) -> Any:
+        for each in choices if isinstance(choices, list | tuple) else ():
+            if not isinstance(each, bool | int | float | str):
+                raise ValueError(
+                    "a value to choose is a number, a text, true or false; a place in a list has a"
+                    " path of its own, like parameters.t[1]"
+                )
+        return choices
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         ends = (self.low, self.high)
         if self.choices:
             if any(end is not None for end in ends) or self.step or self.log:
                 raise ValueError("this has choices and a range; keep one")
-            if len(set(map(repr, self.choices))) < len(self.choices):
+            if len(set(self.choices)) < len(self.choices):  # 1 and 1.0 are one value
                 raise ValueError("a value stands twice among the choices")
             return self
         if self.low is None or self.high is None:
@@ -98,12 +111,18 @@ class Knob(_Part):
         return None if steps is None else tuple(map(self._written, steps.numbers))
 
     @property
+    def count(self) -> int | None:
+        """How many values there are, where they can be counted."""
+        steps = self.steps
+        return len(self.choices) or (None if steps is None else steps.count)
+
+    @property
     def ends(self) -> tuple[Value, ...]:
         """Values that show whether a recipe takes the others."""
         points = self.points
         if self.choices or points is None:
             return self.choices or (self.value(self.low or 0.0), self.value(self.high or 0.0))
-        return points[0], points[-1]
+        return tuple(dict.fromkeys((points[0], points[-1])))
 
     def value(self, number: float) -> Value:
         """A number of the range as a recipe has it: 0.3, not 0.30000000000000004."""
@@ -187,6 +206,14 @@ class Space(_Part):
                 own = {f"{method.name}.{name}": knob for name, knob in method.space.items()}
                 yield method.name, {**self.knobs, **own}
 
+    @property
+    def size(self) -> int | None:
+        """How many combinations there are; None where a range has no step."""
+        counts = [[knob.count for knob in knobs.values()] for _, knobs in self.branches]
+        if any(count is None for branch in counts for count in branch):
+            return None
+        return sum(math.prod(count or 0 for count in branch) for branch in counts)
+
     def points(self) -> list[dict[str, Value]] | None:
         """Every combination, the last knob turning fastest; None where a range has no step."""
         found: list[dict[str, Value]] = []
@@ -217,74 +244,30 @@ class Space(_Part):
         method = values.get(METHOD)
         if method is not None:
             document["merge_method"] = method
-        for name, value in values.items():
-            if name != METHOD:
-                own = name.removeprefix(f"{method}.") if method else name
-                _turn(document, own, value)
+        named = [name for name in values if name != METHOD]
+        places = {name: name.removeprefix(f"{method}.") if method else name for name in named}
+        # What is said of every model first: a place of its own has the last word.
+        for name in sorted(named, key=lambda each: not is_word(places[each])):
+            _turn(document, places[name], values[name])
         return parse_recipe({key: item for key, item in document.items() if item != []}, "recipe")
-
-    def check(self, template: Recipe) -> None:
-        """See that the recipe takes the first and the last value of each knob.
-
-        Raises:
-            RecipeError: it does not, or a knob changes nothing.
-        """
-        idle: dict[str, str] = {}
-        used: set[str] = set()
-        for method, knobs in self.branches:
-            values: dict[str, Value] = {METHOD: method} if method else {}
-            self.recipe(template, values)
-            for name, knob in knobs.items():
-                said = _idle_word(self, template, values, name, knob.ends)
-                if said:
-                    idle[name] = said
-                else:
-                    used.add(name)
-                values[name] = knob.ends[0]
-        for name in idle.keys() - used:
-            raise RecipeError(
-                f"every value of it gives the same merge: {idle[name]}",
-                where=f"search.space.{name}",
-                mend="name a parameter that the method takes (`mergeflow methods` lists them)",
-            )
-
-
-def _idle_word(
-    space: Space, template: Recipe, values: Values, name: str, ends: Sequence[Value]
-) -> str | None:
-    """Why a knob changes nothing; None if it does.
-
-    Raises:
-        RecipeError: the recipe does not take one of these values.
-    """
-    recipes = []
-    for value in ends:
-        try:
-            recipes.append(space.recipe(template, {**values, name: value}))
-        except RecipeError as error:
-            raise RecipeError(
-                f"with {value}: {error.what}",
-                where=f"search.space.{name}",
-                mend=error.mend,
-                details=error.details,
-            ) from None
-    if len(ends) > 1 and len({recipe.digest for recipe in recipes}) == 1:
-        return " ".join(recipes[0].idle_settings()) or "another setting of the recipe counts"
-    word = _parameter(name.rpartition(".")[2], recipes[0].merge_method)
-    known = {parameter.name: parameter for parameter in recipes[0].method.parameters}
-    return f"{word} is {known[word].help}" if _is_idle(known.get(word)) else None
-
-
-def _is_idle(parameter: Parameter | None) -> bool:
-    return parameter is not None and parameter.help.endswith("no effect")
 
 
 def is_of_all_weights(name: str, template: Recipe) -> bool:
     """Whether a knob is the weight of every model at once."""
-    return _parameter(name, template.merge_method) == "weight"
+    return parameter_of(name, template.merge_method) == "weight"
 
 
-def _parameter(word: str, method: str) -> str:
+def is_word(name: str) -> bool:
+    """Whether a knob is a parameter for every model, and no path."""
+    return bool(_WORD.match(name)) and name not in Recipe.model_fields
+
+
+def steps_of(name: str) -> list[int | str]:
+    """The way through a recipe that a path names."""
+    return [int(index) if index else word for index, word in _STEP.findall(name)]
+
+
+def parameter_of(word: str, method: str) -> str:
     if word != "alpha":
         return word
     known = {parameter.name for parameter in method_named(method).parameters}
@@ -292,12 +275,12 @@ def _parameter(word: str, method: str) -> str:
 
 
 def _turn(document: dict[str, Any], name: str, value: Value) -> None:
-    if _WORD.match(name) and name not in Recipe.model_fields:
-        parameter = _parameter(name, str(document["merge_method"]))
+    if is_word(name):
+        parameter = parameter_of(name, str(document["merge_method"]))
         _forget(document, parameter)
         document.setdefault("parameters", {})[parameter] = value
         return
-    steps: list[int | str] = [int(index) if index else word for index, word in _STEP.findall(name)]
+    steps = steps_of(name)
     place: Any = document
     for depth, step in enumerate(steps):
         if isinstance(place, dict) and step not in place and "model" in place:

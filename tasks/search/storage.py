@@ -7,6 +7,7 @@ kept in that PostgreSQL; one that was begun in `search.db` goes on there.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_core.errors import StepError, one_line
 from merge_core.files.locks import held, lock_file
 from merge_core.files.private import private_umask
 from merge_core.homes.home import Home
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 
 _SQLITE = {"timeout": 60}
 """Seconds, for another process that writes."""
+_BEGIN_ANEW = (
+    "it is damaged: restore it, or move it out of this home. Searches then begin anew, and pay for"
+    " no evaluation that the home's cache has"
+)
+_MAKE_ROOM = (
+    "see that there is room and that you may write there; the same command goes on where this one"
+    " was"
+)
 _filters = threading.RLock()
 
 
@@ -39,6 +49,43 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def at_work(home: Home, address: str | None) -> Iterator[None]:
+    """Around work with a database of searches: quiet, and what it refuses told in our words.
+
+    Args:
+        address: None: the home's `search.db`.
+
+    Raises:
+        StepError: it does not answer, refuses something, or is damaged.
+    """
+    with quiet(), in_words(address), _of_a_file(database(home)):
+        yield
+
+
+@contextmanager
+def _of_a_file(path: Path) -> Iterator[None]:
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        yield
+    except (DatabaseError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        told = getattr(cause, "orig", None) or cause or error
+        if not isinstance(told, sqlite3.Error):
+            raise
+        raise StepError(
+            f"SQLite says: {one_line(told)}",
+            where=str(path),
+            mend=_BEGIN_ANEW if _is_damage(told) else _MAKE_ROOM,
+        ) from None
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def database(home: Home) -> Path:
     """Where the searches of a home are kept."""
     return home.path / "search.db"
@@ -51,7 +98,7 @@ def holder(home: Home, address: str | None, study: str) -> str | None:
     begun = to_read(home)
     if begun is None:
         return address
-    with quiet():
+    with at_work(home, None):
         import optuna
 
         return None if study in optuna.get_all_study_names(begun) else address
@@ -64,13 +111,13 @@ def to_write(home: Home, address: str | None = None) -> RDBStorage:
         StepError: PostgreSQL does not answer, or refuses something.
     """
     if address is not None:
-        with making_tables(address), quiet(), in_words(address):
+        with making_tables(address), at_work(home, address):
             return _opened(address, connect_args=CONNECTING, pool_pre_ping=True)
     with private_umask():
         database(home).parent.mkdir(parents=True, exist_ok=True)
         # Of two processes that find no table, each would make them all.
         lock = lock_file(database(home).with_name("search.db.lock"), 0o600)
-    with held(lock), private_umask():
+    with held(lock), private_umask(), at_work(home, None):
         return _opened(f"sqlite:///{database(home)}", connect_args=_SQLITE)
 
 
@@ -82,7 +129,8 @@ def to_read(home: Home) -> RDBStorage | None:
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return to_write(home)  # after a crash, SQLite tidies up before it reads
     address = f"sqlite:///{path.absolute().as_uri()}?mode=ro&uri=true"
-    return _opened(address, made=True, connect_args=_SQLITE)
+    with at_work(home, None):
+        return _opened(address, made=True, connect_args=_SQLITE)
 
 
 def _opened(address: str, *, made: bool = False, **engine: Any) -> RDBStorage:
@@ -90,13 +138,19 @@ def _opened(address: str, *, made: bool = False, **engine: Any) -> RDBStorage:
     Args:
         made: take the tables as they are, write nothing.
     """
-    with quiet():
-        import optuna
+    import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what fails is raised as well
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what fails is raised as well
+    try:
         return optuna.storages.RDBStorage(
             address,
             engine_kwargs=engine,
             skip_compatibility_check=made,
             skip_table_creation=made,
         )
+    except RuntimeError:
+        raise StepError(
+            f"another version of Optuna made these tables than the one here, {optuna.__version__}",
+            where=address.removeprefix("sqlite:///"),
+            mend="use the mergeflow that began these searches, or a newer one",
+        ) from None

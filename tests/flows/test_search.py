@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.cli.program import run
 from flows.merge_from_form import search as search_form
 from flows.model_zoo import Zoo
 from flows.search import SearchOutcome, search_merges
@@ -149,6 +150,24 @@ def test_another_search_pays_for_no_merge_that_is_known(
     assert [trial.result.known for trial in second.trials] == [True, True]
     documents = {trial.result.documents for trial in first.trials}
     assert documents == {first.trials[0].result.of_documents}
+
+
+def test_the_best_recipe_gives_the_same_bytes_from_any_directory(
+    tiny_zoo: Zoo,
+    home: Home,
+    prefect: PrefectSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = search_file(tmp_path, tiny_zoo, space={"weight": [0.4]}, sampler="grid")
+    beside = os.path.relpath(tiny_zoo.directory, tmp_path)
+    path.write_text(path.read_text().replace(f"model: {tiny_zoo.directory}", f"model: {beside}"))
+    assert f"base_model: {beside}" in path.read_text()
+    outcome = found(path, home)
+    monkeypatch.chdir("/")
+    assert run(["merge", outcome.recipe, str(tmp_path / "again")]) == 0
+    [judged] = home.objects.glob("*/model.safetensors")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == judged.read_bytes()
 
 
 def test_several_objectives_give_a_front(

@@ -42,6 +42,25 @@ def test_minutes_and_documents_end_a_search_and_a_larger_budget_goes_on(
     assert kept_searches(home) == [more], "a budget that is spent buys nothing"
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_minutes_do_not_go_on_for_ever_in_a_space_that_is_known(
+    parallel: int, tiny_zoo: Zoo, home: Home, prefect: PrefectSession, tmp_path: Path
+) -> None:
+    """A candidate that is known costs nothing, so the budget alone would never end."""
+    of: dict[str, Any] = {"sampler": "random", "space": {"weight": [0.3, 0.5]}}
+    path = search_file(tmp_path, tiny_zoo, budget={"minutes": 60}, **of)
+    values = yaml.safe_load(path.read_text())
+    values["evaluate"]["parallel"] = parallel
+    path.write_text(yaml.safe_dump(values))
+    outcome = found(path, home)
+    trials = kept_searches(home)[0].trials
+    assert {trial.values["weight"] for trial in trials if trial.values} == {0.3, 0.5}
+    assert outcome.candidates == 5, "two of the space, and three other sums"
+    assert len(trials) < 20
+    found(path, home)
+    assert kept_searches(home)[0].trials == trials
+
+
 def evaluators_of_this_process() -> list[psutil.Process]:
     """The processes that evaluate; not what they forked off."""
     children = psutil.Process().children()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,32 @@ def test_memory_that_cannot_be_written_to_is_answered_by_the_disk(
     with caplog.at_level(logging.INFO):
         assert merged_twice(made) == [made.home.scratch] * 2
     assert caplog.text.count("does not take one") == 1
+
+
+def test_what_a_killed_search_left_is_removed_by_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(candidate, "_MEMORY", memory)
+    made = workshop(tmp_path)
+    other = replace(made, study="another")
+    with made._merged(RECIPE, {}) as manifest:
+        needed = Path(manifest.path).parent
+        left = memory / needed.name.replace("candidate-", "candidate-0")
+        shutil.copytree(needed, left)
+        foreign = memory / "mergeflow-of-something-else"
+        foreign.mkdir()
+        for directory in memory.iterdir():
+            os.utime(directory, (0, 0))
+        new = memory / f"{left.name}-new"  # its process has not locked it yet
+        new.mkdir()
+        other.clear()
+        assert {each.name for each in memory.iterdir()} == {needed.name, foreign.name, new.name}
+    killed = made._merged(RECIPE, {})
+    killed.__enter__()
+    made.clear()
+    assert {each.name for each in memory.iterdir()} == {foreign.name, new.name}
 
 
 @pytest.mark.slow

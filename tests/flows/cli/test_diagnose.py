@@ -13,7 +13,7 @@ import yaml
 from flows.cli.program import run
 from flows.model_zoo import Zoo
 from flows.settings.search import load_search
-from flows.steps.diagnosing import strengths_of, written_elsewhere
+from flows.steps.diagnosing import strengths_of
 from merge_core.homes.home import Home
 from merge_core.recipes.loading import parse_recipe
 from tests.support.tiny_llama import base_weights, fine_tuned, write_llama
@@ -158,23 +158,6 @@ def test_a_suite_that_is_not_there_is_told_before_any_work(
     shown = said([recipe(models, "one", "two"), "--suite", "nosuch"], capsys, 2)
     assert "no suite 'nosuch'" in shown
     assert "hash" not in shown
-
-
-@pytest.mark.parametrize(
-    ("reference", "written"),
-    [
-        ("./one", "{m}/one"),
-        ("./base+./one", "{m}/base+{m}/one"),
-        ("org/model@main", "org/model@main"),
-        ("models:/a@champion", "models:/a@champion"),
-        ("$MERGEFLOW_HOME/x", "$MERGEFLOW_HOME/x"),
-    ],
-)
-def test_references_of_another_directory(
-    models: Path, home: Home, reference: str, written: str
-) -> None:
-    (home.path / "x").mkdir(parents=True)
-    assert written_elsewhere(reference, models, home) == written.format(m=models)
 
 
 def test_the_strength_of_a_model_is_its_weight_and_the_scale() -> None:

@@ -118,6 +118,7 @@ def test_a_grid_of_too_many_points_takes_larger_steps(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="more than 10000 points") as error:
         load_search(written(tmp_path, of(0.001)))
     assert "take larger steps" in str(error.value.mend)
+    assert str(error.value.where) == f"{tmp_path / 'search.yaml'}: search.space"
     load_search(written(tmp_path, of(0.1)))
 
 

@@ -45,6 +45,13 @@ def advised(directory: Path, **steps: torch.Tensor | float) -> dict[str, Advice]
             "likely",
             r"cosine \+0\.98",
         ),
+        (
+            {"a": STEP, "b": STEP + 0.1 * OTHER, "c": STEP - 0.1 * OTHER, "d": OTHER},
+            "Average a, b and c, with weights that add up to 1",
+            "likely",
+            r"of 6 pairs of task vectors 3 have such a cosine, a and [bc] the most, \+0\.9\d",
+        ),
+        ({"a": 0.0 * STEP, "b": 0.0 * STEP}, "Do not merge: no model differs", "sure", "the base"),
         ({"a": STEP, "b": -0.9 * STEP}, "Try a and b with small weights", "likely", "cosine -1.00"),
         (
             {"a": STEP, "b": OTHER},
@@ -142,3 +149,25 @@ def test_what_verify_refuses_is_said_first() -> None:
         ("Do not merge before this is mended: use a fine-tune of the base", True)
     ]
     assert found[0].source == "mergeflow verify, finding unrelated-weights"
+
+
+def test_the_same_checkpoint_under_two_names_is_left_out(tmp_path: Path) -> None:
+    names = ["a", "b", "again"]
+    report = report_of("base", names)
+    first, second, third = report.rows
+    rows = (first, second, third.model_copy(update={"digest": first.digest}))
+    same = report.model_copy(update={"rows": rows})
+    weights = weights_of(tmp_path, {"a": STEP, "b": OTHER, "again": STEP})
+    found = advise(names, same, weights, None)
+    assert [each.do for each in found if each.sure == "sure"] == ["Leave again out: it is a again"]
+    assert not any(each.do.startswith("Average") for each in found), "said once"
+    assert any("weights of about 0.5" in each.do for each in found), "of the two that are left"
+    without_base = same.model_copy(update={"base": None})
+    told = advise(names, without_base, None, None)
+    assert told[0].do == "Leave again out: it is a again"
+
+
+def test_one_useful_model_is_no_sum(tmp_path: Path) -> None:
+    weights = weights_of(tmp_path, {"a": STEP, "none": 0.0 * STEP})
+    found = advise(["a", "none"], report_of("base", ["a", "none"]), weights, None)
+    assert [each.do for each in found] == ["Leave none out: it adds nothing"]

@@ -12,6 +12,7 @@ from merge_core.recipes.loading import parse_recipe
 from merge_core.recipes.recipe import Recipe
 from tasks.search.first import MEAN, first_recipes, starts
 from tasks.search.space import Knob, Space
+from tasks.search.space_check import check_space
 
 
 def template(method: str = "task_arithmetic", **changes: Any) -> Recipe:
@@ -76,7 +77,7 @@ def test_the_method_is_a_choice_and_brings_its_own_parameters() -> None:
     assert {"method": "task_arithmetic", "weight": 0.3} in points
     recipe = chosen.recipe(template(), {"method": "ties", "weight": 0.6, "ties.density": 0.2})
     assert (recipe.merge_method, recipe.parameters) == ("ties", {"weight": 0.6, "density": 0.2})
-    chosen.check(template())
+    check_space(chosen, template())
 
 
 def test_the_template_is_left_as_it_is() -> None:
@@ -94,6 +95,11 @@ def test_the_template_is_left_as_it_is() -> None:
         ({"from": 0, "to": 1, "step": 1e-9}, "more than 10000"),
         ({"from": 0, "to": 1, "choices": [1]}, "keep one"),
         ([1, 1], "stands twice"),
+        ([1, 1.0], "stands twice"),
+        ([True, 1], "stands twice"),
+        ([], "list of values to choose from is empty"),
+        ([None, 0.5], "a value to choose is a number, a text"),
+        ([[0.1, 0.2], 0.5], "has a path of its own"),
         (0.5, "must be a range"),
     ],
 )
@@ -117,26 +123,81 @@ def test_whole_steps_give_whole_numbers() -> None:
         ({"weight": [1, 2], "wieght": [1, 2]}, "wieght", "did you mean 'weight'"),
         ({"elect": ["mass", "count"]}, "elect", "gives the same merge"),
         ({"density": [0.1, 0.2]}, "density", "no effect"),
+        ({"alpha": [1, 2], "weight": [1, 2]}, "weight", "alpha turns this, too"),
+        (
+            {"models[0].parameters.weight": [1, 2], "models[0].weight": [1, 2]},
+            "models[0].weight",
+            "turns this, too",
+        ),
+        (
+            {"models[1].weight[0]": [1, 2], "models[1].weight": [1, 2]},
+            "models[1].weight",
+            "models[1].weight[0] turns this, too",
+        ),
+        (
+            {"weight": [1, 2], "models[1].weight": [1, 2], "models[0].weight": [1, 2]},
+            "weight",
+            "models[0].weight and models[1].weight take its place",
+        ),
     ],
 )
 def test_a_space_that_the_recipe_does_not_take_names_the_knob(
     knobs: dict[str, Any], where: str, what: str
 ) -> None:
     with pytest.raises(RecipeError) as error:
-        of(knobs).check(template())
+        check_space(of(knobs), template())
     assert error.value.where == f"search.space.{where}"
     assert what in error.value.what
+
+
+def test_two_knobs_of_one_place_are_mended_by_keeping_one() -> None:
+    both: dict[str, Any] = {"alpha": [1, 2], "weight": [1, 2]}
+    with pytest.raises(RecipeError) as error:
+        check_space(of(both), template())
+    assert error.value.mend == "keep one of the two"
+    for kept in both:
+        check_space(of({kept: both[kept]}), template())
+    chosen = of({"density": [0.1, 0.2]}, ["task_arithmetic", {"ties": {"density": [0.5, 1.0]}}])
+    check_space(chosen, template())  # of a method alone, in place of that for all
+
+
+@pytest.mark.parametrize("names", [("weight", "models[1].weight"), ("models[1].weight", "weight")])
+def test_a_place_of_its_own_has_the_last_word_in_any_order(names: tuple[str, str]) -> None:
+    values = {"weight": 0.3, "models[1].weight": 0.8}
+    ordered = {name: values[name] for name in names}
+    knobs = of({name: [0.1, 0.9] for name in names})
+    check_space(knobs, template())
+    assert weights(knobs.recipe(template(), ordered)) == [0.3, 0.8]
+
+
+def test_a_method_may_bring_a_parameter_that_it_cannot_do_without() -> None:
+    one = template(models=[{"model": "./code", "parameters": {"weight": 0.5}}])
+    arc = {"slerp": {"t": {"from": 0.0, "to": 1.0}}}
+    check_space(of({}, ["task_arithmetic", arc]), one)
+    assert of({}, [arc]).recipe(one, {"method": "slerp", "slerp.t": 0.5}).parameters == {"t": 0.5}
+    with pytest.raises(RecipeError, match="slerp needs 't'") as error:
+        check_space(of({}, ["task_arithmetic", "slerp"]), one)
+    assert error.value.where == "search.methods"
+    with pytest.raises(RecipeError, match="between 0 and 1") as error:
+        check_space(of({}, ["task_arithmetic", {"slerp": {"t": [3, 4]}}]), one)
+    assert error.value.where == "search.methods"
+
+
+def test_a_range_whose_step_gives_one_value_is_one_value() -> None:
+    narrow = of({"weight": {"from": 0.5, "to": 0.55, "step": 0.1}})
+    assert narrow.points() == [{"weight": 0.5}]
+    check_space(narrow, template())
 
 
 def test_a_value_out_of_a_methods_range_is_found_before_any_work() -> None:
     wide = of({}, [{"ties": {"density": {"from": 0.2, "to": 3.0}}}])
     with pytest.raises(RecipeError, match="between 0 and 1") as error:
-        wide.check(template())
+        check_space(wide, template())
     assert error.value.where == "search.space.ties.density"
 
 
 def test_a_knob_that_one_of_the_methods_takes_is_no_mistake() -> None:
-    of({"density": [0.1, 0.2]}, ["task_arithmetic", "ties"]).check(template())
+    check_space(of({"density": [0.1, 0.2]}, ["task_arithmetic", "ties"]), template())
 
 
 def test_every_search_begins_with_the_mean_and_other_scales() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import tempfile
 import threading
 import warnings
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from merge_core.errors import StepError
 from merge_core.homes.home import Home
 from tasks.search.sampling import Study, kept_searches
 from tasks.search.space import Space
@@ -91,3 +94,34 @@ def test_what_optuna_warns_of_is_not_heard_and_other_warnings_are_afterwards() -
         other.join()
         warnings.warn("ours", stacklevel=1)
     assert heard == ["ours"]
+
+
+def test_a_damaged_database_is_moved_out_of_the_home(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    study = Study(home, "s", "d" * 64, {}, space=SPACE, sampler="random", seed=0)
+    asked = study.next(1)
+    assert asked is not None
+    whole = database(home).read_bytes()
+    for damaged in (b"no database at all" * 100, whole[:60_000]):
+        database(home).write_bytes(damaged)
+        with pytest.raises(StepError, match="SQLite says") as error:
+            kept_searches(home)
+        assert error.value.where == str(database(home))
+        assert "move it out of this home" in str(error.value.mend)
+    with pytest.raises(StepError, match="SQLite says"):
+        study.tell(asked, Result(outcome="whole", recipe="r", objective=0.5))
+    with pytest.raises(StepError, match="SQLite says"):
+        Study(home, "s", "d" * 64, {}, space=SPACE, sampler="random", seed=0)
+    database(home).rename(tmp_path / "damaged")
+    assert kept_searches(home) == []
+
+
+def test_a_database_of_another_optuna_is_told_as_one(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    Study(home, "s", "d" * 64, {}, space=SPACE, sampler="random", seed=0)
+    with contextlib.closing(sqlite3.connect(database(home))) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
+    with pytest.raises(StepError, match="another version of Optuna made these tables") as error:
+        kept_searches(home)
+    assert error.value.where == str(database(home))
+    assert "or a newer one" in str(error.value.mend)
