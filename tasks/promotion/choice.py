@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from merge_core.findings import counted
 from tasks.records import Decision
 
 OTHER_HALF = "the suite's other half, none of which decides here"
@@ -19,7 +20,8 @@ def with_choice(
         documents: how many the candidates were compared on.
         of: which documents these were.
     """
-    word = f"chosen among {candidates} candidates by {documents} documents of {of}"
+    among = f"among {counted(candidates, 'candidate')}"
+    word = f"chosen {among} by {counted(documents, 'document')} of {of}"
     return decision.model_copy(
         update={"reasons": (*decision.reasons, word), "candidates": candidates}
     )

@@ -28,7 +28,9 @@ def next_steps(
         more = len(warnings) - _SHOWN
         said = "; ".join(warnings[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         steps.append(f"the recipe was warned of this before the merge: {said}")
-    measure = "'diagnose: true' in the pipeline measures where these models harm each other"
+    measure = (
+        "a diagnosis ('diagnose: true' in the pipeline) measures where these models harm each other"
+    )
     if decision.candidates is None:
         measure += "; 'mergeflow search' tries many weights and methods within a budget"
     return [*steps, measure]

@@ -106,7 +106,7 @@ def test_a_search_finds_decides_elsewhere_and_shows_what_it_did(
 
     decision = outcome.outcome.decision
     assert decision.candidates == outcome.candidates
-    assert f"chosen among {outcome.candidates} candidates" in decision.reasons[-1]
+    assert f"chosen among {outcome.candidates} candidate" in decision.reasons[-1]
     page = markdown_of(state)["tiny-search"]
     assert "](data:image/png;base64," in page
     assert "| 0 |" in page

@@ -40,5 +40,5 @@ def test_the_table_says_which_way_is_better(capsys: pytest.CaptureFixture[str]) 
 def test_a_refusal_ends_with_what_to_try_next(capsys: pytest.CaptureFixture[str]) -> None:
     said = said_of(report("merged", accuracy_task("quiz", 120)), capsys)
     [step] = [line for line in said.splitlines() if line.startswith("  next  ")]
-    assert "'diagnose: true' in the pipeline" in step
+    assert "('diagnose: true' in the pipeline)" in step
     assert said.index(step) < said.index("  serve     /models/it")

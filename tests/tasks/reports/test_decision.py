@@ -189,7 +189,7 @@ def test_a_refused_merge_has_what_to_try_next_from_the_facts_of_its_run():
     said = text.split("What to try next:")[1].split("| task |")[0]
     assert said.count("a scale above 1") == 3
     assert "; and 2 more" in said
-    assert "'diagnose: true' in the pipeline" in said
+    assert "('diagnose: true' in the pipeline)" in said
     assert "'mergeflow search'" in said
     assert next_steps(decision)[0].startswith("'diagnose: true'"), "nothing was warned of"
     chosen = decision.model_copy(update={"candidates": 9})
