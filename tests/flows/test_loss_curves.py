@@ -21,7 +21,7 @@ def test_what_a_killed_diagnosis_left_is_removed_when_it_is_made_again(
         killed, other = how._workshop(["a", "b"]), how._workshop(["a", "c"])
         left = []
         for workshop in (killed, other):
-            left.append(home.scratch / f"{workshop._prefix}left")
+            left.append(home.scratch / f"mergeflow-candidate-{workshop._named}-left")
             left[-1].mkdir(parents=True)
         with how._alone(how._workshop(["a", "b"])):
             assert [path.exists() for path in left] == [False, True]
