@@ -191,7 +191,7 @@ def test_a_refused_merge_has_what_to_try_next_from_the_facts_of_its_run():
     assert "; and 2 more" in said
     assert "('diagnose: true' in the pipeline)" in said
     assert "'mergeflow search'" in said
-    assert next_steps(decision)[0].startswith("'diagnose: true'"), "nothing was warned of"
+    assert next_steps(decision)[0].startswith("a diagnosis"), "nothing was warned of"
     chosen = decision.model_copy(update={"candidates": 9})
     assert "search" not in " ".join(next_steps(chosen)), "a search has chosen it already"
     declined = Approval(approved=False, at="2026-11-30T12:00:00+00:00", flow_run_id="r")
