@@ -143,7 +143,7 @@ def decision_markdown(
         "",
         f"Change: positive is better. Interval: where the change surely is, but for {wrong} of 100"
         f" evaluations ({how} {decision.documents} documents){_marks_words(rows, roles)}."
-        f"{_kept_words(rows, experts)}",
+        f"{_kept_words(rows, experts, is_calibrated=gate is not None)}",
         "",
         f"Suite {code(candidate.suite)}, lm-eval {inline(candidate.lm_eval_version)} on"
         f" {inline(candidate.device)}."
@@ -270,12 +270,15 @@ def _marks_words(rows: Sequence[ComparisonRow], roles: Roles) -> str:
     return said
 
 
-def _kept_words(rows: Sequence[ComparisonRow], experts: Sequence[EvaluationReport]) -> str:
+def _kept_words(
+    rows: Sequence[ComparisonRow], experts: Sequence[EvaluationReport], *, is_calibrated: bool
+) -> str:
     if not experts:
         return ""
     is_more = any((row.best_expert_gain_kept or 0.0) > 1 for row in rows)
     more = " More than 100 % of a gain: measured better than that expert." if is_more else ""
-    return f"{more} A rule asks for what was kept only where an expert surely gained."
+    asked = " A rule asks for what was kept only where an expert surely gained."
+    return more + (asked if is_calibrated else "")
 
 
 def serving_markdown(answer: str, registration: Registration) -> str:
